@@ -1,0 +1,102 @@
+//! The default base, one step at a time: single-stream decode, 16 streams, and a 512-token prefill,
+//! in f32 and bf16. Throughput is in tokens. The floor beside each decode is a plain read of as many
+//! bytes as the weights take.
+//!
+//! `cargo bench --bench decoder`
+
+use std::hint::black_box;
+
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
+use rayon::ThreadPool;
+use rayon::prelude::*;
+use tombola::kernels;
+use tombola::model::{
+    BLOCK, Base, Batch, CacheDir, DeviceSpec, Dtype, Files, LoadOptions, Span, default_gguf,
+};
+
+/// Tokens that each sequence has before the measured step.
+const CONTEXT: usize = 128;
+
+fn load(dtype: Dtype) -> Base {
+    let cache = CacheDir::at(CacheDir::default_path());
+    let gguf = default_gguf(&cache, &mut |_| ()).expect("the default base");
+    let options = LoadOptions {
+        dtype,
+        device: DeviceSpec::Cpu,
+        max_positions: None,
+    };
+    Base::load("base", &Files::Gguf(gguf), &options, &cache, &mut |_| ()).expect("a base")
+}
+
+/// `rows` tokens for each of `sequences` sequences, after `context` others.
+fn batch(sequences: usize, rows: usize, context: usize) -> Batch {
+    let mut batch = Batch::default();
+    let blocks = (context + rows).div_ceil(BLOCK) as u32;
+    for sequence in 0..sequences as u32 {
+        let table: Vec<u32> = (sequence * blocks..(sequence + 1) * blocks).collect();
+        batch.spans.push(Span {
+            first_row: batch.tokens.len(),
+            rows,
+            first_position: context,
+            blocks: table.clone(),
+        });
+        for position in context..context + rows {
+            batch.tokens.push((position * 31 % 40_000) as u32);
+            batch.positions.push(position as u32);
+            let slot = table[position / BLOCK] as usize * BLOCK + position % BLOCK;
+            batch.slots.push(slot as u32);
+        }
+        batch.logits_rows.push(batch.tokens.len() as u32 - 1);
+    }
+    batch
+}
+
+/// A plain read of as many bytes as the weights take, on all threads.
+fn floor(group: &mut BenchmarkGroup<WallTime>, pool: &ThreadPool, base: &Base, bytes: usize) {
+    let sizes = base
+        .manifest
+        .parameters
+        .values()
+        .map(|p| p.shape.iter().product::<usize>());
+    let words = vec![1u64; sizes.sum::<usize>() * bytes / 8];
+    let read = || {
+        words
+            .par_chunks(1 << 16)
+            .map(|w| w.iter().sum::<u64>())
+            .sum::<u64>()
+    };
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("floor: read the weights", |b| {
+        b.iter(|| black_box(pool.install(read)));
+    });
+}
+
+fn steps(c: &mut Criterion) {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let pool = kernels::pool(threads).expect("threads");
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        let base = load(dtype);
+        let mut group = c.benchmark_group(dtype.to_string());
+        group.sample_size(20);
+        floor(&mut group, &pool, &base, dtype.bytes());
+        let cases = [
+            ("decode x1", 1, 1),
+            ("decode x16", 16, 1),
+            ("prefill 512", 1, 512),
+        ];
+        for (name, sequences, rows) in cases {
+            let context = if rows == 1 { CONTEXT } else { 0 };
+            let batch = batch(sequences, rows, context);
+            let blocks = sequences * (context + rows).div_ceil(BLOCK);
+            let cache = base.kv_cache(blocks).expect("a cache");
+            group.throughput(Throughput::Elements((sequences * rows) as u64));
+            let step = || base.decoder.forward(&batch, &cache).expect("a step");
+            group.bench_function(name, |b| b.iter(|| pool.install(step)));
+        }
+        group.finish();
+    }
+}
+
+criterion_group!(benches, steps);
+criterion_main!(benches);

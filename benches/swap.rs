@@ -1,0 +1,123 @@
+//! Applying and reverting a ticket on the default base's shapes: 0.1 %, 1 % and 10 % of the
+//! adaptable weights, in f32 and bf16. Throughput is in nonzeros, so its inverse is the time of one.
+//!
+//! The floor beside each is the traffic that nothing can avoid: as many bytes as the touched
+//! 64-byte lines of the weights (`1 − (1 − ρ)^n` of all, n weights a line), each copied once, and
+//! the ticket's own arrays, on all threads.
+//!
+//! `cargo bench --bench swap`
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use half::bf16;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use rayon::prelude::*;
+use tombola::kernels;
+use tombola::model::{Base, CacheDir, DeviceSpec, Dtype, Files, LoadOptions, default_gguf};
+use tombola::ticket::{BoundTicket, Deltas, Metadata, TensorDelta, Ticket};
+
+fn load(dtype: Dtype) -> Base {
+    let cache = CacheDir::at(CacheDir::default_path());
+    let gguf = default_gguf(&cache, &mut |_| ()).expect("the default base");
+    let options = LoadOptions {
+        dtype,
+        device: DeviceSpec::Cpu,
+        max_positions: None,
+    };
+    Base::load("base", &Files::Gguf(gguf), &options, &cache, &mut |_| ()).expect("a base")
+}
+
+/// Positions drawn independently over all adaptable weights.
+fn random_ticket(base: &Base, density: f64) -> Arc<BoundTicket> {
+    let mut rng = StdRng::seed_from_u64(7);
+    let mut tensors = BTreeMap::new();
+    for (name, parameter) in base.manifest.parameters.iter().filter(|(_, p)| p.adaptable) {
+        let shape = [parameter.shape[0], parameter.shape[1]];
+        let kept = (0..shape[0] * shape[1]).filter(|_| rng.random_bool(density));
+        let kept: Vec<usize> = kept.collect();
+        let deltas = kept
+            .iter()
+            .map(|_| bf16::from_f32(rng.random_range(-1e-3..1e-3)))
+            .collect();
+        let delta = TensorDelta::from_flat(shape, &kept, Deltas::Bf16(deltas)).expect("a delta");
+        tensors.insert(name.clone(), delta);
+    }
+    let metadata = Metadata {
+        name: "random".to_owned(),
+        base_name: base.manifest.name.clone(),
+        base_fingerprint: base.manifest.fingerprint,
+        density,
+        license: None,
+        training: None,
+    };
+    let bytes = Ticket::encode(&metadata, &tensors).expect("a ticket");
+    let ticket = Ticket::from_bytes(&bytes).expect("a ticket");
+    Arc::new(
+        ticket
+            .bind(&base.manifest, false)
+            .expect("a ticket of this base"),
+    )
+}
+
+/// Bytes that apply has to move in one direction: touched lines, columns, deltas, saved values.
+fn floor_bytes(base: &Base, ticket: &BoundTicket, dtype: Dtype) -> usize {
+    const LINE: usize = 64;
+    let weights = base.manifest.adaptable_weights();
+    let density = ticket.nonzeros() as f64 / weights as f64;
+    let touched = 1.0 - (1.0 - density).powi((LINE / dtype.bytes()) as i32);
+    let lines = (weights * dtype.bytes()) as f64 * touched;
+    lines as usize + ticket.resident_bytes() + ticket.nonzeros() * dtype.bytes()
+}
+
+fn swap(c: &mut Criterion) {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let pool = kernels::pool(threads).expect("threads");
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        let mut base = load(dtype);
+        for (label, density) in [("0.1 %", 0.001), ("1 %", 0.01), ("10 %", 0.1)] {
+            let ticket = random_ticket(&base, density);
+            let mut group = c.benchmark_group(format!("swap {dtype} {label}"));
+            group.sample_size(20);
+            group.throughput(Throughput::Elements(ticket.nonzeros() as u64));
+            let bytes = floor_bytes(&base, &ticket, dtype);
+            let (from, mut to) = (vec![1u8; bytes], vec![0u8; bytes]);
+            group.bench_function("floor: copy the bytes touched", |b| {
+                let copy = |(to, from): (&mut [u8], &[u8])| to.copy_from_slice(from);
+                let mut copy = || {
+                    to.par_chunks_mut(1 << 18)
+                        .zip(from.par_chunks(1 << 18))
+                        .for_each(copy);
+                };
+                b.iter(|| pool.install(&mut copy));
+            });
+            let resident = &mut base.resident;
+            for (name, timed) in [("apply", true), ("revert", false)] {
+                group.bench_function(name, |b| {
+                    b.iter_custom(|iterations| {
+                        let mut total = std::time::Duration::ZERO;
+                        for _ in 0..iterations {
+                            let mut one = |ticket| pool.install(|| resident.swap(ticket, 1.0));
+                            let apply = one(Some(&ticket)).expect("it fits").expect("a swap");
+                            let revert = one(None).expect("it fits").expect("a swap");
+                            total += if timed { apply.took } else { revert.took };
+                        }
+                        total
+                    });
+                });
+            }
+            group.finish();
+        }
+        pool.install(|| base.resident.swap(None, 1.0))
+            .expect("it fits");
+        assert_eq!(
+            base.resident.digest().expect("readable"),
+            base.loaded_digest
+        );
+    }
+}
+
+criterion_group!(benches, swap);
+criterion_main!(benches);

@@ -1,0 +1,176 @@
+//! `tombola ticket`: look into ticket files, check them against a base, make them from other
+//! layouts.
+
+mod summary;
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::json;
+
+use super::base::BaseArgs;
+use crate::ticket::import::import_flat;
+use crate::ticket::{DeltaDtype, Digest, Ticket, read_bounded};
+use summary::{Summary, grouped};
+
+/// The largest file that the command line reads into memory: 4 billion nonzeros in bf16.
+const MAX_FILE_BYTES: u64 = 16 << 30;
+
+/// Arguments of `tombola ticket`.
+#[derive(Debug, Args)]
+pub struct TicketArgs {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show what a ticket holds.
+    Inspect(InspectArgs),
+    /// Check a ticket completely, and that it fits a base.
+    Verify(VerifyArgs),
+    /// Make a ticket from a flat delta file (per parameter `P.indices` and `P.deltas`).
+    Import(ImportArgs),
+}
+
+#[derive(Debug, Args)]
+struct InspectArgs {
+    /// The ticket file.
+    file: PathBuf,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct VerifyArgs {
+    /// The ticket file.
+    file: PathBuf,
+    #[command(flatten)]
+    base: BaseArgs,
+    /// Accept a ticket made for another base if every name and shape fits.
+    #[arg(long)]
+    allow_foreign_base: bool,
+}
+
+#[derive(Debug, Args)]
+struct ImportArgs {
+    /// The flat delta file.
+    file: PathBuf,
+    #[command(flatten)]
+    base: BaseArgs,
+    /// The name that requests will use.
+    #[arg(long)]
+    name: String,
+    /// The ticket file to write; replaced if it exists.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// How deltas are stored.
+    #[arg(long, value_enum, default_value = "bf16")]
+    dtype: Dtype,
+    /// Licence of the ticket, for example `CC-BY-4.0`.
+    #[arg(long)]
+    license: Option<String>,
+    /// Where the deltas come from, in plain words; kept under `training`.
+    #[arg(long, value_name = "TEXT")]
+    source: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Dtype {
+    Bf16,
+    F32,
+}
+
+impl From<Dtype> for DeltaDtype {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::Bf16 => Self::Bf16,
+            Dtype::F32 => Self::F32,
+        }
+    }
+}
+
+/// Runs `tombola ticket`.
+///
+/// # Errors
+/// The file is not a valid ticket (or flat file), does not fit the base, or cannot be read or
+/// written.
+pub fn run(args: TicketArgs) -> anyhow::Result<()> {
+    match args.command {
+        Command::Inspect(args) => inspect(&args),
+        Command::Verify(args) => verify(&args),
+        Command::Import(args) => import(args),
+    }
+}
+
+fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
+    let ticket = read(&args.file)?;
+    let summary = Summary::new(&ticket);
+    if args.json {
+        let json = serde_json::to_string_pretty(&summary)?;
+        return print(&format!("{json}\n"));
+    }
+    print(&summary.to_string())
+}
+
+fn verify(args: &VerifyArgs) -> anyhow::Result<()> {
+    // The file first: a broken one is told without loading a base.
+    let ticket = read(&args.file)?;
+    let base = args.base.manifest()?;
+    let invalid = || args.file.display().to_string();
+    let ticket = ticket
+        .bind(&base, args.allow_foreign_base)
+        .with_context(invalid)?;
+    let metadata = ticket.metadata();
+    let foreign = metadata.base_fingerprint != base.fingerprint;
+    let density = ticket.nonzeros() as f64 / base.adaptable_weights() as f64;
+    let mut text = format!(
+        "ok: `{}` fits {}`{}`\n    {} nonzeros in {} parameters, density {:.3} %\n",
+        metadata.name,
+        if foreign { "the foreign base " } else { "" },
+        base.name,
+        grouped(ticket.nonzeros()),
+        ticket.tensors().len(),
+        100.0 * density,
+    );
+    if (metadata.density - density).abs() > 0.01 * density {
+        let stated = 100.0 * metadata.density;
+        text += &format!("    note: the file states a density of {stated:.3} %\n");
+    }
+    print(&text)
+}
+
+fn import(args: ImportArgs) -> anyhow::Result<()> {
+    let invalid = || args.file.display().to_string();
+    let file = read_bounded(&args.file, MAX_FILE_BYTES)?;
+    let base = args.base.manifest()?;
+    let mut training = json!({
+        "imported_sha256": Digest::of(&file).to_string(),
+        "tool": concat!("tombola ", env!("CARGO_PKG_VERSION")),
+    });
+    if let Some(source) = args.source {
+        training["source"] = source.into();
+    }
+    let (name, dtype) = (&args.name, args.dtype.into());
+    let ticket = import_flat(&file, &base, name, dtype, args.license, Some(training))
+        .with_context(invalid)?;
+    ticket.write(&args.out)?;
+    let out = args.out.display();
+    print(&format!("wrote {out}\n\n{}", Summary::new(&ticket)))
+}
+
+fn read(path: &Path) -> anyhow::Result<Ticket> {
+    let invalid = || path.display().to_string();
+    Ticket::read(path, MAX_FILE_BYTES).with_context(invalid)
+}
+
+/// Prints to stdout; a reader that left early (`| head`) is no error.
+fn print(text: &str) -> anyhow::Result<()> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}

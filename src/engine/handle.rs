@@ -1,0 +1,273 @@
+//! The channel between the engine's thread and everybody else: a cheap handle outside, an inbox
+//! inside, and one stream of tokens a request.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Instant;
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use super::{Output, Request};
+use crate::ticket::Digest;
+
+/// What a request must keep to; fixed for the life of the engine.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Tokens of prompt and output together.
+    pub max_model_len: usize,
+    /// Token ids are below this.
+    pub vocab_size: usize,
+    /// Alternatives a token that a request may ask for.
+    pub max_logprobs: usize,
+}
+
+/// What the engine's thread is asked to do.
+#[derive(Debug)]
+pub enum Command {
+    /// Run a request and send its tokens to `outputs`; a closed `outputs` is the cancellation.
+    Submit {
+        request: Request,
+        outputs: UnboundedSender<Output>,
+        arrived: Instant,
+    },
+    /// Revert whatever is applied and answer with the digest of the resident parameters.
+    BaseDigest(oneshot::Sender<Digest>),
+    /// End the thread; sequences that still run are dropped.
+    Shutdown,
+}
+
+/// Why a request was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    #[error("the engine's queue is full")]
+    QueueFull,
+    #[error("the engine has stopped")]
+    Stopped,
+}
+
+const STARTING: u8 = 0;
+const RUNNING: u8 = 1;
+const STOPPED: u8 = 2;
+
+/// Makes the two ends. At most `capacity` requests (running and waiting together) are admitted.
+pub fn channel(limits: Limits, capacity: usize) -> (EngineHandle, EngineInbox) {
+    let (commands, receiver) = mpsc::channel();
+    let capacity = capacity.min(Semaphore::MAX_PERMITS);
+    let shared = Arc::new(Shared {
+        commands,
+        limits,
+        capacity,
+        permits: Arc::new(Semaphore::new(capacity)),
+        phase: Arc::new(AtomicU8::new(STARTING)),
+    });
+    let phase = shared.phase.clone();
+    let commands = receiver;
+    (EngineHandle(shared), EngineInbox { commands, phase })
+}
+
+/// The way to the engine; clones share it.
+#[derive(Clone, Debug)]
+pub struct EngineHandle(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    commands: mpsc::Sender<Command>,
+    limits: Limits,
+    capacity: usize,
+    permits: Arc<Semaphore>,
+    phase: Arc<AtomicU8>,
+}
+
+impl EngineHandle {
+    /// Hands a request to the engine.
+    ///
+    /// # Errors
+    /// The queue is full, or the engine has stopped.
+    pub fn submit(&self, request: Request) -> Result<OutputStream, SubmitError> {
+        let permit = self.admit(1)?;
+        self.send(request, permit)
+    }
+
+    /// Hands over all requests, or none where not all of them can be admitted.
+    ///
+    /// # Errors
+    /// The queue has not room for all, or the engine has stopped.
+    pub fn submit_all(&self, requests: Vec<Request>) -> Result<Vec<OutputStream>, SubmitError> {
+        let mut permits = self.admit(requests.len())?;
+        let submit_one = |request| {
+            let permit = permits.split(1).ok_or(SubmitError::QueueFull)?;
+            self.send(request, permit)
+        };
+        requests.into_iter().map(submit_one).collect()
+    }
+
+    /// What requests must keep to.
+    pub fn limits(&self) -> &Limits {
+        &self.0.limits
+    }
+
+    /// The most requests that are ever admitted at once.
+    pub fn capacity(&self) -> usize {
+        self.0.capacity
+    }
+
+    /// Whether the engine's thread takes commands: not while it starts, not once it has stopped.
+    pub fn is_running(&self) -> bool {
+        self.0.phase.load(Ordering::Acquire) == RUNNING
+    }
+
+    /// Whether the engine's thread is gone for good.
+    pub fn is_stopped(&self) -> bool {
+        self.0.phase.load(Ordering::Acquire) == STOPPED
+    }
+
+    /// The digest of the resident parameters right now, with everything reverted; `None` when the
+    /// engine has stopped.
+    pub async fn base_digest(&self) -> Option<Digest> {
+        let (answer, digest) = oneshot::channel();
+        self.0.commands.send(Command::BaseDigest(answer)).ok()?;
+        digest.await.ok()
+    }
+
+    /// Asks the engine's thread to end; streams that still run end without a finish reason.
+    pub fn shutdown(&self) {
+        // An engine that is gone already needs no telling.
+        let _ = self.0.commands.send(Command::Shutdown);
+    }
+
+    fn admit(&self, requests: usize) -> Result<OwnedSemaphorePermit, SubmitError> {
+        if self.is_stopped() {
+            return Err(SubmitError::Stopped);
+        }
+        let requests = u32::try_from(requests).map_err(|_| SubmitError::QueueFull)?;
+        let permits = self.0.permits.clone().try_acquire_many_owned(requests);
+        permits.map_err(|_| SubmitError::QueueFull)
+    }
+
+    fn send(
+        &self,
+        request: Request,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<OutputStream, SubmitError> {
+        let (outputs, receiver) = unbounded_channel();
+        let command = Command::Submit {
+            request,
+            outputs,
+            arrived: Instant::now(),
+        };
+        let sent = self.0.commands.send(command);
+        sent.map_err(|_| SubmitError::Stopped)?;
+        Ok(OutputStream {
+            outputs: receiver,
+            _permit: permit,
+        })
+    }
+}
+
+/// The tokens of one request. Dropping it cancels the request and gives its place in the queue
+/// back.
+#[derive(Debug)]
+pub struct OutputStream {
+    outputs: UnboundedReceiver<Output>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl OutputStream {
+    /// The next token. `None` after the one that has a finish reason; before it, `None` means
+    /// that the engine stopped.
+    pub async fn recv(&mut self) -> Option<Output> {
+        self.outputs.recv().await
+    }
+}
+
+/// The engine's end of the channel. The first look into it marks the engine as running, dropping
+/// it as stopped.
+#[derive(Debug)]
+pub struct EngineInbox {
+    commands: mpsc::Receiver<Command>,
+    phase: Arc<AtomicU8>,
+}
+
+impl EngineInbox {
+    /// Waits for a command; `None` once every handle is gone.
+    pub fn recv(&self) -> Option<Command> {
+        self.phase.store(RUNNING, Ordering::Release);
+        self.commands.recv().ok()
+    }
+
+    /// A command, if one waits.
+    pub fn try_recv(&self) -> Option<Command> {
+        self.phase.store(RUNNING, Ordering::Release);
+        self.commands.try_recv().ok()
+    }
+}
+
+impl Drop for EngineInbox {
+    fn drop(&mut self) {
+        self.phase.store(STOPPED, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::SamplingParams;
+
+    fn request() -> Request {
+        Request {
+            prompt: vec![1],
+            params: SamplingParams::default(),
+            ticket: None,
+        }
+    }
+
+    fn pair(capacity: usize) -> (EngineHandle, EngineInbox) {
+        let limits = Limits {
+            max_model_len: 8,
+            vocab_size: 8,
+            max_logprobs: 0,
+        };
+        channel(limits, capacity)
+    }
+
+    #[test]
+    fn a_dropped_stream_gives_its_place_back_and_closes_the_engines_sender() {
+        let (handle, inbox) = pair(1);
+        let stream = handle.submit(request()).unwrap();
+        assert_eq!(
+            handle.submit(request()).unwrap_err(),
+            SubmitError::QueueFull
+        );
+        let Some(Command::Submit { outputs, .. }) = inbox.recv() else {
+            panic!("the command was lost");
+        };
+        assert!(!outputs.is_closed());
+        drop(stream);
+        assert!(outputs.is_closed());
+        assert!(handle.submit(request()).is_ok());
+    }
+
+    #[test]
+    fn requests_are_admitted_together_or_not_at_all() {
+        let (handle, inbox) = pair(3);
+        let requests = |n| (0..n).map(|_| request()).collect();
+        let refused = handle.submit_all(requests(4)).unwrap_err();
+        assert_eq!(refused, SubmitError::QueueFull);
+        assert!(inbox.try_recv().is_none());
+        assert_eq!(handle.submit_all(requests(3)).unwrap().len(), 3);
+        assert!(handle.submit_all(requests(3)).is_ok());
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_is_gone_refuses() {
+        let (handle, inbox) = pair(1);
+        assert!(!handle.is_running() && !handle.is_stopped());
+        assert!(inbox.try_recv().is_none());
+        assert!(handle.is_running());
+        drop(inbox);
+        assert!(handle.is_stopped());
+        assert_eq!(handle.submit(request()).unwrap_err(), SubmitError::Stopped);
+        assert_eq!(handle.base_digest().await, None);
+    }
+}

@@ -1,0 +1,279 @@
+//! The engine: one thread that owns scheduler, runner and weights. Requests come in by one channel,
+//! tokens go out by one channel a request, and nobody else touches the model.
+
+mod blocks;
+mod handle;
+mod request;
+mod runner;
+mod sampler;
+mod scheduler;
+mod sequence;
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+pub use handle::{Command, EngineHandle, EngineInbox, Limits, OutputStream, SubmitError, channel};
+pub use request::{FinishReason, GREEDY_BELOW, Output, Request, SamplingParams, TokenLogprobs};
+use runner::Runner;
+pub use scheduler::SchedulerConfig;
+use scheduler::{Plan, Scheduler, SequenceId};
+use sequence::Sequence;
+
+use crate::kernels;
+use crate::metrics::Metrics;
+use crate::model::{BLOCK, Base, ModelError};
+
+/// How the engine uses the machine.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// Sequences that run at once.
+    pub max_num_seqs: usize,
+    /// Tokens of one step, over all sequences; at least `max_num_seqs`.
+    pub max_num_batched_tokens: usize,
+    /// Requests that wait beyond those that run.
+    pub max_queue: usize,
+    /// Bytes of keys and values.
+    pub kv_cache_bytes: usize,
+    /// Threads that compute.
+    pub threads: usize,
+    /// Tokens that end a text.
+    pub end_tokens: Vec<u32>,
+}
+
+/// Steps that a ticket keeps its turn while others wait: a swap costs less than one step, so it
+/// adds little, and a newcomer waits for no more than these.
+const TURN_STEPS: usize = 8;
+
+/// Alternatives a token that a request may ask for.
+const MAX_LOGPROBS: usize = 20;
+
+/// Why an engine could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error(
+        "--max-num-batched-tokens {tokens} is below --max-num-seqs {seqs}: a step has to hold a \
+         token of every running sequence"
+    )]
+    Budget { tokens: usize, seqs: usize },
+    #[error("{given} bytes of KV cache hold no block of {BLOCK} tokens, which takes {block} bytes")]
+    Cache { given: usize, block: usize },
+    #[error("threads cannot be started: {0}")]
+    Threads(String),
+    #[error(transparent)]
+    Model(#[from] ModelError),
+}
+
+/// The engine's thread; joined when dropped.
+pub struct EngineThread {
+    handle: EngineHandle,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for EngineThread {
+    fn drop(&mut self) {
+        self.handle.shutdown();
+        if let Some(thread) = self.thread.take() {
+            // It cannot have panicked: that ends the process.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Starts the engine's thread, which takes the base over.
+pub fn spawn(
+    base: Base,
+    config: &EngineConfig,
+    metrics: Arc<Metrics>,
+) -> Result<(EngineHandle, EngineThread), EngineError> {
+    let EngineConfig {
+        max_num_seqs: seqs,
+        max_num_batched_tokens: tokens,
+        ..
+    } = *config;
+    if tokens < seqs {
+        return Err(EngineError::Budget { tokens, seqs });
+    }
+    let blocks = config.kv_cache_bytes / base.block_bytes();
+    if blocks == 0 {
+        let (given, block) = (config.kv_cache_bytes, base.block_bytes());
+        return Err(EngineError::Cache { given, block });
+    }
+    let limits = Limits {
+        max_model_len: base.max_positions.min(blocks * BLOCK),
+        vocab_size: base.decoder.config().vocab_size,
+        max_logprobs: MAX_LOGPROBS,
+    };
+    let scheduler = Scheduler::new(SchedulerConfig {
+        max_num_seqs: seqs,
+        max_num_batched_tokens: tokens,
+        blocks,
+        block_size: BLOCK,
+        turn_steps: TURN_STEPS,
+    });
+    let threads = |e: &dyn std::fmt::Display| EngineError::Threads(e.to_string());
+    let pool = kernels::pool(config.threads).map_err(|e| threads(&e))?;
+    let max_model_len = limits.max_model_len;
+    let (handle, inbox) = channel(limits, seqs.saturating_add(config.max_queue));
+    let engine = Engine {
+        runner: Runner::new(base, blocks)?,
+        scheduler,
+        sequences: HashMap::new(),
+        next_id: 0,
+        max_model_len,
+        end_tokens: config.end_tokens.clone(),
+        inbox,
+        metrics,
+    };
+    let thread = std::thread::Builder::new().name("engine".to_owned());
+    let thread = thread.spawn(move || or_exit(|| pool.install(|| engine.run())));
+    let thread = Some(thread.map_err(|e| threads(&e))?);
+    let joined = EngineThread {
+        handle: handle.clone(),
+        thread,
+    };
+    Ok((handle, joined))
+}
+
+/// Runs the engine and ends the process if it panics: the weights may be half patched, and nothing
+/// must be served from them.
+fn or_exit(run: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(run)).is_err() {
+        eprintln!("tombola: the engine has failed (its message is above); the process ends");
+        std::process::exit(70);
+    }
+}
+
+struct Engine {
+    runner: Runner,
+    scheduler: Scheduler,
+    sequences: HashMap<SequenceId, Sequence>,
+    next_id: SequenceId,
+    max_model_len: usize,
+    end_tokens: Vec<u32>,
+    inbox: EngineInbox,
+    metrics: Arc<Metrics>,
+}
+
+impl Engine {
+    fn run(mut self) {
+        while self.receive() {
+            self.drop_cancelled();
+            let start = Instant::now();
+            if let Some(plan) = self.scheduler.schedule() {
+                self.step(&plan, start);
+            }
+            self.report();
+        }
+    }
+
+    /// Takes in what was submitted, waiting for it where there is nothing else to do; false when the
+    /// engine is to end.
+    fn receive(&mut self) -> bool {
+        let mut wait = self.scheduler.is_idle();
+        loop {
+            let command = if wait {
+                match self.inbox.recv() {
+                    Some(command) => command,
+                    None => return false,
+                }
+            } else {
+                match self.inbox.try_recv() {
+                    Some(command) => command,
+                    None => return true,
+                }
+            };
+            match command {
+                Command::Submit {
+                    request,
+                    outputs,
+                    arrived,
+                } => {
+                    let (ends, limit) = (&self.end_tokens, self.max_model_len);
+                    self.add(Sequence::new(request, outputs, arrived, ends, limit));
+                }
+                Command::BaseDigest(answer) => {
+                    let digest = self
+                        .runner
+                        .base_digest()
+                        .expect("resident values can be read");
+                    // Whoever asked may have gone.
+                    let _ = answer.send(digest);
+                }
+                Command::Shutdown => return false,
+            }
+            wait = self.scheduler.is_idle();
+        }
+    }
+
+    fn add(&mut self, sequence: Sequence) {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.scheduler
+            .add(id, sequence.group(), sequence.tokens.len());
+        self.sequences.insert(id, sequence);
+    }
+
+    fn remove(&mut self, id: SequenceId) {
+        self.scheduler.remove(id);
+        self.sequences.remove(&id);
+    }
+
+    fn drop_cancelled(&mut self) {
+        let cancelled = self
+            .sequences
+            .iter()
+            .filter(|(_, sequence)| sequence.is_cancelled());
+        let cancelled: Vec<SequenceId> = cancelled.map(|(&id, _)| id).collect();
+        cancelled.into_iter().for_each(|id| self.remove(id));
+    }
+
+    /// Schedule → run → postprocess.
+    fn step(&mut self, plan: &Plan, start: Instant) {
+        for chunk in &plan.chunks {
+            let sequence = self
+                .sequences
+                .get_mut(&chunk.id)
+                .expect("planned sequences are here");
+            if let Some(since) = sequence.queued_since.take() {
+                self.metrics
+                    .queue_time
+                    .observe(since.elapsed().as_secs_f64());
+            }
+        }
+        let output = self.runner.step(plan, &self.scheduler, &self.sequences);
+        let output = output.unwrap_or_else(|error| panic!("a step failed: {error}"));
+        if let Some(swap) = output.swap {
+            self.metrics.swapped(swap.took);
+        }
+        let sampling = plan.chunks.iter().filter(|chunk| chunk.samples);
+        for (chunk, mut logits) in sampling.zip(output.logits) {
+            let sequence = self
+                .sequences
+                .get_mut(&chunk.id)
+                .expect("planned sequences are here");
+            if sequence.step(&mut logits) {
+                self.scheduler.extend(chunk.id);
+            } else {
+                self.remove(chunk.id);
+            }
+        }
+        self.metrics
+            .step_seconds
+            .observe(start.elapsed().as_secs_f64());
+    }
+
+    fn report(&self) {
+        let Self {
+            metrics, scheduler, ..
+        } = self;
+        metrics.requests_running.set(scheduler.num_running() as i64);
+        metrics.requests_waiting.set(scheduler.num_waiting() as i64);
+        metrics.kv_cache_usage.set(scheduler.cache_usage());
+        metrics
+            .preemptions
+            .inc_by(scheduler.preemptions() - metrics.preemptions.get());
+    }
+}

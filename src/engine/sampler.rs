@@ -1,0 +1,209 @@
+//! From one row of logits to one token.
+
+use std::collections::{HashMap, HashSet};
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::request::{GREEDY_BELOW, SamplingParams, TokenLogprobs};
+
+/// A sequence's sampling state. It sees that sequence alone, so neighbours in a batch change
+/// nothing, and one random number is drawn a token.
+pub struct Sampler {
+    params: SamplingParams,
+    /// Tokens that end a text, kept out until `min_tokens`.
+    ends: Vec<u32>,
+    rng: ChaCha8Rng,
+    prompt: HashSet<u32>,
+    output: HashMap<u32, u32>,
+    generated: usize,
+}
+
+/// A token and its log-probabilities, where they were asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampled {
+    pub token: u32,
+    pub logprobs: Option<TokenLogprobs>,
+}
+
+impl Sampler {
+    /// `ends` are the base's end-of-text tokens.
+    pub fn new(params: SamplingParams, prompt: &[u32], ends: &[u32]) -> Self {
+        let rng = match params.seed {
+            Some(seed) => ChaCha8Rng::seed_from_u64(seed),
+            None => ChaCha8Rng::from_os_rng(),
+        };
+        let mut ends = if params.ignore_eos {
+            Vec::new()
+        } else {
+            ends.to_vec()
+        };
+        ends.extend(&params.stop_token_ids);
+        Self {
+            ends,
+            rng,
+            prompt: if params.repetition_penalty == 1.0 {
+                HashSet::new()
+            } else {
+                prompt.iter().copied().collect()
+            },
+            output: HashMap::new(),
+            generated: 0,
+            params,
+        }
+    }
+
+    /// Whether `token` ends the sequence.
+    pub fn ends_with(&self, token: u32) -> bool {
+        self.ends.contains(&token)
+    }
+
+    /// Chooses the next token by a row of logits `[vocab]`, which is changed on the way. `None` where
+    /// no logit is a finite number: the ticket has broken the model.
+    pub fn sample(&mut self, logits: &mut [f32]) -> Option<Sampled> {
+        let raw = self.params.logprobs.map(|top| (top, logits.to_vec()));
+        self.adjust(logits);
+        let best = argmax(logits)?;
+        let token = if self.params.temperature < GREEDY_BELOW {
+            best
+        } else {
+            self.draw(logits, best)
+        };
+        *self.output.entry(token).or_default() += 1;
+        self.generated += 1;
+        let logprobs = raw.map(|(top, raw)| logprobs(&raw, token, top));
+        Some(Sampled { token, logprobs })
+    }
+
+    /// Biases, penalties and forbidden tokens.
+    fn adjust(&self, logits: &mut [f32]) {
+        let params = &self.params;
+        for &(token, bias) in &params.logit_bias {
+            if let Some(logit) = logits.get_mut(token as usize) {
+                *logit += bias;
+            }
+        }
+        if params.repetition_penalty != 1.0 {
+            let new = self
+                .output
+                .keys()
+                .filter(|token| !self.prompt.contains(token));
+            for &token in self.prompt.iter().chain(new) {
+                let logit = &mut logits[token as usize];
+                let factor = params.repetition_penalty;
+                *logit = if *logit > 0.0 {
+                    *logit / factor
+                } else {
+                    *logit * factor
+                };
+            }
+        }
+        if params.presence_penalty != 0.0 || params.frequency_penalty != 0.0 {
+            for (&token, &count) in &self.output {
+                let penalty = params.presence_penalty + params.frequency_penalty * count as f32;
+                logits[token as usize] -= penalty;
+            }
+        }
+        if self.generated < params.min_tokens {
+            for &token in &self.ends {
+                if let Some(logit) = logits.get_mut(token as usize) {
+                    *logit = f32::NEG_INFINITY;
+                }
+            }
+        }
+    }
+
+    /// Draws from the distribution that temperature, min_p, top_k and top_p leave, in this order,
+    /// as vLLM does.
+    fn draw(&mut self, logits: &[f32], best: u32) -> u32 {
+        let params = &self.params;
+        let most = logits[best as usize];
+        // Relative to the best token, so that no exponential overflows.
+        let weight = |logit: f32| ((logit - most) / params.temperature).exp();
+        let weights = logits.iter().map(|&logit| weight(logit));
+        let keep = |weight: f32| weight > 0.0 && weight >= params.min_p;
+        let mut kept: Vec<(u32, f32)> = (0u32..)
+            .zip(weights)
+            .filter(|&(_, weight)| keep(weight))
+            .collect();
+        if let Some(k) = params.top_k.filter(|&k| k < kept.len()) {
+            kept.select_nth_unstable_by(k - 1, heavier);
+            kept.truncate(k);
+        }
+        if params.top_p < 1.0 {
+            keep_top_p(&mut kept, params.top_p);
+        }
+        // In a fixed order, so that a seed's tokens do not hang on how a partial sort left them.
+        kept.sort_unstable_by_key(|&(token, _)| token);
+        let total: f64 = kept.iter().map(|&(_, weight)| f64::from(weight)).sum();
+        let mut left = self.rng.random::<f64>() * total;
+        for &(token, weight) in &kept {
+            left -= f64::from(weight);
+            if left < 0.0 {
+                return token;
+            }
+        }
+        // Rounding may leave a crumb of the total.
+        kept.last().map_or(best, |&(token, _)| token)
+    }
+}
+
+/// Heavier first; among equals the lower token.
+fn heavier(a: &(u32, f32), b: &(u32, f32)) -> std::cmp::Ordering {
+    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
+}
+
+/// Keeps the heaviest tokens whose weights reach the share `top_p` of the total, at least one.
+fn keep_top_p(kept: &mut Vec<(u32, f32)>, top_p: f32) {
+    let total: f64 = kept.iter().map(|&(_, weight)| f64::from(weight)).sum();
+    let wanted = total * f64::from(top_p);
+    // Mostly a few tokens suffice: sort no more than needed.
+    let mut sorted = 64;
+    loop {
+        sorted = sorted.min(kept.len());
+        if sorted < kept.len() {
+            kept.select_nth_unstable_by(sorted, heavier);
+        }
+        kept[..sorted].sort_unstable_by(heavier);
+        let mut sum = 0.0;
+        let reach = kept[..sorted].iter().position(|&(_, weight)| {
+            sum += f64::from(weight);
+            sum >= wanted
+        });
+        match reach {
+            Some(last) => return kept.truncate(last + 1),
+            None if sorted == kept.len() => return,
+            None => sorted *= 8,
+        }
+    }
+}
+
+/// The token of the greatest finite logit, the lowest among equals.
+fn argmax(logits: &[f32]) -> Option<u32> {
+    let finite = |x: f32| if x.is_finite() { x } else { f32::NEG_INFINITY };
+    let most = logits
+        .iter()
+        .fold(f32::NEG_INFINITY, |most, &x| most.max(finite(x)));
+    let at = logits.iter().position(|&x| x == most)?;
+    (most > f32::NEG_INFINITY).then_some(at as u32)
+}
+
+/// Log-probabilities of the raw logits: the chosen token's, and the `top` likeliest.
+fn logprobs(raw: &[f32], token: u32, top: usize) -> TokenLogprobs {
+    let most = raw.iter().fold(f32::NEG_INFINITY, |most, &x| most.max(x));
+    let sum: f64 = raw.iter().map(|&x| f64::from(x - most).exp()).sum();
+    let logprob = |x: f32| (f64::from(x - most) - sum.ln()) as f32;
+    let mut all: Vec<(u32, f32)> = (0u32..).zip(raw.iter().copied()).collect();
+    if top < all.len() {
+        all.select_nth_unstable_by(top, heavier);
+        all.truncate(top);
+    }
+    all.sort_unstable_by(heavier);
+    TokenLogprobs {
+        chosen: logprob(raw[token as usize]),
+        top: all.into_iter().map(|(id, x)| (id, logprob(x))).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,211 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn greedy() -> SamplingParams {
+    SamplingParams {
+        temperature: 0.0,
+        ..Default::default()
+    }
+}
+
+fn first(params: SamplingParams, logits: &[f32]) -> u32 {
+    let mut sampler = Sampler::new(params, &[], &[]);
+    sampler.sample(&mut logits.to_vec()).unwrap().token
+}
+
+#[test]
+fn greedy_takes_the_likeliest_and_the_lowest_of_equals() {
+    assert_eq!(first(greedy(), &[0.0, 3.0, 3.0, 1.0]), 1);
+    assert_eq!(first(greedy(), &[f32::NAN, -3.0, f32::INFINITY]), 1);
+}
+
+#[test]
+fn broken_logits_give_no_token() {
+    let mut sampler = Sampler::new(greedy(), &[], &[]);
+    assert_eq!(sampler.sample(&mut [f32::NAN; 4]), None);
+    assert_eq!(sampler.sample(&mut [f32::NEG_INFINITY; 4]), None);
+}
+
+#[test]
+fn ends_are_kept_out_until_min_tokens() {
+    let params = SamplingParams {
+        min_tokens: 2,
+        stop_token_ids: vec![2],
+        ..greedy()
+    };
+    let mut sampler = Sampler::new(params, &[], &[1]);
+    let mut next = || sampler.sample(&mut [0.0, 5.0, 4.0, 1.0]).unwrap().token;
+    assert_eq!([next(), next(), next()], [3, 3, 1]);
+    assert!(sampler.ends_with(1) && sampler.ends_with(2) && !sampler.ends_with(3));
+    let params = SamplingParams {
+        ignore_eos: true,
+        ..greedy()
+    };
+    assert!(!Sampler::new(params, &[], &[1]).ends_with(1));
+}
+
+#[test]
+fn penalties_push_seen_tokens_down() {
+    // Repetition sees the prompt, presence and frequency do not.
+    let repetition = SamplingParams {
+        repetition_penalty: 2.0,
+        ..greedy()
+    };
+    let mut sampler = Sampler::new(repetition, &[1], &[]);
+    assert_eq!(sampler.sample(&mut [3.0, 4.0]).unwrap().token, 0);
+    let presence = SamplingParams {
+        presence_penalty: 1.5,
+        ..greedy()
+    };
+    let mut sampler = Sampler::new(presence, &[1], &[]);
+    let mut next = || sampler.sample(&mut [3.0, 4.0]).unwrap().token;
+    assert_eq!([next(), next(), next()], [1, 0, 1]);
+    let frequency = SamplingParams {
+        frequency_penalty: 0.6,
+        ..greedy()
+    };
+    let mut sampler = Sampler::new(frequency, &[], &[]);
+    let mut next = || sampler.sample(&mut [3.0, 4.0]).unwrap().token;
+    assert_eq!([next(), next(), next()], [1, 1, 0]);
+    let bias = SamplingParams {
+        logit_bias: vec![(0, 2.0), (99, 1.0)],
+        ..greedy()
+    };
+    assert_eq!(first(bias, &[3.0, 4.0]), 0);
+}
+
+#[test]
+fn logprobs_are_of_the_raw_logits() {
+    let params = SamplingParams {
+        logprobs: Some(2),
+        logit_bias: vec![(0, 9.0)],
+        ..greedy()
+    };
+    let mut sampler = Sampler::new(params, &[], &[]);
+    let sampled = sampler.sample(&mut [0.0, 2f32.ln(), 5f32.ln()]).unwrap();
+    let logprobs = sampled.logprobs.unwrap();
+    assert_eq!(sampled.token, 0);
+    assert!((logprobs.chosen - (1f32 / 8.0).ln()).abs() < 1e-6);
+    assert_eq!(logprobs.top.iter().map(|t| t.0).collect::<Vec<_>>(), [2, 1]);
+    assert!((logprobs.top[0].1 - (5f32 / 8.0).ln()).abs() < 1e-6);
+}
+
+#[test]
+fn frequencies_follow_the_probabilities() {
+    let mut sampler = Sampler::new(
+        SamplingParams {
+            seed: Some(1),
+            ..Default::default()
+        },
+        &[],
+        &[],
+    );
+    let logits: Vec<f32> = [0.5f32, 0.3, 0.2].map(f32::ln).to_vec();
+    let mut counts = [0; 3];
+    for _ in 0..10_000 {
+        counts[sampler.sample(&mut logits.clone()).unwrap().token as usize] += 1;
+    }
+    for (count, want) in counts.iter().zip([5000, 3000, 2000]) {
+        assert!((count - want).abs() < 200, "{counts:?}");
+    }
+}
+
+/// Which tokens a setting leaves, found by drawing often from a flat enough distribution.
+fn reachable(params: SamplingParams, logits: &[f32]) -> HashSet<u32> {
+    let mut sampler = Sampler::new(
+        SamplingParams {
+            seed: Some(7),
+            ..params
+        },
+        &[],
+        &[],
+    );
+    (0..2000)
+        .map(|_| sampler.sample(&mut logits.to_vec()).unwrap().token)
+        .collect()
+}
+
+#[test]
+fn filters_keep_what_they_should() {
+    let logits: Vec<f32> = [0.1f32, 0.4, 0.2, 0.3].map(f32::ln).to_vec();
+    let set = |ids: &[u32]| ids.iter().copied().collect::<HashSet<_>>();
+    let reach = |params| reachable(params, &logits);
+    let params = SamplingParams::default;
+    assert_eq!(reach(params()), set(&[0, 1, 2, 3]));
+    assert_eq!(
+        reach(SamplingParams {
+            top_k: Some(2),
+            ..params()
+        }),
+        set(&[1, 3])
+    );
+    assert_eq!(
+        reach(SamplingParams {
+            top_p: 0.6,
+            ..params()
+        }),
+        set(&[1, 3])
+    );
+    assert_eq!(
+        reach(SamplingParams {
+            top_p: 0.01,
+            ..params()
+        }),
+        set(&[1])
+    );
+    assert_eq!(
+        reach(SamplingParams {
+            min_p: 0.45,
+            ..params()
+        }),
+        set(&[1, 2, 3])
+    );
+    assert_eq!(
+        reach(SamplingParams {
+            temperature: 0.01,
+            ..params()
+        }),
+        set(&[1])
+    );
+}
+
+proptest! {
+    /// The partial sort of top_p keeps just what a whole sort keeps.
+    #[test]
+    fn top_p_equals_a_full_sort(
+        weights in prop::collection::vec(0.001f32..1.0, 1..700), top_p in 0.0f32..1.0,
+    ) {
+        let all: Vec<(u32, f32)> = (0u32..).zip(weights).collect();
+        let mut want = all.clone();
+        want.sort_by(heavier);
+        let total: f64 = want.iter().map(|w| f64::from(w.1)).sum();
+        let mut sum = 0.0;
+        let reach = want.iter().position(|w| {
+            sum += f64::from(w.1);
+            sum >= total * f64::from(top_p)
+        });
+        want.truncate(reach.map_or(want.len(), |i| i + 1));
+        let mut got = all;
+        keep_top_p(&mut got, top_p);
+        // Sums in another order may differ in the last place.
+        prop_assert!(got.len().abs_diff(want.len()) <= 1);
+        let common = got.len().min(want.len());
+        prop_assert_eq!(&got[..common], &want[..common]);
+    }
+
+    #[test]
+    fn same_seed_same_tokens(
+        seed in any::<u64>(), logits in prop::collection::vec(-4.0f32..4.0, 2..200),
+    ) {
+        let params = SamplingParams {
+            seed: Some(seed), top_p: 0.9, top_k: Some(50), ..Default::default()
+        };
+        let run = || {
+            let mut sampler = Sampler::new(params.clone(), &[], &[]);
+            let next = |_| sampler.sample(&mut logits.clone()).unwrap().token;
+            (0..20).map(next).collect::<Vec<u32>>()
+        };
+        prop_assert_eq!(run(), run());
+    }
+}

@@ -1,0 +1,317 @@
+//! Which sequences run in the next step: plain data, no tensors, no tokens, no clocks.
+//!
+//! Sequences that name one ticket form a group. A step runs one group, with its ticket applied;
+//! groups take turns of [`SchedulerConfig::turn_steps`] steps, longest-waiting first, so that no
+//! ticket starves. Within a group, running sequences decode first, then prompts are computed in
+//! chunks, and waiting sequences are admitted, oldest first, while the token budget and the KV
+//! blocks last. Where blocks run out, the youngest running sequence is preempted: it gives its
+//! blocks back and is computed again later.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::blocks::BlockAllocator;
+use crate::ticket::Digest;
+
+/// What a group shares: the content of its ticket, or the bare base.
+pub type Group = Option<Digest>;
+
+/// A sequence's number, in order of arrival.
+pub type SequenceId = u64;
+
+/// The limits of a step. `max_num_batched_tokens` is at least `max_num_seqs`.
+#[derive(Clone, Copy, Debug)]
+pub struct SchedulerConfig {
+    /// Sequences that hold KV blocks at once.
+    pub max_num_seqs: usize,
+    /// Tokens of one step.
+    pub max_num_batched_tokens: usize,
+    /// KV blocks there are.
+    pub blocks: usize,
+    /// Positions of one block.
+    pub block_size: usize,
+    /// Steps that a group keeps its turn while others wait.
+    pub turn_steps: usize,
+}
+
+/// One step's work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    pub group: Group,
+    pub chunks: Vec<Chunk>,
+}
+
+/// Tokens `start..start + len` of a sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    pub id: SequenceId,
+    pub start: usize,
+    pub len: usize,
+    /// The chunk ends at the last known token: the next one is to be chosen.
+    pub samples: bool,
+}
+
+#[derive(Debug)]
+struct Entry {
+    id: SequenceId,
+    group: Group,
+    /// The step in which it arrived.
+    arrived: u64,
+    /// Known tokens: the prompt and what was generated.
+    tokens: usize,
+    /// Tokens whose keys and values are in the blocks.
+    computed: usize,
+    blocks: Vec<u32>,
+}
+
+/// Two queues, both in order of arrival, and the blocks.
+#[derive(Debug)]
+pub struct Scheduler {
+    config: SchedulerConfig,
+    waiting: VecDeque<Entry>,
+    running: Vec<Entry>,
+    blocks: BlockAllocator,
+    /// Whose turn it is, and how many steps of it are left.
+    turn: Option<(Group, usize)>,
+    /// The last step of each group that has sequences.
+    served: HashMap<Group, u64>,
+    step: u64,
+    preemptions: u64,
+}
+
+impl Scheduler {
+    pub fn new(config: SchedulerConfig) -> Self {
+        Self {
+            blocks: BlockAllocator::new(config.blocks),
+            config,
+            waiting: VecDeque::new(),
+            running: Vec::new(),
+            turn: None,
+            served: HashMap::new(),
+            step: 0,
+            preemptions: 0,
+        }
+    }
+
+    /// Queues a sequence of `tokens` known tokens. Ids rise; all blocks together hold every
+    /// sequence at its longest, which the engine checks at its start.
+    pub fn add(&mut self, id: SequenceId, group: Group, tokens: usize) {
+        self.waiting.push_back(Entry {
+            id,
+            group,
+            arrived: self.step,
+            tokens,
+            computed: 0,
+            blocks: Vec::new(),
+        });
+    }
+
+    /// Takes a sequence out, whether it ended or was cancelled.
+    pub fn remove(&mut self, id: SequenceId) {
+        self.waiting.retain(|entry| entry.id != id);
+        if let Some(at) = self.running.iter().position(|entry| entry.id == id) {
+            let mut entry = self.running.remove(at);
+            self.blocks.release(&mut entry.blocks);
+        }
+        let live = |group: &Group| self.entries().any(|entry| entry.group == *group);
+        let gone: Vec<Group> = self.served.keys().filter(|g| !live(g)).copied().collect();
+        for group in gone {
+            self.served.remove(&group);
+        }
+    }
+
+    /// A token was generated for a running sequence.
+    pub fn extend(&mut self, id: SequenceId) {
+        if let Some(entry) = self.running.iter_mut().find(|entry| entry.id == id) {
+            entry.tokens += 1;
+        }
+    }
+
+    /// The block table of a running sequence.
+    pub fn block_table(&self, id: SequenceId) -> Option<&[u32]> {
+        let entry = self.running.iter().find(|entry| entry.id == id);
+        entry.map(|entry| entry.blocks.as_slice())
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.running.is_empty()
+    }
+
+    pub fn num_waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub fn num_running(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Share of the KV blocks in use, 0 to 1.
+    pub fn cache_usage(&self) -> f64 {
+        let total = self.blocks.total();
+        (total - self.blocks.free()) as f64 / total.max(1) as f64
+    }
+
+    /// Sequences preempted so far.
+    pub fn preemptions(&self) -> u64 {
+        self.preemptions
+    }
+
+    /// Plans the next step and counts its tokens as computed; `None` when there is nothing to do.
+    pub fn schedule(&mut self) -> Option<Plan> {
+        loop {
+            let group = self.take_turn()?;
+            self.step += 1;
+            self.served.insert(group, self.step);
+            let mut budget = self.config.max_num_batched_tokens;
+            let mut chunks = self.decode(group, &mut budget);
+            self.admit(group, budget);
+            chunks.extend(self.prefill(group, &mut budget));
+            // A group whose only sequence was the youngest has just preempted itself.
+            if !chunks.is_empty() {
+                return Some(Plan { group, chunks });
+            }
+        }
+    }
+
+    /// The group that runs next: the one whose turn it is, until its steps are used up and another
+    /// one waits.
+    fn take_turn(&mut self) -> Option<Group> {
+        let current = self.turn.filter(|(group, _)| self.has_work(*group));
+        if let Some((group, left @ 1..)) = current {
+            self.turn = Some((group, left - 1));
+            return Some(group);
+        }
+        let current = current.map(|(group, _)| group);
+        let other = self.longest_waiting(current);
+        let next = other.or(current)?;
+        self.turn = Some((next, self.config.turn_steps - 1));
+        Some(next)
+    }
+
+    /// Of the groups with work other than `except`, the one that was not served for longest.
+    fn longest_waiting(&self, except: Option<Group>) -> Option<Group> {
+        let waits = |entry: &Entry| {
+            let since = self
+                .served
+                .get(&entry.group)
+                .copied()
+                .unwrap_or(entry.arrived);
+            (since, entry.id)
+        };
+        let others = self.entries().filter(|entry| Some(entry.group) != except);
+        let mut others: Vec<&Entry> = others.collect();
+        others.sort_by_key(|entry| waits(entry));
+        let ready = others.into_iter().find(|entry| self.has_work(entry.group));
+        ready.map(|entry| entry.group)
+    }
+
+    fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.running.iter().chain(&self.waiting)
+    }
+
+    /// A sequence of the group runs, or could be admitted now.
+    fn has_work(&self, group: Group) -> bool {
+        self.running.iter().any(|entry| entry.group == group) || self.admissible(group).is_some()
+    }
+
+    /// Where in the queue the group's oldest waiting sequence is, if it fits beside what older
+    /// sequences of other groups will need: the young must not live off the old ones' blocks.
+    fn admissible(&self, group: Group) -> Option<usize> {
+        let at = self.waiting.iter().position(|entry| entry.group == group)?;
+        let needed = |entry: &Entry| entry.tokens.div_ceil(self.config.block_size);
+        let blocks: usize = self.waiting.range(..=at).map(needed).sum();
+        let sequences = self.running.len() + at + 1;
+        let fits = blocks <= self.blocks.free() && sequences <= self.config.max_num_seqs;
+        fits.then_some(at)
+    }
+
+    /// One token for each running sequence of the group whose prompt is computed.
+    fn decode(&mut self, group: Group, budget: &mut usize) -> Vec<Chunk> {
+        let mut chunks = Vec::new();
+        let mut at = 0;
+        while at < self.running.len() && *budget > 0 {
+            let entry = &self.running[at];
+            let ready = entry.group == group && entry.tokens - entry.computed == 1;
+            if ready && self.grow_or_preempt(at) {
+                chunks.push(self.running[at].take(1));
+                *budget -= 1;
+            }
+            at += 1;
+        }
+        chunks
+    }
+
+    /// Makes room for the last token of `running[at]`, at the cost of younger sequences; false if
+    /// it was itself the youngest and had to go.
+    fn grow_or_preempt(&mut self, at: usize) -> bool {
+        let blocks = self.running[at].tokens.div_ceil(self.config.block_size);
+        while !self.blocks.grow(&mut self.running[at].blocks, blocks) {
+            let mut youngest = self.running.pop().expect("running[at] is there");
+            self.blocks.release(&mut youngest.blocks);
+            youngest.computed = 0;
+            self.preemptions += 1;
+            let place = self.waiting.partition_point(|entry| entry.id < youngest.id);
+            self.waiting.insert(place, youngest);
+            if at == self.running.len() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Moves waiting sequences of the group to the running ones, with blocks for all their tokens,
+    /// as long as tokens of the budget are left for them.
+    fn admit(&mut self, group: Group, budget: usize) {
+        let mut pending: usize = self
+            .prompts(group)
+            .map(|entry| entry.tokens - entry.computed)
+            .sum();
+        while pending < budget {
+            let Some(at) = self.admissible(group) else {
+                return;
+            };
+            let mut entry = self.waiting.remove(at).expect("admissible is in the queue");
+            let blocks = entry.tokens.div_ceil(self.config.block_size);
+            let fits = self.blocks.grow(&mut entry.blocks, blocks);
+            debug_assert!(fits, "admissible checked the blocks");
+            pending += entry.tokens;
+            let place = self.running.partition_point(|other| other.id < entry.id);
+            self.running.insert(place, entry);
+        }
+    }
+
+    /// Running sequences of the group whose known tokens are not all computed, except decoders.
+    fn prompts(&self, group: Group) -> impl Iterator<Item = &Entry> {
+        let prompt = move |e: &&Entry| e.group == group && e.computed < e.tokens;
+        self.running.iter().filter(prompt)
+    }
+
+    /// Chunks of prompts, oldest first, as long as the budget lasts.
+    fn prefill(&mut self, group: Group, budget: &mut usize) -> Vec<Chunk> {
+        let mut chunks = Vec::new();
+        for entry in self.running.iter_mut().filter(|entry| entry.group == group) {
+            let len = (entry.tokens - entry.computed).min(*budget);
+            if len > 0 {
+                chunks.push(entry.take(len));
+                *budget -= len;
+            }
+        }
+        chunks
+    }
+}
+
+impl Entry {
+    /// The next `len` tokens, counted as computed.
+    fn take(&mut self, len: usize) -> Chunk {
+        let start = self.computed;
+        self.computed += len;
+        Chunk {
+            id: self.id,
+            start,
+            len,
+            samples: self.computed == self.tokens,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

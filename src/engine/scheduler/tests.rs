@@ -1,0 +1,226 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const BASE: Group = None;
+
+fn ticket(n: u8) -> Group {
+    Some(Digest([n; 32]))
+}
+
+fn config() -> SchedulerConfig {
+    SchedulerConfig {
+        max_num_seqs: 4,
+        max_num_batched_tokens: 32,
+        blocks: 16,
+        block_size: 4,
+        turn_steps: 3,
+    }
+}
+
+/// Runs the next step and generates a token for every sequence that samples.
+fn step(scheduler: &mut Scheduler) -> Option<Plan> {
+    let plan = scheduler.schedule()?;
+    for chunk in plan.chunks.iter().filter(|chunk| chunk.samples) {
+        scheduler.extend(chunk.id);
+    }
+    Some(plan)
+}
+
+fn chunk(id: u64, start: usize, len: usize, samples: bool) -> Chunk {
+    Chunk {
+        id,
+        start,
+        len,
+        samples,
+    }
+}
+
+#[test]
+fn a_long_prompt_is_computed_in_chunks() {
+    let mut s = Scheduler::new(config());
+    s.add(1, BASE, 40);
+    assert_eq!(step(&mut s).unwrap().chunks, [chunk(1, 0, 32, false)]);
+    assert_eq!(step(&mut s).unwrap().chunks, [chunk(1, 32, 8, true)]);
+    assert_eq!(step(&mut s).unwrap().chunks, [chunk(1, 40, 1, true)]);
+    s.remove(1);
+    assert!(s.is_idle() && s.schedule().is_none());
+    assert_eq!(s.cache_usage(), 0.0);
+}
+
+#[test]
+fn decoding_goes_before_prompts() {
+    let mut s = Scheduler::new(config());
+    s.add(1, BASE, 2);
+    step(&mut s);
+    s.add(2, BASE, 40);
+    let plan = step(&mut s).unwrap();
+    assert_eq!(plan.chunks, [chunk(1, 2, 1, true), chunk(2, 0, 31, false)]);
+}
+
+#[test]
+fn groups_take_turns() {
+    let mut s = Scheduler::new(config());
+    s.add(1, BASE, 2);
+    s.add(2, ticket(1), 2);
+    s.add(3, ticket(2), 2);
+    let groups: Vec<Group> = (0..12).map(|_| step(&mut s).unwrap().group).collect();
+    let turn = |group| [group; 3];
+    let want = [turn(BASE), turn(ticket(1)), turn(ticket(2)), turn(BASE)].concat();
+    assert_eq!(groups, want);
+}
+
+#[test]
+fn a_group_alone_keeps_its_turn() {
+    let mut s = Scheduler::new(config());
+    s.add(1, ticket(1), 2);
+    assert!((0..10).all(|_| step(&mut s).unwrap().group == ticket(1)));
+    // The newcomer is served at once: the turn was used up long ago.
+    s.add(2, BASE, 2);
+    let soon = (0..3).any(|_| step(&mut s).unwrap().group == BASE);
+    assert!(soon);
+}
+
+#[test]
+fn the_youngest_is_preempted_and_computed_again() {
+    let mut s = Scheduler::new(SchedulerConfig {
+        blocks: 4,
+        ..config()
+    });
+    s.add(1, BASE, 8);
+    s.add(2, BASE, 8);
+    let plan = step(&mut s).unwrap();
+    assert_eq!(plan.chunks, [chunk(1, 0, 8, true), chunk(2, 0, 8, true)]);
+    // Both need a third block, and there is none.
+    assert_eq!(step(&mut s).unwrap().chunks, [chunk(1, 8, 1, true)]);
+    assert_eq!(
+        (s.num_running(), s.num_waiting(), s.preemptions()),
+        (1, 1, 1)
+    );
+    s.remove(1);
+    assert_eq!(step(&mut s).unwrap().chunks, [chunk(2, 0, 9, true)]);
+}
+
+#[test]
+fn the_young_do_not_live_off_an_old_ones_blocks() {
+    let mut s = Scheduler::new(config());
+    s.add(1, BASE, 32);
+    step(&mut s);
+    // 8 blocks are left; the next needs 9, and small ones of another ticket keep coming.
+    s.add(2, ticket(1), 36);
+    s.add(3, ticket(2), 4);
+    for _ in 0..8 {
+        assert_eq!(step(&mut s).unwrap().group, BASE);
+    }
+    s.remove(1);
+    assert_eq!(step(&mut s).unwrap().group, ticket(1));
+}
+
+/// One sequence of the simulation: how long its prompt is, how much it generates, and its group.
+type Job = (usize, usize, u8, usize);
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn everything_ends_and_no_block_is_shared(
+        jobs in prop::collection::vec((1usize..40, 1usize..20, 0u8..4, 0usize..30), 1..25),
+        blocks in 15usize..40,
+        cancel in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
+    ) {
+        simulate(&jobs, SchedulerConfig { blocks, ..config() }, &cancel)?;
+    }
+}
+
+fn simulate(
+    jobs: &[Job],
+    config: SchedulerConfig,
+    cancel: &[prop::sample::Index],
+) -> Result<(), TestCaseError> {
+    let mut s = Scheduler::new(config);
+    // id -> (computed so far, known tokens, tokens left to generate)
+    let mut live: BTreeMap<u64, (usize, usize, usize)> = BTreeMap::new();
+    let mut ended = 0;
+    for now in 0.. {
+        prop_assert!(now < 20_000, "{} of {} never end", live.len(), jobs.len());
+        for (id, job) in (1u64..).zip(jobs).filter(|(_, job)| job.3 == now) {
+            s.add(id, (job.2 > 0).then_some(Digest([job.2; 32])), job.0);
+            live.insert(id, (0, job.0, job.1));
+        }
+        if let Some(index) = cancel.get(now / 7).filter(|_| now % 7 == 6)
+            && !live.is_empty()
+        {
+            let id = *live.keys().nth(index.index(live.len())).unwrap();
+            s.remove(id);
+            live.remove(&id);
+            ended += 1;
+        }
+        let Some(plan) = s.schedule() else {
+            prop_assert!(live.is_empty());
+            if ended == jobs.len() {
+                break;
+            }
+            continue;
+        };
+        let tokens: usize = plan.chunks.iter().map(|chunk| chunk.len).sum();
+        prop_assert!(tokens > 0 && tokens <= config.max_num_batched_tokens);
+        prop_assert!(s.num_running() <= config.max_num_seqs);
+        check_blocks(&s, &config)?;
+        for chunk in plan.chunks {
+            let (computed, known, left) = live.get_mut(&chunk.id).unwrap();
+            // Chunks follow one another, or begin again after a preemption.
+            prop_assert!(chunk.start == *computed || chunk.start == 0);
+            *computed = chunk.start + chunk.len;
+            prop_assert_eq!(chunk.samples, *computed == *known);
+            if chunk.samples {
+                *known += 1;
+                *left -= 1;
+                if *left == 0 {
+                    live.remove(&chunk.id);
+                    s.remove(chunk.id);
+                    ended += 1;
+                } else {
+                    s.extend(chunk.id);
+                }
+            }
+        }
+    }
+    prop_assert_eq!(s.blocks.free(), config.blocks);
+    prop_assert!(s.served.is_empty());
+    Ok(())
+}
+
+/// No block has two owners, and every computed token has a place.
+fn check_blocks(s: &Scheduler, config: &SchedulerConfig) -> Result<(), TestCaseError> {
+    let mut used: Vec<u32> = s.running.iter().flat_map(|e| e.blocks.clone()).collect();
+    let count = used.len();
+    used.sort_unstable();
+    used.dedup();
+    prop_assert_eq!(used.len(), count);
+    prop_assert_eq!(count + s.blocks.free(), config.blocks);
+    for entry in &s.running {
+        prop_assert!(entry.blocks.len() * config.block_size >= entry.computed);
+    }
+    prop_assert!(s.waiting.iter().all(|entry| entry.blocks.is_empty()));
+    Ok(())
+}
+
+proptest! {
+    /// With G groups at work, each is served within G turns.
+    #[test]
+    fn no_group_starves(groups in 2u8..5) {
+        let mut s = Scheduler::new(SchedulerConfig { blocks: 1000, max_num_seqs: 8, ..config() });
+        for n in 0..groups {
+            s.add(u64::from(n), ticket(n), 3);
+        }
+        let mut last = vec![0; groups.into()];
+        for now in 1..200 {
+            let Some(Digest([n, ..])) = step(&mut s).unwrap().group else { panic!() };
+            last[usize::from(n)] = now;
+            let oldest = now - last.iter().min().unwrap();
+            prop_assert!(oldest <= usize::from(groups) * config().turn_steps, "{last:?}");
+        }
+    }
+}

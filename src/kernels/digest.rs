@@ -1,0 +1,33 @@
+//! Digests of resident values.
+
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, Result, Storage, Tensor};
+use sha2::{Digest as _, Sha256};
+
+use super::element::{Element, elements, with_element};
+
+/// Adds a contiguous tensor's values to a digest, widened to f32, little-endian: equal for equal
+/// values whatever dtype they are kept in.
+pub fn hash_values(hasher: &mut Sha256, tensor: &Tensor) -> Result<()> {
+    let (storage, layout) = tensor.storage_and_layout();
+    let hash = |hasher: &mut Sha256, storage: &CpuStorage| {
+        with_element!(storage, T => hash_elements(hasher, elements::<T>(storage, layout)?));
+        Ok(())
+    };
+    match &*storage {
+        Storage::Cpu(storage) => hash(hasher, storage),
+        _ => {
+            drop(storage);
+            hash_values(hasher, &tensor.to_device(&candle_core::Device::Cpu)?)
+        }
+    }
+}
+
+fn hash_elements<T: Element>(hasher: &mut Sha256, values: &[T]) {
+    let mut bytes = Vec::with_capacity(4 * 4096);
+    for values in values.chunks(4096) {
+        bytes.clear();
+        bytes.extend(values.iter().flat_map(|v| v.widen().to_le_bytes()));
+        hasher.update(&bytes);
+    }
+}

@@ -1,0 +1,120 @@
+//! The dtypes that weights and KV blocks are stored in.
+
+use candle_core::{CpuStorage, Layout, Result, WithDType, backend::BackendStorage};
+use half::{bf16, f16};
+
+/// A stored number: widened to f32 to compute, rounded to nearest even to store.
+pub trait Element: WithDType + Default {
+    /// The exact f32 of a stored value.
+    fn widen(self) -> f32;
+    /// The stored value nearest to `value`, ties to even.
+    fn round(value: f32) -> Self;
+    /// The values of a CPU storage of this type, to write; `None` for another type.
+    fn values_mut(storage: &mut CpuStorage) -> Option<&mut [Self]>;
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
+
+    #[inline(always)]
+    fn round(value: f32) -> Self {
+        value
+    }
+
+    fn values_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+        match storage {
+            CpuStorage::F32(values) => Some(values),
+            _ => None,
+        }
+    }
+}
+
+impl Element for bf16 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        // Written out so that it vectorises: `to_f32` branches on NaN.
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+
+    #[inline(always)]
+    fn round(value: f32) -> Self {
+        bf16::from_f32(value)
+    }
+
+    fn values_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+        match storage {
+            CpuStorage::BF16(values) => Some(values),
+            _ => None,
+        }
+    }
+}
+
+impl Element for f16 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self.to_f32()
+    }
+
+    #[inline(always)]
+    fn round(value: f32) -> Self {
+        f16::from_f32(value)
+    }
+
+    fn values_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+        match storage {
+            CpuStorage::F16(values) => Some(values),
+            _ => None,
+        }
+    }
+}
+
+/// The elements of a contiguous tensor on the CPU.
+pub fn elements<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
+    let (from, to) = contiguous(layout)?;
+    Ok(&storage.as_slice::<T>()?[from..to])
+}
+
+/// The elements of a contiguous tensor on the CPU, to write.
+pub fn elements_mut<'a, T: Element>(
+    storage: &'a mut CpuStorage,
+    layout: &Layout,
+) -> Result<&'a mut [T]> {
+    let (from, to) = contiguous(layout)?;
+    let dtype = storage.dtype();
+    match T::values_mut(storage) {
+        Some(values) => Ok(&mut values[from..to]),
+        None => candle_core::bail!("a kernel for {:?} was given {dtype:?}", T::DTYPE),
+    }
+}
+
+fn contiguous(layout: &Layout) -> Result<(usize, usize)> {
+    match layout.contiguous_offsets() {
+        Some(range) => Ok(range),
+        None => candle_core::bail!("a kernel wants a contiguous tensor, not {layout:?}"),
+    }
+}
+
+/// Runs `$body` with `$T` bound to the element type of `$storage`.
+macro_rules! with_element {
+    ($storage:expr, $T:ident => $body:expr) => {
+        match $storage.dtype() {
+            candle_core::DType::F32 => {
+                type $T = f32;
+                $body
+            }
+            candle_core::DType::BF16 => {
+                type $T = half::bf16;
+                $body
+            }
+            candle_core::DType::F16 => {
+                type $T = half::f16;
+                $body
+            }
+            other => candle_core::bail!("no kernel for {other:?} weights"),
+        }
+    };
+}
+pub(crate) use with_element;

@@ -1,0 +1,69 @@
+//! Elementary functions that vectorise.
+
+use super::simd::Arithmetic;
+
+/// `e^x` within 2 units in the last place for x in [-87, 88]; 0 below, +inf above.
+///
+/// Cody and Waite's reduction `x = n·ln 2 + r`, then the degree-6 polynomial of the Cephes library
+/// (`expf.c`) for `e^r`.
+#[inline(always)]
+pub fn exp<A: Arithmetic>(x: f32) -> f32 {
+    const LN2_HIGH: f32 = 0.693_359_4;
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    let clamped = x.clamp(-88.0, 89.0);
+    // Adding 1.5·2^23 rounds to the nearest integer and leaves it in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    let shifted = A::mul_add(clamped, std::f32::consts::LOG2_E, ROUND);
+    let n = shifted - ROUND;
+    let r = A::mul_add(n, -LN2_HIGH, clamped);
+    let r = A::mul_add(n, -LN2_LOW, r);
+    let mut p = 1.987_569_1e-4;
+    p = A::mul_add(p, r, 1.398_2e-3);
+    p = A::mul_add(p, r, 8.333_452e-3);
+    p = A::mul_add(p, r, 4.166_579_6e-2);
+    p = A::mul_add(p, r, 1.666_666_5e-1);
+    p = A::mul_add(p, r, 0.5);
+    let e = A::mul_add(p * r, r, r) + 1.0;
+    // 2^n in two factors, since 2^128 is no f32.
+    let n = shifted.to_bits() as i32 - ROUND.to_bits() as i32;
+    let half = n >> 1;
+    let power = |n: i32| f32::from_bits(((n + 127) << 23) as u32);
+    let result = e * power(half) * power(n - half);
+    if x < -87.0 {
+        0.0
+    } else if x > 88.8 {
+        f32::INFINITY
+    } else {
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::simd::{Fused, Separate};
+    use super::*;
+    use proptest::prelude::*;
+
+    fn close(got: f32, x: f32) -> bool {
+        let want = f64::from(x).exp();
+        (f64::from(got) - want).abs() <= 2.5 * f64::from(f32::EPSILON) * want
+    }
+
+    proptest! {
+        #[test]
+        fn exp_is_within_two_units(x in -86.9f32..88.0) {
+            prop_assert!(close(exp::<Fused>(x), x));
+            prop_assert!(close(exp::<Separate>(x), x));
+        }
+    }
+
+    #[test]
+    fn exp_at_the_edges() {
+        assert_eq!(exp::<Fused>(0.0), 1.0);
+        assert_eq!(exp::<Fused>(f32::NEG_INFINITY), 0.0);
+        assert_eq!(exp::<Fused>(-200.0), 0.0);
+        assert_eq!(exp::<Fused>(f32::INFINITY), f32::INFINITY);
+        assert_eq!(exp::<Fused>(200.0), f32::INFINITY);
+        assert!(exp::<Fused>(f32::NAN).is_nan());
+    }
+}

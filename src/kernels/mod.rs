@@ -1,0 +1,22 @@
+//! The operations of a step, one file each: a portable body that the compiler vectorises for the
+//! instruction set found at run time, behind a function over candle tensors.
+//!
+//! Dispatch over dtype and device ends here: callers pass tensors. A CUDA twin of an operation is
+//! the `cuda_fwd` of the same candle op. Activations are f32 on the CPU whatever the weights are.
+//!
+//! Every operation computes a row of its result in one order that does not depend on the other
+//! rows, so a sequence's numbers are the same alone and in company.
+
+pub mod activation;
+pub mod attention;
+pub mod digest;
+mod element;
+pub mod kv;
+pub mod linear;
+mod math;
+mod parallel;
+pub mod scatter;
+mod simd;
+
+pub use element::Element;
+pub use parallel::pool;

@@ -1,0 +1,98 @@
+//! All cores for one operation.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+/// The pool that a step runs in: enter it once a step ([`rayon::ThreadPool::install`]), since a
+/// fork from outside a pool costs ten times one from inside.
+pub fn pool(threads: usize) -> Result<rayon::ThreadPool, rayon::ThreadPoolBuildError> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .thread_name(|i| format!("kernel-{i}"))
+        .build()
+}
+
+/// Splits `0..len` into ranges of at least `grain` and runs `body` on them, on all cores.
+pub fn for_each_range(len: usize, grain: usize, body: impl Fn(Range<usize>) + Sync) {
+    let threads = rayon::current_num_threads();
+    // A few ranges a thread, so that a busy neighbour on one core does not hold up the rest.
+    let chunk = len.div_ceil(threads * 4).next_multiple_of(grain.max(1));
+    if threads == 1 || chunk >= len {
+        return body(0..len);
+    }
+    let chunks = len.div_ceil(chunk);
+    (0..chunks).into_par_iter().with_max_len(1).for_each(|i| {
+        body(i * chunk..((i + 1) * chunk).min(len));
+    });
+}
+
+/// A slice that many threads write at different places.
+pub struct Scattered<'a, T> {
+    start: *mut T,
+    len: usize,
+    slice: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: the pointer comes from a `&mut [T]` that is borrowed for `'a`; the methods' contracts
+// forbid two threads to touch one element.
+unsafe impl<T: Send> Sync for Scattered<'_, T> {}
+
+impl<'a, T> Scattered<'a, T> {
+    pub fn new(slice: &'a mut [T]) -> Self {
+        let (start, len) = (slice.as_mut_ptr(), slice.len());
+        Self {
+            start,
+            len,
+            slice: PhantomData,
+        }
+    }
+
+    /// The elements of `range`, to write.
+    ///
+    /// # Safety
+    /// No other live reference may overlap `range`.
+    ///
+    /// # Panics
+    /// If `range` is not within the slice.
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn slice(&self, range: Range<usize>) -> &mut [T] {
+        assert!(range.start <= range.end && range.end <= self.len);
+        // SAFETY: within the slice (asserted); not aliased (the caller's promise).
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
+    }
+
+    /// Writes one element.
+    ///
+    /// # Safety
+    /// No other thread may read or write element `index` at the same time.
+    ///
+    /// # Panics
+    /// If `index` is not within the slice.
+    #[inline(always)]
+    pub unsafe fn write(&self, index: usize, value: T) {
+        assert!(index < self.len);
+        // SAFETY: within the slice (asserted); not raced (the caller's promise).
+        unsafe { self.start.add(index).write(value) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU8, Ordering};
+
+    #[test]
+    fn ranges_cover_everything_once() {
+        for (len, grain) in [(0, 1), (1, 1), (5, 8), (64, 4), (1000, 7), (1001, 16)] {
+            let seen: Vec<_> = (0..len).map(|_| AtomicU8::new(0)).collect();
+            for_each_range(len, grain, |range| {
+                for i in range {
+                    seen[i].fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            assert!(seen.iter().all(|n| n.load(Ordering::Relaxed) == 1), "{len}");
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! One portable body, compiled for each instruction set and chosen at run time.
+
+use std::sync::LazyLock;
+
+/// How `a * b + c` is computed. Within one process it is always the same way.
+pub trait Arithmetic: Copy {
+    /// `a * b + c`.
+    fn mul_add(a: f32, b: f32, c: f32) -> f32;
+}
+
+/// One rounding: the hardware's fused multiply-add.
+#[derive(Clone, Copy)]
+pub struct Fused;
+
+/// Two roundings: for machines without a fused multiply-add, where the fused one is a library call.
+#[derive(Clone, Copy)]
+pub struct Separate;
+
+impl Arithmetic for Fused {
+    #[inline(always)]
+    fn mul_add(a: f32, b: f32, c: f32) -> f32 {
+        a.mul_add(b, c)
+    }
+}
+
+impl Arithmetic for Separate {
+    #[inline(always)]
+    fn mul_add(a: f32, b: f32, c: f32) -> f32 {
+        a * b + c
+    }
+}
+
+/// A loop nest that [`dispatch`] compiles for every instruction set.
+///
+/// `run` must be `#[inline(always)]`, as must all that it calls: only then is its code generated
+/// with the wider vectors.
+pub trait Vectorised {
+    type Output;
+    fn run<A: Arithmetic>(self) -> Self::Output;
+}
+
+/// The instruction sets that have a compiled body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isa {
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// aarch64 has vectors and fused multiply-add in its baseline.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    Portable,
+}
+
+static BEST: LazyLock<Isa> = LazyLock::new(detect);
+
+fn detect() -> Isa {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512dq")
+        {
+            return Isa::Avx512;
+        }
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            return Isa::Avx2;
+        }
+    }
+    #[cfg(target_arch = "aarch64")]
+    return Isa::Neon;
+    #[allow(unreachable_code)]
+    Isa::Portable
+}
+
+/// Runs `op` compiled for the best instruction set of this machine.
+#[inline]
+pub fn dispatch<V: Vectorised>(op: V) -> V::Output {
+    match *BEST {
+        // SAFETY: `detect` found every feature that the function is compiled with.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => unsafe { avx512(op) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => unsafe { avx2(op) },
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => op.run::<Fused>(),
+        Isa::Portable => op.run::<Separate>(),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+fn avx512<V: Vectorised>(op: V) -> V::Output {
+    op.run::<Fused>()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn avx2<V: Vectorised>(op: V) -> V::Output {
+    op.run::<Fused>()
+}
+
+/// Asks for the cache line of `values[index]`, which will be written; does nothing where there is no
+/// such element or no such instruction.
+#[inline(always)]
+pub fn prefetch<T>(values: &[T], index: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(value) = values.get(index) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a hint, which reads and writes nothing; SSE is in the x86-64 baseline.
+        unsafe { _mm_prefetch(std::ptr::from_ref(value).cast(), _MM_HINT_T0) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (values, index);
+}
+
+/// Lanes that reductions are split into, on every instruction set.
+pub const LANES: usize = 16;
+
+/// The sum of all lanes, as a tree of fixed shape.
+#[inline(always)]
+pub fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}

@@ -1,0 +1,56 @@
+//! Tombola keeps one dense base model resident and serves any number of **LoTA tickets** (sparse
+//! weight deltas, arXiv 2406.16797), hot-swapped per request.
+//!
+//! # The map of the house
+//!
+//! A folder is a layer, and arrows point down only: a module may use those below it, never those
+//! above.
+//!
+//! | layer | what lives there |
+//! |---|---|
+//! | [`cli`] | one file a subcommand: parse, validate, call the library |
+//! | [`server`] | HTTP only: wire types, routes, SSE, the error table |
+//! | [`engine`] | the one thread that owns the model: scheduler (pure data), runner, sampler |
+//! | [`registry`] | what tickets are here: aliases, generations, leases, the folder on disk |
+//! | [`model`] | the dense base: source, loader, weights, decoder, KV blocks, apply and revert |
+//! | [`kernels`] | one file an operation; the only home of `unsafe` besides the map of a file |
+//! | [`text`] | tokenizer, chat template, incremental decoding, stop strings |
+//! | [`ticket`] | what a ticket is: the file, its validation, the base manifest, imports |
+//! | [`metrics`] | every Prometheus series, named once |
+//!
+//! # One completion
+//!
+//! `server::openai` → `text` (render, encode) → `registry.lease` → [`engine::EngineHandle::submit`]
+//! ⇒ *one channel in* ⇒ `scheduler` → `runner` → `model::decoder` (+ `kernels`) ⇒ *one channel
+//! out* ⇒ `server::sse` → `text` (decode). The engine is an OS thread that owns scheduler, runner
+//! and weights outright, so there is no lock around the model. Dropping the output stream is the
+//! cancellation; the admission permit lives inside that stream.
+//!
+//! # One upload
+//!
+//! `server::tickets` streams to a temporary file → `ticket::format` validates all → checked
+//! against the base manifest → `registry.publish` (rename, alias swap) → 201. The engine is not
+//! told: running requests keep their lease.
+//!
+//! # Invariants
+//!
+//! Each is held by a test (`tests/layering.rs` reads the `use` lines):
+//!
+//! - `ticket` knows no tokio, no model and no HTTP; `engine::scheduler` knows no tensor; `server`
+//!   knows no tensor; `engine` knows no text.
+//! - No match over dtype or device outside `kernels` and `model::device`.
+//! - The base is bit-identical to what was loaded after any history of swaps.
+//! - A row's result does not depend on its neighbours, its chunking or its place in the batch.
+
+// cli
+
+pub mod cli;
+pub mod engine;
+pub mod kernels;
+pub mod metrics;
+pub mod model;
+pub mod registry;
+
+pub mod server;
+pub mod text;
+pub mod ticket;

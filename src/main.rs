@@ -1,0 +1,13 @@
+//! The `tombola` binary: parse, call the library, report an error in one line.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match tombola::cli::run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tombola: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

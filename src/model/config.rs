@@ -1,0 +1,387 @@
+//! What a decoder looks like, from `config.json` in either spelling.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::ModelError;
+
+/// The decoders that differ in more than numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    Llama,
+    Mistral,
+    Qwen2,
+    Qwen3,
+}
+
+/// A decoder's shape. Sizes count elements.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelConfig {
+    pub family: Family,
+    pub hidden_size: usize,
+    pub intermediate_size: usize,
+    pub vocab_size: usize,
+    pub layers: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    pub rms_norm_eps: f32,
+    pub max_position_embeddings: usize,
+    /// The head is the embedding.
+    pub tie_word_embeddings: bool,
+    /// Biases on q, k and v.
+    pub qkv_bias: bool,
+    /// Bias on o.
+    pub output_bias: bool,
+    pub mlp_bias: bool,
+    /// RMS norm of each head's query and key.
+    pub qk_norm: bool,
+    pub rope_theta: f32,
+    pub rope_scaling: RopeScaling,
+    /// Positions that a layer sees, per layer; `None` sees all.
+    pub windows: Vec<Option<usize>>,
+    /// Tokens that end a text.
+    pub eos_token_ids: Vec<u32>,
+}
+
+/// How rotation frequencies are stretched.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RopeScaling {
+    None,
+    /// Positions divided by a factor.
+    Linear {
+        factor: f32,
+    },
+    /// Llama 3: low frequencies divided by a factor, high ones kept, a ramp between.
+    Llama3 {
+        factor: f32,
+        low_freq_factor: f32,
+        high_freq_factor: f32,
+        original_max_position_embeddings: usize,
+    },
+    /// One divisor a frequency, as GGUF files carry them (`rope_freqs.weight`).
+    Divisors(Vec<f32>),
+}
+
+#[derive(Deserialize)]
+struct RawConfig {
+    model_type: String,
+    hidden_size: usize,
+    intermediate_size: usize,
+    vocab_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    num_key_value_heads: Option<usize>,
+    head_dim: Option<usize>,
+    #[serde(default = "silu")]
+    hidden_act: String,
+    rms_norm_eps: f32,
+    max_position_embeddings: usize,
+    tie_word_embeddings: Option<bool>,
+    attention_bias: Option<bool>,
+    mlp_bias: Option<bool>,
+    sliding_window: Option<usize>,
+    use_sliding_window: Option<bool>,
+    max_window_layers: Option<usize>,
+    layer_types: Option<Vec<String>>,
+    rope_theta: Option<f32>,
+    rope_scaling: Option<RawRope>,
+    rope_parameters: Option<RawRope>,
+    eos_token_id: Option<TokenIds>,
+}
+
+fn silu() -> String {
+    "silu".to_owned()
+}
+
+/// `rope_scaling` of old, `rope_parameters` of new (which holds the base frequency too).
+#[derive(Deserialize)]
+struct RawRope {
+    #[serde(alias = "type")]
+    rope_type: Option<String>,
+    rope_theta: Option<f32>,
+    factor: Option<f32>,
+    low_freq_factor: Option<f32>,
+    high_freq_factor: Option<f32>,
+    original_max_position_embeddings: Option<usize>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum TokenIds {
+    One(u32),
+    Many(Vec<u32>),
+}
+
+impl From<TokenIds> for Vec<u32> {
+    fn from(ids: TokenIds) -> Self {
+        match ids {
+            TokenIds::One(id) => vec![id],
+            TokenIds::Many(ids) => ids,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct RawGenerationConfig {
+    eos_token_id: Option<TokenIds>,
+}
+
+impl Family {
+    pub(super) fn from_model_type(name: &str) -> Result<Self, String> {
+        match name {
+            "llama" => Ok(Self::Llama),
+            "mistral" => Ok(Self::Mistral),
+            "qwen2" => Ok(Self::Qwen2),
+            "qwen3" => Ok(Self::Qwen3),
+            _ => Err(format!(
+                "model type {name:?} is not supported: llama, mistral, qwen2 or qwen3"
+            )),
+        }
+    }
+}
+
+impl ModelConfig {
+    /// Reads `config.json`, and end-of-text tokens from `generation_config.json` where there is one.
+    pub fn from_folder(folder: &Path) -> Result<Self, ModelError> {
+        let path = folder.join("config.json");
+        let text = match std::fs::read_to_string(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let expected = "config.json, tokenizer.json and *.safetensors";
+                return Err(ModelError::Missing { path, expected });
+            }
+            other => other.map_err(ModelError::io(&path))?,
+        };
+        let mut config =
+            Self::from_json(&text).map_err(|reason| ModelError::invalid(&path, reason))?;
+        let path = folder.join("generation_config.json");
+        if path.exists() {
+            let text = std::fs::read_to_string(&path).map_err(ModelError::io(&path))?;
+            let raw: RawGenerationConfig =
+                serde_json::from_str(&text).map_err(|e| ModelError::invalid(&path, e))?;
+            config.add_eos(raw.eos_token_id.map(Vec::from).unwrap_or_default());
+        }
+        Ok(config)
+    }
+
+    /// Parses the text of a `config.json`; the error says what is wrong with it.
+    pub fn from_json(text: &str) -> Result<Self, String> {
+        let raw: RawConfig = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        let family = Family::from_model_type(&raw.model_type)?;
+        if raw.hidden_act != "silu" {
+            return Err(format!(
+                "hidden_act {:?} is not supported: silu",
+                raw.hidden_act
+            ));
+        }
+        let heads = raw.num_attention_heads;
+        let attention_bias = raw.attention_bias.unwrap_or(family == Family::Qwen2);
+        let config = Self {
+            family,
+            hidden_size: raw.hidden_size,
+            intermediate_size: raw.intermediate_size,
+            vocab_size: raw.vocab_size,
+            layers: raw.num_hidden_layers,
+            heads,
+            kv_heads: raw.num_key_value_heads.unwrap_or(heads),
+            head_dim: raw.head_dim.unwrap_or(raw.hidden_size / heads.max(1)),
+            rms_norm_eps: raw.rms_norm_eps,
+            max_position_embeddings: raw.max_position_embeddings,
+            tie_word_embeddings: raw.tie_word_embeddings.unwrap_or(false),
+            qkv_bias: attention_bias,
+            output_bias: attention_bias && family != Family::Qwen2,
+            mlp_bias: raw.mlp_bias.unwrap_or(false),
+            qk_norm: family == Family::Qwen3,
+            rope_theta: rope_theta(&raw),
+            rope_scaling: rope_scaling(&raw)?,
+            windows: windows(&raw, family),
+            eos_token_ids: raw.eos_token_id.map(Vec::from).unwrap_or_default(),
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Numbers that cannot be a decoder's are refused here, before anything is allocated.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let sizes = [
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("vocab_size", self.vocab_size),
+            ("num_hidden_layers", self.layers),
+            ("num_attention_heads", self.heads),
+            ("num_key_value_heads", self.kv_heads),
+            ("max_position_embeddings", self.max_position_embeddings),
+        ];
+        for (name, size) in sizes {
+            if size == 0 {
+                return Err(format!("{name} is 0"));
+            }
+        }
+        if !self.heads.is_multiple_of(self.kv_heads) {
+            let (heads, kv_heads) = (self.heads, self.kv_heads);
+            return Err(format!(
+                "{heads} attention heads do not share {kv_heads} key heads evenly"
+            ));
+        }
+        if self.head_dim == 0 || !self.head_dim.is_multiple_of(2) {
+            return Err(format!(
+                "a head of {} values cannot be rotated in pairs",
+                self.head_dim
+            ));
+        }
+        Ok(())
+    }
+
+    pub(super) fn add_eos(&mut self, ids: impl IntoIterator<Item = u32>) {
+        for id in ids {
+            if !self.eos_token_ids.contains(&id) {
+                self.eos_token_ids.push(id);
+            }
+        }
+    }
+
+    /// Values of keys and values that one token adds over all layers.
+    pub fn kv_values_per_token(&self) -> usize {
+        2 * self.layers * self.kv_heads * self.head_dim
+    }
+}
+
+fn rope_theta(raw: &RawConfig) -> f32 {
+    let new = raw
+        .rope_parameters
+        .as_ref()
+        .and_then(|rope| rope.rope_theta);
+    new.or(raw.rope_theta).unwrap_or(10_000.0)
+}
+
+fn rope_scaling(raw: &RawConfig) -> Result<RopeScaling, String> {
+    let Some(rope) = raw.rope_parameters.as_ref().or(raw.rope_scaling.as_ref()) else {
+        return Ok(RopeScaling::None);
+    };
+    let need = |value: Option<f32>, name| value.ok_or(format!("rope parameter {name} is missing"));
+    match rope.rope_type.as_deref() {
+        None | Some("default") => Ok(RopeScaling::None),
+        Some("linear") => Ok(RopeScaling::Linear {
+            factor: need(rope.factor, "factor")?,
+        }),
+        Some("llama3") => Ok(RopeScaling::Llama3 {
+            factor: need(rope.factor, "factor")?,
+            low_freq_factor: need(rope.low_freq_factor, "low_freq_factor")?,
+            high_freq_factor: need(rope.high_freq_factor, "high_freq_factor")?,
+            original_max_position_embeddings: rope
+                .original_max_position_embeddings
+                .ok_or("rope parameter original_max_position_embeddings is missing")?,
+        }),
+        Some(other) => Err(format!(
+            "rope type {other:?} is not supported: default, linear or llama3"
+        )),
+    }
+}
+
+/// The window of each layer. Mistral slides in all layers; Qwen in those that `layer_types` names,
+/// or from `max_window_layers` on, and only if `use_sliding_window` says so.
+fn windows(raw: &RawConfig, family: Family) -> Vec<Option<usize>> {
+    let slides = |layer: usize| match (family, &raw.layer_types) {
+        (Family::Llama, _) => false,
+        (_, Some(types)) => types.get(layer).is_some_and(|t| t == "sliding_attention"),
+        (Family::Mistral, None) => true,
+        (Family::Qwen2 | Family::Qwen3, None) => {
+            raw.use_sliding_window.unwrap_or(false) && layer >= raw.max_window_layers.unwrap_or(0)
+        }
+    };
+    let window = |layer| raw.sliding_window.filter(|_| slides(layer));
+    (0..raw.num_hidden_layers).map(window).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn base() -> Value {
+        json!({
+            "model_type": "llama", "hidden_size": 64, "intermediate_size": 112, "vocab_size": 256,
+            "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "rms_norm_eps": 1e-6, "max_position_embeddings": 512, "eos_token_id": [2, 3],
+        })
+    }
+
+    fn parse(changes: Value) -> Result<ModelConfig, String> {
+        let mut config = base();
+        for (key, value) in changes.as_object().unwrap() {
+            config[key] = value.clone();
+        }
+        ModelConfig::from_json(&config.to_string())
+    }
+
+    #[test]
+    fn old_and_new_rope_spellings_agree() {
+        let scaling = json!({
+            "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64, "rope_type": "llama3",
+        });
+        let mut parameters = scaling.clone();
+        parameters["rope_theta"] = json!(500000.0);
+        let old = parse(json!({"rope_theta": 500000.0, "rope_scaling": scaling})).unwrap();
+        let new = parse(json!({"rope_parameters": parameters})).unwrap();
+        assert_eq!(old, new);
+        assert_eq!(old.rope_theta, 500_000.0);
+        assert!(matches!(
+            old.rope_scaling,
+            RopeScaling::Llama3 { factor: 8.0, .. }
+        ));
+    }
+
+    #[test]
+    fn defaults_follow_the_family() {
+        let llama = parse(json!({})).unwrap();
+        assert_eq!(
+            (llama.head_dim, llama.qkv_bias, llama.qk_norm),
+            (16, false, false)
+        );
+        assert_eq!(llama.eos_token_ids, [2, 3]);
+        let qwen2 = parse(json!({"model_type": "qwen2"})).unwrap();
+        assert_eq!((qwen2.qkv_bias, qwen2.output_bias), (true, false));
+        assert!(parse(json!({"model_type": "qwen3"})).unwrap().qk_norm);
+    }
+
+    #[test]
+    fn windows_follow_the_family() {
+        let mistral = parse(json!({"model_type": "mistral", "sliding_window": 16})).unwrap();
+        assert_eq!(mistral.windows, [Some(16); 3]);
+        let mistral = parse(json!({"model_type": "mistral", "sliding_window": null})).unwrap();
+        assert_eq!(mistral.windows, [None; 3]);
+        let qwen = json!({
+            "model_type": "qwen2", "sliding_window": 16, "use_sliding_window": true,
+            "max_window_layers": 2,
+        });
+        assert_eq!(parse(qwen).unwrap().windows, [None, None, Some(16)]);
+    }
+
+    #[test]
+    fn refuses_what_it_cannot_compute() {
+        for (change, word) in [
+            (json!({"model_type": "gemma"}), "gemma"),
+            (json!({"hidden_act": "gelu"}), "gelu"),
+            (
+                json!({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}),
+                "yarn",
+            ),
+            (
+                json!({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}),
+                "low_freq_factor",
+            ),
+            (json!({"num_key_value_heads": 3}), "evenly"),
+            (json!({"num_attention_heads": 0}), "num_attention_heads"),
+            (json!({"head_dim": 15}), "15"),
+            (json!({"vocab_size": -1}), "vocab_size"),
+        ] {
+            let error = parse(change).unwrap_err();
+            assert!(
+                error.contains(word) || error.contains("invalid value"),
+                "{word}: {error}"
+            );
+        }
+    }
+}

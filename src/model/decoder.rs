@@ -1,0 +1,126 @@
+//! The decoder of the Llama family, over a ragged batch of sequences.
+
+use candle_core::{D, IndexOp, Result, Tensor};
+use candle_nn::ops::rms_norm;
+use candle_nn::rotary_emb::rope_thd;
+
+use super::config::ModelConfig;
+use super::kv::KvCache;
+use super::rope::RopeTable;
+use super::weights::{Layer, Weights};
+pub use crate::kernels::attention::Span;
+use crate::kernels::{activation::silu_mul, attention::attention, kv};
+
+/// The tokens of one step: rows of several sequences, one after the other.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// Token id of each row.
+    pub tokens: Vec<u32>,
+    /// Position of each row in its sequence.
+    pub positions: Vec<u32>,
+    /// Where each row's key and value go: `block · BLOCK + offset`.
+    pub slots: Vec<u32>,
+    /// The sequences, in the order of their rows.
+    pub spans: Vec<Span>,
+    /// The rows whose next token is wanted, ascending.
+    pub logits_rows: Vec<u32>,
+}
+
+/// The base's decoder: weights, and what is computed from the configuration once.
+#[derive(Debug)]
+pub struct Decoder {
+    config: ModelConfig,
+    weights: Weights,
+    rope: RopeTable,
+    scale: f32,
+}
+
+impl Decoder {
+    /// A decoder for positions below `positions`.
+    pub(super) fn new(config: ModelConfig, weights: Weights, positions: usize) -> Result<Self> {
+        let rope = RopeTable::new(&config, positions, weights.embedding.device())?;
+        let scale = 1.0 / (config.head_dim as f32).sqrt();
+        Ok(Self {
+            config,
+            weights,
+            rope,
+            scale,
+        })
+    }
+
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Runs one step: writes the batch's keys and values into `cache` and returns the logits of
+    /// `logits_rows`, `[logits rows, vocab]` in f32; `None` where no row's are wanted.
+    pub fn forward(&self, batch: &Batch, cache: &KvCache) -> Result<Option<Tensor>> {
+        let device = self.weights.embedding.device();
+        let tokens = Tensor::new(batch.tokens.as_slice(), device)?;
+        let rope = self.rope.at(&batch.positions)?;
+        let norm_dtype = self.weights.norm.dtype();
+        let mut x = self
+            .weights
+            .embedding
+            .index_select(&tokens, 0)?
+            .to_dtype(norm_dtype)?;
+        for (i, layer) in self.weights.layers.iter().enumerate() {
+            let h = self.norm(&x, &layer.input_norm)?;
+            x = (x + self.attend(i, layer, &h, batch, &rope, cache)?)?;
+            let h = self.norm(&x, &layer.post_attention_norm)?;
+            x = (x + layer
+                .down
+                .forward(&silu_mul(&layer.gate_up.forward(&h)?)?)?)?;
+        }
+        if batch.logits_rows.is_empty() {
+            return Ok(None);
+        }
+        let rows = Tensor::new(batch.logits_rows.as_slice(), device)?;
+        let x = self.norm(&x.index_select(&rows, 0)?, &self.weights.norm)?;
+        self.weights.head.forward(&x).map(Some)
+    }
+
+    fn norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+        rms_norm(x, weight, self.config.rms_norm_eps)
+    }
+
+    /// The attention block of one layer: `[rows, hidden]` → `[rows, hidden]`.
+    fn attend(
+        &self,
+        index: usize,
+        layer: &Layer,
+        x: &Tensor,
+        batch: &Batch,
+        rope: &(Tensor, Tensor),
+        cache: &KvCache,
+    ) -> Result<Tensor> {
+        let ModelConfig {
+            heads,
+            kv_heads,
+            head_dim: dim,
+            ..
+        } = self.config;
+        let rows = x.dim(0)?;
+        let qkv = layer.qkv.forward(x)?;
+        let part = |from: usize, heads: usize| {
+            qkv.narrow(D::Minus1, from * dim, heads * dim)?
+                .reshape((rows, heads, dim))?
+                .contiguous()
+        };
+        let rotate = |x: Tensor, norm: &Option<Tensor>| {
+            let x = match norm {
+                Some(norm) => self.norm(&x, norm)?,
+                None => x,
+            };
+            rope_thd(&x.unsqueeze(0)?, &rope.0, &rope.1)?.i(0)
+        };
+        let queries = rotate(part(0, heads)?, &layer.q_norm)?;
+        let new_keys = rotate(part(heads, kv_heads)?, &layer.k_norm)?;
+        let new_values = part(heads + kv_heads, kv_heads)?;
+        let (keys, values) = cache.layer(index);
+        kv::write(keys, values, &new_keys, &new_values, &batch.slots)?;
+        let window = self.config.windows[index];
+        let y = attention(&queries, keys, values, &batch.spans, window, self.scale)?;
+        layer.o.forward(&y.reshape((rows, heads * dim))?)
+    }
+}

@@ -1,0 +1,57 @@
+use std::path::{Path, PathBuf};
+
+/// Why a base could not be found, loaded or run. Each message is one line that names the file.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    #[error(
+        "--model {0:?} is neither a folder, a .gguf file, a hub id (owner/name) nor the built-in \
+         \"smollm2-135m\""
+    )]
+    UnknownModel(String),
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("{path} is missing: a base folder needs {expected}", path = path.display())]
+    Missing {
+        path: PathBuf,
+        expected: &'static str,
+    },
+    #[error("{path}: {reason}", path = path.display())]
+    Invalid { path: PathBuf, reason: String },
+    #[error("{path}: parameter {name} is missing", path = path.display())]
+    MissingParameter { path: PathBuf, name: String },
+    #[error(
+        "{path}: parameter {name} has shape {found:?}, the configuration wants {expected:?}",
+        path = path.display()
+    )]
+    ParameterShape {
+        path: PathBuf,
+        name: String,
+        found: Vec<usize>,
+        expected: Vec<usize>,
+    },
+    #[error("fetching {what}: {reason}")]
+    Fetch { what: String, reason: String },
+    #[error("the parameter {0} that the ticket adapts is not resident")]
+    UnknownParameter(String),
+    #[error(transparent)]
+    Compute(#[from] candle_core::Error),
+}
+
+impl ModelError {
+    pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Io {
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    pub(super) fn invalid(path: &Path, reason: impl ToString) -> Self {
+        Self::Invalid {
+            path: path.to_owned(),
+            reason: reason.to_string(),
+        }
+    }
+}

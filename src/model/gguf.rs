@@ -1,0 +1,236 @@
+//! GGUF files: their metadata as a configuration, their tensors under checkpoint names.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use candle_core::quantized::gguf_file::{Content, Value};
+use candle_core::{Device, Tensor};
+
+use super::config::{Family, ModelConfig, RopeScaling};
+use super::error::ModelError;
+
+/// An open GGUF file.
+pub struct Gguf {
+    path: PathBuf,
+    content: Content,
+    reader: Mutex<BufReader<File>>,
+}
+
+impl Gguf {
+    pub fn open(path: &Path) -> Result<Self, ModelError> {
+        let file = File::open(path).map_err(ModelError::io(path))?;
+        let mut reader = BufReader::new(file);
+        let content = Content::read(&mut reader).map_err(|e| {
+            ModelError::invalid(path, format!("not a GGUF file: {}", first_line(&e)))
+        })?;
+        Ok(Self {
+            path: path.to_owned(),
+            content,
+            reader: Mutex::new(reader),
+        })
+    }
+
+    /// The decoder's shape, from the metadata.
+    pub fn config(&self) -> Result<ModelConfig, ModelError> {
+        self.read_config()
+            .map_err(|reason| ModelError::invalid(&self.path, reason))
+    }
+
+    fn read_config(&self) -> Result<ModelConfig, String> {
+        let architecture = self.text("general.architecture")?;
+        let family = Family::from_model_type(architecture)?;
+        let key = |name: &str| format!("{architecture}.{name}");
+        let size = |name: &str| self.number(&key(name));
+        let heads = size("attention.head_count")?;
+        let hidden_size = size("embedding_length")?;
+        let layers = size("block_count")?;
+        let embedding = self.content.tensor_infos.get("token_embd.weight");
+        let embedding = embedding.ok_or("tensor token_embd.weight is missing")?;
+        let has = |name: &str| self.content.tensor_infos.contains_key(name);
+        let optional = |name: &str| self.content.metadata.contains_key(&key(name));
+        let window = optional("attention.sliding_window").then(|| size("attention.sliding_window"));
+        let window = window.transpose()?.filter(|&w| w > 0);
+        let config = ModelConfig {
+            family,
+            hidden_size,
+            intermediate_size: size("feed_forward_length")?,
+            vocab_size: embedding.shape.dims()[0],
+            layers,
+            heads,
+            kv_heads: if optional("attention.head_count_kv") {
+                size("attention.head_count_kv")?
+            } else {
+                heads
+            },
+            head_dim: if optional("attention.key_length") {
+                size("attention.key_length")?
+            } else {
+                hidden_size / heads.max(1)
+            },
+            rms_norm_eps: self.float(&key("attention.layer_norm_rms_epsilon"))?,
+            max_position_embeddings: size("context_length")?,
+            tie_word_embeddings: !has("output.weight"),
+            qkv_bias: has("blk.0.attn_q.bias"),
+            output_bias: has("blk.0.attn_output.bias"),
+            mlp_bias: has("blk.0.ffn_down.bias"),
+            qk_norm: has("blk.0.attn_q_norm.weight"),
+            rope_theta: if optional("rope.freq_base") {
+                self.float(&key("rope.freq_base"))?
+            } else {
+                10_000.0
+            },
+            rope_scaling: self.rope_scaling(&key("rope.scaling"))?,
+            windows: vec![window; layers],
+            eos_token_ids: self.eos_token_ids(),
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    fn rope_scaling(&self, key: &str) -> Result<RopeScaling, String> {
+        if self.content.tensor_infos.contains_key("rope_freqs.weight") {
+            let divisors = self
+                .tensor("rope_freqs.weight")
+                .map_err(|e| first_line(&e))?;
+            let divisors = divisors.flatten_all().and_then(|t| t.to_vec1());
+            return Ok(RopeScaling::Divisors(divisors.map_err(|e| first_line(&e))?));
+        }
+        let kind = format!("{key}.type");
+        match self
+            .content
+            .metadata
+            .get(&kind)
+            .and_then(|v| v.to_string().ok())
+        {
+            None => Ok(RopeScaling::None),
+            Some(kind) if kind == "none" => Ok(RopeScaling::None),
+            Some(kind) if kind == "linear" => Ok(RopeScaling::Linear {
+                factor: self.float(&format!("{key}.factor"))?,
+            }),
+            Some(kind) => Err(format!(
+                "rope scaling {kind:?} is not supported: none or linear"
+            )),
+        }
+    }
+
+    fn eos_token_ids(&self) -> Vec<u32> {
+        let mut ids: Vec<u32> = Vec::new();
+        for key in ["eos", "eot", "eom"] {
+            let id = self.number(&format!("tokenizer.ggml.{key}_token_id"));
+            if let Some(id) = id.ok().and_then(|id| u32::try_from(id).ok()) {
+                ids.push(id);
+            }
+        }
+        ids.dedup();
+        ids
+    }
+
+    fn value(&self, key: &str) -> Result<&Value, String> {
+        let value = self.content.metadata.get(key);
+        value.ok_or_else(|| format!("metadata {key} is missing"))
+    }
+
+    fn text(&self, key: &str) -> Result<&str, String> {
+        let text = self.value(key)?.to_string();
+        text.map(String::as_str)
+            .map_err(|_| format!("metadata {key} is not a string"))
+    }
+
+    fn number(&self, key: &str) -> Result<usize, String> {
+        let number = match self.value(key)? {
+            Value::U8(n) => Some(u64::from(*n)),
+            Value::U16(n) => Some(u64::from(*n)),
+            Value::U32(n) => Some(u64::from(*n)),
+            Value::U64(n) => Some(*n),
+            Value::I8(n) => u64::try_from(*n).ok(),
+            Value::I16(n) => u64::try_from(*n).ok(),
+            Value::I32(n) => u64::try_from(*n).ok(),
+            Value::I64(n) => u64::try_from(*n).ok(),
+            _ => None,
+        };
+        let number = number.and_then(|n| usize::try_from(n).ok());
+        number.ok_or_else(|| format!("metadata {key} is not a count"))
+    }
+
+    fn float(&self, key: &str) -> Result<f32, String> {
+        match self.value(key)? {
+            Value::F32(x) => Ok(*x),
+            Value::F64(x) => Ok(*x as f32),
+            _ => Err(format!("metadata {key} is not a number")),
+        }
+    }
+
+    fn tensor(&self, name: &str) -> candle_core::Result<Tensor> {
+        let mut reader = self.reader.lock().expect("no reader panicked");
+        let tensor = self.content.tensor(&mut *reader, name, &Device::Cpu)?;
+        tensor.dequantize(&Device::Cpu)
+    }
+
+    /// A parameter in f32 by its checkpoint name; `None` where the file has no such tensor.
+    pub fn load(&self, name: &str, config: &ModelConfig) -> Result<Option<Tensor>, ModelError> {
+        let Some(stored) = stored_name(name) else {
+            return Ok(None);
+        };
+        if !self.content.tensor_infos.contains_key(&stored) {
+            return Ok(None);
+        }
+        let tensor = self
+            .tensor(&stored)
+            .map_err(|e| ModelError::invalid(&self.path, first_line(&e)))?;
+        let permuted = matches!(config.family, Family::Llama | Family::Mistral);
+        let heads = match () {
+            () if permuted && name.contains(".q_proj.") => config.heads,
+            () if permuted && name.contains(".k_proj.") => config.kv_heads,
+            () => return Ok(Some(tensor)),
+        };
+        Ok(Some(unpermute(&tensor, heads)?))
+    }
+}
+
+/// The first line of an error: candle adds a backtrace where one is asked for.
+fn first_line(error: &impl ToString) -> String {
+    error
+        .to_string()
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+/// Undoes llama.cpp's permutation of query and key rows: (head, pair, half) back to (head, half,
+/// pair).
+fn unpermute(tensor: &Tensor, heads: usize) -> candle_core::Result<Tensor> {
+    let rows = tensor.dim(0)?;
+    let rest = tensor.elem_count() / rows;
+    let pairs = tensor.reshape((heads, rows / heads / 2, 2, rest))?;
+    pairs.transpose(1, 2)?.contiguous()?.reshape(tensor.shape())
+}
+
+/// `model.layers.3.mlp.up_proj.weight` → `blk.3.ffn_up.weight`.
+fn stored_name(name: &str) -> Option<String> {
+    match name {
+        "model.embed_tokens.weight" => return Some("token_embd.weight".to_owned()),
+        "model.norm.weight" => return Some("output_norm.weight".to_owned()),
+        "lm_head.weight" => return Some("output.weight".to_owned()),
+        _ => {}
+    }
+    let (layer, part) = name.strip_prefix("model.layers.")?.split_once('.')?;
+    let (module, kind) = part.rsplit_once('.')?;
+    let module = match module {
+        "input_layernorm" => "attn_norm",
+        "post_attention_layernorm" => "ffn_norm",
+        "self_attn.q_proj" => "attn_q",
+        "self_attn.k_proj" => "attn_k",
+        "self_attn.v_proj" => "attn_v",
+        "self_attn.o_proj" => "attn_output",
+        "self_attn.q_norm" => "attn_q_norm",
+        "self_attn.k_norm" => "attn_k_norm",
+        "mlp.gate_proj" => "ffn_gate",
+        "mlp.up_proj" => "ffn_up",
+        "mlp.down_proj" => "ffn_down",
+        _ => return None,
+    };
+    Some(format!("blk.{layer}.{module}.{kind}"))
+}

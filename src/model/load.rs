@@ -1,0 +1,140 @@
+//! From a checkpoint to a resident base.
+
+use std::sync::Arc;
+
+use super::checkpoint::Checkpoint;
+use super::decoder::Decoder;
+use super::device::{DeviceSpec, Dtype, Placement};
+use super::error::ModelError;
+use super::fetch::CacheDir;
+use super::fingerprint::fingerprint;
+use super::kv::KvCache;
+use super::resident::Resident;
+use super::source::{Files, Source};
+use super::weights::{Loader, is_adaptable, parameters};
+use crate::ticket::{BaseManifest, Digest, ParameterInfo};
+
+/// What takes long at a start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// In bytes.
+    Fetch,
+    /// In parameters.
+    Fingerprint,
+    /// In parameters.
+    Load,
+}
+
+/// How far a stage is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    pub stage: Stage,
+    pub done: u64,
+    pub total: u64,
+}
+
+/// How a base is made resident.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    pub dtype: Dtype,
+    pub device: DeviceSpec,
+    /// Positions that sequences may have; `None` takes what the model was trained for.
+    pub max_positions: Option<usize>,
+}
+
+/// A resident base.
+pub struct Base {
+    pub manifest: Arc<BaseManifest>,
+    pub decoder: Decoder,
+    pub resident: Resident,
+    /// [`Resident::digest`] as loaded: what every later one is compared with.
+    pub loaded_digest: Digest,
+    /// Positions that sequences may have.
+    pub max_positions: usize,
+    place: Placement,
+}
+
+impl Base {
+    /// Loads the base `name` from its files; fingerprints it first.
+    pub fn load(
+        name: &str,
+        files: &Files,
+        options: &LoadOptions,
+        cache: &CacheDir,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Self, ModelError> {
+        let checkpoint = Checkpoint::open(files)?;
+        let manifest = Arc::new(describe(name, &checkpoint, cache, progress)?);
+        let place = Placement::new(options.device, options.dtype);
+        let config = checkpoint.config().clone();
+        let mut count = report(Stage::Load, progress);
+        let (weights, views) = Loader::new(&checkpoint, &place, &mut count).load()?;
+        let trained = config.max_position_embeddings;
+        let max_positions = options
+            .max_positions
+            .map_or(trained, |max| max.min(trained));
+        let resident = Resident::new(views);
+        Ok(Self {
+            manifest,
+            decoder: Decoder::new(config, weights, max_positions)?,
+            loaded_digest: resident.digest()?,
+            resident,
+            max_positions,
+            place,
+        })
+    }
+
+    /// Room for `blocks` blocks of keys and values of this base.
+    pub fn kv_cache(&self, blocks: usize) -> Result<KvCache, ModelError> {
+        Ok(KvCache::new(self.decoder.config(), blocks, &self.place)?)
+    }
+
+    /// Bytes that one block of keys and values takes.
+    pub fn block_bytes(&self) -> usize {
+        let values = super::BLOCK * self.decoder.config().kv_values_per_token();
+        values * self.place.cache.size_in_bytes()
+    }
+}
+
+/// The manifest of the base that `--model` names, without making it resident.
+pub fn manifest(
+    model: &str,
+    cache: &CacheDir,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<BaseManifest, ModelError> {
+    let source = Source::parse(model)?;
+    let files = source.resolve(cache, progress)?;
+    describe(&source.name(), &Checkpoint::open(&files)?, cache, progress)
+}
+
+fn describe(
+    name: &str,
+    checkpoint: &Checkpoint,
+    cache: &CacheDir,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<BaseManifest, ModelError> {
+    let mut count = report(Stage::Fingerprint, progress);
+    let fingerprint = fingerprint(checkpoint, cache, &mut count)?;
+    let info = |(name, shape): (String, Vec<usize>)| {
+        let adaptable = is_adaptable(&name);
+        (name, ParameterInfo { shape, adaptable })
+    };
+    Ok(BaseManifest {
+        name: name.to_owned(),
+        fingerprint,
+        parameters: parameters(checkpoint.config())
+            .into_iter()
+            .map(info)
+            .collect(),
+    })
+}
+
+fn report(stage: Stage, progress: &mut dyn FnMut(Progress)) -> impl FnMut(usize, usize) {
+    move |done, total| {
+        progress(Progress {
+            stage,
+            done: done as u64,
+            total: total as u64,
+        });
+    }
+}

@@ -1,0 +1,28 @@
+//! The dense base: where it comes from, how it is loaded, what it computes, and how a ticket is
+//! applied to it and reverted.
+
+mod checkpoint;
+mod config;
+mod decoder;
+mod device;
+mod error;
+mod fetch;
+mod fingerprint;
+mod gguf;
+mod kv;
+mod load;
+mod resident;
+mod rope;
+mod source;
+mod weights;
+
+pub use checkpoint::Checkpoint;
+pub use config::{Family, ModelConfig, RopeScaling};
+pub use decoder::{Batch, Decoder, Span};
+pub use device::{DeviceSpec, Dtype};
+pub use error::ModelError;
+pub use fetch::{CacheDir, default_gguf};
+pub use kv::{BLOCK, KvCache};
+pub use load::{Base, LoadOptions, Progress, Stage, manifest};
+pub use resident::{Resident, SwapReport};
+pub use source::{DEFAULT_MODEL, Files, Source};

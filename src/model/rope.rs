@@ -1,0 +1,66 @@
+//! Rotary position embedding: the table of angles.
+
+use candle_core::{Device, Result, Tensor};
+
+use super::config::{ModelConfig, RopeScaling};
+
+/// Cosines and sines of every position's angles, each `[positions, head_dim / 2]` in f32.
+#[derive(Debug)]
+pub struct RopeTable {
+    cos: Tensor,
+    sin: Tensor,
+}
+
+impl RopeTable {
+    pub fn new(config: &ModelConfig, positions: usize, device: &Device) -> Result<Self> {
+        let frequencies = frequencies(config);
+        let angle = |p: usize| frequencies.iter().map(move |f| p as f32 * f);
+        let angles: Vec<f32> = (0..positions).flat_map(angle).collect();
+        let angles = Tensor::from_vec(angles, (positions, frequencies.len()), device)?;
+        Ok(Self {
+            cos: angles.cos()?,
+            sin: angles.sin()?,
+        })
+    }
+
+    /// The rows of a batch's positions.
+    pub fn at(&self, positions: &[u32]) -> Result<(Tensor, Tensor)> {
+        let positions = Tensor::new(positions, self.cos.device())?;
+        let cos = self.cos.index_select(&positions, 0)?;
+        let sin = self.sin.index_select(&positions, 0)?;
+        Ok((cos, sin))
+    }
+}
+
+/// Radians a position, for each pair of a head's values: `theta^(−2i / head_dim)`, scaled.
+fn frequencies(config: &ModelConfig) -> Vec<f32> {
+    let dim = config.head_dim;
+    let plain = |i: usize| 1.0 / config.rope_theta.powf((2 * i) as f32 / dim as f32);
+    let plain = (0..dim / 2).map(plain);
+    match &config.rope_scaling {
+        RopeScaling::None => plain.collect(),
+        RopeScaling::Linear { factor } => plain.map(|f| f / factor).collect(),
+        RopeScaling::Divisors(divisors) => plain.zip(divisors).map(|(f, d)| f / d).collect(),
+        RopeScaling::Llama3 {
+            factor,
+            low_freq_factor: low,
+            high_freq_factor: high,
+            original_max_position_embeddings: context,
+        } => {
+            let context = *context as f32;
+            let scale = |frequency: f32| {
+                // transformers' `_compute_llama3_parameters`.
+                let wavelength = 2.0 * std::f32::consts::PI / frequency;
+                if wavelength < context / high {
+                    frequency
+                } else if wavelength > context / low {
+                    frequency / factor
+                } else {
+                    let smooth = (context / wavelength - low) / (high - low);
+                    (1.0 - smooth) * frequency / factor + smooth * frequency
+                }
+            };
+            plain.map(scale).collect()
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! What `--model` may name, and the files that it stands for.
+
+use std::path::{Path, PathBuf};
+
+use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
+
+use super::fetch::{CacheDir, default_gguf};
+use super::load::Progress;
+use super::{ModelConfig, ModelError};
+
+/// The built-in base: SmolLM2-135M-Instruct.
+pub const DEFAULT_MODEL: &str = "smollm2-135m";
+
+/// Where a base is to be had, as `--model` says it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    Default,
+    /// A folder in Hugging Face layout.
+    Folder(PathBuf),
+    Gguf(PathBuf),
+    /// `owner/name` on a Hugging Face hub.
+    Hub(String),
+}
+
+/// A base's files on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Files {
+    Folder(PathBuf),
+    Gguf(PathBuf),
+}
+
+impl Source {
+    /// Tells the kinds apart: what exists on disk wins over the hub.
+    pub fn parse(model: &str) -> Result<Self, ModelError> {
+        let path = Path::new(model);
+        let is_gguf = path
+            .extension()
+            .is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
+        if model == DEFAULT_MODEL {
+            Ok(Self::Default)
+        } else if path.is_dir() {
+            Ok(Self::Folder(path.to_owned()))
+        } else if is_gguf || path.is_file() {
+            Ok(Self::Gguf(path.to_owned()))
+        } else if is_hub_id(model) {
+            Ok(Self::Hub(model.to_owned()))
+        } else {
+            Err(ModelError::UnknownModel(model.to_owned()))
+        }
+    }
+
+    /// The name that requests use unless `--served-model-name` says another: never a whole path.
+    pub fn name(&self) -> String {
+        let lossy = |part: Option<&std::ffi::OsStr>| {
+            part.map_or("base".to_owned(), |p| p.to_string_lossy().into_owned())
+        };
+        match self {
+            Self::Default => DEFAULT_MODEL.to_owned(),
+            Self::Folder(path) => {
+                let path = path.canonicalize().unwrap_or_else(|_| path.clone());
+                lossy(path.file_name())
+            }
+            Self::Gguf(path) => lossy(path.file_stem()),
+            Self::Hub(id) => id.clone(),
+        }
+    }
+
+    /// The files, fetched first where they are not here yet.
+    pub fn resolve(
+        &self,
+        cache: &CacheDir,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Files, ModelError> {
+        match self {
+            Self::Default => Ok(Files::Gguf(default_gguf(cache, progress)?)),
+            Self::Folder(path) => Ok(Files::Folder(path.clone())),
+            Self::Gguf(path) => {
+                std::fs::metadata(path).map_err(ModelError::io(path))?;
+                Ok(Files::Gguf(path.clone()))
+            }
+            Self::Hub(id) => Ok(Files::Folder(fetch_from_hub(id)?)),
+        }
+    }
+}
+
+fn is_hub_id(text: &str) -> bool {
+    let part = |p: &str| {
+        let known = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+        !p.is_empty() && !p.starts_with('.') && p.bytes().all(known)
+    };
+    let mut parts = text.split('/');
+    parts.next().is_some_and(part) && parts.next().is_some_and(part) && parts.next().is_none()
+}
+
+/// Fetches a repository's configuration, tokenizer and safetensors through the hub's own cache
+/// (`HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN`), with a progress bar a file, and returns its folder.
+fn fetch_from_hub(id: &str) -> Result<PathBuf, ModelError> {
+    let failed = |what: &str, error: ApiError| ModelError::Fetch {
+        what: format!("{id}: {what}"),
+        reason: error.to_string(),
+    };
+    let token = std::env::var("HF_TOKEN").ok();
+    let mut builder = ApiBuilder::from_env().with_progress(true);
+    if token.is_some() {
+        builder = builder.with_token(token);
+    }
+    let api = builder.build().map_err(|e| failed("hub client", e))?;
+    let repo = api.model(id.to_owned());
+    let info = repo.info().map_err(|e| failed("list of files", e))?;
+    let get = |repo: &ApiRepo, name: &str| repo.get(name).map_err(|e| failed(name, e));
+    let config = get(&repo, "config.json")?;
+    // A model that cannot be served is refused before its weights are fetched.
+    let folder = config.parent().unwrap_or(Path::new("")).to_owned();
+    ModelConfig::from_folder(&folder)?;
+    for file in info.siblings.iter().map(|s| s.rfilename.as_str()) {
+        let top = !file.contains('/');
+        let wanted = file.ends_with(".safetensors")
+            || file.ends_with(".safetensors.index.json")
+            || file.ends_with(".jinja")
+            || (file.ends_with(".json") && file.contains("token"))
+            || file == "generation_config.json";
+        if top && wanted {
+            get(&repo, file)?;
+        }
+    }
+    Ok(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_the_sources_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder_name = folder.path().to_str().unwrap();
+        assert_eq!(Source::parse(DEFAULT_MODEL).unwrap(), Source::Default);
+        assert_eq!(
+            Source::parse(folder_name).unwrap(),
+            Source::Folder(folder.path().to_owned())
+        );
+        assert_eq!(
+            Source::parse("a/b.gguf").unwrap(),
+            Source::Gguf("a/b.gguf".into())
+        );
+        assert_eq!(
+            Source::parse("Qwen/Qwen3-0.6B").unwrap(),
+            Source::Hub("Qwen/Qwen3-0.6B".into())
+        );
+        for wrong in [
+            "",
+            "nope",
+            "/no/such/folder",
+            "../x",
+            "a/b/c",
+            "owner/",
+            "a b/c",
+        ] {
+            let error = Source::parse(wrong).unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("{wrong:?}")) && error.contains("hub id"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_name_is_never_a_path() {
+        assert_eq!(
+            Source::Gguf("some/where/tiny.Q4_1.gguf".into()).name(),
+            "tiny.Q4_1"
+        );
+        assert_eq!(Source::Hub("owner/model".into()).name(), "owner/model");
+        let folder = tempfile::tempdir().unwrap();
+        assert!(
+            !Source::Folder(folder.path().to_owned())
+                .name()
+                .contains('/')
+        );
+    }
+
+    #[test]
+    fn a_missing_gguf_is_named() {
+        let cache = CacheDir::at(std::env::temp_dir());
+        let source = Source::parse("no/such/model.gguf").unwrap();
+        let error = source.resolve(&cache, &mut |_| ()).unwrap_err().to_string();
+        assert!(error.contains("no/such/model.gguf"), "{error}");
+    }
+}

@@ -1,0 +1,221 @@
+//! The resident parameters: projections that read the same input are fused into one weight, and
+//! stay addressable under their checkpoint names as views of it.
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Tensor};
+
+use super::checkpoint::Checkpoint;
+use super::config::ModelConfig;
+use super::device::Placement;
+use super::error::ModelError;
+use crate::kernels::linear::linear;
+
+/// A linear layer: weight `[out, in]`, bias `[out]`.
+#[derive(Debug)]
+pub struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Linear {
+    /// `[rows, in]` → `[rows, out]`.
+    pub fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        linear(x, &self.weight, self.bias.as_ref())
+    }
+}
+
+/// One decoder layer; fused parts are in the order of their names.
+#[derive(Debug)]
+pub struct Layer {
+    pub input_norm: Tensor,
+    pub qkv: Linear,
+    pub q_norm: Option<Tensor>,
+    pub k_norm: Option<Tensor>,
+    pub o: Linear,
+    pub post_attention_norm: Tensor,
+    pub gate_up: Linear,
+    pub down: Linear,
+}
+
+/// All weights of a decoder.
+#[derive(Debug)]
+pub struct Weights {
+    /// `[vocab, hidden]`.
+    pub embedding: Tensor,
+    pub layers: Vec<Layer>,
+    pub norm: Tensor,
+    pub head: Linear,
+}
+
+/// Every parameter of a decoder with its shape, in byte order of the checkpoint names. A tied head
+/// is the embedding and is not listed.
+pub fn parameters(config: &ModelConfig) -> BTreeMap<String, Vec<usize>> {
+    let mut all = BTreeMap::new();
+    let mut add = |name: String, shape: &[usize]| all.insert(name, shape.to_vec());
+    let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+    let (queries, keys) = (
+        config.heads * config.head_dim,
+        config.kv_heads * config.head_dim,
+    );
+    add(
+        "model.embed_tokens.weight".into(),
+        &[config.vocab_size, hidden],
+    );
+    add("model.norm.weight".into(), &[hidden]);
+    if !config.tie_word_embeddings {
+        add("lm_head.weight".into(), &[config.vocab_size, hidden]);
+    }
+    for layer in 0..config.layers {
+        let name = |part: &str| format!("model.layers.{layer}.{part}");
+        add(name("input_layernorm.weight"), &[hidden]);
+        add(name("post_attention_layernorm.weight"), &[hidden]);
+        if config.qk_norm {
+            add(name("self_attn.q_norm.weight"), &[config.head_dim]);
+            add(name("self_attn.k_norm.weight"), &[config.head_dim]);
+        }
+        let projections = [
+            ("self_attn.q_proj", queries, hidden, config.qkv_bias),
+            ("self_attn.k_proj", keys, hidden, config.qkv_bias),
+            ("self_attn.v_proj", keys, hidden, config.qkv_bias),
+            ("self_attn.o_proj", hidden, queries, config.output_bias),
+            ("mlp.gate_proj", inner, hidden, config.mlp_bias),
+            ("mlp.up_proj", inner, hidden, config.mlp_bias),
+            ("mlp.down_proj", hidden, inner, config.mlp_bias),
+        ];
+        for (projection, out, inner, bias) in projections {
+            add(name(&format!("{projection}.weight")), &[out, inner]);
+            if bias {
+                add(name(&format!("{projection}.bias")), &[out]);
+            }
+        }
+    }
+    all
+}
+
+/// Whether tickets may adapt a parameter: the attention and MLP projection weights, as in the paper.
+pub fn is_adaptable(name: &str) -> bool {
+    name.starts_with("model.layers.") && name.ends_with("_proj.weight")
+}
+
+/// Reads a checkpoint into resident weights.
+pub struct Loader<'a> {
+    checkpoint: &'a Checkpoint,
+    place: &'a Placement,
+    shapes: BTreeMap<String, Vec<usize>>,
+    views: BTreeMap<String, Tensor>,
+    progress: &'a mut dyn FnMut(usize, usize),
+}
+
+impl<'a> Loader<'a> {
+    /// `progress` is told of weights read, and of how many there are.
+    pub fn new(
+        checkpoint: &'a Checkpoint,
+        place: &'a Placement,
+        progress: &'a mut dyn FnMut(usize, usize),
+    ) -> Self {
+        Self {
+            shapes: parameters(checkpoint.config()),
+            checkpoint,
+            place,
+            views: BTreeMap::new(),
+            progress,
+        }
+    }
+
+    /// The weights, and every parameter by its checkpoint name: a view that shares their storage.
+    pub fn load(mut self) -> Result<(Weights, BTreeMap<String, Tensor>), ModelError> {
+        let config = self.checkpoint.config();
+        let embedding = self.single("model.embed_tokens.weight", self.place.weights)?;
+        let layers: Result<_, ModelError> = (0..config.layers).map(|i| self.layer(i)).collect();
+        let head = if config.tie_word_embeddings {
+            embedding.clone()
+        } else {
+            self.single("lm_head.weight", self.place.weights)?
+        };
+        let weights = Weights {
+            embedding,
+            layers: layers?,
+            norm: self.single("model.norm.weight", self.place.activations)?,
+            head: Linear {
+                weight: head,
+                bias: None,
+            },
+        };
+        Ok((weights, self.views))
+    }
+
+    fn layer(&mut self, layer: usize) -> Result<Layer, ModelError> {
+        let name = |part: &str| format!("model.layers.{layer}.{part}");
+        let config = self.checkpoint.config();
+        let activations = self.place.activations;
+        let mut norm = |part| self.single(&name(part), activations);
+        let input_norm = norm("input_layernorm.weight")?;
+        let post_attention_norm = norm("post_attention_layernorm.weight")?;
+        let (q_norm, k_norm) = if config.qk_norm {
+            let q_norm = norm("self_attn.q_norm.weight")?;
+            (Some(q_norm), Some(norm("self_attn.k_norm.weight")?))
+        } else {
+            (None, None)
+        };
+        let mut linear = |parts: &[&str], bias| {
+            let parts: Vec<String> = parts.iter().map(|part| name(part)).collect();
+            self.linear(&parts, bias)
+        };
+        Ok(Layer {
+            input_norm,
+            qkv: linear(
+                &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+                config.qkv_bias,
+            )?,
+            q_norm,
+            k_norm,
+            o: linear(&["self_attn.o_proj"], config.output_bias)?,
+            post_attention_norm,
+            gate_up: linear(&["mlp.gate_proj", "mlp.up_proj"], config.mlp_bias)?,
+            down: linear(&["mlp.down_proj"], config.mlp_bias)?,
+        })
+    }
+
+    fn linear(&mut self, modules: &[String], bias: bool) -> Result<Linear, ModelError> {
+        let names = |kind: &str| -> Vec<String> {
+            modules
+                .iter()
+                .map(|module| format!("{module}.{kind}"))
+                .collect()
+        };
+        let weight = self.fused(&names("weight"), self.place.weights)?;
+        let bias = if bias {
+            Some(self.fused(&names("bias"), self.place.activations)?)
+        } else {
+            None
+        };
+        Ok(Linear { weight, bias })
+    }
+
+    fn single(&mut self, name: &str, dtype: DType) -> Result<Tensor, ModelError> {
+        self.fused(&[name.to_owned()], dtype)
+    }
+
+    /// Parameters one after the other along their rows, in one storage.
+    fn fused(&mut self, names: &[String], dtype: DType) -> Result<Tensor, ModelError> {
+        let mut parts = Vec::with_capacity(names.len());
+        for name in names {
+            let part = self.checkpoint.load(name, &self.shapes[name])?;
+            parts.push(part.to_dtype(dtype)?.to_device(&self.place.device)?);
+        }
+        let fused = match parts.as_slice() {
+            // A storage of its own: what a ticket writes must not be anybody else's.
+            [part] => part.force_contiguous()?,
+            parts => Tensor::cat(parts, 0)?,
+        };
+        let mut row = 0;
+        for (name, part) in names.iter().zip(&parts) {
+            let rows = part.dim(0)?;
+            self.views.insert(name.clone(), fused.narrow(0, row, rows)?);
+            row += rows;
+        }
+        (self.progress)(self.views.len(), self.shapes.len());
+        Ok(fused)
+    }
+}

@@ -1,0 +1,110 @@
+//! Tickets in memory, under a byte budget: those that are leased, and the most recently used of
+//! the others.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use lru::LruCache;
+
+use super::{GenerationId, lock};
+use crate::ticket::BoundTicket;
+
+/// A ticket in memory; its bytes return to the budget when the last holder drops it.
+#[derive(Debug)]
+pub(super) struct Resident {
+    pub ticket: Arc<BoundTicket>,
+    _room: Room,
+}
+
+/// Bytes taken from the budget until dropped.
+#[derive(Debug)]
+pub(super) struct Room {
+    usage: Arc<Usage>,
+    bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct Usage {
+    bytes: AtomicUsize,
+    tickets: AtomicUsize,
+}
+
+/// The budget and the cache that it bounds.
+#[derive(Debug)]
+pub(super) struct Memory {
+    budget: usize,
+    usage: Arc<Usage>,
+    /// Everything in memory that has an alias. What is leased is found here too, so that one
+    /// generation is never in memory twice.
+    cache: Mutex<LruCache<GenerationId, Arc<Resident>>>,
+}
+
+impl Memory {
+    /// An empty memory of `budget` bytes.
+    pub fn new(budget: usize) -> Self {
+        Self {
+            budget,
+            usage: Arc::default(),
+            cache: Mutex::new(LruCache::unbounded()),
+        }
+    }
+
+    pub fn budget(&self) -> usize {
+        self.budget
+    }
+
+    /// How many tickets are in memory.
+    pub fn tickets(&self) -> usize {
+        self.usage.tickets.load(Ordering::Relaxed)
+    }
+
+    /// The generation's ticket, if it is in memory.
+    pub fn get(&self, id: GenerationId) -> Option<Arc<Resident>> {
+        lock(&self.cache).get(&id).cloned()
+    }
+
+    /// Takes `bytes` from the budget, dropping idle tickets for it, the least recently used
+    /// first. `None` when leased tickets leave too little.
+    pub fn reserve(&self, bytes: usize) -> Option<Room> {
+        let mut cache = lock(&self.cache);
+        while self
+            .usage
+            .bytes
+            .load(Ordering::Acquire)
+            .saturating_add(bytes)
+            > self.budget
+        {
+            // Only the cache holds it: nobody leases it, and nobody can before the lock is free.
+            let mut oldest_first = cache.iter().rev();
+            let idle = oldest_first.find(|(_, resident)| Arc::strong_count(resident) == 1)?;
+            let id = *idle.0;
+            cache.pop(&id);
+        }
+        self.usage.bytes.fetch_add(bytes, Ordering::AcqRel);
+        self.usage.tickets.fetch_add(1, Ordering::Relaxed);
+        let usage = self.usage.clone();
+        Some(Room { usage, bytes })
+    }
+
+    /// Keeps a ticket for which room was reserved.
+    pub fn keep(&self, id: GenerationId, ticket: BoundTicket, room: Room) -> Arc<Resident> {
+        let resident = Arc::new(Resident {
+            ticket: Arc::new(ticket),
+            _room: room,
+        });
+        lock(&self.cache).put(id, resident.clone());
+        resident
+    }
+
+    /// Forgets a generation that no alias names any more; leases keep what they hold.
+    pub fn forget(&self, id: GenerationId) {
+        lock(&self.cache).pop(&id);
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.usage.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+        self.usage.tickets.fetch_sub(1, Ordering::Relaxed);
+    }
+}

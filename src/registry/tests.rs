@@ -1,0 +1,339 @@
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::ticket::{DeltaDtype, Deltas, Digest, Metadata, ParameterInfo, TensorDelta};
+
+const PARAMETER: &str = "model.layers.0.mlp.up_proj.weight";
+
+fn base() -> Arc<BaseManifest> {
+    let parameter = ParameterInfo {
+        shape: vec![8, 8],
+        adaptable: true,
+    };
+    Arc::new(BaseManifest {
+        name: "tiny".to_owned(),
+        fingerprint: Digest::of(b"tiny"),
+        parameters: BTreeMap::from([(PARAMETER.to_owned(), parameter)]),
+    })
+}
+
+/// A ticket's file whose bytes depend on `seed`.
+fn ticket_file(seed: usize) -> Vec<u8> {
+    let deltas = Deltas::from_f32(vec![seed as f32 + 1.0; 4], DeltaDtype::F32);
+    let delta = TensorDelta::from_flat([8, 8], &[0, 9, 18, 27], deltas).unwrap();
+    let metadata = Metadata::new("any", &base(), 4);
+    Ticket::encode(&metadata, &BTreeMap::from([(PARAMETER.to_owned(), delta)])).unwrap()
+}
+
+fn one_ticket_bytes() -> usize {
+    let ticket = Ticket::from_bytes(&ticket_file(0)).unwrap();
+    ticket.resident_bytes()
+}
+
+fn open_with(dir: &TempDir, memory_budget: usize) -> Opened {
+    let options = RegistryOptions {
+        max_ticket_bytes: 1 << 20,
+        memory_budget,
+        allow_foreign_base: false,
+    };
+    Registry::open(dir.path(), base(), options).unwrap()
+}
+
+fn open(dir: &TempDir) -> Registry {
+    open_with(dir, 1 << 20).registry
+}
+
+fn staged(registry: &Registry, bytes: &[u8]) -> NamedTempFile {
+    let mut file = registry.stage().unwrap();
+    file.write_all(bytes).unwrap();
+    file
+}
+
+fn publish(registry: &Registry, alias: &str, seed: usize) -> Arc<Generation> {
+    let file = staged(registry, &ticket_file(seed));
+    registry.publish(alias, file, true).unwrap()
+}
+
+#[test]
+fn opening_makes_the_folder_takes_up_tickets_and_leaves_bad_files_alone() {
+    let dir = TempDir::new().unwrap();
+    let nested = dir.path().join("a/b");
+    let options = open(&dir).options;
+    let opened = Registry::open(&nested, base(), options.clone()).unwrap();
+    assert!(nested.is_dir() && opened.registry.is_empty() && opened.refused.is_empty());
+
+    fs::write(nested.join("sql.safetensors"), ticket_file(0)).unwrap();
+    fs::write(nested.join("cut.safetensors"), &ticket_file(0)[..90]).unwrap();
+    fs::write(nested.join("tiny.safetensors"), ticket_file(0)).unwrap();
+    fs::write(nested.join("SQL.safetensors"), ticket_file(0)).unwrap();
+    fs::write(nested.join("notes.txt"), "not a ticket").unwrap();
+    fs::create_dir(nested.join("folder.safetensors")).unwrap();
+    let opened = Registry::open(&nested, base(), options).unwrap();
+    let aliases: Vec<_> = opened
+        .registry
+        .list()
+        .iter()
+        .map(|g| g.alias().to_owned())
+        .collect();
+    assert_eq!(aliases, ["sql"]);
+    assert_eq!(opened.registry.resident(), 0);
+    let refused: Vec<_> = opened
+        .refused
+        .iter()
+        .map(|(p, _)| folder::alias_of(p))
+        .collect();
+    assert_eq!(refused, ["SQL", "cut", "folder", "tiny"]);
+    assert!(nested.join("cut.safetensors").exists());
+}
+
+#[test]
+fn what_a_killed_upload_left_is_removed_and_never_served() {
+    let dir = TempDir::new().unwrap();
+    let registry = open(&dir);
+    let (_, left_over) = staged(&registry, &ticket_file(0)[..50]).keep().unwrap();
+    assert!(left_over.exists());
+    let opened = open_with(&dir, 1 << 20);
+    assert!(!left_over.exists());
+    assert!(opened.registry.is_empty() && opened.refused.is_empty());
+}
+
+#[test]
+fn a_published_ticket_is_leased_and_survives_a_restart() {
+    let dir = TempDir::new().unwrap();
+    let registry = open(&dir);
+    let generation = publish(&registry, "sql", 1);
+    let lease = registry.lease("sql").unwrap();
+    assert_eq!((lease.id(), lease.alias()), (generation.id(), "sql"));
+    assert_eq!(lease.ticket().digest(), Digest::of(&ticket_file(1)));
+    assert_eq!(generation.resident_bytes(), lease.ticket().resident_bytes());
+    let again = open(&dir);
+    assert_eq!(again.get("sql").unwrap().digest(), generation.digest());
+    // No temporary file stays behind.
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn names_are_checked_and_taken_once() {
+    let dir = TempDir::new().unwrap();
+    let registry = open(&dir);
+    let publish = |alias: &str, replace| {
+        let file = staged(&registry, &ticket_file(0));
+        registry.publish(alias, file, replace)
+    };
+    assert!(matches!(
+        publish("tiny", true),
+        Err(RegistryError::Reserved(_))
+    ));
+    assert!(matches!(
+        publish("../sql", true),
+        Err(RegistryError::Name(_))
+    ));
+    assert!(publish("sql", false).is_ok());
+    assert!(matches!(
+        publish("sql", false),
+        Err(RegistryError::Exists(_))
+    ));
+    assert!(publish("sql", true).is_ok());
+    // A file that was refused at the start is not overwritten by the way.
+    fs::write(dir.path().join("odd.safetensors"), "odd").unwrap();
+    assert!(matches!(
+        publish("odd", false),
+        Err(RegistryError::Exists(_))
+    ));
+    assert!(publish("odd", true).is_ok());
+}
+
+#[test]
+fn a_refused_replacement_changes_nothing() {
+    let dir = TempDir::new().unwrap();
+    let registry = open(&dir);
+    let before = publish(&registry, "sql", 1);
+    let file = staged(&registry, b"nonsense");
+    let refused = registry.publish("sql", file, true);
+    assert!(matches!(refused, Err(RegistryError::Invalid(_))));
+    assert_eq!(registry.lease("sql").unwrap().id(), before.id());
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn replaced_and_deleted_tickets_live_on_in_their_leases() {
+    let dir = TempDir::new().unwrap();
+    let registry = open(&dir);
+    publish(&registry, "sql", 1);
+    let first = registry.lease("sql").unwrap();
+    publish(&registry, "sql", 2);
+    let second = registry.lease("sql").unwrap();
+    assert_ne!(first.id(), second.id());
+    registry.remove("sql").unwrap();
+    assert!(matches!(
+        registry.lease("sql"),
+        Err(RegistryError::Unknown(_))
+    ));
+    assert!(matches!(
+        registry.remove("sql"),
+        Err(RegistryError::Unknown(_))
+    ));
+    assert_eq!(first.ticket().digest(), Digest::of(&ticket_file(1)));
+    assert_eq!(second.ticket().digest(), Digest::of(&ticket_file(2)));
+    assert_eq!(registry.resident(), 2);
+    drop((first, second));
+    assert_eq!(registry.resident(), 0);
+}
+
+#[test]
+fn a_file_changed_underneath_is_an_error_until_it_is_published_again() {
+    let dir = TempDir::new().unwrap();
+    let registry = open(&dir);
+    publish(&registry, "sql", 1);
+    let path = dir.path().join("sql.safetensors");
+    let valid_but_other = ticket_file(2);
+    for content in [&valid_but_other[..], &valid_but_other[..60], b""] {
+        fs::write(&path, content).unwrap();
+        let error = registry.lease("sql").unwrap_err();
+        assert!(matches!(error, RegistryError::Changed { .. }), "{error}");
+    }
+    fs::remove_file(&path).unwrap();
+    assert!(matches!(
+        registry.lease("sql"),
+        Err(RegistryError::Changed { .. })
+    ));
+    assert_eq!(registry.resident(), 0);
+    publish(&registry, "sql", 3);
+    assert!(registry.lease("sql").is_ok());
+}
+
+#[test]
+fn the_budget_holds_and_the_least_recently_used_goes_first() {
+    let dir = TempDir::new().unwrap();
+    let registry = open_with(&dir, 2 * one_ticket_bytes()).registry;
+    for (seed, alias) in ["a", "b", "c"].into_iter().enumerate() {
+        publish(&registry, alias, seed);
+    }
+    let (a, b) = (registry.lease("a").unwrap(), registry.lease("b").unwrap());
+    // Both leased: nothing can make room.
+    let full = registry.lease("c").unwrap_err();
+    assert!(matches!(full, RegistryError::MemoryFull { .. }), "{full}");
+    let same_payload = registry.lease("a").unwrap();
+    assert!(Arc::ptr_eq(&same_payload.resident, &a.resident));
+    drop((a, same_payload));
+    let idle_a = registry.get("a").unwrap().id();
+    let c = registry.lease("c").unwrap();
+    assert!(registry.memory.get(idle_a).is_none());
+    assert_eq!(registry.resident(), 2);
+    drop((b, c));
+    let _a = registry.lease("a").unwrap();
+    assert!(
+        registry
+            .memory
+            .get(registry.get("b").unwrap().id())
+            .is_none()
+    );
+    assert!(
+        registry
+            .memory
+            .get(registry.get("c").unwrap().id())
+            .is_some()
+    );
+}
+
+#[test]
+fn a_ticket_larger_than_the_whole_budget_is_refused_at_the_door() {
+    let dir = TempDir::new().unwrap();
+    let registry = open_with(&dir, one_ticket_bytes() - 1).registry;
+    let file = staged(&registry, &ticket_file(0));
+    let refused = registry.publish("sql", file, false);
+    assert!(matches!(
+        refused,
+        Err(RegistryError::TooLargeForMemory { .. })
+    ));
+}
+
+#[test]
+fn of_many_that_publish_one_new_name_exactly_one_wins() {
+    let dir = TempDir::new().unwrap();
+    let registry = open(&dir);
+    let won = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for seed in 0..8 {
+            let (registry, won) = (&registry, &won);
+            scope.spawn(move || {
+                let file = staged(registry, &ticket_file(seed));
+                match registry.publish("sql", file, false) {
+                    Ok(_) => won.fetch_add(1, Ordering::Relaxed),
+                    Err(RegistryError::Exists(_)) => 0,
+                    Err(error) => panic!("{error}"),
+                };
+            });
+        }
+    });
+    assert_eq!(won.into_inner(), 1);
+    let on_disk = fs::read(dir.path().join("sql.safetensors")).unwrap();
+    let lease = registry.lease("sql").unwrap();
+    assert_eq!(lease.ticket().digest(), Digest::of(&on_disk));
+}
+
+#[test]
+fn publishing_leasing_and_removing_at_once_loses_nothing() {
+    const ROUNDS: usize = 60;
+    let dir = TempDir::new().unwrap();
+    // Room for one idle ticket beside what the threads lease, so that evictions happen too.
+    let registry = open_with(&dir, 8 * one_ticket_bytes()).registry;
+    let aliases = ["a", "b", "c"];
+    let leased = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for thread in 0..3 {
+            let (registry, leased) = (&registry, &leased);
+            scope.spawn(move || {
+                for round in 0..ROUNDS {
+                    publish(registry, aliases[(round + thread) % 3], round);
+                }
+            });
+            scope.spawn(move || {
+                for round in 0..ROUNDS * 4 {
+                    let alias = aliases[(round + thread) % 3];
+                    match registry.lease(alias) {
+                        Ok(lease) => {
+                            assert_eq!(lease.ticket().digest(), lease.generation.digest());
+                            leased.fetch_add(1, Ordering::Relaxed);
+                        }
+                        Err(RegistryError::Unknown(_)) => {}
+                        Err(error) => panic!("a lease was lost: {error}"),
+                    }
+                }
+            });
+        }
+        scope.spawn(|| {
+            for round in 0..ROUNDS {
+                match registry.remove(aliases[round % 3]) {
+                    Ok(_) | Err(RegistryError::Unknown(_)) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        });
+    });
+    assert!(leased.into_inner() > 0);
+    let on_disk = registry.folder.ticket_files().unwrap();
+    assert_eq!(on_disk.len(), registry.len());
+    for path in on_disk {
+        let lease = registry.lease(&folder::alias_of(&path)).unwrap();
+        assert_eq!(
+            lease.ticket().digest(),
+            Digest::of(&fs::read(path).unwrap())
+        );
+    }
+    let known: Vec<_> = registry.list();
+    let in_memory = known
+        .iter()
+        .filter(|g| registry.memory.get(g.id()).is_some());
+    assert_eq!(
+        in_memory.count(),
+        registry.resident(),
+        "something without an alias stays"
+    );
+}

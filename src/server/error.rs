@@ -1,0 +1,202 @@
+//! Everything that a client can be told is wrong, and the one table from errors to answers.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use crate::engine::SubmitError;
+use crate::registry::RegistryError;
+
+/// Why a request was refused, in OpenAI's terms.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// A field is missing, malformed or out of its range.
+    #[error("{message}")]
+    Invalid { message: String, param: String },
+    /// A field that OpenAI knows and this server does not.
+    #[error("`{param}` is not supported here: {reason}")]
+    Unsupported { param: String, reason: &'static str },
+    #[error("the body is not a JSON object: {0}")]
+    BadJson(String),
+    #[error("the form cannot be read: {0}")]
+    BadForm(String),
+    #[error("the body cannot be read: {0}")]
+    BadBody(String),
+    /// `completion` is absent where the prompt alone is too long.
+    #[error("{}", context_message(*.limit, *.prompt, *.completion))]
+    ContextLength {
+        limit: usize,
+        prompt: usize,
+        completion: Option<usize>,
+        param: &'static str,
+    },
+    #[error("the model `{0}` does not exist")]
+    ModelNotFound(String),
+    #[error("there is no ticket `{0}`")]
+    TicketNotFound(String),
+    #[error("a ticket `{0}` exists already; pass `replace=true` to replace it")]
+    TicketExists(String),
+    #[error("the ticket is refused: {0}")]
+    InvalidTicket(String),
+    #[error("the {what} is larger than the limit of {limit} bytes")]
+    TooLarge { what: &'static str, limit: u64 },
+    #[error("unknown URL: {0}")]
+    UnknownUrl(String),
+    #[error("the method is not allowed here: {0}")]
+    MethodNotAllowed(String),
+    #[error("the queue is full; try again later")]
+    QueueFull,
+    /// Leased tickets leave no room for another.
+    #[error("the memory for tickets is all in use; try again later")]
+    TicketMemoryFull,
+    #[error("the engine has stopped")]
+    EngineStopped,
+    /// Logged, never told.
+    #[error("internal error; the server's log says more")]
+    Internal(String),
+}
+
+impl ApiError {
+    /// A field that is not what it should be; the message names it.
+    pub fn invalid(param: impl Into<String>, problem: impl std::fmt::Display) -> Self {
+        let param = param.into();
+        let message = format!("`{param}` {problem}");
+        Self::Invalid { message, param }
+    }
+
+    /// The table: status, OpenAI's error type, and code.
+    fn row(&self) -> (StatusCode, &'static str, Option<&'static str>) {
+        const INVALID: &str = "invalid_request_error";
+        const SERVER: &str = "server_error";
+        match self {
+            Self::Invalid { .. } => (StatusCode::BAD_REQUEST, INVALID, Some("invalid_value")),
+            Self::Unsupported { .. } => {
+                let code = Some("unsupported_parameter");
+                (StatusCode::BAD_REQUEST, INVALID, code)
+            }
+            Self::BadJson(_) | Self::BadForm(_) | Self::BadBody(_) => {
+                (StatusCode::BAD_REQUEST, INVALID, Some("invalid_body"))
+            }
+            Self::ContextLength { .. } => {
+                let code = Some("context_length_exceeded");
+                (StatusCode::BAD_REQUEST, INVALID, code)
+            }
+            Self::ModelNotFound(_) => (StatusCode::NOT_FOUND, INVALID, Some("model_not_found")),
+            Self::TicketNotFound(_) => (StatusCode::NOT_FOUND, INVALID, Some("ticket_not_found")),
+            Self::TicketExists(_) => (StatusCode::CONFLICT, INVALID, Some("ticket_exists")),
+            Self::InvalidTicket(_) => {
+                let code = Some("invalid_ticket");
+                (StatusCode::UNPROCESSABLE_ENTITY, INVALID, code)
+            }
+            Self::TooLarge { .. } => {
+                let code = Some("request_too_large");
+                (StatusCode::PAYLOAD_TOO_LARGE, INVALID, code)
+            }
+            Self::UnknownUrl(_) => (StatusCode::NOT_FOUND, INVALID, Some("unknown_url")),
+            Self::MethodNotAllowed(_) => {
+                let code = Some("method_not_allowed");
+                (StatusCode::METHOD_NOT_ALLOWED, INVALID, code)
+            }
+            Self::QueueFull => {
+                let status = StatusCode::TOO_MANY_REQUESTS;
+                (status, "rate_limit_error", Some("queue_full"))
+            }
+            Self::TicketMemoryFull => {
+                let code = Some("ticket_memory_full");
+                (StatusCode::SERVICE_UNAVAILABLE, SERVER, code)
+            }
+            Self::EngineStopped => {
+                let code = Some("engine_stopped");
+                (StatusCode::SERVICE_UNAVAILABLE, SERVER, code)
+            }
+            Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, SERVER, None),
+        }
+    }
+
+    fn param(&self) -> Option<&str> {
+        match self {
+            Self::Invalid { param, .. } | Self::Unsupported { param, .. } => Some(param),
+            Self::ContextLength { param, .. } => Some(param),
+            Self::ModelNotFound(_) => Some("model"),
+            Self::TicketNotFound(_) | Self::TicketExists(_) => Some("name"),
+            Self::InvalidTicket(_) => Some("file"),
+            _ => None,
+        }
+    }
+
+    /// OpenAI's error object, also for an error in the middle of a stream. Logs what the client
+    /// is not told.
+    pub fn body(&self) -> Value {
+        if let Self::Internal(reason) = self {
+            tracing::error!(%reason, "internal error");
+        }
+        let (_, kind, code) = self.row();
+        json!({
+            "error": {
+                "message": self.to_string(),
+                "type": kind,
+                "param": self.param(),
+                "code": code,
+            }
+        })
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = (self.row().0, Json(self.body())).into_response();
+        if matches!(self, Self::QueueFull | Self::TicketMemoryFull) {
+            let seconds = HeaderValue::from_static("1");
+            response.headers_mut().insert(header::RETRY_AFTER, seconds);
+        }
+        response
+    }
+}
+
+impl From<SubmitError> for ApiError {
+    fn from(error: SubmitError) -> Self {
+        match error {
+            SubmitError::QueueFull => Self::QueueFull,
+            SubmitError::Stopped => Self::EngineStopped,
+        }
+    }
+}
+
+/// As an answer to the tickets' own routes; a completion calls an unknown alias an unknown model.
+impl From<RegistryError> for ApiError {
+    fn from(error: RegistryError) -> Self {
+        match error {
+            RegistryError::Unknown(alias) => Self::TicketNotFound(alias),
+            RegistryError::Exists(alias) => Self::TicketExists(alias),
+            RegistryError::Name(_) | RegistryError::Reserved(_) => Self::Invalid {
+                message: error.to_string(),
+                param: "name".to_owned(),
+            },
+            RegistryError::Invalid(_) | RegistryError::TooLargeForMemory { .. } => {
+                Self::InvalidTicket(error.to_string())
+            }
+            RegistryError::MemoryFull { .. } => {
+                tracing::warn!(%error, "a request was refused");
+                Self::TicketMemoryFull
+            }
+            RegistryError::Changed { .. } | RegistryError::Io { .. } => {
+                Self::Internal(error.to_string())
+            }
+        }
+    }
+}
+
+fn context_message(limit: usize, prompt: usize, completion: Option<usize>) -> String {
+    let limit = format!("this model's maximum context length is {limit} tokens");
+    match completion {
+        Some(completion) => {
+            let total = prompt.saturating_add(completion);
+            format!(
+                "{limit}, but {total} were requested ({prompt} in the prompt, {completion} for \
+                 the completion)"
+            )
+        }
+        None => format!("{limit}, but the prompt has {prompt} and leaves no room for an answer"),
+    }
+}

@@ -1,0 +1,216 @@
+//! HTTP only: OpenAI's routes, the tickets' own, and operations.
+//!
+//! A request crosses `openai` (fields, checked once) → `generate` (sequences of the engine) →
+//! `sse` or one JSON answer. Whatever goes wrong becomes an [`ApiError`], whose one table says
+//! what the client sees. Dropping a response drops its sequences, which cancels them.
+
+mod body;
+mod error;
+mod generate;
+mod meter;
+mod openai;
+mod ops;
+mod sampling;
+mod sse;
+mod tickets;
+
+use std::any::Any;
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use axum::serve::ListenerExt as _;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, oneshot};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::trace::{DefaultMakeSpan, DefaultOnResponse, TraceLayer};
+use tracing::Level;
+
+pub use error::ApiError;
+
+use crate::engine::EngineHandle;
+use crate::metrics::Metrics;
+use crate::registry::Registry;
+use crate::text::Text;
+use crate::ticket::{BaseManifest, Digest};
+
+/// Uploads that are received and checked at once; others wait.
+const CONCURRENT_UPLOADS: usize = 4;
+
+/// Bounds on what clients may send.
+#[derive(Clone, Debug)]
+pub struct ServerOptions {
+    /// Larger JSON bodies are refused.
+    pub max_body_bytes: usize,
+    /// Larger uploads are refused.
+    pub max_ticket_bytes: u64,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self {
+            max_body_bytes: 8 << 20,
+            max_ticket_bytes: 1 << 30,
+        }
+    }
+}
+
+/// The base that is served.
+#[derive(Clone, Debug)]
+pub struct ServedBase {
+    pub manifest: Arc<BaseManifest>,
+    /// How its values are kept: `f32`, `bf16`.
+    pub dtype: String,
+    /// The digest of its resident parameters when they were loaded.
+    pub loaded_digest: Digest,
+}
+
+/// All that the routes need.
+pub struct AppState {
+    pub engine: EngineHandle,
+    pub registry: Arc<Registry>,
+    pub text: Arc<Text>,
+    pub base: ServedBase,
+    pub metrics: Arc<Metrics>,
+    pub options: ServerOptions,
+    started: SystemTime,
+    draining: AtomicBool,
+    uploads: Semaphore,
+}
+
+impl AppState {
+    /// The state of a server that starts now.
+    pub fn new(
+        engine: EngineHandle,
+        registry: Arc<Registry>,
+        text: Arc<Text>,
+        base: ServedBase,
+        metrics: Arc<Metrics>,
+        options: ServerOptions,
+    ) -> Self {
+        Self {
+            engine,
+            registry,
+            text,
+            base,
+            metrics,
+            options,
+            started: SystemTime::now(),
+            draining: AtomicBool::new(false),
+            uploads: Semaphore::new(CONCURRENT_UPLOADS),
+        }
+    }
+}
+
+/// All routes.
+pub fn router(state: Arc<AppState>) -> Router {
+    let span = DefaultMakeSpan::new().level(Level::INFO);
+    let trace = TraceLayer::new_for_http()
+        .make_span_with(span)
+        .on_response(DefaultOnResponse::new().level(Level::INFO));
+    let upload = post(tickets::upload).layer(DefaultBodyLimit::disable());
+    let api = Router::new()
+        .route("/v1/completions", post(openai::completions::create))
+        .route("/v1/chat/completions", post(openai::chat::create))
+        .route("/v1/models", get(openai::models::list))
+        .route("/v1/models/{*id}", get(openai::models::get))
+        .route("/v1/tickets", upload.get(tickets::list))
+        .route(
+            "/v1/tickets/{name}",
+            get(tickets::get).delete(tickets::delete),
+        )
+        .route("/v1/base", get(ops::base))
+        .layer(trace);
+    // Asked every few seconds by machines: not worth a line in the log each.
+    let ops = Router::new()
+        .route("/health", get(ops::health))
+        .route("/ready", get(ops::ready))
+        .route("/metrics", get(ops::metrics));
+    api.merge(ops)
+        .fallback(unknown_url)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(CatchPanicLayer::custom(panicked))
+        .with_state(state)
+}
+
+/// How a server's end went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drained {
+    /// Every response was sent.
+    Complete,
+    /// Time ran out; what still runs ends with the engine.
+    TimedOut,
+}
+
+/// Serves until `shutdown`, then takes no more connections and waits for running responses, for
+/// `drain` at most.
+///
+/// # Errors
+/// Those of the listener.
+pub async fn serve(
+    listener: TcpListener,
+    state: Arc<AppState>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+    drain: Duration,
+) -> io::Result<Drained> {
+    // Tokens are small packets that must not wait for each other.
+    let listener = listener.tap_io(|connection| {
+        if let Err(error) = connection.set_nodelay(true) {
+            tracing::debug!(%error, "a connection keeps Nagle's algorithm");
+        }
+    });
+    let (stopping, stopped) = oneshot::channel();
+    let signal = {
+        let state = state.clone();
+        async move {
+            shutdown.await;
+            state.draining.store(true, Ordering::Release);
+            // Nobody listens when serving has failed already.
+            let _ = stopping.send(());
+        }
+    };
+    let serving = axum::serve(listener, router(state)).with_graceful_shutdown(signal);
+    let deadline = async {
+        match stopped.await {
+            Ok(()) => tokio::time::sleep(drain).await,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        served = serving.into_future() => served.map(|()| Drained::Complete),
+        () = deadline => Ok(Drained::TimedOut),
+    }
+}
+
+/// Runs what may take longer than a millisecond off the threads that serve.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(ApiError::Internal(error.to_string())))
+}
+
+async fn unknown_url(request: Request) -> ApiError {
+    ApiError::UnknownUrl(route_of(&request))
+}
+
+async fn method_not_allowed(request: Request) -> ApiError {
+    ApiError::MethodNotAllowed(route_of(&request))
+}
+
+fn route_of(request: &Request) -> String {
+    format!("{} {}", request.method(), request.uri().path())
+}
+
+fn panicked(panic: Box<dyn Any + Send>) -> Response {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let reason = format!("a panic: {}", text.unwrap_or("without a message"));
+    ApiError::Internal(reason).into_response()
+}

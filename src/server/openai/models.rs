@@ -1,0 +1,75 @@
+//! `GET /v1/models`: the base and its tickets, which clients name the same way.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::registry::Generation;
+use crate::server::AppState;
+use crate::server::error::ApiError;
+use crate::server::tickets::unix_seconds;
+
+#[derive(Serialize)]
+struct Model<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    owned_by: &'static str,
+    /// The name again: never a path.
+    root: &'a str,
+    /// The base of a ticket.
+    parent: Option<&'a str>,
+    max_model_len: usize,
+}
+
+impl<'a> Model<'a> {
+    fn base(state: &'a AppState) -> Self {
+        let name = &state.base.manifest.name;
+        Self {
+            id: name,
+            object: "model",
+            created: unix_seconds(state.started),
+            owned_by: "tombola",
+            root: name,
+            parent: None,
+            max_model_len: state.engine.limits().max_model_len,
+        }
+    }
+
+    fn ticket(ticket: &'a Generation, state: &'a AppState) -> Self {
+        let base = Self::base(state);
+        Self {
+            id: ticket.alias(),
+            root: ticket.alias(),
+            created: unix_seconds(ticket.created()),
+            parent: Some(base.id),
+            ..base
+        }
+    }
+}
+
+/// `GET /v1/models`
+pub async fn list(State(state): State<Arc<AppState>>) -> Response {
+    let tickets = state.registry.list();
+    let tickets = tickets.iter().map(|ticket| Model::ticket(ticket, &state));
+    let models: Vec<_> = [Model::base(&state)].into_iter().chain(tickets).collect();
+    Json(json!({"object": "list", "data": models})).into_response()
+}
+
+/// `GET /v1/models/{id}`; a base's name may hold slashes.
+pub async fn get(
+    State(state): State<Arc<AppState>>,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    if id == state.base.manifest.name {
+        return Ok(Json(Model::base(&state)).into_response());
+    }
+    match state.registry.get(&id) {
+        Some(ticket) => Ok(Json(Model::ticket(&ticket, &state)).into_response()),
+        None => Err(ApiError::ModelNotFound(id)),
+    }
+}

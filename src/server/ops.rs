@@ -1,0 +1,114 @@
+//! Health, readiness, metrics, and the base's own facts.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::Json;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::AppState;
+use super::error::ApiError;
+use crate::ticket::Digest;
+
+/// 200 while the engine's thread lives.
+pub async fn health(State(state): State<Arc<AppState>>) -> Response {
+    if state.engine.is_stopped() {
+        return ApiError::EngineStopped.into_response();
+    }
+    Json(json!({"status": "ok"})).into_response()
+}
+
+/// 200 when a request would be served now: the engine runs and the server is not about to end.
+pub async fn ready(State(state): State<Arc<AppState>>) -> Response {
+    let status = if state.draining.load(Ordering::Acquire) {
+        "draining"
+    } else if state.engine.is_stopped() {
+        "stopped"
+    } else if state.engine.is_running() {
+        return Json(json!({"status": "ready"})).into_response();
+    } else {
+        "starting"
+    };
+    let body = Json(json!({"status": status}));
+    (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
+}
+
+/// All series, as Prometheus scrapes them.
+pub async fn metrics(State(state): State<Arc<AppState>>) -> Result<Response, ApiError> {
+    let metrics = &state.metrics;
+    metrics.tickets.set(state.registry.len() as i64);
+    metrics
+        .tickets_resident
+        .set(state.registry.resident() as i64);
+    let text = metrics.render();
+    let text = text.map_err(|error| ApiError::Internal(error.to_string()))?;
+    Ok(([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response())
+}
+
+#[derive(Deserialize)]
+pub struct BaseQuery {
+    #[serde(default)]
+    verify: bool,
+}
+
+#[derive(Serialize)]
+struct BaseFacts<'a> {
+    object: &'static str,
+    name: &'a str,
+    fingerprint: String,
+    dtype: &'a str,
+    parameters: usize,
+    weights: usize,
+    adaptable_weights: usize,
+    max_model_len: usize,
+    loaded_digest: String,
+    #[serde(flatten)]
+    verified: Option<Verified>,
+}
+
+#[derive(Serialize)]
+struct Verified {
+    resident_digest: String,
+    intact: bool,
+}
+
+/// What the base is; with `?verify=true` also whether its resident parameters, with everything
+/// reverted, still are what was loaded. That takes the engine's time.
+pub async fn base(
+    State(state): State<Arc<AppState>>,
+    query: Result<Query<BaseQuery>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let Query(query) = query.map_err(|_| ApiError::invalid("verify", "must be true or false"))?;
+    let base = &state.base;
+    let verified = match query.verify {
+        false => None,
+        true => {
+            let resident = state.engine.base_digest().await;
+            let resident: Digest = resident.ok_or(ApiError::EngineStopped)?;
+            Some(Verified {
+                resident_digest: resident.to_string(),
+                intact: resident == base.loaded_digest,
+            })
+        }
+    };
+    let manifest = &base.manifest;
+    let shapes = manifest.parameters.values().map(|p| &p.shape);
+    let facts = BaseFacts {
+        object: "base",
+        name: &manifest.name,
+        fingerprint: manifest.fingerprint.to_string(),
+        dtype: &base.dtype,
+        parameters: manifest.parameters.len(),
+        weights: shapes.map(|shape| shape.iter().product::<usize>()).sum(),
+        adaptable_weights: manifest.adaptable_weights(),
+        max_model_len: state.engine.limits().max_model_len,
+        loaded_digest: base.loaded_digest.to_string(),
+        verified,
+    };
+    Ok(Json(facts).into_response())
+}

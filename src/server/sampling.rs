@@ -1,0 +1,269 @@
+//! The fields that both kinds of completion share, checked once.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::body::{Fields, from_value};
+use super::error::ApiError;
+use crate::engine::{Limits, SamplingParams};
+use crate::text::StreamOptions;
+
+const MAX_N: usize = 128;
+const MAX_STOP_STRINGS: usize = 64;
+
+/// How a request wants its completions: valid, but for the number of tokens, which depends on the
+/// prompt.
+#[derive(Clone, Debug)]
+pub struct Sampling {
+    /// Completions of each prompt.
+    pub n: usize,
+    /// `max_tokens` and `logprobs` are the endpoint's to fill in.
+    pub params: SamplingParams,
+    pub text: StreamOptions,
+    pub stream: bool,
+    pub include_usage: bool,
+}
+
+impl Sampling {
+    /// Takes the shared fields. Out-of-range and unsupported ones are refused by name.
+    pub fn take(fields: &mut Fields, limits: &Limits) -> Result<Self, ApiError> {
+        let stream = fields.take("stream")?.unwrap_or(false);
+        let include_usage = take_include_usage(fields, stream)?;
+        let n = fields.take_in("n", 1..=MAX_N)?.unwrap_or(1);
+        take_best_of(fields, n)?;
+        refuse_unsupported(fields)?;
+        // An account of the client's own; nothing here depends on it.
+        fields.take::<String>("user")?;
+        let params = take_params(fields, limits)?;
+        let text = StreamOptions {
+            stop: take_stop(fields)?,
+            include_stop_str_in_output: take_flag(fields, "include_stop_str_in_output", false)?,
+            min_tokens: params.min_tokens,
+            skip_special_tokens: take_flag(fields, "skip_special_tokens", true)?,
+            ..StreamOptions::default()
+        };
+        Ok(Self {
+            n,
+            params,
+            text,
+            stream,
+            include_usage,
+        })
+    }
+}
+
+fn take_flag(fields: &mut Fields, name: &str, default: bool) -> Result<bool, ApiError> {
+    Ok(fields.take(name)?.unwrap_or(default))
+}
+
+fn take_params(fields: &mut Fields, limits: &Limits) -> Result<SamplingParams, ApiError> {
+    let default = SamplingParams::default();
+    let temperature = fields.take_in("temperature", 0.0..=2.0)?;
+    let penalty = -2.0..=2.0;
+    Ok(SamplingParams {
+        min_tokens: fields.take("min_tokens")?.unwrap_or(default.min_tokens),
+        temperature: temperature.unwrap_or(default.temperature),
+        top_p: take_share_above_zero(fields, "top_p")?.unwrap_or(default.top_p),
+        top_k: take_top_k(fields)?,
+        min_p: fields.take_in("min_p", 0.0..=1.0)?.unwrap_or(default.min_p),
+        repetition_penalty: take_repetition_penalty(fields)?.unwrap_or(default.repetition_penalty),
+        presence_penalty: fields
+            .take_in("presence_penalty", penalty.clone())?
+            .unwrap_or(default.presence_penalty),
+        frequency_penalty: fields
+            .take_in("frequency_penalty", penalty)?
+            .unwrap_or(default.frequency_penalty),
+        // OpenAI's seeds are signed; the bits are what counts.
+        seed: fields.take::<i64>("seed")?.map(i64::cast_unsigned),
+        stop_token_ids: take_stop_token_ids(fields, limits)?,
+        ignore_eos: take_flag(fields, "ignore_eos", default.ignore_eos)?,
+        logit_bias: take_logit_bias(fields, limits)?,
+        ..default
+    })
+}
+
+fn take_share_above_zero(fields: &mut Fields, name: &str) -> Result<Option<f32>, ApiError> {
+    match fields.take(name)? {
+        Some(share) if !(share > 0.0 && share <= 1.0) => {
+            let problem = format!("must be above 0 and at most 1, got {share}");
+            Err(ApiError::invalid(name, problem))
+        }
+        share => Ok(share),
+    }
+}
+
+fn take_repetition_penalty(fields: &mut Fields) -> Result<Option<f32>, ApiError> {
+    const NAME: &str = "repetition_penalty";
+    match fields.take::<f32>(NAME)? {
+        Some(penalty) if !(penalty > 0.0 && penalty.is_finite()) => {
+            let problem = format!("must be above 0, got {penalty}");
+            Err(ApiError::invalid(NAME, problem))
+        }
+        penalty => Ok(penalty),
+    }
+}
+
+/// As vLLM: -1 and 0 keep all tokens.
+fn take_top_k(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
+    match fields.take::<i64>("top_k")? {
+        None | Some(-1 | 0) => Ok(None),
+        Some(k) => match usize::try_from(k) {
+            Ok(k) => Ok(Some(k)),
+            Err(_) => {
+                let problem = format!("must be at least 1, or -1 for all tokens, got {k}");
+                Err(ApiError::invalid("top_k", problem))
+            }
+        },
+    }
+}
+
+fn take_stop(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
+    let stop: Vec<String> = match fields.take("stop")? {
+        None => Vec::new(),
+        Some(Value::String(stop)) => vec![stop],
+        Some(list) => from_value("stop", list)?,
+    };
+    if stop.iter().any(String::is_empty) {
+        return Err(ApiError::invalid("stop", "holds an empty string"));
+    }
+    if stop.len() > MAX_STOP_STRINGS {
+        let problem = format!("holds {} strings, at most {MAX_STOP_STRINGS}", stop.len());
+        return Err(ApiError::invalid("stop", problem));
+    }
+    Ok(stop)
+}
+
+fn take_stop_token_ids(fields: &mut Fields, limits: &Limits) -> Result<Vec<u32>, ApiError> {
+    const NAME: &str = "stop_token_ids";
+    let ids: Vec<u32> = fields.take(NAME)?.unwrap_or_default();
+    check_vocabulary(NAME, &ids, limits)?;
+    Ok(ids)
+}
+
+fn take_logit_bias(fields: &mut Fields, limits: &Limits) -> Result<Vec<(u32, f32)>, ApiError> {
+    const NAME: &str = "logit_bias";
+    let biases: BTreeMap<String, f32> = fields.take(NAME)?.unwrap_or_default();
+    let one = |(token, bias): (String, f32)| {
+        let id = token.parse().map_err(|_| {
+            let problem = format!("has the key {token:?}, expected a token id");
+            ApiError::invalid(NAME, problem)
+        })?;
+        check_vocabulary(NAME, &[id], limits)?;
+        if !(-100.0..=100.0).contains(&bias) {
+            let problem = format!("must be between -100 and 100, got {bias}");
+            return Err(ApiError::invalid(NAME, problem));
+        }
+        Ok((id, bias))
+    };
+    biases.into_iter().map(one).collect()
+}
+
+/// Refuses token ids that the model does not have.
+pub fn check_vocabulary(param: &str, ids: &[u32], limits: &Limits) -> Result<(), ApiError> {
+    let size = limits.vocab_size;
+    match ids.iter().find(|&&id| id as usize >= size) {
+        Some(id) => {
+            let problem = format!("holds the token id {id}, the vocabulary has {size}");
+            Err(ApiError::invalid(param, problem))
+        }
+        None => Ok(()),
+    }
+}
+
+fn take_include_usage(fields: &mut Fields, stream: bool) -> Result<bool, ApiError> {
+    #[derive(Deserialize)]
+    struct StreamOptions {
+        include_usage: Option<bool>,
+    }
+    let options: Option<StreamOptions> = fields.take("stream_options")?;
+    if options.is_some() && !stream {
+        let problem = "is only allowed when `stream` is true";
+        return Err(ApiError::invalid("stream_options", problem));
+    }
+    Ok(options.and_then(|o| o.include_usage).unwrap_or(false))
+}
+
+/// `best_of` is fine where it asks for no more than `n` gives anyway.
+fn take_best_of(fields: &mut Fields, n: usize) -> Result<(), ApiError> {
+    match fields.take::<usize>("best_of")? {
+        Some(best_of) if best_of < n => {
+            let problem = format!("must be at least `n` ({n}), got {best_of}");
+            Err(ApiError::invalid("best_of", problem))
+        }
+        Some(best_of) if best_of > n => Err(ApiError::Unsupported {
+            param: "best_of".to_owned(),
+            reason: "at most `n` completions are made",
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// What OpenAI or vLLM understand and would change the answer. Fields that neither changes the
+/// answer for (`metadata`, `store`, …) are ignored.
+fn refuse_unsupported(fields: &mut Fields) -> Result<(), ApiError> {
+    let none = [json!([])];
+    let off = [json!(false)];
+    let text = [json!({"type": "text"})];
+    let tools = "this server calls no tools";
+    let guided = "only plain text is generated";
+    fields.refuse("tools", &none, tools)?;
+    fields.refuse("functions", &none, tools)?;
+    fields.refuse("tool_choice", &[json!("none"), json!("auto")], tools)?;
+    fields.refuse("function_call", &[json!("none"), json!("auto")], tools)?;
+    fields.refuse("response_format", &text, guided)?;
+    fields.refuse("modalities", &[json!(["text"])], guided)?;
+    fields.refuse("audio", &[], guided)?;
+    for name in [
+        "guided_json",
+        "guided_regex",
+        "guided_choice",
+        "guided_grammar",
+    ] {
+        fields.refuse(name, &[], guided)?;
+    }
+    fields.refuse("structured_outputs", &[], guided)?;
+    fields.refuse("prediction", &[], "outputs are not predicted")?;
+    fields.refuse("web_search_options", &[], "this server searches nothing")?;
+    fields.refuse("use_beam_search", &off, "sampling is the only search")?;
+    fields.refuse("echo", &off, "the prompt is not repeated")?;
+    fields.refuse("suffix", &[json!("")], "text is only continued")?;
+    fields.refuse("prompt_logprobs", &off, "only generated tokens have them")?;
+    fields.refuse("chat_template", &[], "the base's own is used")?;
+    fields.refuse(
+        "chat_template_kwargs",
+        &[json!({})],
+        "the base's own is used",
+    )?;
+    fields.refuse(
+        "continue_final_message",
+        &off,
+        "every answer is a new message",
+    )
+}
+
+/// How many tokens a completion of this prompt may have: what was asked for, where it fits; else
+/// `default`, cut to what fits.
+pub fn max_tokens(
+    asked: Option<usize>,
+    default: usize,
+    prompt: usize,
+    param: &'static str,
+    limits: &Limits,
+) -> Result<usize, ApiError> {
+    let limit = limits.max_model_len;
+    let room = limit.saturating_sub(prompt);
+    let too_long = |completion| ApiError::ContextLength {
+        limit,
+        prompt,
+        completion,
+        param,
+    };
+    match asked {
+        _ if room == 0 => Err(too_long(None)),
+        Some(asked) if asked > room => Err(too_long(Some(asked))),
+        Some(asked) => Ok(asked),
+        None => Ok(default.min(room)),
+    }
+}

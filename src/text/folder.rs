@@ -1,0 +1,128 @@
+//! A base's text from a folder in Hugging Face layout.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use serde_json::Value;
+use tokenizers::Tokenizer;
+
+use super::{Extras, Text, TextError};
+
+const TOKENIZER: &str = "a Hugging Face fast tokenizer as JSON";
+const CONFIG: &str = "a JSON object";
+const TEMPLATE: &str = "a Jinja chat template in UTF-8";
+const TEMPLATE_JSON: &str = "a JSON object with a string `chat_template`";
+const CONFIG_TEMPLATE: &str =
+    "`chat_template` to be a string, or a list of {name, template} with a `default`";
+
+pub(super) fn read(dir: &Path) -> Result<Text, TextError> {
+    let path = dir.join("tokenizer.json");
+    let bytes = std::fs::read(&path).map_err(|source| TextError::Read {
+        path: path.clone(),
+        expected: TOKENIZER,
+        source,
+    })?;
+    let tokenizer = Tokenizer::from_bytes(&bytes)
+        .map_err(|error| broken(&path, TOKENIZER, error.to_string()))?;
+
+    let config_path = dir.join("tokenizer_config.json");
+    let config = read_object(&config_path)?;
+    let mut special_tokens = special_tokens(&read_object(&dir.join("special_tokens_map.json"))?);
+    special_tokens.extend(self::special_tokens(&config));
+    let eos_token_ids = ["eos_token", "eot_token"]
+        .iter()
+        .filter_map(|&role| tokenizer.token_to_id(special_tokens.get(role)?))
+        .collect();
+    let template = read_template(dir, &config, &config_path)?;
+    let extras = Extras {
+        special_tokens,
+        template,
+        eos_token_ids,
+    };
+    Text::new(tokenizer, extras, &path.display().to_string())
+}
+
+/// The template's source and the file it comes from.
+fn read_template(
+    dir: &Path,
+    config: &Value,
+    config_path: &Path,
+) -> Result<Option<(String, String)>, TextError> {
+    let path = dir.join("chat_template.jinja");
+    if let Some(source) = read_optional(&path, TEMPLATE)? {
+        return Ok(Some((source, path.display().to_string())));
+    }
+    let path = dir.join("chat_template.json");
+    let json = read_object(&path)?;
+    if !json.is_null() {
+        let source = json["chat_template"]
+            .as_str()
+            .ok_or_else(|| broken(&path, TEMPLATE_JSON, "no such string".into()))?;
+        return Ok(Some((source.to_owned(), path.display().to_string())));
+    }
+    let source = match &config["chat_template"] {
+        Value::Null => return Ok(None),
+        Value::String(source) => Some(source.as_str()),
+        Value::Array(named) => named
+            .iter()
+            .find(|entry| entry["name"] == "default")
+            .and_then(|entry| entry["template"].as_str()),
+        _ => None,
+    };
+    let source = source.ok_or_else(|| {
+        broken(
+            config_path,
+            CONFIG_TEMPLATE,
+            "`chat_template` is neither".into(),
+        )
+    })?;
+    Ok(Some((source.to_owned(), config_path.display().to_string())))
+}
+
+/// `bos_token`, `eos_token`, ...: each a string, or an object with its `content`.
+fn special_tokens(config: &Value) -> BTreeMap<String, String> {
+    config
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(role, _)| role.ends_with("_token"))
+        .filter_map(|(role, token)| {
+            let text = token.as_str().or_else(|| token["content"].as_str())?;
+            Some((role.clone(), text.to_owned()))
+        })
+        .collect()
+}
+
+/// A file that may be absent, as a JSON object; null where it is absent.
+fn read_object(path: &Path) -> Result<Value, TextError> {
+    let Some(json) = read_optional(path, CONFIG)? else {
+        return Ok(Value::Null);
+    };
+    let value: Value =
+        serde_json::from_str(&json).map_err(|error| broken(path, CONFIG, error.to_string()))?;
+    if !value.is_object() {
+        return Err(broken(path, CONFIG, "it holds something else".into()));
+    }
+    Ok(value)
+}
+
+fn read_optional(path: &Path, expected: &'static str) -> Result<Option<String>, TextError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(TextError::Read {
+            path: path.to_owned(),
+            expected,
+            source,
+        }),
+    }
+}
+
+fn broken(path: &Path, expected: &'static str, reason: String) -> TextError {
+    TextError::File {
+        path: path.to_owned(),
+        expected,
+        reason,
+    }
+}

@@ -1,0 +1,104 @@
+//! Byte-level BPE: GPT-2's kind, with the way each family cuts text into words.
+
+use tokenizers::decoders::byte_level::ByteLevel;
+use tokenizers::models::bpe::{BPE, Vocab};
+use tokenizers::normalizers::unicode::NFC;
+use tokenizers::pre_tokenizers::PreTokenizerWrapper;
+use tokenizers::pre_tokenizers::digits::Digits;
+use tokenizers::pre_tokenizers::sequence::Sequence;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::tokenizer::SplitDelimiterBehavior;
+use tokenizers::{NormalizerWrapper, Tokenizer};
+
+use super::metadata::Metadata;
+use super::{Base, TextError, Vocabulary, found, unusable};
+
+const MERGES: &str = "tokenizer.ggml.merges";
+
+/// How text is cut into words before the merges.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Words {
+    Gpt2,
+    /// As GPT-2, after each digit has become a word.
+    SmolLm,
+    /// Digits in groups of up to three; a whole word that is a token is not merged.
+    Llama3,
+    /// Digits one by one, text in Unicode's composed form.
+    Qwen2,
+}
+
+impl Words {
+    fn read(metadata: Metadata) -> Result<Self, TextError> {
+        let key = "tokenizer.ggml.pre";
+        match metadata.string(key)? {
+            None | Some("default" | "gpt-2" | "gpt2") => Ok(Self::Gpt2),
+            Some("smollm") => Ok(Self::SmolLm),
+            Some("llama-bpe" | "llama3" | "llama-v3") => Ok(Self::Llama3),
+            Some("qwen2" | "deepseek-r1-qwen") => Ok(Self::Qwen2),
+            other => Err(TextError::Metadata {
+                key,
+                found: found(other),
+                expected: "smollm, llama-bpe, qwen2, gpt-2 or default",
+            }),
+        }
+    }
+
+    fn pre_tokenizer(self) -> tokenizers::Result<PreTokenizerWrapper> {
+        let bytes = |use_regex| ByteLevel::new(false, true, use_regex).into();
+        let split = |digits: &str| {
+            let pattern = format!(
+                r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+            );
+            Split::new(
+                SplitPattern::Regex(pattern),
+                SplitDelimiterBehavior::Isolated,
+                false,
+            )
+        };
+        let steps = match self {
+            Self::Gpt2 => return Ok(bytes(true)),
+            Self::SmolLm => vec![Digits::new(true).into(), bytes(true)],
+            Self::Llama3 => vec![split(r"\p{N}{1,3}")?.into(), bytes(false)],
+            Self::Qwen2 => vec![split(r"\p{N}")?.into(), bytes(false)],
+        };
+        Ok(Sequence::new(steps).into())
+    }
+}
+
+pub(super) fn read(metadata: Metadata, vocabulary: &Vocabulary) -> Result<Base, TextError> {
+    let words = Words::read(metadata)?;
+    let merges = metadata
+        .strings(MERGES)?
+        .into_iter()
+        .map(|merge| match merge.split_once(' ') {
+            Some((left, right)) => Ok((left.to_owned(), right.to_owned())),
+            None => Err(broken_merges(format!("`{merge}`"))),
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let bpe = BPE::builder()
+        .vocab_and_merges(vocabulary.ids::<Vocab>(), merges)
+        .ignore_merges(words == Words::Llama3)
+        .build()
+        .map_err(|error| broken_merges(error.to_string()))?;
+
+    let mut tokenizer = Tokenizer::new(bpe);
+    tokenizer.with_pre_tokenizer(Some(words.pre_tokenizer().map_err(unusable)?));
+    tokenizer.with_decoder(Some(ByteLevel::default()));
+    if words == Words::Qwen2 {
+        tokenizer
+            .with_normalizer(Some(NormalizerWrapper::from(NFC)))
+            .map_err(unusable)?;
+    }
+    Ok(Base {
+        tokenizer,
+        adds_bos: words == Words::Llama3,
+    })
+}
+
+fn broken_merges(found: String) -> TextError {
+    TextError::Metadata {
+        key: MERGES,
+        found,
+        expected: "pairs of tokens with a space between, whose joint text is a token",
+    }
+}

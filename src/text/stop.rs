@@ -1,0 +1,267 @@
+//! Stop strings over streamed text.
+
+/// Finds the first stop string in a text that comes in pieces, and keeps back only what could
+/// still be the beginning of one.
+///
+/// "First" is the one that ends first, as a reader of the stream would see it; of several that end
+/// together, the longest. The result does not depend on how the text is cut into pieces.
+#[derive(Clone, Debug)]
+pub struct StopStrings {
+    patterns: Vec<Pattern>,
+    include_in_output: bool,
+    /// The beginning of a possible stop string, not given out yet.
+    held: String,
+    stopped: Option<String>,
+}
+
+/// What one piece of text led to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StopStep {
+    /// Text to give out now.
+    pub text_to_emit: String,
+    /// The stop string that ended the text, if one did.
+    pub stopped: Option<String>,
+}
+
+impl StopStrings {
+    /// Empty stop strings are left out: they would stop everything.
+    pub fn new(stop: Vec<String>, include_in_output: bool) -> Self {
+        let patterns = stop
+            .into_iter()
+            .filter(|text| !text.is_empty())
+            .map(Pattern::new)
+            .collect();
+        Self {
+            patterns,
+            include_in_output,
+            held: String::new(),
+            stopped: None,
+        }
+    }
+
+    /// Takes the next piece. After a stop nothing more is given out.
+    pub fn push(&mut self, piece: &str) -> StopStep {
+        self.advance(piece, true)
+    }
+
+    /// Takes the next piece without stopping in it; a stop string that begins in it and ends in a
+    /// later, checked piece is still found.
+    pub fn push_unchecked(&mut self, piece: &str) -> StopStep {
+        self.advance(piece, false)
+    }
+
+    /// The text that was kept back: no more comes that could make it a stop string.
+    pub fn finish(&mut self) -> String {
+        std::mem::take(&mut self.held)
+    }
+
+    fn advance(&mut self, piece: &str, check: bool) -> StopStep {
+        if self.stopped.is_some() {
+            return StopStep {
+                text_to_emit: String::new(),
+                stopped: self.stopped.clone(),
+            };
+        }
+        let before = self.held.len();
+        self.held.push_str(piece);
+        for (offset, byte) in piece.bytes().enumerate() {
+            let hit = self
+                .patterns
+                .iter_mut()
+                .filter_map(|pattern| pattern.step(byte).then_some(&pattern.text))
+                .max_by_key(|text| text.len());
+            if let Some(stop) = hit.filter(|_| check) {
+                let end = before + offset + 1;
+                let keep = if self.include_in_output {
+                    end
+                } else {
+                    end - stop.len()
+                };
+                self.stopped = Some(stop.clone());
+                self.held.truncate(keep);
+                return StopStep {
+                    text_to_emit: self.finish(),
+                    stopped: self.stopped.clone(),
+                };
+            }
+        }
+        let rest = self.held.split_off(self.held.len() - self.hold_back());
+        StopStep {
+            text_to_emit: std::mem::replace(&mut self.held, rest),
+            stopped: None,
+        }
+    }
+
+    /// Bytes at the end of the text that begin a stop string.
+    fn hold_back(&self) -> usize {
+        if self.include_in_output {
+            return 0; // whatever happens, the text so far will be given out
+        }
+        self.patterns
+            .iter()
+            .map(|pattern| pattern.matched)
+            .max()
+            .unwrap_or(0)
+    }
+}
+
+/// One stop string as a Knuth-Morris-Pratt automaton over bytes. A match of a UTF-8 string within
+/// UTF-8 text begins and ends between characters, so bytes are enough.
+#[derive(Clone, Debug)]
+struct Pattern {
+    text: String,
+    /// `borders[n]`: length of the longest proper suffix of the first `n` bytes that is also a
+    /// prefix of them.
+    borders: Vec<usize>,
+    /// Bytes of the pattern that the text so far ends with; less than all of them.
+    matched: usize,
+}
+
+impl Pattern {
+    fn new(text: String) -> Self {
+        let bytes = text.as_bytes();
+        let mut borders = vec![0; bytes.len() + 1];
+        let mut border = 0;
+        for end in 1..bytes.len() {
+            while border > 0 && bytes[end] != bytes[border] {
+                border = borders[border];
+            }
+            border += usize::from(bytes[end] == bytes[border]);
+            borders[end + 1] = border;
+        }
+        Self {
+            text,
+            borders,
+            matched: 0,
+        }
+    }
+
+    /// Takes one byte of text; true where the pattern ends with it.
+    fn step(&mut self, byte: u8) -> bool {
+        let bytes = self.text.as_bytes();
+        while self.matched > 0 && bytes[self.matched] != byte {
+            self.matched = self.borders[self.matched];
+        }
+        self.matched += usize::from(bytes[self.matched] == byte);
+        let complete = self.matched == bytes.len();
+        if complete {
+            self.matched = self.borders[self.matched];
+        }
+        complete
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn stop_strings(stop: &[&str], include: bool) -> StopStrings {
+        StopStrings::new(stop.iter().map(|&s| s.to_owned()).collect(), include)
+    }
+
+    fn step(text: &str, stopped: Option<&str>) -> StopStep {
+        StopStep {
+            text_to_emit: text.into(),
+            stopped: stopped.map(Into::into),
+        }
+    }
+
+    #[test]
+    fn holds_back_only_what_may_become_a_stop_string() {
+        let mut stop = stop_strings(&["END", "\n\n"], false);
+        assert_eq!(stop.push("a sentence"), step("a sentence", None));
+        assert_eq!(stop.push(" EN"), step(" ", None));
+        assert_eq!(stop.push("E"), step("EN", None));
+        assert_eq!(stop.push("\n"), step("E", None));
+        assert_eq!(stop.push("ENDgame"), step("\n", Some("END")));
+        assert_eq!(stop.push("more"), step("", Some("END")));
+        assert_eq!(stop.finish(), "");
+    }
+
+    #[test]
+    fn an_included_stop_string_is_given_out_and_nothing_after_it() {
+        let mut stop = stop_strings(&["END"], true);
+        assert_eq!(stop.push("the E"), step("the E", None));
+        assert_eq!(stop.push("ND of"), step("ND", Some("END")));
+    }
+
+    #[test]
+    fn what_was_held_back_comes_out_at_the_end() {
+        let mut stop = stop_strings(&["END", ""], false);
+        assert_eq!(stop.push("the EN"), step("the ", None));
+        assert_eq!(stop.finish(), "EN");
+    }
+
+    #[test]
+    fn the_first_end_wins_and_then_the_longest() {
+        assert_eq!(
+            stop_strings(&["abcd", "bc"], false).push("xabcd"),
+            step("xa", Some("bc"))
+        );
+        assert_eq!(
+            stop_strings(&["c", "bc"], false).push("abcd"),
+            step("a", Some("bc"))
+        );
+    }
+
+    #[test]
+    fn an_unchecked_piece_may_begin_but_not_end_a_stop_string() {
+        let mut stop = stop_strings(&["ab", "xabc"], false);
+        assert_eq!(stop.push_unchecked("ab xab"), step("ab ", None));
+        assert_eq!(stop.push("c"), step("", Some("xabc")));
+    }
+
+    /// Where the text stops by definition: (end, start) of the match that ends first.
+    fn expected(text: &str, stop: &[String]) -> Option<(usize, usize)> {
+        stop.iter()
+            .flat_map(|s| {
+                (0..text.len())
+                    .filter(|&i| text.as_bytes()[i..].starts_with(s.as_bytes()))
+                    .map(|i| (i + s.len(), i))
+            })
+            .min()
+    }
+
+    fn letters(max: usize) -> impl Strategy<Value = String> {
+        proptest::collection::vec(
+            prop_oneof![Just('a'), Just('b'), Just('é'), Just('🤗')],
+            0..=max,
+        )
+        .prop_map(String::from_iter)
+    }
+
+    proptest! {
+        #[test]
+        fn any_chunking_stops_at_the_first_end(
+            chunks in proptest::collection::vec(letters(4), 0..12),
+            stop in proptest::collection::vec(letters(4), 0..4),
+            include in any::<bool>(),
+        ) {
+            let text = chunks.concat();
+            let mut matcher = StopStrings::new(stop.clone(), include);
+            let stop: Vec<String> = stop.into_iter().filter(|s| !s.is_empty()).collect();
+            let (mut emitted, mut fed, mut stopped) = (String::new(), String::new(), None);
+            for chunk in &chunks {
+                let step = matcher.push(chunk);
+                fed.push_str(chunk);
+                emitted.push_str(&step.text_to_emit);
+                stopped = step.stopped;
+                prop_assert!(text.starts_with(&emitted));
+                if stopped.is_none() {
+                    let withheld = &fed[emitted.len()..];
+                    prop_assert!(include || withheld.is_empty() || stop.iter().any(|s| s.starts_with(withheld)));
+                }
+            }
+            emitted.push_str(&matcher.finish());
+            match expected(&text, &stop) {
+                None => prop_assert_eq!((emitted, stopped), (text, None)),
+                Some((end, start)) => {
+                    prop_assert_eq!(&emitted, &text[..if include { end } else { start }]);
+                    prop_assert_eq!(stopped.as_deref(), Some(&text[start..end]));
+                    prop_assert!(include || stop.iter().all(|s| !emitted.contains(s.as_str())));
+                }
+            }
+        }
+    }
+}

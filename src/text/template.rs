@@ -1,0 +1,281 @@
+//! Hugging Face chat templates, rendered as transformers renders them.
+
+use std::collections::BTreeMap;
+
+use minijinja::{Environment, context};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::TextError;
+use super::template_functions::{Raised, raise_exception, strftime_now, tojson};
+
+/// One message of a conversation, as the template sees it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ChatMessage {
+    pub role: String,
+    #[serde(default)]
+    pub content: String,
+    /// Any further fields of the message (`name`, `tool_calls`, ...), in their order.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+impl ChatMessage {
+    /// A message without further fields.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self {
+            role: role.into(),
+            content: content.into(),
+            extra: Map::new(),
+        }
+    }
+}
+
+/// A compiled chat template, with the base's special tokens as its globals.
+pub(super) struct ChatTemplate {
+    environment: Environment<'static>,
+}
+
+const NAME: &str = "chat_template";
+
+impl ChatTemplate {
+    /// # Errors
+    /// The reason why it does not compile.
+    pub fn new(source: &str, special_tokens: BTreeMap<String, String>) -> Result<Self, String> {
+        let mut environment = Environment::new();
+        environment.set_trim_blocks(true);
+        environment.set_lstrip_blocks(true);
+        environment
+            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_function("raise_exception", raise_exception);
+        environment.add_function("strftime_now", strftime_now);
+        environment.add_filter("tojson", tojson);
+        for (role, token) in special_tokens {
+            environment.add_global(role, token);
+        }
+        environment
+            .add_template_owned(NAME, without_generation_tags(source))
+            .map_err(|error| error.to_string())?;
+        Ok(Self { environment })
+    }
+
+    pub fn render(
+        &self,
+        messages: &[ChatMessage],
+        add_generation_prompt: bool,
+    ) -> Result<String, TextError> {
+        self.environment
+            .get_template(NAME)
+            .and_then(|template| {
+                // transformers passes the absent ones as none, and templates test for that.
+                template.render(context! {
+                    messages,
+                    add_generation_prompt,
+                    tools => (),
+                    documents => (),
+                })
+            })
+            .map_err(|error| match raised(&error) {
+                Some(message) => TextError::TemplateRaised(message),
+                None => TextError::Render(error.to_string()),
+            })
+    }
+}
+
+/// The template's own message, where it called `raise_exception`.
+fn raised(error: &minijinja::Error) -> Option<String> {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = source {
+        if let Some(Raised(message)) = error.downcast_ref() {
+            return Some(message.clone());
+        }
+        source = error.source();
+    }
+    None
+}
+
+/// transformers marks the assistant's part by `{% generation %}` for training. For rendering it is
+/// a block like any other, so it becomes an `if` that keeps its whitespace control.
+fn without_generation_tags(source: &str) -> String {
+    let mut plain = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(start) = rest.find("{%") {
+        let Some(len) = rest[start..].find("%}") else {
+            break;
+        };
+        let (before, tag) = (&rest[..start], &rest[start..start + len + 2]);
+        plain.push_str(before);
+        match tag.trim_matches(|c: char| c.is_whitespace() || "{%-+}".contains(c)) {
+            "generation" => plain.push_str(&tag.replace("generation", "if true")),
+            "endgeneration" => plain.push_str(&tag.replace("endgeneration", "endif")),
+            _ => plain.push_str(tag),
+        }
+        rest = &rest[start + tag.len()..];
+    }
+    plain.push_str(rest);
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn template(source: &str) -> ChatTemplate {
+        let tokens = [("bos_token", "<s>"), ("eos_token", "</s>")];
+        let tokens = tokens
+            .map(|(role, text)| (role.to_owned(), text.to_owned()))
+            .into();
+        ChatTemplate::new(source, tokens).unwrap()
+    }
+
+    fn render(source: &str, messages: &[ChatMessage], prompt: bool) -> String {
+        template(source).render(messages, prompt).unwrap()
+    }
+
+    fn conversation() -> Vec<ChatMessage> {
+        vec![
+            ChatMessage::new("user", " Hi "),
+            ChatMessage::new("assistant", "Hello."),
+            ChatMessage::new("user", "Bye"),
+        ]
+    }
+
+    const CHATML: &str = "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou help.<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+
+    #[test]
+    fn chatml_with_a_default_system_message() {
+        let messages = [ChatMessage::new("user", "Hi <b>&\"there\"")];
+        let body = "<|im_start|>system\nYou help.<|im_end|>\n<|im_start|>user\nHi <b>&\"there\"<|im_end|>\n";
+        assert_eq!(render(CHATML, &messages, false), body);
+        assert_eq!(
+            render(CHATML, &messages, true),
+            format!("{body}<|im_start|>assistant\n")
+        );
+    }
+
+    const LLAMA3: &str = "{{- bos_token }}
+{%- if not tools is defined %}
+    {%- set tools = none %}
+{%- endif %}
+{#- A comment. -#}
+{%- if messages[0]['role'] == 'system' %}
+    {%- set system_message = messages[0]['content']|trim %}
+    {%- set messages = messages[1:] %}
+{%- else %}
+    {%- set system_message = \"\" %}
+{%- endif %}
+{{- \"<|start_header_id|>system<|end_header_id|>\\n\\n\" }}
+{%- if tools is not none %}
+    {{- \"Environment: ipython\\n\" }}
+{%- endif %}
+{{- system_message }}
+{{- \"<|eot_id|>\" }}
+{%- for message in messages %}
+    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'+ message['content'] | trim + '<|eot_id|>' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
+{%- endif %}
+";
+
+    #[test]
+    fn llama3_headers() {
+        let messages = [
+            ChatMessage::new("system", " Be brief. "),
+            ChatMessage::new("user", "Hi\n"),
+        ];
+        assert_eq!(
+            render(LLAMA3, &messages, true),
+            "<s><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>\
+             <|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>\
+             <|start_header_id|>assistant<|end_header_id|>\n\n"
+        );
+    }
+
+    const MISTRAL: &str = "{{ bos_token }}{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}{% elif message['role'] == 'assistant' %}{{ message['content'] + eos_token}}{% else %}{{ raise_exception('Only user and assistant roles are supported!') }}{% endif %}{% endfor %}";
+
+    #[test]
+    fn mistral_instructions() {
+        assert_eq!(
+            render(MISTRAL, &conversation(), true),
+            "<s>[INST]  Hi  [/INST]Hello.</s>[INST] Bye [/INST]"
+        );
+    }
+
+    #[test]
+    fn a_template_refuses_with_its_own_words() {
+        let twice = [ChatMessage::new("user", "a"), ChatMessage::new("user", "b")];
+        let error = template(MISTRAL).render(&twice, true).unwrap_err();
+        let TextError::TemplateRaised(message) = error else {
+            panic!("{error}");
+        };
+        assert_eq!(
+            message,
+            "Conversation roles must alternate user/assistant/user/assistant/..."
+        );
+        // Also from within a macro and a block.
+        let nested = "{% macro check() %}{{ raise_exception('no') }}{% endmacro %}{% for m in messages %}{{ check() }}{% endfor %}";
+        let error = template(nested).render(&twice, true).unwrap_err();
+        assert!(matches!(error, TextError::TemplateRaised(message) if message == "no"));
+    }
+
+    #[test]
+    fn other_failures_are_one_line() {
+        let error = template("{{ messages[0].tools.first }}")
+            .render(&conversation(), true)
+            .unwrap_err();
+        assert!(matches!(error, TextError::Render(_)));
+        assert_eq!(error.to_string().lines().count(), 1, "{error}");
+        let reason = ChatTemplate::new("{% if %}", BTreeMap::new())
+            .err()
+            .unwrap();
+        assert_eq!(reason.lines().count(), 1, "{reason}");
+    }
+
+    #[test]
+    fn python_methods_and_reversed_slices_work() {
+        // As Qwen3's template looks for the last question.
+        let source = "{%- set ns = namespace(last=-1) -%}
+{%- for message in messages[::-1] -%}
+    {%- set index = (messages|length - 1) - loop.index0 -%}
+    {%- if ns.last < 0 and message.role == \"user\" and message.content is string and not(message.content.startswith('<tool>') and message.content.endswith('</tool>')) -%}
+        {%- set ns.last = index -%}
+    {%- endif -%}
+{%- endfor -%}
+{{ ns.last }}|{{ 'a</think>\\nb'.split('</think>')[-1].lstrip('\\n') }}|{{ messages[0].content.strip() }}|{{ messages[0].get('name', 'none') }}";
+        assert_eq!(render(source, &conversation(), false), "2|b|Hi|none");
+    }
+
+    #[test]
+    fn blocks_take_their_line_with_them() {
+        let source = "{% for m in messages %}\n    {% if m.role == 'assistant' %}\n{{ m.content }}\n    {% endif %}\n{% endfor %}\n";
+        assert_eq!(render(source, &conversation(), false), "Hello.\n");
+    }
+
+    #[test]
+    fn generation_blocks_and_loop_controls_are_known() {
+        let source = "{% for m in messages %}{% if m.role == 'assistant' %}a {%- generation %} b{% endgeneration -%} c{% break %}{% endif %}{% endfor %}";
+        assert_eq!(render(source, &conversation(), false), "a bc");
+    }
+
+    #[test]
+    fn tools_and_documents_are_none_as_in_transformers() {
+        let source = "{{ tools is none }} {{ documents is none }} {{ unk_token is defined }}";
+        assert_eq!(render(source, &[], false), "True True False");
+    }
+
+    #[test]
+    fn further_fields_reach_the_template_in_their_order() {
+        let message: ChatMessage = serde_json::from_value(json!({
+            "role": "assistant",
+            "tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {"b": 1, "a": [2.5, "é<"]}}}],
+        }))
+        .unwrap();
+        let source = "{% for call in messages[0].tool_calls %}{{ call.function | tojson }}{% endfor %}{{ messages[0].content }}";
+        assert_eq!(
+            render(source, &[message], false),
+            r#"{"name": "add", "arguments": {"b": 1, "a": [2.5, "é<"]}}"#
+        );
+    }
+}

@@ -1,0 +1,101 @@
+//! Behaviour of the whole layer, on small tokenizers that are built here.
+
+mod folder;
+mod gguf;
+mod stream;
+
+use std::collections::HashMap;
+
+use candle_core::quantized::gguf_file::{Content, Value, VersionedMagic};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+
+use super::Text;
+
+fn strings<S: Into<String>>(items: impl IntoIterator<Item = S>) -> Value {
+    Value::Array(
+        items
+            .into_iter()
+            .map(|item| Value::String(item.into()))
+            .collect(),
+    )
+}
+
+fn content(metadata: impl IntoIterator<Item = (&'static str, Value)>) -> Content {
+    let prefixed = metadata
+        .into_iter()
+        .map(|(key, value)| (format!("tokenizer.{key}"), value));
+    Content {
+        magic: VersionedMagic::GgufV3,
+        metadata: prefixed.collect(),
+        tensor_infos: HashMap::new(),
+        tensor_data_offset: 0,
+    }
+}
+
+/// A byte-level vocabulary: two control tokens, all bytes, a user-defined token, four merges.
+fn byte_level(pre: &str) -> HashMap<&'static str, Value> {
+    let mut alphabet: Vec<char> = ByteLevel::alphabet().into_iter().collect();
+    alphabet.sort_unstable();
+    let mut tokens = vec!["<s>".to_owned(), "</s>".to_owned()];
+    tokens.extend(alphabet.iter().map(char::to_string));
+    let mut types = vec![Value::I32(1); tokens.len()];
+    types[..2].fill(Value::I32(3));
+    tokens.push("<tool>".into());
+    types.push(Value::I32(4));
+    let merges = ["h e", "l l", "1 2", "12 3"];
+    tokens.extend(merges.iter().map(|merge| merge.replace(' ', "")));
+    types.extend(vec![Value::I32(1); merges.len()]);
+    HashMap::from([
+        ("ggml.model", Value::String("gpt2".into())),
+        ("ggml.pre", Value::String(pre.into())),
+        ("ggml.tokens", strings(tokens)),
+        ("ggml.token_type", Value::Array(types)),
+        ("ggml.merges", strings(merges)),
+        ("ggml.bos_token_id", Value::U32(0)),
+        ("ggml.eos_token_id", Value::U32(1)),
+        (
+            "chat_template",
+            Value::String("{% for m in messages %}{{ bos_token + m.content }}{% endfor %}".into()),
+        ),
+    ])
+}
+
+fn byte_level_text(pre: &str) -> Text {
+    Text::from_gguf(&content(byte_level(pre))).unwrap()
+}
+
+fn spelled(text: &Text, input: &str) -> Vec<String> {
+    text.encode(input, false)
+        .unwrap()
+        .into_iter()
+        .map(|id| text.token_text(id))
+        .collect()
+}
+
+/// Pieces and scores of a SentencePiece kind with byte fallback.
+fn sentencepiece() -> HashMap<&'static str, Value> {
+    let mut tokens: Vec<String> = ["<unk>", "<s>", "</s>"].map(String::from).into();
+    tokens.extend((0..=255).map(|byte| format!("<0x{byte:02X}>")));
+    let mut types = vec![Value::I32(6); tokens.len()];
+    types[..3].fill(Value::I32(3));
+    types[0] = Value::I32(2);
+    let pieces = ["▁hi", "▁h", "hi", "▁", "h", "i"];
+    tokens.extend(pieces.map(String::from));
+    types.extend(vec![Value::I32(1); pieces.len()]);
+    let scores = (0..tokens.len())
+        .map(|id| Value::F32(-(id as f32)))
+        .collect();
+    HashMap::from([
+        ("ggml.model", Value::String("llama".into())),
+        ("ggml.tokens", strings(tokens)),
+        ("ggml.token_type", Value::Array(types)),
+        ("ggml.scores", Value::Array(scores)),
+        ("ggml.bos_token_id", Value::U32(1)),
+        ("ggml.eos_token_id", Value::U32(2)),
+        ("ggml.unknown_token_id", Value::U32(0)),
+    ])
+}
+
+fn sentencepiece_text() -> Text {
+    Text::from_gguf(&content(sentencepiece())).unwrap()
+}

@@ -1,0 +1,226 @@
+//! What each token stands for, as bytes, worked out once from the tokenizer's decoder.
+//!
+//! Decoding by bytes makes a stream exact and cheap: no window of earlier tokens has to be decoded
+//! again, and half a character is simply a prefix of a UTF-8 sequence. It differs from
+//! `Tokenizer::decode` in one point: within a run of byte-fallback tokens that is not valid UTF-8,
+//! only the faulty part becomes U+FFFD, not the whole run (which could not be streamed).
+
+use serde_json::Value;
+use tokenizers::Tokenizer;
+
+/// Bytes of every token id, in one buffer.
+pub(super) struct TokenBytes {
+    bytes: Vec<u8>,
+    /// Where each token's bytes end; they start where those of the id before end.
+    ends: Vec<usize>,
+    special: Vec<bool>,
+    leading_space: bool,
+}
+
+impl TokenBytes {
+    /// # Errors
+    /// The reason, where the decoder's kind is unknown.
+    pub fn new(tokenizer: &Tokenizer) -> Result<Self, String> {
+        let spelling = Spelling::of(tokenizer)?;
+        let vocab = tokenizer.get_vocab(true);
+        let len = vocab.values().max().map_or(0, |&id| id as usize + 1);
+        // The vocabulary may name one id twice (an added token that is also the model's); the
+        // tokenizer's own answer decides.
+        let mut table = Self {
+            bytes: Vec::with_capacity(len * 8),
+            ends: Vec::with_capacity(len),
+            special: vec![false; len],
+            leading_space: spelling.leading_space,
+        };
+        for id in 0..len as u32 {
+            if let Some(token) = tokenizer.id_to_token(id) {
+                spelling.append_bytes(&token, &mut table.bytes);
+            }
+            table.ends.push(table.bytes.len());
+        }
+        for (id, token) in tokenizer.get_added_tokens_decoder() {
+            if let Some(special) = table.special.get_mut(id as usize) {
+                *special = token.special;
+            }
+        }
+        Ok(table)
+    }
+
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub fn get(&self, id: u32) -> &[u8] {
+        let id = id as usize;
+        let Some(&end) = self.ends.get(id) else {
+            return &[];
+        };
+        let start = if id == 0 { 0 } else { self.ends[id - 1] };
+        &self.bytes[start..end]
+    }
+
+    pub fn is_special(&self, id: u32) -> bool {
+        self.special.get(id as usize).copied().unwrap_or(false)
+    }
+
+    /// Words begin with a space, also the first one of a text, where it has to go (SentencePiece).
+    pub fn marks_words_by_leading_space(&self) -> bool {
+        self.leading_space
+    }
+}
+
+/// How the vocabulary spells bytes: the decoder's steps, as far as single tokens go.
+#[derive(Default)]
+struct Spelling {
+    /// One character a byte, as GPT-2 does.
+    byte_level: bool,
+    /// `<0x0A>` is a byte.
+    byte_fallback: bool,
+    replacements: Vec<(String, String)>,
+    leading_space: bool,
+    fused: bool,
+}
+
+impl Spelling {
+    fn of(tokenizer: &Tokenizer) -> Result<Self, String> {
+        let decoder = tokenizer
+            .get_decoder()
+            .ok_or("it has no decoder; expected ByteLevel, Metaspace or byte fallback")?;
+        let decoder = serde_json::to_value(decoder).map_err(|error| error.to_string())?;
+        let mut spelling = Self::default();
+        spelling.add_step(&decoder)?;
+        Ok(spelling)
+    }
+
+    fn add_step(&mut self, step: &Value) -> Result<(), String> {
+        let unsupported = || {
+            Err(format!(
+                "decoder {step} is not supported; expected ByteLevel, Metaspace or byte fallback"
+            ))
+        };
+        match step["type"].as_str() {
+            Some("Sequence") => {
+                for step in step["decoders"].as_array().into_iter().flatten() {
+                    self.add_step(step)?;
+                }
+            }
+            Some("ByteLevel") => self.byte_level = true,
+            Some("ByteFallback") => self.byte_fallback = true,
+            Some("Fuse") => self.fused = true,
+            Some("Replace") => match (step["pattern"]["String"].as_str(), step["content"].as_str())
+            {
+                (Some(from), Some(to)) => self.replacements.push((from.into(), to.into())),
+                _ => return unsupported(),
+            },
+            Some("Metaspace") => match step["replacement"].as_str() {
+                Some(mark) => {
+                    self.replacements.push((mark.into(), " ".into()));
+                    self.leading_space = step["prepend_scheme"] != "never";
+                }
+                None => return unsupported(),
+            },
+            Some("Strip") => {
+                let one_leading_space =
+                    step["content"] == " " && step["start"] == 1 && step["stop"] == 0;
+                if !(one_leading_space && self.fused) {
+                    return unsupported();
+                }
+                self.leading_space = true;
+            }
+            _ => return unsupported(),
+        }
+        Ok(())
+    }
+
+    fn append_bytes(&self, token: &str, out: &mut Vec<u8>) {
+        if self.byte_level {
+            // Added tokens are spelled as they are.
+            match token.chars().map(byte_of_char).collect::<Option<Vec<u8>>>() {
+                Some(bytes) => out.extend(bytes),
+                None => out.extend(token.bytes()),
+            }
+        } else if let Some(byte) = self.byte_fallback.then(|| fallback_byte(token)).flatten() {
+            out.push(byte);
+        } else {
+            let mut text = token.to_owned();
+            for (from, to) in &self.replacements {
+                text = text.replace(from, to);
+            }
+            out.extend(text.bytes());
+        }
+    }
+}
+
+/// `<0x0A>` → 10.
+fn fallback_byte(token: &str) -> Option<u8> {
+    let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
+    (digits.len() == 2).then(|| u8::from_str_radix(digits, 16).ok())?
+}
+
+/// The byte that a character of a byte-level vocabulary stands for: printable Latin-1 stands for
+/// itself, the other 68 bytes, in order, are the characters from U+0100 on.
+fn byte_of_char(c: char) -> Option<u8> {
+    let code = u32::from(c);
+    match code {
+        0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF => u8::try_from(code).ok(),
+        0x100..=0x120 => u8::try_from(code - 0x100).ok(), // 0x00..=0x20
+        0x121..=0x142 => u8::try_from(code - 0x121 + 0x7F).ok(), // 0x7F..=0xA0
+        0x143 => Some(0xAD),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokenizers::decoders::DecoderWrapper;
+    use tokenizers::models::bpe::BPE;
+
+    #[test]
+    fn every_byte_has_exactly_one_character() {
+        let mut bytes: Vec<u8> = (0..0x200)
+            .filter_map(char::from_u32)
+            .filter_map(byte_of_char)
+            .collect();
+        bytes.sort_unstable();
+        assert_eq!(bytes, (0..=255).collect::<Vec<u8>>());
+        assert_eq!(byte_of_char('Ġ'), Some(b' '));
+        assert_eq!(byte_of_char('Ċ'), Some(b'\n'));
+        assert_eq!(byte_of_char('｜'), None);
+    }
+
+    #[test]
+    fn only_two_hex_digits_are_a_fallback_byte() {
+        assert_eq!(fallback_byte("<0x0A>"), Some(10));
+        for token in ["<0xG1>", "<0xA>", "<0x0A", "<s>", "<0x0A>>"] {
+            assert_eq!(fallback_byte(token), None, "{token}");
+        }
+    }
+
+    #[test]
+    fn a_decoder_of_another_family_is_refused_by_name() {
+        for (decoder, name) in [
+            (
+                serde_json::json!({"type": "WordPiece", "prefix": "##", "cleanup": true}),
+                "WordPiece",
+            ),
+            (
+                serde_json::json!({"type": "Strip", "content": "x", "start": 1, "stop": 0}),
+                "Strip",
+            ),
+        ] {
+            let mut tokenizer = Tokenizer::new(BPE::default());
+            let decoder: DecoderWrapper = serde_json::from_value(decoder).unwrap();
+            tokenizer.with_decoder(Some(decoder));
+            let reason = TokenBytes::new(&tokenizer).err().unwrap();
+            assert!(
+                reason.contains(name) && reason.contains("expected ByteLevel"),
+                "{reason}"
+            );
+        }
+        let reason = TokenBytes::new(&Tokenizer::new(BPE::default()))
+            .err()
+            .unwrap();
+        assert!(reason.contains("no decoder"), "{reason}");
+    }
+}

@@ -1,0 +1,92 @@
+//! A ticket checked against a base.
+
+use std::ops::Deref;
+
+use super::error::brief;
+use super::{BaseManifest, Columns, MAX_U16_COLUMNS, TensorDelta, Ticket, TicketError};
+
+/// A ticket that fits a base: made for it, every parameter known and adaptable, every position
+/// inside the parameter.
+#[derive(Debug)]
+pub struct BoundTicket(Ticket);
+
+impl Ticket {
+    /// Checks the ticket against a base. `allow_foreign_base` lets in a ticket made for another
+    /// base whose names and shapes all fit this one.
+    ///
+    /// # Errors
+    /// The fingerprints differ; a parameter is unknown, not adaptable or of another shape; a column
+    /// is out of range or stored in the wrong width.
+    pub fn bind(
+        self,
+        base: &BaseManifest,
+        allow_foreign_base: bool,
+    ) -> Result<BoundTicket, TicketError> {
+        let metadata = self.metadata();
+        if metadata.base_fingerprint != base.fingerprint && !allow_foreign_base {
+            return Err(TicketError::ForeignBase {
+                ticket_base: metadata.base_name.clone(),
+                ticket_fingerprint: metadata.base_fingerprint,
+                base: base.name.clone(),
+                base_fingerprint: base.fingerprint,
+            });
+        }
+        for (parameter, delta) in self.tensors() {
+            check_fits(parameter, delta, base.projection(parameter)?)?;
+        }
+        Ok(BoundTicket(self))
+    }
+}
+
+impl BoundTicket {
+    /// The ticket, free of the base.
+    pub fn into_inner(self) -> Ticket {
+        self.0
+    }
+}
+
+impl Deref for BoundTicket {
+    type Target = Ticket;
+
+    fn deref(&self) -> &Ticket {
+        &self.0
+    }
+}
+
+fn check_fits(
+    parameter: &str,
+    delta: &TensorDelta,
+    [rows, columns]: [usize; 2],
+) -> Result<(), TicketError> {
+    let parameter = || brief(parameter);
+    if delta.rows() != rows {
+        return Err(TicketError::Rows {
+            parameter: parameter(),
+            found: delta.rows(),
+            expected: rows,
+        });
+    }
+    let found = match delta.columns() {
+        Columns::U16(_) => "U16",
+        Columns::U32(_) => "U32",
+    };
+    let narrow = columns <= MAX_U16_COLUMNS;
+    let expected = if narrow { "U16" } else { "U32" };
+    if found != expected {
+        return Err(TicketError::ColumnWidth {
+            parameter: parameter(),
+            found,
+            expected,
+            columns,
+        });
+    }
+    match delta.rightmost() {
+        Some((row, column)) if column as usize >= columns => Err(TicketError::ColumnOutOfRange {
+            parameter: parameter(),
+            row,
+            column,
+            columns,
+        }),
+        _ => Ok(()),
+    }
+}

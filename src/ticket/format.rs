@@ -1,0 +1,166 @@
+//! The ticket file: three tensors a parameter in a safetensors container.
+//!
+//! | tensor | dtype, shape | meaning |
+//! |---|---|---|
+//! | `P.row_offsets` | U32 `[out + 1]` | nonzeros of row r are `row_offsets[r]..row_offsets[r + 1]` |
+//! | `P.columns` | U16 `[nnz]`, U32 where `in` > 65,536 | strictly increasing within a row |
+//! | `P.deltas` | BF16 or F32 `[nnz]` | finite; added to the base's value |
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use super::container::{self, Container, Dtype, Slice};
+use super::error::brief;
+use super::{Columns, Deltas, Metadata, TensorDelta, TicketError};
+
+type Tensors = BTreeMap<String, TensorDelta>;
+
+/// Reads a ticket's parts from the bytes of its file.
+pub(super) fn decode(file: &[u8]) -> Result<(Metadata, Tensors), TicketError> {
+    let container = Container::parse(file)?;
+    let metadata = Metadata::from_header(&container.metadata)?;
+    let parameters = parameters(&container, &["row_offsets", "columns", "deltas"])?;
+    let tensors = parameters.into_iter().map(|parameter| {
+        let delta = decode_delta(&container, parameter)?;
+        Ok((parameter.to_owned(), delta))
+    });
+    let tensors: Tensors = tensors.collect::<Result<_, TicketError>>()?;
+    check_changes_something(&tensors)?;
+    Ok((metadata, tensors))
+}
+
+/// Writes the canonical file: the mirror of [`decode`].
+pub(super) fn encode(metadata: &Metadata, tensors: &Tensors) -> Result<Vec<u8>, TicketError> {
+    let metadata = metadata.to_header()?;
+    check_changes_something(tensors)?;
+    let mut slices = BTreeMap::new();
+    for (parameter, delta) in tensors {
+        let columns = match delta.columns() {
+            Columns::U16(columns) => Slice::U16(columns),
+            Columns::U32(columns) => Slice::U32(columns),
+        };
+        let deltas = match delta.deltas() {
+            Deltas::Bf16(deltas) => Slice::Bf16(deltas),
+            Deltas::F32(deltas) => Slice::F32(deltas),
+        };
+        let row_offsets = Slice::U32(delta.row_offsets());
+        slices.insert(format!("{parameter}.row_offsets"), row_offsets);
+        slices.insert(format!("{parameter}.columns"), columns);
+        slices.insert(format!("{parameter}.deltas"), deltas);
+    }
+    container::encode(&metadata, &slices)
+}
+
+/// Reads a whole file of at most `max_bytes`, which is held both before the buffer is allocated
+/// and while reading.
+///
+/// # Errors
+/// The file cannot be read, is not a regular file, or is larger.
+pub fn read_bounded(path: &Path, max_bytes: u64) -> Result<Vec<u8>, TicketError> {
+    let io_error = |error| io_error("read", path, error);
+    // Asked before opening: opening a pipe would wait for a writer.
+    let info = fs::metadata(path).map_err(io_error)?;
+    if !info.is_file() {
+        return Err(TicketError::NotAFile(path.to_owned()));
+    }
+    let too_large = || TicketError::FileTooLarge { limit: max_bytes };
+    if info.len() > max_bytes {
+        return Err(too_large());
+    }
+    let size = usize::try_from(info.len()).map_err(|_| too_large())?;
+    let mut bytes = Vec::new();
+    let out_of_memory = |_| io_error(io::ErrorKind::OutOfMemory.into());
+    bytes.try_reserve_exact(size).map_err(out_of_memory)?;
+    let file = File::open(path).map_err(io_error)?;
+    // One more than allowed, to notice a file that grew since.
+    let mut bounded = file.take(max_bytes.saturating_add(1));
+    bounded.read_to_end(&mut bytes).map_err(io_error)?;
+    if bytes.len() as u64 > max_bytes {
+        return Err(too_large());
+    }
+    Ok(bytes)
+}
+
+/// Writes a file beside `path` and renames it there once it is safely on disk.
+pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), TicketError> {
+    let write = || -> io::Result<()> {
+        let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
+        let folder = parent.unwrap_or(Path::new("."));
+        let mut builder = tempfile::Builder::new();
+        #[cfg(unix)]
+        {
+            // As any new file, rather than the 0600 of a temporary one; the umask still applies.
+            use std::os::unix::fs::PermissionsExt;
+            builder.permissions(fs::Permissions::from_mode(0o666));
+        }
+        let mut temporary = builder.prefix(".ticket-").tempfile_in(folder)?;
+        temporary.write_all(bytes)?;
+        temporary.as_file().sync_all()?;
+        temporary.persist(path).map_err(|e| e.error)?;
+        // The rename itself is on disk only once the folder is.
+        #[cfg(unix)]
+        File::open(folder)?.sync_all()?;
+        Ok(())
+    };
+    write().map_err(|error| io_error("write", path, error))
+}
+
+/// The parameters of a file whose tensors are all named `P.part`, one of `parts`.
+pub(super) fn parameters<'a>(
+    container: &'a Container<'_>,
+    parts: &'static [&'static str],
+) -> Result<BTreeSet<&'a str>, TicketError> {
+    let parameter = |name: &'a str| {
+        let known = name
+            .rsplit_once('.')
+            .filter(|(p, part)| !p.is_empty() && parts.contains(part));
+        known
+            .map(|(parameter, _)| parameter)
+            .ok_or_else(|| TicketError::UnknownTensor {
+                tensor: brief(name),
+                expected: parts.join(", "),
+            })
+    };
+    container.names().map(parameter).collect()
+}
+
+fn decode_delta(container: &Container<'_>, parameter: &str) -> Result<TensorDelta, TicketError> {
+    let array =
+        |part: &str, expected: &[Dtype]| container.array(&format!("{parameter}.{part}"), expected);
+    let row_offsets = array("row_offsets", &[Dtype::U32])?.u32();
+    let columns = array("columns", &[Dtype::U16, Dtype::U32])?;
+    let columns = match columns.dtype {
+        Dtype::U16 => Columns::U16(columns.u16()),
+        _ => Columns::U32(columns.u32()),
+    };
+    let deltas = array("deltas", &[Dtype::Bf16, Dtype::F32])?;
+    let deltas = match deltas.dtype {
+        Dtype::Bf16 => Deltas::Bf16(deltas.bf16()),
+        _ => Deltas::F32(deltas.f32()),
+    };
+    TensorDelta::new(row_offsets, columns, deltas).map_err(|fault| TicketError::Delta {
+        parameter: brief(parameter),
+        fault,
+    })
+}
+
+fn check_changes_something(tensors: &Tensors) -> Result<(), TicketError> {
+    if tensors.values().all(|delta| delta.nonzeros() == 0) {
+        return Err(TicketError::ChangesNothing("it has no nonzeros"));
+    }
+    if tensors.values().all(|delta| delta.deltas().all_zero()) {
+        return Err(TicketError::ChangesNothing("all deltas are zero"));
+    }
+    Ok(())
+}
+
+fn io_error(action: &'static str, path: &Path, error: io::Error) -> TicketError {
+    let path = path.to_owned();
+    TicketError::Io {
+        action,
+        path,
+        error,
+    }
+}

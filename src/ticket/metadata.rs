@@ -1,0 +1,187 @@
+//! What a ticket's file says about itself: the metadata of its header.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::error::brief;
+use super::{BaseManifest, Digest, TicketError};
+
+const FORMAT: &str = "lota-ticket";
+const VERSION: &str = "1";
+/// Metadata that marks the flat layout; see [`super::import`].
+pub(super) const SHAPE_OF: &str = "shape_of";
+/// The longest `base.name` and `license`.
+const MAX_TEXT_BYTES: usize = 1024;
+
+/// A ticket's statements about itself. [`super::Ticket::bind`] checks those that bind it to a base.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Metadata {
+    /// The name that requests use; see [`validate_name`].
+    pub name: String,
+    /// The name of the base that the ticket was made for.
+    pub base_name: String,
+    /// The identity of that base; see [`BaseManifest::fingerprint`].
+    pub base_fingerprint: Digest,
+    /// Nonzeros over the adaptable weights of the base, in (0, 1].
+    pub density: f64,
+    /// Licence of the ticket (an SPDX expression, or plain words).
+    pub license: Option<String>,
+    /// How the ticket came to be: data, steps, losses, seed, tool. Numbers keep 15 significant
+    /// digits when a file is read and written again.
+    pub training: Option<Value>,
+}
+
+impl Metadata {
+    /// The metadata of a ticket of `nonzeros` positions for `base`, without licence or training.
+    pub fn new(name: impl Into<String>, base: &BaseManifest, nonzeros: usize) -> Self {
+        Self {
+            name: name.into(),
+            base_name: base.name.clone(),
+            base_fingerprint: base.fingerprint,
+            density: nonzeros as f64 / base.adaptable_weights() as f64,
+            license: None,
+            training: None,
+        }
+    }
+
+    /// Reads the header's metadata.
+    pub(super) fn from_header(header: &BTreeMap<String, String>) -> Result<Self, TicketError> {
+        check_format(header)?;
+        let required = |key| {
+            let value = header.get(key).map(String::as_str);
+            value.ok_or(TicketError::MissingMetadata(key))
+        };
+        let base_fingerprint = required("base.fingerprint")?;
+        let density = required("density")?;
+        let training = header.get("training").map(|text| {
+            let value = serde_json::from_str(text);
+            value.map_err(|e| refuse("training", format!("is not JSON: {e}")))
+        });
+        let metadata = Self {
+            name: required("name")?.to_owned(),
+            base_name: required("base.name")?.to_owned(),
+            base_fingerprint: base_fingerprint.parse().map_err(|_| {
+                let reason = "is not a SHA-256 digest of 64 lower-case hexadecimal digits";
+                refuse("base.fingerprint", reason)
+            })?,
+            density: density.parse().map_err(|_| {
+                let reason = format!("is `{}`, expected a number", brief(density));
+                refuse("density", reason)
+            })?,
+            license: header.get("license").cloned(),
+            training: training.transpose()?,
+        };
+        metadata.validate()?;
+        Ok(metadata)
+    }
+
+    /// The header's metadata: the mirror of [`Metadata::from_header`].
+    pub(super) fn to_header(&self) -> Result<BTreeMap<String, String>, TicketError> {
+        self.validate()?;
+        let mut header = BTreeMap::from([
+            ("format".to_owned(), FORMAT.to_owned()),
+            ("version".to_owned(), VERSION.to_owned()),
+            ("name".to_owned(), self.name.clone()),
+            ("base.name".to_owned(), self.base_name.clone()),
+            (
+                "base.fingerprint".to_owned(),
+                self.base_fingerprint.to_string(),
+            ),
+            ("density".to_owned(), self.density.to_string()),
+        ]);
+        if let Some(license) = &self.license {
+            header.insert("license".to_owned(), license.clone());
+        }
+        if let Some(training) = &self.training {
+            header.insert("training".to_owned(), sorted(training).to_string());
+        }
+        Ok(header)
+    }
+
+    fn validate(&self) -> Result<(), TicketError> {
+        validate_name(&self.name)?;
+        check_text("base.name", &self.base_name)?;
+        if let Some(license) = &self.license {
+            check_text("license", license)?;
+        }
+        if !(self.density > 0.0 && self.density <= 1.0) {
+            let reason = format!("is {}, expected a share above 0 and up to 1", self.density);
+            return Err(refuse("density", reason));
+        }
+        Ok(())
+    }
+}
+
+/// Checks that `name` can name a ticket: `[a-z0-9][a-z0-9._-]{0,63}`. Such a name is also safe as
+/// a file's name and in a URL.
+///
+/// # Errors
+/// [`TicketError::Name`].
+pub fn validate_name(name: &str) -> Result<(), TicketError> {
+    let alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let start = name.bytes().next().is_some_and(alphanumeric);
+    let rest = |b: u8| alphanumeric(b) || matches!(b, b'.' | b'_' | b'-');
+    if start && name.len() <= 64 && name.bytes().all(rest) {
+        return Ok(());
+    }
+    Err(TicketError::Name(name.chars().take(80).collect()))
+}
+
+/// Format first, then version, then the keys: whoever reads the message learns the largest thing
+/// that is wrong.
+fn check_format(header: &BTreeMap<String, String>) -> Result<(), TicketError> {
+    match header.get("format").map(String::as_str) {
+        Some(FORMAT) => {}
+        None if header.contains_key(SHAPE_OF) => return Err(TicketError::FlatFile),
+        found => {
+            let found = found.map_or("missing".to_owned(), |f| format!("`{}`", brief(f)));
+            return Err(TicketError::NotATicket { found });
+        }
+    }
+    match header.get("version").map(String::as_str) {
+        Some(VERSION) => {}
+        None => return Err(TicketError::MissingMetadata("version")),
+        Some(other) => return Err(TicketError::Version(brief(other))),
+    }
+    let known = |key: &str| {
+        let required = ["base.fingerprint", "base.name", "density", "format", "name"];
+        required.contains(&key) || matches!(key, "version" | "license" | "training")
+    };
+    match header.keys().find(|key| !known(key)) {
+        Some(key) => Err(TicketError::UnknownMetadata(brief(key))),
+        None => Ok(()),
+    }
+}
+
+fn check_text(key: &'static str, text: &str) -> Result<(), TicketError> {
+    if text.trim().is_empty() {
+        return Err(refuse(key, "is empty"));
+    }
+    if text.len() > MAX_TEXT_BYTES {
+        let reason = format!("has {} bytes, at most {MAX_TEXT_BYTES} fit", text.len());
+        return Err(refuse(key, reason));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(refuse(key, "holds a control character"));
+    }
+    Ok(())
+}
+
+fn refuse(key: &'static str, reason: impl Into<String>) -> TicketError {
+    let reason = reason.into();
+    TicketError::MetadataValue { key, reason }
+}
+
+/// The same JSON with the keys of every object in byte order, so that equal values are equal bytes.
+fn sorted(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let ordered: BTreeMap<_, _> = map.iter().collect();
+            let ordered = ordered.into_iter();
+            Value::Object(ordered.map(|(k, v)| (k.clone(), sorted(v))).collect())
+        }
+        Value::Array(items) => Value::Array(items.iter().map(sorted).collect()),
+        other => other.clone(),
+    }
+}

@@ -1,0 +1,136 @@
+//! What the tests share: the real default base through the product's own fetch path, and a decoder
+//! driven by hand.
+
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use candle_core::{D, IndexOp, Tensor};
+use tombola::model::{
+    BLOCK, Base, Batch, CacheDir, DeviceSpec, Dtype, Files, KvCache, LoadOptions, Span,
+    default_gguf,
+};
+
+/// The cache folder: the user's own, so that the base is fetched once a machine.
+pub fn cache() -> CacheDir {
+    let set = std::env::var_os("TOMBOLA_CACHE_DIR").map(PathBuf::from);
+    CacheDir::at(set.unwrap_or_else(CacheDir::default_path))
+}
+
+/// The default base's GGUF file, fetched on first use.
+pub fn default_gguf_path() -> PathBuf {
+    static PATH: LazyLock<PathBuf> =
+        LazyLock::new(|| default_gguf(&cache(), &mut |_| ()).expect("the default base"));
+    PATH.clone()
+}
+
+/// A file of `tests/golden`.
+pub fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name)
+}
+
+/// Parses a JSON file of `tests/golden`.
+pub fn golden_json(name: &str) -> serde_json::Value {
+    let text = std::fs::read_to_string(golden(name)).expect("a golden file");
+    serde_json::from_str(&text).expect("JSON")
+}
+
+/// Token ids in a JSON array.
+pub fn ids(value: &serde_json::Value) -> Vec<u32> {
+    serde_json::from_value(value.clone()).expect("token ids")
+}
+
+pub fn load(files: &Files, dtype: Dtype) -> Base {
+    let options = LoadOptions {
+        dtype,
+        device: DeviceSpec::Cpu,
+        max_positions: None,
+    };
+    Base::load("base", files, &options, &cache(), &mut |_| ()).expect("a base that loads")
+}
+
+pub fn load_default(dtype: Dtype) -> Base {
+    load(&Files::Gguf(default_gguf_path()), dtype)
+}
+
+/// One of the random models of `tests/golden/tiny`.
+pub fn load_tiny(name: &str, dtype: Dtype) -> Base {
+    load(&Files::Folder(golden("tiny").join(name)), dtype)
+}
+
+/// Sequences that a test runs through a decoder as it pleases.
+pub struct Player<'a> {
+    base: &'a Base,
+    cache: KvCache,
+    tables: Vec<Vec<u32>>,
+    computed: Vec<usize>,
+}
+
+impl<'a> Player<'a> {
+    /// Room for `sequences` sequences of `positions` positions, in interleaved blocks.
+    pub fn new(base: &'a Base, sequences: usize, positions: usize) -> Self {
+        let blocks = positions.div_ceil(BLOCK);
+        let table = |s: usize| (0..blocks).map(|b| (b * sequences + s) as u32).collect();
+        Self {
+            base,
+            cache: base.kv_cache(blocks * sequences).expect("a cache"),
+            tables: (0..sequences).map(table).collect(),
+            computed: vec![0; sequences],
+        }
+    }
+
+    /// Appends tokens to sequences, as one step; returns log-probabilities `[vocab]` after the
+    /// last token of each.
+    pub fn step(&mut self, chunks: &[(usize, &[u32])]) -> Vec<Vec<f32>> {
+        let mut batch = Batch::default();
+        for &(sequence, tokens) in chunks {
+            let start = self.computed[sequence];
+            let blocks = &self.tables[sequence];
+            let positions = start..start + tokens.len();
+            batch.spans.push(Span {
+                first_row: batch.tokens.len(),
+                rows: tokens.len(),
+                first_position: start,
+                blocks: blocks.clone(),
+            });
+            batch.tokens.extend(tokens);
+            batch.positions.extend(positions.clone().map(|p| p as u32));
+            let slot = |p: usize| blocks[p / BLOCK] * BLOCK as u32 + (p % BLOCK) as u32;
+            batch.slots.extend(positions.map(slot));
+            batch.logits_rows.push(batch.tokens.len() as u32 - 1);
+            self.computed[sequence] += tokens.len();
+        }
+        let logits = self
+            .base
+            .decoder
+            .forward(&batch, &self.cache)
+            .expect("a step");
+        logprobs(&logits.expect("rows were asked for"))
+    }
+
+    /// Continues sequence 0 after `prompt`, greedily.
+    pub fn greedy(&mut self, prompt: &[u32], tokens: usize) -> Vec<u32> {
+        let mut next = prompt.to_vec();
+        let mut out = Vec::new();
+        while out.len() < tokens {
+            let row = self.step(&[(0, &next)]).remove(0);
+            let best = (0..row.len())
+                .max_by(|&a, &b| row[a].total_cmp(&row[b]))
+                .unwrap();
+            next = vec![best as u32];
+            out.push(best as u32);
+        }
+        out
+    }
+}
+
+/// Log-probabilities of each row of logits.
+pub fn logprobs(logits: &Tensor) -> Vec<Vec<f32>> {
+    let logits = logits.to_dtype(candle_core::DType::F64).unwrap();
+    let rows = candle_nn::ops::log_softmax(&logits, D::Minus1).unwrap();
+    let rows = rows.to_dtype(candle_core::DType::F32).unwrap();
+    (0..rows.dim(0).unwrap())
+        .map(|r| rows.i(r).unwrap().to_vec1().unwrap())
+        .collect()
+}

@@ -1,0 +1,137 @@
+//! The decoder against Hugging Face transformers in float32 (`tests/golden/README.md` has the
+//! tolerances).
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use tombola::model::{Base, Dtype};
+use tombola::ticket::Ticket;
+
+use crate::common::{Player, golden_json, ids, load_default, load_tiny};
+
+const TINY: [&str; 5] = [
+    "llama-untied",
+    "llama3-rope",
+    "mistral-window",
+    "qwen2",
+    "qwen3",
+];
+
+/// How near log-probabilities must be: the worst and the mean of a case's top 20.
+#[derive(Clone, Copy)]
+struct Tolerance {
+    worst: f32,
+    mean: f32,
+}
+
+const F32: Tolerance = Tolerance {
+    worst: 1e-3,
+    mean: 1e-3,
+};
+const F32_BF16_DELTAS: Tolerance = Tolerance {
+    worst: 1.5e-3,
+    mean: 1.5e-3,
+};
+const BF16: Tolerance = Tolerance {
+    worst: 0.25,
+    mean: 0.065,
+};
+
+/// Compares the next-token log-probabilities after a case's prompt with the golden ones.
+fn check_logprobs(base: &Base, case: &Value, tolerance: Tolerance) {
+    let prompt = ids(&case["prompt_ids"]);
+    let got = Player::new(base, 1, prompt.len())
+        .step(&[(0, &prompt)])
+        .remove(0);
+    let want: Vec<(usize, f32)> = match case.get("top20") {
+        Some(top) => serde_json::from_value(top.clone()).unwrap(),
+        None => {
+            let all: Vec<f32> = serde_json::from_value(case["logprobs_last"].clone()).unwrap();
+            all.into_iter().enumerate().collect()
+        }
+    };
+    let differences: Vec<f32> = want.iter().map(|&(id, lp)| (got[id] - lp).abs()).collect();
+    let worst = differences.iter().copied().fold(0.0, f32::max);
+    let mean = differences.iter().sum::<f32>() / differences.len() as f32;
+    println!(
+        "{} tokens: worst {worst:.2e}, mean {mean:.2e}",
+        prompt.len()
+    );
+    assert!(
+        worst <= tolerance.worst && mean <= tolerance.mean,
+        "worst {worst}, mean {mean}"
+    );
+}
+
+/// Compares the greedy continuation with the golden one, up to its first close call.
+fn check_greedy(base: &Base, case: &Value) {
+    let (prompt, want) = (ids(&case["prompt_ids"]), ids(&case["greedy_ids"]));
+    let sure = case["first_close_call"]
+        .as_u64()
+        .map_or(want.len(), |n| n as usize);
+    let got = Player::new(base, 1, prompt.len() + want.len()).greedy(&prompt, sure);
+    assert_eq!(got, want[..sure]);
+}
+
+fn check(base: &Base, file: &str, tolerance: Tolerance, greedy: bool) {
+    let golden = golden_json(file);
+    let cases = golden["cases"].as_array().unwrap();
+    assert!(!cases.is_empty());
+    for case in cases {
+        check_logprobs(base, case, tolerance);
+        if greedy {
+            check_greedy(base, case);
+        }
+    }
+}
+
+#[test]
+fn the_default_base_equals_transformers() {
+    check(&load_default(Dtype::F32), "base.json", F32, true);
+}
+
+#[test]
+fn the_default_base_in_bf16_is_near_transformers() {
+    check(&load_default(Dtype::Bf16), "base.json", BF16, false);
+}
+
+/// The shipped SQL ticket, applied; its deltas are the golden's, rounded to bf16.
+fn with_sql_ticket(dtype: Dtype) -> Base {
+    let mut base = load_default(dtype);
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("adapters/sql.safetensors");
+    let ticket = Ticket::read(&path, 1 << 24).expect("the shipped ticket");
+    let ticket = Arc::new(
+        ticket
+            .bind(&base.manifest, false)
+            .expect("a ticket of the default base"),
+    );
+    base.resident.swap(Some(&ticket), 1.0).expect("it fits");
+    base
+}
+
+#[test]
+fn the_sql_ticket_equals_transformers_with_its_deltas_added() {
+    let mut base = with_sql_ticket(Dtype::F32);
+    check(&base, "sql.json", F32_BF16_DELTAS, true);
+    base.resident.swap(None, 1.0).unwrap();
+    assert_eq!(base.resident.digest().unwrap(), base.loaded_digest);
+    check(&base, "base.json", F32, false);
+}
+
+#[test]
+fn the_sql_ticket_in_bf16_is_near_transformers() {
+    check(&with_sql_ticket(Dtype::Bf16), "sql.json", BF16, false);
+}
+
+#[test]
+fn five_kinds_of_decoders_equal_transformers() {
+    for name in TINY {
+        println!("{name}");
+        check(
+            &load_tiny(name, Dtype::F32),
+            &format!("tiny/{name}/golden.json"),
+            F32,
+            true,
+        );
+    }
+}
