@@ -218,6 +218,7 @@ fn start(args: &ServeArgs) -> anyhow::Result<(AppState, engine::EngineThread)> {
     let options = ServerOptions {
         max_body_bytes: args.max_body_mib << 20,
         max_ticket_bytes,
+        ..ServerOptions::default()
     };
     let registry = Arc::new(opened.registry);
     Ok((

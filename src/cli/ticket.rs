@@ -6,13 +6,12 @@ mod summary;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
 use super::base::BaseArgs;
 use crate::ticket::import::import_flat;
-use crate::ticket::{DeltaDtype, Digest, Ticket, read_bounded};
+use crate::ticket::{DeltaDtype, Digest, Ticket, TicketError, read_bounded};
 use summary::{Summary, grouped};
 
 /// The largest file that the command line reads into memory: 4 billion nonzeros in bf16.
@@ -120,10 +119,9 @@ fn verify(args: &VerifyArgs) -> anyhow::Result<()> {
     // The file first: a broken one is told without loading a base.
     let ticket = read(&args.file)?;
     let base = args.base.manifest()?;
-    let invalid = || args.file.display().to_string();
     let ticket = ticket
         .bind(&base, args.allow_foreign_base)
-        .with_context(invalid)?;
+        .map_err(|e| naming(&args.file, e))?;
     let metadata = ticket.metadata();
     let foreign = metadata.base_fingerprint != base.fingerprint;
     let density = ticket.nonzeros() as f64 / base.adaptable_weights() as f64;
@@ -144,8 +142,7 @@ fn verify(args: &VerifyArgs) -> anyhow::Result<()> {
 }
 
 fn import(args: ImportArgs) -> anyhow::Result<()> {
-    let invalid = || args.file.display().to_string();
-    let file = read_bounded(&args.file, MAX_FILE_BYTES)?;
+    let file = read_bounded(&args.file, MAX_FILE_BYTES).map_err(|e| naming(&args.file, e))?;
     let base = args.base.manifest()?;
     let mut training = json!({
         "imported_sha256": Digest::of(&file).to_string(),
@@ -156,15 +153,22 @@ fn import(args: ImportArgs) -> anyhow::Result<()> {
     }
     let (name, dtype) = (&args.name, args.dtype.into());
     let ticket = import_flat(&file, &base, name, dtype, args.license, Some(training))
-        .with_context(invalid)?;
+        .map_err(|e| naming(&args.file, e))?;
     ticket.write(&args.out)?;
     let out = args.out.display();
     print(&format!("wrote {out}\n\n{}", Summary::new(&ticket)))
 }
 
 fn read(path: &Path) -> anyhow::Result<Ticket> {
-    let invalid = || path.display().to_string();
-    Ticket::read(path, MAX_FILE_BYTES).with_context(invalid)
+    Ticket::read(path, MAX_FILE_BYTES).map_err(|e| naming(path, e))
+}
+
+/// Puts the file's name before what is wrong with it, where the message lacks it.
+fn naming(path: &Path, error: TicketError) -> anyhow::Error {
+    match error {
+        TicketError::Io { .. } | TicketError::NotAFile(_) => error.into(),
+        _ => anyhow::Error::new(error).context(path.display().to_string()),
+    }
 }
 
 /// Prints to stdout; a reader that left early (`| head`) is no error.

@@ -128,6 +128,6 @@ impl fmt::Debug for Lease {
             .field("alias", &self.alias())
             .field("id", &self.id())
             .field("digest", &self.generation.digest)
-            .finish()
+            .finish_non_exhaustive()
     }
 }

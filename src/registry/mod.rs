@@ -223,9 +223,11 @@ impl Registry {
         replace: bool,
     ) -> Result<Arc<Generation>, RegistryError> {
         self.check_name(alias)?;
-        let check_free = || match self.aliases.contains_key(alias) && !replace {
-            true => Err(RegistryError::Exists(alias.to_owned())),
-            false => Ok(()),
+        let check_free = || {
+            if self.aliases.contains_key(alias) && !replace {
+                return Err(RegistryError::Exists(alias.to_owned()));
+            }
+            Ok(())
         };
         check_free()?;
         let ticket = self.read(staged.path())?;

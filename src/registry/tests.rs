@@ -282,22 +282,23 @@ fn of_many_that_publish_one_new_name_exactly_one_wins() {
 fn publishing_leasing_and_removing_at_once_loses_nothing() {
     const ROUNDS: usize = 60;
     let dir = TempDir::new().unwrap();
-    // Room for one idle ticket beside what the threads lease, so that evictions happen too.
-    let registry = open_with(&dir, 8 * one_ticket_bytes()).registry;
-    let aliases = ["a", "b", "c"];
-    let leased = AtomicUsize::new(0);
+    // Just what the three threads lease, so that idle tickets are evicted all the time.
+    let registry = &open_with(&dir, 3 * one_ticket_bytes()).registry;
+    let alias = |round: usize| ["a", "b", "c"][round % 3];
+    let (leased, removed) = (&AtomicUsize::new(0), &AtomicUsize::new(0));
+    let publishing = &AtomicUsize::new(3);
+    let rounds = || (0..).take_while(|_| publishing.load(Ordering::SeqCst) > 0);
     thread::scope(|scope| {
         for thread in 0..3 {
-            let (registry, leased) = (&registry, &leased);
             scope.spawn(move || {
                 for round in 0..ROUNDS {
-                    publish(registry, aliases[(round + thread) % 3], round);
+                    publish(registry, alias(round + thread), round);
                 }
+                publishing.fetch_sub(1, Ordering::SeqCst);
             });
             scope.spawn(move || {
-                for round in 0..ROUNDS * 4 {
-                    let alias = aliases[(round + thread) % 3];
-                    match registry.lease(alias) {
+                for round in rounds() {
+                    match registry.lease(alias(round + thread)) {
                         Ok(lease) => {
                             assert_eq!(lease.ticket().digest(), lease.generation.digest());
                             leased.fetch_add(1, Ordering::Relaxed);
@@ -308,16 +309,18 @@ fn publishing_leasing_and_removing_at_once_loses_nothing() {
                 }
             });
         }
-        scope.spawn(|| {
-            for round in 0..ROUNDS {
-                match registry.remove(aliases[round % 3]) {
-                    Ok(_) | Err(RegistryError::Unknown(_)) => {}
+        scope.spawn(move || {
+            for round in rounds() {
+                match registry.remove(alias(round)) {
+                    Ok(_) => removed.fetch_add(1, Ordering::Relaxed),
+                    Err(RegistryError::Unknown(_)) => 0,
                     Err(error) => panic!("{error}"),
-                }
+                };
+                thread::sleep(std::time::Duration::from_micros(200));
             }
         });
     });
-    assert!(leased.into_inner() > 0);
+    assert!(leased.load(Ordering::Relaxed) > 0 && removed.load(Ordering::Relaxed) > 0);
     let on_disk = registry.folder.ticket_files().unwrap();
     assert_eq!(on_disk.len(), registry.len());
     for path in on_disk {

@@ -29,6 +29,7 @@ use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot};
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::timeout::RequestBodyTimeoutLayer;
 use tower_http::trace::{DefaultMakeSpan, DefaultOnResponse, TraceLayer};
 use tracing::Level;
 
@@ -50,6 +51,8 @@ pub struct ServerOptions {
     pub max_body_bytes: usize,
     /// Larger uploads are refused.
     pub max_ticket_bytes: u64,
+    /// How long a client may pause while it sends a body.
+    pub body_timeout: Duration,
 }
 
 impl Default for ServerOptions {
@@ -57,6 +60,7 @@ impl Default for ServerOptions {
         Self {
             max_body_bytes: 8 << 20,
             max_ticket_bytes: 1 << 30,
+            body_timeout: Duration::from_secs(30),
         }
     }
 }
@@ -126,6 +130,7 @@ pub fn router(state: Arc<AppState>) -> Router {
             get(tickets::get).delete(tickets::delete),
         )
         .route("/v1/base", get(ops::base))
+        .layer(RequestBodyTimeoutLayer::new(state.options.body_timeout))
         .layer(trace);
     // Asked every few seconds by machines: not worth a line in the log each.
     let ops = Router::new()
@@ -213,4 +218,30 @@ fn panicked(panic: Box<dyn Any + Send>) -> Response {
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     let reason = format!("a panic: {}", text.unwrap_or("without a message"));
     ApiError::Internal(reason).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::{Body, to_bytes};
+    use tower::ServiceExt as _;
+
+    async fn panics() {
+        panic!("the secret is out");
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_a_500_that_tells_nothing() {
+        let layer = CatchPanicLayer::custom(panicked);
+        let router = Router::new().route("/", get(panics)).layer(layer);
+        let request = Request::new(Body::empty());
+        let response = router.oneshot(request).await.unwrap();
+        assert_eq!(response.status(), 500);
+        let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        let body = String::from_utf8_lossy(&body);
+        assert!(
+            body.contains("server_error") && !body.contains("secret"),
+            "{body}"
+        );
+    }
 }

@@ -85,16 +85,15 @@ pub async fn base(
 ) -> Result<Response, ApiError> {
     let Query(query) = query.map_err(|_| ApiError::invalid("verify", "must be true or false"))?;
     let base = &state.base;
-    let verified = match query.verify {
-        false => None,
-        true => {
-            let resident = state.engine.base_digest().await;
-            let resident: Digest = resident.ok_or(ApiError::EngineStopped)?;
-            Some(Verified {
-                resident_digest: resident.to_string(),
-                intact: resident == base.loaded_digest,
-            })
-        }
+    let verified = if query.verify {
+        let resident = state.engine.base_digest().await;
+        let resident: Digest = resident.ok_or(ApiError::EngineStopped)?;
+        Some(Verified {
+            resident_digest: resident.to_string(),
+            intact: resident == base.loaded_digest,
+        })
+    } else {
+        None
     };
     let manifest = &base.manifest;
     let shapes = manifest.parameters.values().map(|p| &p.shape);

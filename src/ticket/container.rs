@@ -183,9 +183,9 @@ pub(super) fn encode(
     let mut file = Vec::with_capacity(8 + header.len() + end as usize);
     file.extend(bytes.to_le_bytes());
     file.extend(header);
-    ordered
-        .iter()
-        .for_each(|(_, slice)| slice.append_to(&mut file));
+    for (_, slice) in ordered {
+        slice.append_to(&mut file);
+    }
     Ok(file)
 }
 

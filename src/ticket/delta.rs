@@ -72,6 +72,8 @@ pub enum DeltaError {
     Shape { rows: usize, columns: usize },
     #[error("there are {indices} positions, but {deltas} deltas")]
     FlatLengths { indices: usize, deltas: usize },
+    #[error("there are {0} positions; one parameter holds at most {max}", max = u32::MAX)]
+    TooMany(usize),
     #[error("position {index} is outside a parameter of {weights} weights")]
     OutOfRange { index: i64, weights: usize },
     #[error("position {0} appears twice")]
@@ -120,7 +122,10 @@ impl TensorDelta {
         let Some(weights) = rows.checked_mul(columns).filter(|_| addressable) else {
             return Err(shape_error);
         };
-        if indices.len() != deltas.len() || u32::try_from(indices.len()).is_err() {
+        if u32::try_from(indices.len()).is_err() {
+            return Err(DeltaError::TooMany(indices.len()));
+        }
+        if indices.len() != deltas.len() {
             let (indices, deltas) = (indices.len(), deltas.len());
             return Err(DeltaError::FlatLengths { indices, deltas });
         }
@@ -304,18 +309,17 @@ impl fmt::Display for DeltaDtype {
 }
 
 fn check_offsets(row_offsets: &[u32], columns: usize, deltas: usize) -> Result<(), DeltaError> {
-    let [first, .., last] = row_offsets else {
+    let &[first, .., last] = row_offsets else {
         return Err(DeltaError::NoRows(row_offsets.len()));
     };
-    if *first != 0 {
-        return Err(DeltaError::FirstOffset(*first));
+    if first != 0 {
+        return Err(DeltaError::FirstOffset(first));
     }
     if let Some(row) = row_offsets.windows(2).position(|pair| pair[0] > pair[1]) {
         let (from, to) = (row_offsets[row], row_offsets[row + 1]);
         return Err(DeltaError::DecreasingOffset { row, from, to });
     }
-    if (*last as usize, *last as usize) != (columns, deltas) {
-        let last = *last;
+    if [columns, deltas] != [last as usize; 2] {
         return Err(DeltaError::Lengths {
             last,
             columns,

@@ -67,7 +67,7 @@ pub enum TicketError {
     // The ticket in the container.
     #[error("not a ticket: metadata `format` is {found}, expected `lota-ticket`")]
     NotATicket { found: String },
-    #[error("this is a flat delta file, not a ticket: turn it into one with an import")]
+    #[error("this is a flat delta file, not a ticket: `tombola ticket import` makes it one")]
     FlatFile,
     #[error("ticket version `{0}` is not understood; this build reads version `1`")]
     Version(String),

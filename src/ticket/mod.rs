@@ -63,7 +63,7 @@ impl Ticket {
         Self::from_bytes(&read_bounded(path, max_bytes)?)
     }
 
-    /// Reads a ticket from the bytes of its file. No allocation is larger than the bytes given.
+    /// Reads a ticket from the bytes of its file, which bound every allocation.
     ///
     /// # Errors
     /// The bytes are not a valid ticket; see [`TicketError`].

@@ -1,5 +1,7 @@
 //! Shared samples, and the behaviour of a valid ticket.
 
+mod bind;
+mod container;
 mod import;
 mod properties;
 mod refusals;
@@ -230,4 +232,15 @@ fn names_are_safe_in_files_and_urls() {
 fn density_counts_over_the_adaptable_weights() {
     let metadata = Metadata::new("sql", &base(), 4);
     assert_eq!(metadata.density, 4.0 / (3 * 4 + 2 * WIDE) as f64);
+}
+
+#[test]
+fn digests_are_written_and_read_in_lower_case_hexadecimal() {
+    let text = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    let digest = Digest::of(b"abc");
+    assert_eq!(digest.to_string(), text);
+    assert_eq!(text.parse::<Digest>().unwrap(), digest);
+    for bad in ["", &text[1..], &text.to_uppercase(), &format!("{text}0")] {
+        assert!(bad.parse::<Digest>().is_err(), "{bad}");
+    }
 }

@@ -1,10 +1,13 @@
 //! What the tests share: the real default base through the product's own fetch path, and a decoder
 //! driven by hand.
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::LazyLock;
 
 use candle_core::{D, IndexOp, Tensor};
+use tempfile::NamedTempFile;
 use tombola::model::{
     BLOCK, Base, Batch, CacheDir, DeviceSpec, Dtype, Files, KvCache, LoadOptions, Span,
     default_gguf,
@@ -133,4 +136,81 @@ pub fn logprobs(logits: &Tensor) -> Vec<Vec<f32>> {
     (0..rows.dim(0).unwrap())
         .map(|r| rows.i(r).unwrap().to_vec1().unwrap())
         .collect()
+}
+
+/// The real binary, serving on a free port.
+pub struct Server {
+    child: Child,
+    url: String,
+    /// What it printed before it was ready.
+    pub banner: String,
+    /// Holds what it writes to standard error.
+    log: NamedTempFile,
+}
+
+impl Server {
+    /// Starts `tombola --port 0` with more arguments, and waits until it serves.
+    pub fn start(args: &[&str]) -> Self {
+        let log = NamedTempFile::new().expect("a temporary file");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_tombola"))
+            .args(["--port", "0", "--cache-dir"])
+            .arg(cache().path())
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log.reopen().expect("the log"))
+            .spawn()
+            .expect("the binary starts");
+        let mut stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
+        let mut banner = String::new();
+        while !banner.contains("  curl ") {
+            let read = stdout.read_line(&mut banner).expect("standard output");
+            let log = || std::fs::read_to_string(log.path()).unwrap_or_default();
+            assert!(read > 0, "the server ended early: {}", log());
+        }
+        let url = banner
+            .split_whitespace()
+            .find(|word| word.starts_with("http://"));
+        let url = url.expect("the banner names the URL").to_owned();
+        Self {
+            child,
+            url,
+            banner,
+            log,
+        }
+    }
+
+    /// `http://127.0.0.1:PORT`.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// What was written to standard error so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log.path()).expect("the log")
+    }
+
+    /// Sends a signal by its name.
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill")
+            .args(["-s", name, &pid])
+            .status()
+            .expect("kill runs");
+        assert!(sent.success());
+    }
+
+    /// Sends SIGTERM and waits for the end.
+    pub fn terminate(mut self) -> ExitStatus {
+        self.signal("TERM");
+        self.child.wait().expect("the server ends")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It has ended already where a test has waited for it.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }

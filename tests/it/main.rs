@@ -1,9 +1,12 @@
 //! The integration tests: one binary, so that the library is linked once.
 
+mod clients;
 mod common;
 mod decoder;
+mod end_to_end;
 mod engine;
 mod golden;
+mod http;
 mod loading;
 mod resident;
 mod text;

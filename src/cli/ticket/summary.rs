@@ -257,7 +257,7 @@ mod tests {
             (0, "0"),
             (999, "999"),
             (1000, "1,000"),
-            (1061694, "1,061,694"),
+            (1_061_694, "1,061,694"),
         ];
         for (number, expected) in cases {
             assert_eq!(grouped(number), expected);

@@ -106,7 +106,7 @@ fn frequencies_follow_the_probabilities() {
     for _ in 0..10_000 {
         counts[sampler.sample(&mut logits.clone()).unwrap().token as usize] += 1;
     }
-    for (count, want) in counts.iter().zip([5000, 3000, 2000]) {
+    for (count, want) in counts.iter().zip([5000i32, 3000, 2000]) {
         assert!((count - want).abs() < 200, "{counts:?}");
     }
 }

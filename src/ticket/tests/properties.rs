@@ -76,7 +76,12 @@ fn reading_is_safe(bytes: &[u8]) -> Result<(), TestCaseError> {
     // Arrays are never larger than the file that they came from.
     prop_assert!(ticket.resident_bytes() <= bytes.len());
     let again = Ticket::from_bytes(&encoded(&ticket)).unwrap();
-    prop_assert_eq!(again.metadata(), ticket.metadata());
+    // Spoiled training data may hold numbers of more digits than JSON keeps.
+    let promised = |ticket: &Ticket| Metadata {
+        training: None,
+        ..ticket.metadata().clone()
+    };
+    prop_assert_eq!(promised(&again), promised(&ticket));
     prop_assert_eq!(again.tensors(), ticket.tensors());
     Ok(())
 }

@@ -1,0 +1,79 @@
+//! The real client: drives the server with the `openai` Python package, in a virtual environment
+//! that is made here. The tests themselves are `tests/clients/test_*.py`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::common::Server;
+
+#[test]
+fn the_openai_package_is_served() {
+    let scratch = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let python = python_with_clients(&scratch.join("clients-venv"));
+
+    // A folder of its own, since the tests upload and delete.
+    let tickets = tempfile::tempdir_in(scratch).expect("a folder for tickets");
+    let shipped = package().join("adapters/sql.safetensors");
+    fs::copy(&shipped, tickets.path().join("sql.safetensors")).expect("the shipped ticket");
+
+    let folder = tickets.path().to_str().expect("a path in UTF-8");
+    let server = Server::start(&["--tickets", folder]);
+    let mut clients = Command::new(python);
+    clients
+        .arg(package().join("tests/clients/run.py"))
+        .args(["--url", server.url()]);
+    clients
+        .arg("--ticket-file")
+        .arg(&shipped)
+        .env("PYTHONDONTWRITEBYTECODE", "1");
+    run(&mut clients);
+
+    let status = server.terminate();
+    assert_eq!(
+        status.code(),
+        Some(0),
+        "the server ended with {status} after SIGTERM"
+    );
+}
+
+fn package() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The Python of a virtual environment at `folder` with the pinned clients in it. It is made anew
+/// when the pins change, or when the last attempt did not get to its end.
+fn python_with_clients(folder: &Path) -> PathBuf {
+    let python = folder.join("bin/python");
+    let pins = package().join("tests/clients/requirements.txt");
+    let wanted = fs::read_to_string(&pins).expect("the pins of the clients");
+    let stamp = folder.join("installed.txt");
+    if fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
+        return python;
+    }
+    run(Command::new("python3")
+        .args(["-m", "venv", "--clear"])
+        .arg(folder));
+    run(Command::new(&python)
+        .args(["-m", "pip", "install", "--quiet", "-r"])
+        .arg(&pins));
+    fs::write(&stamp, wanted).expect("a stamp beside what was installed");
+    python
+}
+
+/// Runs `command`; when it fails, its output is the test's.
+fn run(command: &mut Command) {
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let (stdout, stderr) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{stdout}\n{stderr}",
+        output.status
+    );
+    print!("{stdout}");
+}

@@ -1,0 +1,203 @@
+//! The real binary with the default base: what a person does on the first day.
+
+use std::io::{BufRead, BufReader};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use ureq::Agent;
+
+use crate::common::{Server, cache, golden_json};
+
+fn agent() -> Agent {
+    Agent::config_builder()
+        .http_status_as_error(false)
+        .build()
+        .into()
+}
+
+fn post(server: &Server, route: &str, body: Value) -> (u16, Value) {
+    let url = format!("{}{route}", server.url());
+    let mut response = agent().post(&url).send_json(body).expect("an answer");
+    (
+        response.status().as_u16(),
+        response.body_mut().read_json().expect("JSON"),
+    )
+}
+
+fn get(server: &Server, route: &str) -> String {
+    let url = format!("{}{route}", server.url());
+    agent()
+        .get(&url)
+        .call()
+        .expect("an answer")
+        .body_mut()
+        .read_to_string()
+        .expect("text")
+}
+
+/// The value of a Prometheus series.
+fn metric(server: &Server, name: &str) -> f64 {
+    let text = get(server, "/metrics");
+    let line = text
+        .lines()
+        .find(|line| line.starts_with(&format!("{name} ")));
+    let value = line
+        .and_then(|line| line.rsplit(' ').next())
+        .expect("the series");
+    value.parse().expect("a number")
+}
+
+/// The golden answers through HTTP: base and ticket in turn, and both at once.
+#[test]
+fn base_and_ticket_answer_as_transformers_does() {
+    let server = Server::start(&[]);
+    let base = golden_json("base.json");
+    let sql = golden_json("sql.json");
+    let chat = |model: &str, case: &Value| {
+        let body = json!({
+            "model": model, "messages": case["messages"], "temperature": 0,
+            "max_tokens": case["greedy_ids"].as_array().unwrap().len(),
+        });
+        let (status, answer) = post(&server, "/v1/chat/completions", body);
+        assert_eq!(status, 200, "{answer}");
+        answer["choices"][0]["message"]["content"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    let text = |case: &Value| case["greedy_text"].as_str().unwrap().to_owned();
+    // The same question, in both files.
+    let (plain, tuned) = (&base["cases"][3], &sql["cases"][0]);
+    assert_eq!(plain["messages"], tuned["messages"]);
+    for _ in 0..2 {
+        assert_eq!(chat("sql", tuned), text(tuned));
+        assert_eq!(chat("smollm2-135m", plain), text(plain));
+    }
+    assert!(text(tuned).starts_with("SELECT"));
+    let swaps = metric(&server, "tombola_ticket_swaps_total");
+    assert!(swaps >= 3.0, "{swaps}");
+    std::thread::scope(|scope| {
+        let answers: Vec<_> = (0..6)
+            .map(|i| {
+                let (model, case) = if i % 2 == 0 {
+                    ("sql", tuned)
+                } else {
+                    ("smollm2-135m", plain)
+                };
+                let chat = &chat;
+                (case, scope.spawn(move || chat(model, case)))
+            })
+            .collect();
+        for (case, answer) in answers {
+            assert_eq!(answer.join().unwrap(), text(case));
+        }
+    });
+    let facts: Value = serde_json::from_str(&get(&server, "/v1/base?verify=true")).unwrap();
+    assert_eq!(facts["intact"], true, "{facts}");
+    assert!(server.terminate().success());
+}
+
+/// The banner's curl line, pasted into a shell.
+#[test]
+fn the_printed_command_works() {
+    let server = Server::start(&["--dtype", "bf16"]);
+    let line = server
+        .banner
+        .lines()
+        .find(|line| line.starts_with("  curl "))
+        .unwrap();
+    let output = Command::new("sh")
+        .args(["-c", &format!("{line} -sS")])
+        .output()
+        .unwrap();
+    let answer: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let content = answer["choices"][0]["message"]["content"]
+        .as_str()
+        .unwrap_or_default();
+    assert!(content.starts_with("SELECT"), "{answer}");
+    assert!(server.terminate().success());
+}
+
+/// SIGTERM in the middle of a stream: the stream is finished, the process ends with 0.
+#[test]
+fn a_running_stream_survives_sigterm() {
+    let server = Server::start(&["--drain-seconds", "60"]);
+    let body = json!({
+        "model": "smollm2-135m", "prompt": "Once upon a time", "max_tokens": 100,
+        "ignore_eos": true, "stream": true,
+    });
+    let url = format!("{}/v1/completions", server.url());
+    let mut response = agent().post(&url).send_json(body).expect("a stream");
+    let mut lines = BufReader::new(response.body_mut().as_reader()).lines();
+    lines.next().expect("a first line").expect("it is read");
+    server.signal("TERM");
+    let rest: Vec<String> = lines.map(|line| line.expect("it goes on")).collect();
+    let events = rest
+        .iter()
+        .filter(|line| line.starts_with("data: {"))
+        .count();
+    assert!(events >= 90, "{events} events after the signal");
+    assert_eq!(
+        rest.iter().rfind(|line| !line.is_empty()).unwrap(),
+        "data: [DONE]"
+    );
+    assert!(server.terminate().success());
+}
+
+/// A stream that would run for minutes is cut off when the time is up.
+#[test]
+fn the_drain_is_bounded() {
+    let server = Server::start(&["--drain-seconds", "1"]);
+    let body = json!({
+        "model": "sql", "prompt": "Once upon a time", "max_tokens": 8000, "ignore_eos": true,
+        "stream": true,
+    });
+    let url = format!("{}/v1/completions", server.url());
+    let mut response = agent().post(&url).send_json(body).expect("a stream");
+    let mut lines = BufReader::new(response.body_mut().as_reader()).lines();
+    lines.next().expect("a first line").expect("it is read");
+    let status = server.terminate();
+    assert!(status.success(), "{status}");
+}
+
+fn fails(args: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_tombola"))
+        .args(args)
+        .env("TOMBOLA_CACHE_DIR", cache().path())
+        .output()
+        .unwrap();
+    assert!(!output.status.success(), "{args:?} succeeded");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(text.trim_end().lines().count(), 1, "{text}");
+    text
+}
+
+#[test]
+fn what_cannot_start_says_why_in_one_line() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    assert!(fails(&["--port", &port]).contains(&port));
+    assert!(fails(&["--port", "0", "--model", "no/such/place/at/all"]).contains("no/such/place"));
+    let empty = tempfile::tempdir().unwrap();
+    let folder = empty.path().to_str().unwrap();
+    assert!(fails(&["--port", "0", "--model", folder]).contains("tokenizer.json"));
+    let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tiny/qwen2");
+    assert!(fails(&["--port", "0", "--model", tiny]).contains("tokenizer.json"));
+    let error = fails(&["--port", "0", "--max-model-len", "9000"]);
+    assert!(error.contains("9000") && error.contains("8192"), "{error}");
+    assert!(fails(&["ticket", "inspect", "Cargo.toml"]).contains("Cargo.toml"));
+}
+
+/// Idle, the server sleeps: no polling loop.
+#[test]
+fn an_idle_server_uses_no_processor() {
+    let server = Server::start(&[]);
+    let before = metric(&server, "tombola_generation_tokens_total");
+    let used = |server: &Server| metric(server, "process_cpu_seconds_total");
+    let start = used(&server);
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(used(&server) - start <= 1.0);
+    assert_eq!(before, metric(&server, "tombola_generation_tokens_total"));
+    assert!(server.log().lines().count() < 20);
+}

@@ -1,0 +1,290 @@
+use axum::body::Body;
+use axum::http::{Method, Request, StatusCode};
+use serde_json::{Value, json};
+
+use super::fixture::{CAPACITY, DEADLY, SILENT, Server, refusal};
+
+const COMPLETIONS: &str = "/v1/completions";
+const CHAT: &str = "/v1/chat/completions";
+
+fn invalid(param: &str) -> (u16, String, String) {
+    (400, param.to_owned(), "invalid_value".to_owned())
+}
+
+fn unsupported(param: &str) -> (u16, String, String) {
+    (400, param.to_owned(), "unsupported_parameter".to_owned())
+}
+
+#[tokio::test]
+async fn values_out_of_range_are_refused_by_name() {
+    let server = Server::new();
+    for (param, value) in [
+        ("temperature", json!(2.1)),
+        ("temperature", json!(-0.1)),
+        ("temperature", json!("hot")),
+        ("temperature", json!(1e300)),
+        ("top_p", json!(0)),
+        ("top_p", json!(1.1)),
+        ("top_k", json!(-2)),
+        ("min_p", json!(1.5)),
+        ("repetition_penalty", json!(0)),
+        ("presence_penalty", json!(2.5)),
+        ("frequency_penalty", json!(-2.5)),
+        ("n", json!(0)),
+        ("n", json!(129)),
+        ("n", json!(CAPACITY + 1)),
+        ("best_of", json!(0)),
+        ("max_tokens", json!(0)),
+        ("max_tokens", json!(-1)),
+        ("max_tokens", json!(1.5)),
+        ("min_tokens", json!(17)),
+        ("seed", json!("x")),
+        ("stop", json!("")),
+        ("stop", json!(["a", 1])),
+        ("stop", json!(vec!["a"; 65])),
+        ("stop_token_ids", json!([257])),
+        ("logit_bias", json!({"257": 1})),
+        ("logit_bias", json!({"a": 1})),
+        ("logit_bias", json!({"1": 101})),
+        ("logprobs", json!(6)),
+        ("logprobs", json!(true)),
+        ("stream", json!("yes")),
+        ("stream_options", json!({"include_usage": true})),
+        ("user", json!(7)),
+        ("model", json!(7)),
+        ("prompt", json!("")),
+        ("prompt", json!([])),
+        ("prompt", json!([[]])),
+        ("prompt", json!(["a", ""])),
+        ("prompt", json!(["a", [1]])),
+        ("prompt", json!([1, "a"])),
+        ("prompt", json!([-1])),
+        ("prompt", json!([257])),
+        ("prompt", json!({"a": 1})),
+        ("prompt", json!(null)),
+        ("prompt", json!(vec!["a"; CAPACITY + 1])),
+    ] {
+        let mut body = json!({"prompt": "a"});
+        body[param] = value.clone();
+        assert_eq!(
+            server.refused(COMPLETIONS, body).await,
+            invalid(param),
+            "{param}: {value}"
+        );
+    }
+    assert!(server.seen.requests.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn what_is_not_supported_is_said_not_ignored() {
+    let server = Server::new();
+    for (param, value) in [
+        ("echo", json!(true)),
+        ("suffix", json!("end")),
+        ("best_of", json!(2)),
+        ("tools", json!([{"type": "function"}])),
+        ("tool_choice", json!("required")),
+        ("functions", json!([{}])),
+        ("response_format", json!({"type": "json_object"})),
+        ("guided_json", json!({})),
+        ("use_beam_search", json!(true)),
+        ("prompt_logprobs", json!(1)),
+    ] {
+        let mut body = json!({"prompt": "a", "messages": [{"role": "user", "content": "a"}]});
+        body[param] = value;
+        for path in [COMPLETIONS, CHAT] {
+            assert_eq!(server.refused(path, body.clone()).await, unsupported(param));
+        }
+    }
+    let image = json!([{"type": "image_url", "image_url": {"url": "data:"}}]);
+    let body = json!({"messages": [{"role": "user", "content": image}]});
+    assert_eq!(
+        server.refused(CHAT, body).await,
+        unsupported("messages[0].content[0].type")
+    );
+}
+
+#[tokio::test]
+async fn broken_conversations_are_refused_where_they_break() {
+    let server = Server::new();
+    for (messages, param) in [
+        (json!(null), "messages"),
+        (json!([]), "messages"),
+        (json!("hi"), "messages"),
+        (json!(["hi"]), "messages"),
+        (json!([{"content": "hi"}]), "messages[0].role"),
+        (json!([{"role": 1, "content": "hi"}]), "messages[0].role"),
+        (
+            json!([{"role": "user", "content": 1}]),
+            "messages[0].content",
+        ),
+        (
+            json!([{"role": "user", "content": [{"type": "text"}]}]),
+            "messages[0].content[0].text",
+        ),
+    ] {
+        let body = json!({"messages": messages});
+        assert_eq!(
+            server.refused(CHAT, body).await,
+            invalid(param),
+            "{messages}"
+        );
+    }
+    let user = json!([{"role": "user", "content": "a"}]);
+    let body = json!({"messages": user, "top_logprobs": 2});
+    assert_eq!(server.refused(CHAT, body).await, invalid("top_logprobs"));
+}
+
+#[tokio::test]
+async fn what_does_not_fit_the_context_is_refused() {
+    let server = Server::new();
+    let exceeded = |param: &str| (400, param.to_owned(), "context_length_exceeded".to_owned());
+    for body in [
+        json!({"prompt": "a".repeat(64)}),
+        json!({"prompt": "a".repeat(100)}),
+        json!({"prompt": "a".repeat(60), "max_tokens": 5}),
+        json!({"prompt": ["a", "a".repeat(64)]}),
+    ] {
+        assert_eq!(server.refused(COMPLETIONS, body).await, exceeded("prompt"));
+    }
+    let messages = json!([{"role": "user", "content": "a".repeat(58)}]);
+    let answer = server.refused(CHAT, json!({"messages": messages})).await;
+    assert_eq!(answer, exceeded("messages"));
+    server
+        .ok(
+            COMPLETIONS,
+            json!({"prompt": "a".repeat(60), "max_tokens": 4}),
+        )
+        .await;
+}
+
+#[tokio::test]
+async fn unknown_things_are_404_and_wrong_methods_405_in_json() {
+    let server = Server::new();
+    let not_found = |code: &str, param: &str| (404, param.to_owned(), code.to_owned());
+    let unknown_model = not_found("model_not_found", "model");
+    for path in [COMPLETIONS, CHAT] {
+        let body = json!({
+            "model": "nope", "prompt": "a", "messages": [{"role": "user", "content": "a"}],
+        });
+        assert_eq!(server.refused(path, body).await, unknown_model);
+    }
+    let get = async |path: &str| {
+        let (status, answer) = server.get(path).await;
+        refusal(status, &answer)
+    };
+    assert_eq!(get("/v1/models/nope").await, unknown_model);
+    assert_eq!(
+        get("/v1/tickets/nope").await,
+        not_found("ticket_not_found", "name")
+    );
+    assert_eq!(get("/v2/nothing").await, not_found("unknown_url", ""));
+    assert_eq!(get("/").await, not_found("unknown_url", ""));
+    for (method, path) in [(Method::GET, COMPLETIONS), (Method::PUT, "/v1/tickets")] {
+        let request = Request::builder().method(method).uri(path);
+        let (status, headers, body) = server.send(request.body(Body::empty()).unwrap()).await;
+        let refusal = refusal(status, &serde_json::from_str(&body).unwrap());
+        assert_eq!(
+            refusal,
+            (405, String::new(), "method_not_allowed".to_owned())
+        );
+        assert!(headers["allow"].to_str().unwrap().contains("POST"));
+    }
+}
+
+#[tokio::test]
+async fn bodies_that_are_not_json_objects_are_400() {
+    let server = Server::new();
+    for body in ["", "{", "[]", "\"a\"", "{\"prompt\": }", "\u{0}"] {
+        let request = Request::post(COMPLETIONS).body(body.into()).unwrap();
+        let (status, _, answer) = server.send(request).await;
+        let refusal = refusal(status, &serde_json::from_str(&answer).unwrap());
+        assert_eq!(
+            refusal,
+            (400, String::new(), "invalid_body".to_owned()),
+            "{body}"
+        );
+    }
+    let too_large = server
+        .refused(COMPLETIONS, json!({"prompt": "a".repeat(5000)}))
+        .await;
+    assert_eq!(
+        too_large,
+        (413, String::new(), "request_too_large".to_owned())
+    );
+}
+
+#[tokio::test]
+async fn a_full_queue_is_429_with_retry_after_and_empties_again() {
+    let server = Server::new();
+    let body = json!({"prompt": SILENT, "n": CAPACITY - 1});
+    let state = server.state.clone();
+    let waiting = tokio::spawn(async move {
+        let server = tombola::server::router(state);
+        let request = Request::post(COMPLETIONS)
+            .body(Body::from(body.to_string()))
+            .unwrap();
+        tower::ServiceExt::oneshot(server, request).await
+    });
+    while server.seen.requests.lock().unwrap().len() < CAPACITY - 1 {
+        tokio::task::yield_now().await;
+    }
+    let two = json!({"prompt": "a", "n": 2}).to_string();
+    let request = Request::post(COMPLETIONS).body(two.into()).unwrap();
+    let (status, headers, answer) = server.send(request).await;
+    assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(headers["retry-after"], "1");
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!(refusal(status, &answer).2, "queue_full");
+    // One place is left, and all of them once the others are gone.
+    server.ok(COMPLETIONS, json!({"prompt": "a"})).await;
+    waiting.abort();
+    server.wait_for_cancelled(CAPACITY - 1).await;
+    server.ok(COMPLETIONS, json!({"prompt": "a", "n": 2})).await;
+    let aborted = "tombola_request_success_total{finished_reason=\"abort\"}";
+    assert_eq!(server.metric(aborted).await, (CAPACITY - 1) as f64);
+}
+
+#[tokio::test]
+async fn an_engine_that_dies_is_an_error_not_an_end() {
+    let server = Server::new();
+    let prompt = format!("ab{DEADLY}");
+    let stopped = (503, String::new(), "engine_stopped".to_owned());
+    assert_eq!(
+        server.refused(COMPLETIONS, json!({"prompt": prompt})).await,
+        stopped
+    );
+    let chunks = server
+        .stream(COMPLETIONS, json!({"prompt": prompt, "stream": true}))
+        .await;
+    assert_eq!(chunks.last().unwrap()["error"]["code"], "engine_stopped");
+    server.engine.shutdown();
+    while !server.engine.is_stopped() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(
+        server.refused(COMPLETIONS, json!({"prompt": "a"})).await,
+        stopped
+    );
+    assert_eq!(
+        server.get("/health").await.0,
+        StatusCode::SERVICE_UNAVAILABLE
+    );
+    assert_eq!(
+        server.get("/v1/base?verify=true").await.0,
+        StatusCode::SERVICE_UNAVAILABLE
+    );
+}
+
+#[tokio::test]
+async fn internals_are_not_told() {
+    let server = Server::new();
+    std::fs::write(server.tickets.path().join("sql.safetensors"), "changed").unwrap();
+    let (status, answer) = server
+        .post(COMPLETIONS, json!({"model": "sql", "prompt": "a"}))
+        .await;
+    assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert!(!answer.to_string().contains("safetensors"), "{answer}");
+    // The base is served all the same.
+    server.ok(COMPLETIONS, json!({"prompt": "a"})).await;
+}

@@ -1,0 +1,182 @@
+//! What only a real connection shows: disconnects, the drain, bodies that are cut.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tombola::server::{Drained, serve};
+
+use super::fixture::{ENDLESS, SILENT, Server};
+
+struct Live {
+    server: Server,
+    address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    serving: JoinHandle<std::io::Result<Drained>>,
+}
+
+impl Live {
+    async fn start(drain: Duration) -> Self {
+        let server = Server::new();
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let stopped = async { stopped.await.unwrap() };
+        let serving = tokio::spawn(serve(listener, server.state.clone(), stopped, drain));
+        Self {
+            server,
+            address,
+            stop,
+            serving,
+        }
+    }
+
+    async fn post(&self, body: &Value) -> TcpStream {
+        let mut connection = TcpStream::connect(self.address).await.unwrap();
+        let body = body.to_string();
+        let request = format!(
+            "POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        connection.write_all(request.as_bytes()).await.unwrap();
+        connection
+    }
+
+    async fn wait_for_requests(&self, requests: usize) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while self.server.seen.requests.lock().unwrap().len() < requests {
+            assert!(Instant::now() < deadline, "the engine was not asked");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+}
+
+async fn read_until(connection: &mut TcpStream, end: &str) -> String {
+    let mut read = Vec::new();
+    while !String::from_utf8_lossy(&read).contains(end) {
+        let n = connection.read_buf(&mut read).await.unwrap();
+        assert_ne!(n, 0, "the connection ended before {end:?}");
+    }
+    String::from_utf8_lossy(&read).into_owned()
+}
+
+const LONG: Duration = Duration::from_secs(30);
+
+#[tokio::test]
+async fn a_client_that_leaves_a_stream_cancels_it() {
+    let live = Live::start(LONG).await;
+    let body = json!({"prompt": ENDLESS, "n": 2, "stream": true});
+    let mut connection = live.post(&body).await;
+    let head = read_until(&mut connection, "data: ").await;
+    assert!(head.contains("text/event-stream"));
+    drop(connection);
+    live.server.wait_for_cancelled(2).await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_before_the_first_token_cancels_too() {
+    let live = Live::start(LONG).await;
+    for stream in [false, true] {
+        let connection = live
+            .post(&json!({"prompt": SILENT, "stream": stream}))
+            .await;
+        live.wait_for_requests(1 + usize::from(stream)).await;
+        drop(connection);
+        live.server
+            .wait_for_cancelled(1 + usize::from(stream))
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn a_drain_waits_for_what_runs_and_takes_no_more() {
+    let live = Live::start(LONG).await;
+    // Endless but for the stop string, which comes after 100 tokens of 2 ms.
+    let body = json!({"prompt": ENDLESS, "stop": "x".repeat(100), "stream": true});
+    let mut connection = live.post(&body).await;
+    live.wait_for_requests(1).await;
+    live.stop.send(()).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while TcpStream::connect(live.address).await.is_ok() {
+        assert!(Instant::now() < deadline, "new connections are still taken");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let (status, body) = live.server.get("/ready").await;
+    assert_eq!(
+        (status.as_u16(), &body["status"]),
+        (503, &json!("draining"))
+    );
+    read_until(&mut connection, "data: [DONE]").await;
+    assert_eq!(live.serving.await.unwrap().unwrap(), Drained::Complete);
+}
+
+#[tokio::test]
+async fn an_idle_connection_does_not_hold_the_drain() {
+    let live = Live::start(LONG).await;
+    let mut connection = live.post(&json!({"prompt": "a"})).await;
+    read_until(&mut connection, "}}").await;
+    live.stop.send(()).unwrap();
+    assert_eq!(live.serving.await.unwrap().unwrap(), Drained::Complete);
+}
+
+#[tokio::test]
+async fn a_drain_is_bounded() {
+    let live = Live::start(Duration::from_millis(50)).await;
+    let connection = live.post(&json!({"prompt": SILENT})).await;
+    live.wait_for_requests(1).await;
+    live.stop.send(()).unwrap();
+    assert_eq!(live.serving.await.unwrap().unwrap(), Drained::TimedOut);
+    drop(connection);
+}
+
+#[tokio::test]
+async fn an_upload_that_is_cut_leaves_no_file() {
+    let live = Live::start(LONG).await;
+    let mut connection = TcpStream::connect(live.address).await.unwrap();
+    let head = "POST /v1/tickets HTTP/1.1\r\nHost: a\r\nContent-Length: 3000\r\n\
+                Content-Type: multipart/form-data; boundary=LINE\r\n\r\n\
+                --LINE\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\nabc";
+    connection.write_all(head.as_bytes()).await.unwrap();
+    let files = || {
+        std::fs::read_dir(live.server.tickets.path())
+            .unwrap()
+            .count()
+    };
+    let wait_for = async |expected: usize| {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while files() != expected {
+            assert!(
+                Instant::now() < deadline,
+                "{} files, expected {expected}",
+                files()
+            );
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    // The published ticket and the one on its way.
+    wait_for(2).await;
+    drop(connection);
+    wait_for(1).await;
+}
+
+#[tokio::test]
+async fn a_client_that_sends_too_much_still_reads_why() {
+    let live = Live::start(LONG).await;
+    let mut connection = live.post(&json!({"prompt": "a".repeat(8 << 20)})).await;
+    let answer = read_until(&mut connection, "request_too_large").await;
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_client_that_stops_sending_is_not_waited_for() {
+    let live = Live::start(LONG).await;
+    let mut connection = TcpStream::connect(live.address).await.unwrap();
+    let head = "POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n{";
+    connection.write_all(head.as_bytes()).await.unwrap();
+    let answer = read_until(&mut connection, "invalid_body").await;
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+}
