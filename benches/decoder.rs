@@ -4,30 +4,20 @@
 //!
 //! `cargo bench --bench decoder`
 
+mod common;
+
 use std::hint::black_box;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use rayon::ThreadPool;
 use rayon::prelude::*;
-use tombola::kernels;
-use tombola::model::{
-    BLOCK, Base, Batch, CacheDir, DeviceSpec, Dtype, Files, LoadOptions, Span, default_gguf,
-};
+use tombola::model::{BLOCK, Base, Batch, Dtype, Span};
+
+use common::{load, pool};
 
 /// Tokens that each sequence has before the measured step.
 const CONTEXT: usize = 128;
-
-fn load(dtype: Dtype) -> Base {
-    let cache = CacheDir::at(CacheDir::default_path());
-    let gguf = default_gguf(&cache, &mut |_| ()).expect("the default base");
-    let options = LoadOptions {
-        dtype,
-        device: DeviceSpec::Cpu,
-        max_positions: None,
-    };
-    Base::load("base", &Files::Gguf(gguf), &options, &cache, &mut |_| ()).expect("a base")
-}
 
 /// `rows` tokens for each of `sequences` sequences, after `context` others.
 fn batch(sequences: usize, rows: usize, context: usize) -> Batch {
@@ -73,8 +63,7 @@ fn floor(group: &mut BenchmarkGroup<WallTime>, pool: &ThreadPool, base: &Base, b
 }
 
 fn steps(c: &mut Criterion) {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let pool = kernels::pool(threads).expect("threads");
+    let pool = pool();
     for dtype in [Dtype::F32, Dtype::Bf16] {
         let base = load(dtype);
         let mut group = c.benchmark_group(dtype.to_string());

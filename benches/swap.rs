@@ -7,6 +7,8 @@
 //!
 //! `cargo bench --bench swap`
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -15,20 +17,10 @@ use half::bf16;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rayon::prelude::*;
-use tombola::kernels;
-use tombola::model::{Base, CacheDir, DeviceSpec, Dtype, Files, LoadOptions, default_gguf};
+use tombola::model::{Base, Dtype};
 use tombola::ticket::{BoundTicket, Deltas, Metadata, TensorDelta, Ticket};
 
-fn load(dtype: Dtype) -> Base {
-    let cache = CacheDir::at(CacheDir::default_path());
-    let gguf = default_gguf(&cache, &mut |_| ()).expect("the default base");
-    let options = LoadOptions {
-        dtype,
-        device: DeviceSpec::Cpu,
-        max_positions: None,
-    };
-    Base::load("base", &Files::Gguf(gguf), &options, &cache, &mut |_| ()).expect("a base")
-}
+use common::{load, pool};
 
 /// Positions drawn independently over all adaptable weights.
 fn random_ticket(base: &Base, density: f64) -> Arc<BoundTicket> {
@@ -73,8 +65,7 @@ fn floor_bytes(base: &Base, ticket: &BoundTicket, dtype: Dtype) -> usize {
 }
 
 fn swap(c: &mut Criterion) {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let pool = kernels::pool(threads).expect("threads");
+    let pool = pool();
     for dtype in [Dtype::F32, Dtype::Bf16] {
         let mut base = load(dtype);
         for (label, density) in [("0.1 %", 0.001), ("1 %", 0.01), ("10 %", 0.1)] {

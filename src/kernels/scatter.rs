@@ -213,3 +213,96 @@ fn revert_rows<T: Element, C: Column>(
         }
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+    use half::bf16;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A delta at the positions where `kept` is set, and its values.
+    fn delta(shape: [usize; 2], kept: &[bool], half: bool) -> TensorDelta {
+        let positions: Vec<usize> = (0..kept.len()).filter(|&i| kept[i]).collect();
+        let value = |i: &usize| (i * 37 % 19) as f32 / 8.0 - 1.0;
+        let deltas = positions.iter().map(value);
+        let deltas = if half {
+            Deltas::Bf16(deltas.map(bf16::from_f32).collect())
+        } else {
+            Deltas::F32(deltas.collect())
+        };
+        TensorDelta::from_flat(shape, &positions, deltas).unwrap()
+    }
+
+    fn values(tensor: &Tensor) -> Vec<f32> {
+        let tensor = tensor.to_dtype(DType::F32).unwrap();
+        tensor.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    /// Apply equals the formula at the delta's positions and touches nothing else, also in a view of
+    /// a larger weight; revert gives back the bits.
+    fn check(dtype: DType, shape: [usize; 2], kept: &[bool], half: bool, scale: f32) {
+        let [rows, inner] = shape;
+        let fused = Tensor::randn(0f32, 1., (rows + 3, inner), &Device::Cpu).unwrap();
+        let fused = fused.to_dtype(dtype).unwrap();
+        let before = values(&fused);
+        let weight = fused.narrow(0, 2, rows).unwrap();
+        let delta = delta(shape, kept, half);
+        let mut want = before.clone();
+        for (row, column, value) in delta.entries() {
+            let at = (row + 2) * inner + column;
+            let exact = Tensor::new(want[at] + scale * value, &Device::Cpu).unwrap();
+            want[at] = values(&exact.to_dtype(dtype).unwrap())[0];
+        }
+        let saved = apply(&weight, &delta, scale).unwrap();
+        assert_eq!(values(&fused), want);
+        revert(&weight, &delta, &saved).unwrap();
+        assert_eq!(values(&fused), before);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn equals_the_formula_and_is_undone(
+            (rows, inner) in (1usize..40, 1usize..200),
+            density in prop::sample::select(vec![0.0, 0.01, 0.1, 0.5, 1.0]),
+            dtype in prop::sample::select(vec![DType::F32, DType::BF16, DType::F16]),
+            half in any::<bool>(),
+            scale in -2f32..2.0,
+            seed in any::<u64>(),
+        ) {
+            use rand::{Rng, SeedableRng};
+            let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+            let mut kept: Vec<bool> = (0..rows * inner).map(|_| rng.random_bool(density)).collect();
+            // First and last weight: the edges of the first and the last row.
+            kept[0] = true;
+            kept[rows * inner - 1] = true;
+            check(dtype, [rows, inner], &kept, half, scale);
+        }
+    }
+
+    #[test]
+    fn many_threads_share_a_large_weight() {
+        let (rows, inner) = (600, 300);
+        let kept: Vec<bool> = (0..rows * inner).map(|i| i % 7 == 0).collect();
+        check(DType::BF16, [rows, inner], &kept, true, 0.5);
+    }
+
+    #[test]
+    fn columns_beyond_65536() {
+        let (rows, inner) = (2, 70_000);
+        let kept: Vec<bool> = (0..rows * inner).map(|i| i % 9_999 == 0).collect();
+        check(DType::F32, [rows, inner], &kept, false, 1.0);
+    }
+
+    #[test]
+    fn a_delta_of_another_height_writes_nothing() {
+        let weight = Tensor::ones((3, 4), DType::F32, &Device::Cpu).unwrap();
+        let delta = delta([2, 4], &[true; 8], false);
+        let error = apply(&weight, &delta, 1.0).err().unwrap().to_string();
+        assert!(error.contains("2 rows"), "{error}");
+        assert_eq!(values(&weight), [1.0; 12]);
+    }
+}

@@ -57,14 +57,17 @@ static BEST: LazyLock<Isa> = LazyLock::new(detect);
 fn detect() -> Isa {
     #[cfg(target_arch = "x86_64")]
     {
-        if is_x86_feature_detected!("avx512f")
+        let fused = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        if fused
+            && is_x86_feature_detected!("f16c")
+            && is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx512dq")
         {
             return Isa::Avx512;
         }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        if fused {
             return Isa::Avx2;
         }
     }
@@ -77,8 +80,19 @@ fn detect() -> Isa {
 /// Runs `op` compiled for the best instruction set of this machine.
 #[inline]
 pub fn dispatch<V: Vectorised>(op: V) -> V::Output {
-    match *BEST {
-        // SAFETY: `detect` found every feature that the function is compiled with.
+    // SAFETY: `detect` found the features of what it returned.
+    unsafe { run_as(*BEST, op) }
+}
+
+/// Runs `op` compiled for `isa`.
+///
+/// # Safety
+/// The machine must have that instruction set.
+#[inline]
+unsafe fn run_as<V: Vectorised>(isa: Isa, op: V) -> V::Output {
+    match isa {
+        // SAFETY: the machine has every feature that the function is compiled with (the caller's
+        // promise).
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => unsafe { avx512(op) },
         // SAFETY: as above.
@@ -130,4 +144,46 @@ pub fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
         width /= 2;
     }
     lanes[0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::math;
+    use super::*;
+
+    /// Something of all that kernels do: products in lanes, exponentials, a sum.
+    #[derive(Clone, Copy)]
+    struct Probe<'a>(&'a [f32], &'a [f32]);
+
+    impl Vectorised for Probe<'_> {
+        type Output = f32;
+
+        #[inline(always)]
+        fn run<A: Arithmetic>(self) -> f32 {
+            let mut sums = [0.0; LANES];
+            for (a, b) in self.0.chunks_exact(LANES).zip(self.1.chunks_exact(LANES)) {
+                for l in 0..LANES {
+                    sums[l] = A::mul_add(a[l], math::exp::<A>(b[l]), sums[l]);
+                }
+            }
+            sum_lanes(sums)
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same() {
+        let a: Vec<f32> = (0..1600).map(|i| (i as f32 * 0.37).sin()).collect();
+        let b: Vec<f32> = (0..1600).map(|i| (i as f32 * 0.11).cos()).collect();
+        let probe = Probe(&a, &b);
+        let fused = probe.run::<Fused>();
+        assert!((fused - probe.run::<Separate>()).abs() < 1e-3 * fused.abs());
+        #[cfg(target_arch = "x86_64")]
+        for isa in [Isa::Avx512, Isa::Avx2] {
+            if isa == *BEST || (*BEST == Isa::Avx512 && isa == Isa::Avx2) {
+                // SAFETY: it is what was detected, or (AVX2 and FMA) what every machine with
+                // AVX-512 has.
+                assert_eq!(unsafe { run_as(isa, probe) }, fused, "{isa:?}");
+            }
+        }
+    }
 }

@@ -137,8 +137,6 @@ pub enum TicketError {
     // The flat layout.
     #[error("not a flat delta file: metadata `shape_of` {0}")]
     ShapeOf(String),
-    #[error("parameter `{parameter}` is not in metadata `shape_of`")]
-    NoShape { parameter: String },
     #[error("parameter `{parameter}` has shape {found:?} in the file, {expected:?} in the base")]
     Shape {
         parameter: String,

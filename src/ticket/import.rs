@@ -15,8 +15,9 @@ use super::{
 /// Turns the flat layout into a ticket for `base`.
 ///
 /// The layout is a safetensors file with, per parameter `P`, `P.indices` (I32 `[nnz]`, row-major
-/// positions `row * in + column`) and `P.deltas` (F32 `[nnz]`), and metadata `shape_of`, a JSON
-/// object of `P` → `[out, in]`. Positions may come in any order. Deltas are stored as `dtype`;
+/// positions `row * in + column`) and `P.deltas` (F32 `[nnz]`). Where the file has metadata
+/// `shape_of`, a JSON object of parameter → `[out, in]`, its shapes must be the base's; it may name
+/// parameters without nonzeros. Positions may come in any order. Deltas are stored as `dtype`;
 /// those that round to zero keep their position, which is part of the ticket.
 ///
 /// # Errors
@@ -34,10 +35,6 @@ pub fn import_flat(
     let container = Container::parse(file)?;
     let shapes = shapes(&container)?;
     let parameters = format::parameters(&container, &["indices", "deltas"])?;
-    if let Some(extra) = shapes.keys().find(|p| !parameters.contains(p.as_str())) {
-        let tensor = format!("{}.indices", brief(extra));
-        return Err(TicketError::MissingTensor(tensor));
-    }
     let mut tensors = BTreeMap::new();
     for parameter in parameters {
         let shape = shape(parameter, &shapes, base)?;
@@ -60,7 +57,7 @@ type Shapes = BTreeMap<String, [usize; 2]>;
 
 fn shapes(container: &Container<'_>) -> Result<Shapes, TicketError> {
     let Some(text) = container.metadata.get(SHAPE_OF) else {
-        return Err(TicketError::ShapeOf("is missing".to_owned()));
+        return Ok(Shapes::new());
     };
     container::parse_unique(SHAPE_OF, text).map_err(|error| match error {
         TicketError::HeaderJson(reason) => {
@@ -70,21 +67,17 @@ fn shapes(container: &Container<'_>) -> Result<Shapes, TicketError> {
     })
 }
 
-/// The shape of a parameter, on which file and base agree.
+/// The base's shape of a parameter, which the file's must be, if it names one.
 fn shape(parameter: &str, shapes: &Shapes, base: &BaseManifest) -> Result<[usize; 2], TicketError> {
-    let Some(&found) = shapes.get(parameter) else {
-        let parameter = brief(parameter);
-        return Err(TicketError::NoShape { parameter });
-    };
     let expected = base.projection(parameter)?;
-    if found != expected {
-        return Err(TicketError::Shape {
+    match shapes.get(parameter) {
+        Some(&found) if found != expected => Err(TicketError::Shape {
             parameter: brief(parameter),
             found,
             expected,
-        });
+        }),
+        _ => Ok(expected),
     }
-    Ok(expected)
 }
 
 fn import_delta(

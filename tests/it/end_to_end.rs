@@ -201,3 +201,57 @@ fn an_idle_server_uses_no_processor() {
     assert_eq!(before, metric(&server, "tombola_generation_tokens_total"));
     assert!(server.log().lines().count() < 20);
 }
+
+/// `tombola ticket …` with the tiny Qwen2 of the goldens as the base; its standard output.
+fn ticket(args: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_tombola"))
+        .arg("ticket")
+        .args(args)
+        .env("TOMBOLA_CACHE_DIR", cache().path())
+        .env(
+            "TOMBOLA_MODEL",
+            concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tiny/qwen2"),
+        )
+        .output()
+        .unwrap();
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?}: {log}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a_flat_file_becomes_a_ticket_that_verifies() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (flat, out) = (path("flat.safetensors"), path("tiny.safetensors"));
+    // Row 0 column 2, row 1 column 0, and the last weight of a [112, 64] projection.
+    let indices: Vec<u8> = [2i32, 64, 7167]
+        .iter()
+        .flat_map(|i| i.to_le_bytes())
+        .collect();
+    let deltas: Vec<u8> = [0.5f32, -0.25, 1.0]
+        .iter()
+        .flat_map(|d| d.to_le_bytes())
+        .collect();
+    let name = "model.layers.0.mlp.up_proj.weight";
+    let view = |dtype, data| safetensors::tensor::TensorView::new(dtype, vec![3], data).unwrap();
+    let tensors = [
+        (
+            format!("{name}.indices"),
+            view(safetensors::Dtype::I32, &indices),
+        ),
+        (
+            format!("{name}.deltas"),
+            view(safetensors::Dtype::F32, &deltas),
+        ),
+    ];
+    std::fs::write(&flat, safetensors::serialize(tensors, None).unwrap()).unwrap();
+    ticket(&["import", &flat, "--name", "tiny", "--out", &out]);
+    assert!(ticket(&["verify", &out]).starts_with("ok: `tiny` fits `qwen2`"));
+    let facts: Value = serde_json::from_str(&ticket(&["inspect", &out, "--json"])).unwrap();
+    assert_eq!(facts["nonzeros"], 3, "{facts}");
+    // Another base refuses it, and names both fingerprints.
+    let other = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tiny/qwen3");
+    let error = fails(&["ticket", "verify", &out, "--model", other]);
+    assert!(error.contains("fc1e411add8f"), "{error}");
+}
