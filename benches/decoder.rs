@@ -12,7 +12,7 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use rayon::ThreadPool;
 use rayon::prelude::*;
-use tombola::model::{BLOCK, Base, Batch, Dtype, Span};
+use tombola::model::{BLOCK, Base, Batch, Dtype};
 
 use common::{load, pool};
 
@@ -25,19 +25,8 @@ fn batch(sequences: usize, rows: usize, context: usize) -> Batch {
     let blocks = (context + rows).div_ceil(BLOCK) as u32;
     for sequence in 0..sequences as u32 {
         let table: Vec<u32> = (sequence * blocks..(sequence + 1) * blocks).collect();
-        batch.spans.push(Span {
-            first_row: batch.tokens.len(),
-            rows,
-            first_position: context,
-            blocks: table.clone(),
-        });
-        for position in context..context + rows {
-            batch.tokens.push((position * 31 % 40_000) as u32);
-            batch.positions.push(position as u32);
-            let slot = table[position / BLOCK] as usize * BLOCK + position % BLOCK;
-            batch.slots.push(slot as u32);
-        }
-        batch.logits_rows.push(batch.tokens.len() as u32 - 1);
+        let tokens = (context..context + rows).map(|position| (position * 31 % 40_000) as u32);
+        batch.push(&tokens.collect::<Vec<_>>(), context, &table, true);
     }
     batch
 }

@@ -42,15 +42,12 @@
 //! - The base is bit-identical to what was loaded after any history of swaps.
 //! - A row's result does not depend on its neighbours, its chunking or its place in the batch.
 
-// cli
-
 pub mod cli;
 pub mod engine;
 pub mod kernels;
 pub mod metrics;
 pub mod model;
 pub mod registry;
-
 pub mod server;
 pub mod text;
 pub mod ticket;

@@ -2,7 +2,9 @@
 
 use rayon::ThreadPool;
 use tombola::kernels;
-use tombola::model::{Base, CacheDir, DeviceSpec, Dtype, Files, LoadOptions, default_gguf};
+use tombola::model::{
+    Base, CacheDir, Checkpoint, DeviceSpec, Dtype, Files, LoadOptions, default_gguf,
+};
 
 /// The default base, resident.
 pub fn load(dtype: Dtype) -> Base {
@@ -13,7 +15,8 @@ pub fn load(dtype: Dtype) -> Base {
         device: DeviceSpec::Cpu,
         max_positions: None,
     };
-    Base::load("base", &Files::Gguf(gguf), &options, &cache, &mut |_| ()).expect("a base")
+    let checkpoint = Checkpoint::open(&Files::Gguf(gguf)).expect("a checkpoint");
+    Base::load("base", &checkpoint, &options, &cache, &mut |_| ()).expect("a base")
 }
 
 /// All cores, as the engine uses them.

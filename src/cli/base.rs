@@ -1,17 +1,13 @@
 //! What several subcommands share: which base, where its files are kept, and bars for what takes
 //! long.
 
-use std::fs::File;
-use std::io::BufReader;
 use std::path::PathBuf;
 
-use anyhow::Context;
-use candle_core::quantized::gguf_file::Content;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::model::{self, CacheDir, DEFAULT_MODEL, Files, ModelError, Progress, Stage};
-use crate::text::Text;
+use crate::model::{self, CacheDir, Checkpoint, DEFAULT_MODEL, Files, ModelError, Progress, Stage};
+use crate::text::{Text, TextError};
 use crate::ticket::BaseManifest;
 
 /// Which base, and where fetched files are kept.
@@ -91,15 +87,9 @@ fn bar(stage: Stage, total: u64) -> ProgressBar {
 }
 
 /// The tokenizer and chat template that lie with a base's weights.
-pub fn load_text(files: &Files) -> anyhow::Result<Text> {
-    match files {
-        Files::Folder(folder) => Ok(Text::from_folder(folder)?),
-        Files::Gguf(path) => {
-            let read = || {
-                Content::read(&mut BufReader::new(File::open(path)?)).map_err(anyhow::Error::from)
-            };
-            let text = read().and_then(|content| Ok(Text::from_gguf(&content)?));
-            text.with_context(|| path.display().to_string())
-        }
+pub fn load_text(files: &Files, checkpoint: &Checkpoint) -> Result<Text, TextError> {
+    match (files, checkpoint.gguf_content()) {
+        (_, Some(content)) => Text::from_gguf(content),
+        (Files::Folder(path) | Files::Gguf(path), None) => Text::from_folder(path),
     }
 }

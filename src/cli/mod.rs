@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand, each of which parses, validates and calls the library.
 
+mod banner;
 mod base;
 mod serve;
 mod ticket;

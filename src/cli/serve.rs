@@ -1,22 +1,23 @@
 //! `tombola serve`: make a base resident, open the ticket folder, serve until a signal.
 
-use std::io::{IsTerminal as _, Write as _};
-use std::net::SocketAddr;
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::banner::announce;
 use super::base::{Bars, BaseArgs, load_text};
 use crate::engine::{self, EngineConfig};
 use crate::metrics::Metrics;
-use crate::model::{Base, DeviceSpec, Dtype, LoadOptions, Source};
+use crate::model::{Base, Checkpoint, DeviceSpec, Dtype, LoadOptions, Source};
 use crate::registry::{Registry, RegistryOptions};
-use crate::server::{self, AppState, Drained, ServedBase, ServerOptions};
+use crate::server::{self, AppState, Door, Drained, ServedBase, ServerOptions};
 use crate::text::Text;
 
 /// Arguments of `tombola serve`; each is an environment variable too.
@@ -37,7 +38,7 @@ pub struct ServeArgs {
     #[arg(long, env = "TOMBOLA_DEVICE", default_value = "cpu")]
     device: DeviceSpec,
     /// The name that requests use for the base [default: the model's own].
-    #[arg(long, value_name = "NAME", env = "TOMBOLA_SERVED_MODEL_NAME")]
+    #[arg(long, value_name = "NAME", env = "TOMBOLA_SERVED_MODEL_NAME", value_parser = NonEmptyStringValueParser::new())]
     served_model_name: Option<String>,
     /// The ticket folder: each NAME.safetensors in it is served as NAME, uploads land in it.
     #[arg(
@@ -48,42 +49,22 @@ pub struct ServeArgs {
     )]
     tickets: PathBuf,
     /// The largest ticket file that is taken, in MiB.
-    #[arg(
-        long,
-        value_name = "MIB",
-        env = "TOMBOLA_MAX_TICKET_MIB",
-        default_value_t = 1024
-    )]
-    max_ticket_mib: u64,
+    #[arg(long, value_name = "MIB", env = "TOMBOLA_MAX_TICKET_MIB", default_value = "1024", value_parser = mebibytes)]
+    max_ticket_mib: Mebibytes,
     /// Memory for tickets, in MiB; the least recently used leave it first.
-    #[arg(
-        long,
-        value_name = "MIB",
-        env = "TOMBOLA_TICKET_MEMORY_MIB",
-        default_value_t = 2048
-    )]
-    ticket_memory_mib: usize,
+    #[arg(long, value_name = "MIB", env = "TOMBOLA_TICKET_MEMORY_MIB", default_value = "2048", value_parser = mebibytes)]
+    ticket_memory_mib: Mebibytes,
     /// Take tickets made for another base whose names and shapes fit.
     #[arg(long, env = "TOMBOLA_ALLOW_FOREIGN_BASE")]
     allow_foreign_base: bool,
     /// Tokens of prompt and output together [default: what the model was trained for].
-    #[arg(long, value_name = "TOKENS", env = "TOMBOLA_MAX_MODEL_LEN")]
+    #[arg(long, value_name = "TOKENS", env = "TOMBOLA_MAX_MODEL_LEN", value_parser = at_least_one)]
     max_model_len: Option<usize>,
     /// Sequences that run at once.
-    #[arg(
-        long,
-        value_name = "N",
-        env = "TOMBOLA_MAX_NUM_SEQS",
-        default_value_t = 64
-    )]
+    #[arg(long, value_name = "N", env = "TOMBOLA_MAX_NUM_SEQS", default_value = "64", value_parser = at_least_one)]
     max_num_seqs: usize,
     /// Tokens of one step: longer prompts are computed in chunks.
-    #[arg(
-        long,
-        value_name = "TOKENS",
-        env = "TOMBOLA_MAX_NUM_BATCHED_TOKENS",
-        default_value_t = 512
-    )]
+    #[arg(long, value_name = "TOKENS", env = "TOMBOLA_MAX_NUM_BATCHED_TOKENS", default_value = "512", value_parser = at_least_one)]
     max_num_batched_tokens: usize,
     /// Requests that wait beyond those that run; more are answered 429.
     #[arg(
@@ -94,24 +75,14 @@ pub struct ServeArgs {
     )]
     max_queue: usize,
     /// Memory for keys and values, in MiB.
-    #[arg(
-        long,
-        value_name = "MIB",
-        env = "TOMBOLA_KV_CACHE_MIB",
-        default_value_t = 1024
-    )]
-    kv_cache_mib: usize,
+    #[arg(long, value_name = "MIB", env = "TOMBOLA_KV_CACHE_MIB", default_value = "1024", value_parser = mebibytes)]
+    kv_cache_mib: Mebibytes,
     /// Threads that compute [default: all cores].
-    #[arg(long, value_name = "N", env = "TOMBOLA_THREADS")]
+    #[arg(long, value_name = "N", env = "TOMBOLA_THREADS", value_parser = at_least_one)]
     threads: Option<usize>,
     /// The largest JSON body that is taken, in MiB.
-    #[arg(
-        long,
-        value_name = "MIB",
-        env = "TOMBOLA_MAX_BODY_MIB",
-        default_value_t = 8
-    )]
-    max_body_mib: usize,
+    #[arg(long, value_name = "MIB", env = "TOMBOLA_MAX_BODY_MIB", default_value = "8", value_parser = mebibytes)]
+    max_body_mib: Mebibytes,
     /// Seconds that running responses get after SIGTERM or SIGINT.
     #[arg(
         long,
@@ -120,6 +91,31 @@ pub struct ServeArgs {
         default_value_t = 30
     )]
     drain_seconds: u64,
+}
+
+/// A size given in MiB that fits an address.
+#[derive(Clone, Copy, Debug)]
+struct Mebibytes(usize);
+
+impl Mebibytes {
+    fn bytes(self) -> usize {
+        self.0 << 20
+    }
+}
+
+fn mebibytes(text: &str) -> Result<Mebibytes, String> {
+    match at_least_one(text)? {
+        mib if mib <= usize::MAX >> 20 => Ok(Mebibytes(mib)),
+        _ => Err("is more than can be addressed".to_owned()),
+    }
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1".to_owned()),
+        Ok(count) => Ok(count),
+        Err(error) => Err(format!("must be a count: {error}")),
+    }
 }
 
 /// Serves until SIGTERM or SIGINT.
@@ -144,23 +140,32 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("cannot listen on {}:{}", args.host, args.port))?;
     let address = listener.local_addr()?;
-    let (mut terminate, mut interrupt) = (
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-    );
-    let shutdown = async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::info!("a signal came: running responses are finished, no new ones are taken");
-    };
     let drain = Duration::from_secs(args.drain_seconds);
-    // Not in the runtime's threads: it takes long.
-    let started = tokio::task::spawn_blocking(move || start(&args)).await??;
-    let (state, _engine) = started;
+    let mut signals = Signals::new()?;
+    let shutdown = async move {
+        signals.recv().await;
+        tracing::info!("a signal came: running responses are finished, no new ones are taken");
+        tokio::spawn(async move {
+            signals.recv().await;
+            tracing::warn!("a second signal came: running responses are cut off");
+            std::process::exit(0);
+        });
+    };
+    let door = Door::default();
+    let serving = tokio::spawn(server::serve(listener, door.clone(), shutdown, drain));
+    let mut signals = Signals::new()?;
+    let (state, _engine) = tokio::select! {
+        // Not in the runtime's threads: it takes long.
+        started = tokio::task::spawn_blocking(move || start(&args)) => started??,
+        () = signals.recv() => {
+            tracing::info!("a signal came before the start was complete");
+            std::process::exit(0);
+        }
+    };
+    let state = Arc::new(state);
+    door.open(Arc::clone(&state));
     announce(address, &state)?;
-    if server::serve(listener, Arc::new(state), shutdown, drain).await? == Drained::TimedOut {
+    if serving.await?? == Drained::TimedOut {
         tracing::warn!(
             "responses still ran after {} seconds; they are cut off",
             drain.as_secs()
@@ -169,13 +174,38 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What asks the process to end.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for the next of either.
+    async fn recv(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
 /// All that stands behind the routes, and the engine's thread, which ends when dropped.
 fn start(args: &ServeArgs) -> anyhow::Result<(AppState, engine::EngineThread)> {
     let cache = args.base.cache();
     let mut bars = Bars::default();
     let source = Source::parse(&args.base.model)?;
     let files = source.resolve(&cache, &mut |progress| bars.show(progress))?;
-    let text = Arc::new(load_text(&files)?);
+    let checkpoint = Checkpoint::open(&files)?;
+    let text = load_text(&files, &checkpoint).with_context(|| args.base.model.clone())?;
+    let text = Arc::new(text);
     let name = args
         .served_model_name
         .clone()
@@ -185,7 +215,7 @@ fn start(args: &ServeArgs) -> anyhow::Result<(AppState, engine::EngineThread)> {
         device: args.device,
         max_positions: args.max_model_len,
     };
-    let base = Base::load(&name, &files, &options, &cache, &mut |progress| {
+    let base = Base::load(&name, &checkpoint, &options, &cache, &mut |progress| {
         bars.show(progress);
     })?;
     let manifest = Arc::clone(&base.manifest);
@@ -194,10 +224,10 @@ fn start(args: &ServeArgs) -> anyhow::Result<(AppState, engine::EngineThread)> {
         dtype: args.dtype.to_string(),
         loaded_digest: base.loaded_digest,
     };
-    let max_ticket_bytes = args.max_ticket_mib << 20;
+    let max_ticket_bytes = args.max_ticket_mib.bytes() as u64;
     let registry_options = RegistryOptions {
         max_ticket_bytes,
-        memory_budget: args.ticket_memory_mib << 20,
+        memory_budget: args.ticket_memory_mib.bytes(),
         allow_foreign_base: args.allow_foreign_base,
     };
     let opened = Registry::open(&args.tickets, manifest, registry_options)?;
@@ -209,14 +239,11 @@ fn start(args: &ServeArgs) -> anyhow::Result<(AppState, engine::EngineThread)> {
     let (engine, thread) = engine::spawn(base, &config, Arc::clone(&metrics))?;
     let limit = engine.limits().max_model_len;
     if let Some(asked) = args.max_model_len.filter(|&asked| asked > limit) {
-        bail!(
-            "--max-model-len {asked} is beyond {limit}: what the model was trained for, or what \
-             --kv-cache-mib {} holds",
-            args.kv_cache_mib
-        );
+        let mib = args.kv_cache_mib.0;
+        bail!("--max-model-len {asked} is more than the {limit} tokens of --kv-cache-mib {mib}");
     }
     let options = ServerOptions {
-        max_body_bytes: args.max_body_mib << 20,
+        max_body_bytes: args.max_body_mib.bytes(),
         max_ticket_bytes,
         ..ServerOptions::default()
     };
@@ -237,62 +264,26 @@ fn engine_config(args: &ServeArgs, base: &Base, text: &Text) -> EngineConfig {
         max_num_seqs: args.max_num_seqs,
         max_num_batched_tokens: args.max_num_batched_tokens,
         max_queue: args.max_queue,
-        kv_cache_bytes: args.kv_cache_mib << 20,
+        kv_cache_bytes: args.kv_cache_mib.bytes(),
         threads: args.threads.unwrap_or(cores),
         end_tokens,
     }
 }
 
-/// A question that base and SQL ticket answer differently. No single quotes: it goes into a shell.
-const EXAMPLE: &str = r"CREATE TABLE singer (name VARCHAR, age INTEGER)\n-- Show name and age of all singers, oldest first.";
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Prints where the server is, what it serves, and a command to paste.
-fn announce(address: SocketAddr, state: &AppState) -> anyhow::Result<()> {
-    let base = &state.base;
-    let manifest = &base.manifest;
-    let fingerprint = manifest.fingerprint.to_string();
-    let tickets = state.registry.list();
-    let mut out = std::io::stdout().lock();
-    writeln!(
-        out,
-        "tombola {} at http://{address}",
-        env!("CARGO_PKG_VERSION")
-    )?;
-    writeln!(
-        out,
-        "  base     {} ({}, fingerprint {:.12}…)",
-        manifest.name, base.dtype, fingerprint
-    )?;
-    if tickets.is_empty() {
-        writeln!(
-            out,
-            "  tickets  none yet; POST one to http://{address}/v1/tickets"
-        )?;
+    #[test]
+    fn counts_and_sizes_are_checked() {
+        assert_eq!(at_least_one("7"), Ok(7));
+        assert!(at_least_one("0").unwrap_err().contains("at least 1"));
+        assert!(at_least_one("-1").unwrap_err().contains("count"));
+        assert_eq!(mebibytes("2").unwrap().bytes(), 2 << 20);
+        assert!(
+            mebibytes("17592186044416")
+                .unwrap_err()
+                .contains("addressed")
+        );
     }
-    for (i, ticket) in tickets.iter().enumerate() {
-        let label = if i == 0 { "tickets" } else { "" };
-        let density = 100.0 * ticket.metadata().density;
-        let (alias, nonzeros) = (ticket.alias(), ticket.nonzeros());
-        writeln!(
-            out,
-            "  {label:<7}  {alias} ({nonzeros} nonzeros, density {density:.2} %)"
-        )?;
-    }
-    let model = tickets
-        .first()
-        .map_or(manifest.name.as_str(), |ticket| ticket.alias());
-    let (route, prompt) = if state.text.has_chat_template() {
-        (
-            "chat/completions",
-            format!(r#""messages": [{{"role": "user", "content": "{EXAMPLE}"}}]"#),
-        )
-    } else {
-        ("completions", format!(r#""prompt": "{EXAMPLE}""#))
-    };
-    writeln!(
-        out,
-        "try it:\n  curl http://{address}/v1/{route} -H 'content-type: application/json' \
-         -d '{{\"model\": \"{model}\", {prompt}, \"max_tokens\": 48, \"temperature\": 0}}'"
-    )?;
-    Ok(out.flush()?)
 }

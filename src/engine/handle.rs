@@ -8,7 +8,7 @@ use std::time::Instant;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::{Output, Request};
+use super::{Request, StepResult};
 use crate::ticket::Digest;
 
 /// What a request must keep to; fixed for the life of the engine.
@@ -28,7 +28,7 @@ pub enum Command {
     /// Run a request and send its tokens to `outputs`; a closed `outputs` is the cancellation.
     Submit {
         request: Request,
-        outputs: UnboundedSender<Output>,
+        outputs: UnboundedSender<StepResult>,
         arrived: Instant,
     },
     /// Revert whatever is applied and answer with the digest of the resident parameters.
@@ -169,15 +169,23 @@ impl EngineHandle {
 /// back.
 #[derive(Debug)]
 pub struct OutputStream {
-    outputs: UnboundedReceiver<Output>,
+    outputs: UnboundedReceiver<StepResult>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl OutputStream {
-    /// The next token. `None` after the one that has a finish reason; before it, `None` means
-    /// that the engine stopped.
-    pub async fn recv(&mut self) -> Option<Output> {
+    /// The next token, or why there is none. `None` after the one that has a finish reason; before
+    /// it, `None` means that the engine stopped.
+    pub async fn recv(&mut self) -> Option<StepResult> {
         self.outputs.recv().await
+    }
+
+    /// [`OutputStream::recv`] for threads outside a runtime.
+    ///
+    /// # Panics
+    /// Within a runtime.
+    pub fn blocking_recv(&mut self) -> Option<StepResult> {
+        self.outputs.blocking_recv()
     }
 }
 

@@ -1,5 +1,6 @@
 //! The engine: one thread that owns scheduler, runner and weights. Requests come in by one channel,
-//! tokens go out by one channel a request, and nobody else touches the model.
+//! tokens go out by one channel a request, and nobody else touches the model. (It lends itself to the
+//! kernels' pool for its whole life, so that a step forks from inside that pool.)
 
 mod blocks;
 mod handle;
@@ -16,7 +17,11 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 pub use handle::{Command, EngineHandle, EngineInbox, Limits, OutputStream, SubmitError, channel};
-pub use request::{FinishReason, GREEDY_BELOW, Output, Request, SamplingParams, TokenLogprobs};
+use rayon::prelude::*;
+pub use request::{
+    FinishReason, GREEDY_BELOW, Output, Request, SamplingParams, SequenceError, StepResult,
+    TokenLogprobs,
+};
 use runner::Runner;
 pub use scheduler::SchedulerConfig;
 use scheduler::{Plan, Scheduler, SequenceId};
@@ -24,7 +29,7 @@ use sequence::Sequence;
 
 use crate::kernels;
 use crate::metrics::Metrics;
-use crate::model::{BLOCK, Base, ModelError};
+use crate::model::{BLOCK, Base, ModelError, SwapReport};
 
 /// How the engine uses the machine.
 #[derive(Clone, Debug)]
@@ -164,6 +169,9 @@ impl Engine {
             let start = Instant::now();
             if let Some(plan) = self.scheduler.schedule() {
                 self.step(&plan, start);
+            } else {
+                // All blocks and slots are free when nothing runs, so something can.
+                assert!(self.scheduler.is_idle(), "sequences wait and none can run");
             }
             self.report();
         }
@@ -172,9 +180,12 @@ impl Engine {
     /// Takes in what was submitted, waiting for it where there is nothing else to do; false when the
     /// engine is to end.
     fn receive(&mut self) -> bool {
-        let mut wait = self.scheduler.is_idle();
+        let mut digests = Vec::new();
         loop {
-            let command = if wait {
+            let idle = self.scheduler.is_idle() && digests.is_empty();
+            let command = if idle {
+                // Whoever waits for memory must not wait for a ticket that nobody uses.
+                self.swap_to_base();
                 match self.inbox.recv() {
                     Some(command) => command,
                     None => return false,
@@ -182,7 +193,7 @@ impl Engine {
             } else {
                 match self.inbox.try_recv() {
                     Some(command) => command,
-                    None => return true,
+                    None => break,
                 }
             };
             match command {
@@ -194,17 +205,31 @@ impl Engine {
                     let (ends, limit) = (&self.end_tokens, self.max_model_len);
                     self.add(Sequence::new(request, outputs, arrived, ends, limit));
                 }
-                Command::BaseDigest(answer) => {
-                    let digest = self
-                        .runner
-                        .base_digest()
-                        .expect("resident values can be read");
-                    // Whoever asked may have gone.
-                    let _ = answer.send(digest);
-                }
+                Command::BaseDigest(answer) => digests.push(answer),
                 Command::Shutdown => return false,
             }
-            wait = self.scheduler.is_idle();
+        }
+        digests.retain(|answer| !answer.is_closed());
+        if !digests.is_empty() {
+            self.swap_to_base();
+            let digest = self.runner.digest().expect("resident values can be read");
+            for answer in digests {
+                // Whoever asked may have gone meanwhile.
+                let _ = answer.send(digest);
+            }
+        }
+        true
+    }
+
+    fn swap_to_base(&mut self) {
+        let swap = self.runner.swap(None);
+        let swap = swap.unwrap_or_else(|error| panic!("a ticket cannot be reverted: {error}"));
+        self.count(swap);
+    }
+
+    fn count(&self, swap: Option<SwapReport>) {
+        if let Some(swap) = swap {
+            self.metrics.swapped(swap.took);
         }
     }
 
@@ -245,24 +270,32 @@ impl Engine {
         }
         let output = self.runner.step(plan, &self.scheduler, &self.sequences);
         let output = output.unwrap_or_else(|error| panic!("a step failed: {error}"));
-        if let Some(swap) = output.swap {
-            self.metrics.swapped(swap.took);
-        }
+        self.count(output.swap);
+        self.sample(plan, output.logits);
+        let took = start.elapsed().as_secs_f64();
+        self.metrics.step_seconds.observe(took);
+    }
+
+    /// Chooses a token for each sampling chunk by its row of logits, on all cores.
+    fn sample(&mut self, plan: &Plan, logits: Vec<Vec<f32>>) {
         let sampling = plan.chunks.iter().filter(|chunk| chunk.samples);
-        for (chunk, mut logits) in sampling.zip(output.logits) {
-            let sequence = self
-                .sequences
-                .get_mut(&chunk.id)
-                .expect("planned sequences are here");
-            if sequence.step(&mut logits) {
-                self.scheduler.extend(chunk.id);
+        let mut rows: HashMap<SequenceId, Vec<f32>> =
+            sampling.map(|chunk| chunk.id).zip(logits).collect();
+        let sequences = self.sequences.iter_mut();
+        let work: Vec<_> = sequences
+            .filter_map(|(&id, sequence)| Some((id, sequence, rows.remove(&id)?)))
+            .collect();
+        let goes_on: Vec<(SequenceId, bool)> = work
+            .into_par_iter()
+            .map(|(id, sequence, mut row)| (id, sequence.step(&mut row)))
+            .collect();
+        for (id, goes_on) in goes_on {
+            if goes_on {
+                self.scheduler.extend(id);
             } else {
-                self.remove(chunk.id);
+                self.remove(id);
             }
         }
-        self.metrics
-            .step_seconds
-            .observe(start.elapsed().as_secs_f64());
     }
 
     fn report(&self) {

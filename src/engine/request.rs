@@ -87,6 +87,16 @@ pub struct TokenLogprobs {
     pub top: Vec<(u32, f32)>,
 }
 
+/// Why a sequence ended without a finish reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SequenceError {
+    #[error("no logit is a finite number: the ticket breaks the model")]
+    NotFinite,
+}
+
+/// What the engine sends for each step of a sequence.
+pub type StepResult = Result<Output, SequenceError>;
+
 /// Why the engine ended a sequence. Stop strings are the text layer's, which drops the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FinishReason {

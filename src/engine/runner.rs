@@ -6,7 +6,7 @@ use candle_core::Tensor;
 
 use super::scheduler::{Plan, Scheduler, SequenceId};
 use super::sequence::Sequence;
-use crate::model::{BLOCK, Base, Batch, KvCache, ModelError, Span, SwapReport};
+use crate::model::{Base, Batch, KvCache, ModelError, SwapReport};
 use crate::registry::Lease;
 use crate::ticket::Digest;
 
@@ -59,13 +59,13 @@ impl Runner {
         Ok(StepOutput { logits, swap })
     }
 
-    /// The digest of the bare base's parameters as they are now.
-    pub fn base_digest(&mut self) -> Result<Digest, ModelError> {
-        self.swap(None)?;
+    /// The digest of the resident parameters as they are now.
+    pub fn digest(&self) -> Result<Digest, ModelError> {
         self.base.resident.digest()
     }
 
-    fn swap(&mut self, lease: Option<&Lease>) -> Result<Option<SwapReport>, ModelError> {
+    /// Makes the lease's ticket the one that is applied; `None` is the bare base.
+    pub fn swap(&mut self, lease: Option<&Lease>) -> Result<Option<SwapReport>, ModelError> {
         let report = self.base.resident.swap(lease.map(Lease::ticket), 1.0)?;
         if report.is_some() {
             self.applied = lease.cloned();
@@ -78,26 +78,10 @@ impl Runner {
 fn batch(plan: &Plan, scheduler: &Scheduler, sequences: &HashMap<SequenceId, Sequence>) -> Batch {
     let mut batch = Batch::default();
     for chunk in &plan.chunks {
-        let blocks = scheduler
-            .block_table(chunk.id)
-            .expect("a planned sequence has blocks");
-        let tokens = &sequences[&chunk.id].tokens;
-        let first_row = batch.tokens.len();
-        for position in chunk.start..chunk.start + chunk.len {
-            let slot = blocks[position / BLOCK] as usize * BLOCK + position % BLOCK;
-            batch.tokens.push(tokens[position]);
-            batch.positions.push(position as u32);
-            batch.slots.push(slot as u32);
-        }
-        if chunk.samples {
-            batch.logits_rows.push(batch.tokens.len() as u32 - 1);
-        }
-        batch.spans.push(Span {
-            first_row,
-            rows: chunk.len,
-            first_position: chunk.start,
-            blocks: blocks.to_vec(),
-        });
+        let blocks = scheduler.block_table(chunk.id);
+        let blocks = blocks.expect("a planned sequence has blocks");
+        let tokens = &sequences[&chunk.id].tokens[chunk.start..chunk.start + chunk.len];
+        batch.push(tokens, chunk.start, blocks, chunk.samples);
     }
     batch
 }

@@ -61,8 +61,10 @@ impl Sampler {
     /// Chooses the next token by a row of logits `[vocab]`, which is changed on the way. `None` where
     /// no logit is a finite number: the ticket has broken the model.
     pub fn sample(&mut self, logits: &mut [f32]) -> Option<Sampled> {
+        silence(logits);
         let raw = self.params.logprobs.map(|top| (top, logits.to_vec()));
         self.adjust(logits);
+        silence(logits);
         let best = argmax(logits)?;
         let token = if self.params.temperature < GREEDY_BELOW {
             best
@@ -178,12 +180,18 @@ fn keep_top_p(kept: &mut Vec<(u32, f32)>, top_p: f32) {
     }
 }
 
-/// The token of the greatest finite logit, the lowest among equals.
+/// Makes what is no finite number the least likely.
+fn silence(logits: &mut [f32]) {
+    for logit in logits.iter_mut().filter(|logit| !logit.is_finite()) {
+        *logit = f32::NEG_INFINITY;
+    }
+}
+
+/// The token of the greatest logit, the lowest among equals; `None` where all are −∞.
 fn argmax(logits: &[f32]) -> Option<u32> {
-    let finite = |x: f32| if x.is_finite() { x } else { f32::NEG_INFINITY };
     let most = logits
         .iter()
-        .fold(f32::NEG_INFINITY, |most, &x| most.max(finite(x)));
+        .fold(f32::NEG_INFINITY, |most, &x| most.max(x));
     let at = logits.iter().position(|&x| x == most)?;
     (most > f32::NEG_INFINITY).then_some(at as u32)
 }

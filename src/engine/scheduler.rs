@@ -1,8 +1,9 @@
 //! Which sequences run in the next step: plain data, no tensors, no tokens, no clocks.
 //!
 //! Sequences that name one ticket form a group. A step runs one group, with its ticket applied;
-//! groups take turns of [`SchedulerConfig::turn_steps`] steps, longest-waiting first, so that no
-//! ticket starves. Within a group, running sequences decode first, then prompts are computed in
+//! groups take turns of [`SchedulerConfig::turn_steps`] steps, longest-waiting first, and a place that
+//! falls free goes to the group with the fewest running sequences; a group that has none at all takes
+//! one from the group with the most. So no ticket starves. Within a group, running sequences decode first, then prompts are computed in
 //! chunks, and waiting sequences are admitted, oldest first, while the token budget and the KV
 //! blocks last. Where blocks run out, the youngest running sequence is preempted: it gives its
 //! blocks back and is computed again later.
@@ -29,7 +30,8 @@ pub struct SchedulerConfig {
     pub blocks: usize,
     /// Positions of one block.
     pub block_size: usize,
-    /// Steps that a group keeps its turn while others wait.
+    /// Steps that a group keeps its turn while others wait. A turn also ends when it has used
+    /// `max_num_batched_tokens`, so that a long prompt's chunks are turns of their own.
     pub turn_steps: usize,
 }
 
@@ -63,6 +65,14 @@ struct Entry {
     blocks: Vec<u32>,
 }
 
+/// A group's turn, and what is left of it.
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    group: Group,
+    steps: usize,
+    tokens: usize,
+}
+
 /// Two queues, both in order of arrival, and the blocks.
 #[derive(Debug)]
 pub struct Scheduler {
@@ -70,8 +80,8 @@ pub struct Scheduler {
     waiting: VecDeque<Entry>,
     running: Vec<Entry>,
     blocks: BlockAllocator,
-    /// Whose turn it is, and how many steps of it are left.
-    turn: Option<(Group, usize)>,
+    /// Whose turn it is.
+    turn: Option<Turn>,
     /// The last step of each group that has sequences.
     served: HashMap<Group, u64>,
     step: u64,
@@ -107,15 +117,18 @@ impl Scheduler {
 
     /// Takes a sequence out, whether it ended or was cancelled.
     pub fn remove(&mut self, id: SequenceId) {
-        self.waiting.retain(|entry| entry.id != id);
-        if let Some(at) = self.running.iter().position(|entry| entry.id == id) {
-            let mut entry = self.running.remove(at);
+        let running = self.running.iter().position(|entry| entry.id == id);
+        let waiting = self.waiting.iter().position(|entry| entry.id == id);
+        let gone = match (running, waiting) {
+            (Some(at), _) => Some(self.running.remove(at)),
+            (None, Some(at)) => self.waiting.remove(at),
+            (None, None) => None,
+        };
+        if let Some(mut entry) = gone {
             self.blocks.release(&mut entry.blocks);
-        }
-        let live = |group: &Group| self.entries().any(|entry| entry.group == *group);
-        let gone: Vec<Group> = self.served.keys().filter(|g| !live(g)).copied().collect();
-        for group in gone {
-            self.served.remove(&group);
+            if !self.entries().any(|other| other.group == entry.group) {
+                self.served.remove(&entry.group);
+            }
         }
     }
 
@@ -158,6 +171,7 @@ impl Scheduler {
     /// Plans the next step and counts its tokens as computed; `None` when there is nothing to do.
     pub fn schedule(&mut self) -> Option<Plan> {
         loop {
+            self.make_room();
             let group = self.take_turn()?;
             self.step += 1;
             self.served.insert(group, self.step);
@@ -167,41 +181,78 @@ impl Scheduler {
             chunks.extend(self.prefill(group, &mut budget));
             // A group whose only sequence was the youngest has just preempted itself.
             if !chunks.is_empty() {
+                let tokens = self.config.max_num_batched_tokens - budget;
+                if let Some(turn) = &mut self.turn {
+                    turn.steps = turn.steps.saturating_sub(1);
+                    turn.tokens = turn.tokens.saturating_sub(tokens);
+                }
                 return Some(Plan { group, chunks });
             }
         }
     }
 
-    /// The group that runs next: the one whose turn it is, until its steps are used up and another
+    /// The group that runs next: the one whose turn it is, until the turn is used up and another
     /// one waits.
     fn take_turn(&mut self) -> Option<Group> {
-        let current = self.turn.filter(|(group, _)| self.has_work(*group));
-        if let Some((group, left @ 1..)) = current {
-            self.turn = Some((group, left - 1));
+        let current = self.turn.filter(|turn| self.has_work(turn.group));
+        if let Some(Turn {
+            group,
+            steps: 1..,
+            tokens: 1..,
+        }) = current
+        {
             return Some(group);
         }
-        let current = current.map(|(group, _)| group);
-        let other = self.longest_waiting(current);
-        let next = other.or(current)?;
-        self.turn = Some((next, self.config.turn_steps - 1));
-        Some(next)
+        let current = current.map(|turn| turn.group);
+        let group = self.longest_waiting(current).or(current)?;
+        self.turn = Some(Turn {
+            group,
+            steps: self.config.turn_steps,
+            tokens: self.config.max_num_batched_tokens,
+        });
+        Some(group)
+    }
+
+    /// Where a group waits and nothing of it runs for want of blocks or places, the group with the
+    /// most running sequences gives up its youngest, as long as it keeps one.
+    fn make_room(&mut self) {
+        loop {
+            let running = self.running_by_group();
+            let waits = |entry: &&Entry| !running.contains_key(&entry.group);
+            let Some(group) = self.waiting.iter().find(waits).map(|entry| entry.group) else {
+                return;
+            };
+            let most = running.values().copied().max().unwrap_or(0);
+            if most < 2 || self.admissible(group).is_some() {
+                return;
+            }
+            let largest = |entry: &Entry| running[&entry.group] == most;
+            let youngest = self.running.iter().rposition(largest);
+            self.preempt(youngest.expect("a group with the most has a youngest"));
+        }
+    }
+
+    /// Sequences that run, by group.
+    fn running_by_group(&self) -> HashMap<Group, usize> {
+        let mut running = HashMap::new();
+        for entry in &self.running {
+            *running.entry(entry.group).or_default() += 1;
+        }
+        running
     }
 
     /// Of the groups with work other than `except`, the one that was not served for longest.
     fn longest_waiting(&self, except: Option<Group>) -> Option<Group> {
-        let waits = |entry: &Entry| {
-            let since = self
-                .served
-                .get(&entry.group)
-                .copied()
-                .unwrap_or(entry.arrived);
-            (since, entry.id)
-        };
-        let others = self.entries().filter(|entry| Some(entry.group) != except);
-        let mut others: Vec<&Entry> = others.collect();
-        others.sort_by_key(|entry| waits(entry));
-        let ready = others.into_iter().find(|entry| self.has_work(entry.group));
-        ready.map(|entry| entry.group)
+        let mut since: HashMap<Group, (u64, SequenceId)> = HashMap::new();
+        for entry in self.entries().filter(|entry| Some(entry.group) != except) {
+            let served = self.served.get(&entry.group).copied();
+            let waits = (served.unwrap_or(entry.arrived), entry.id);
+            let first = since.entry(entry.group).or_insert(waits);
+            *first = waits.min(*first);
+        }
+        let mut groups: Vec<Group> = since.keys().copied().collect();
+        groups.sort_unstable_by_key(|group| since[group]);
+        groups.into_iter().find(|&group| self.has_work(group))
     }
 
     fn entries(&self) -> impl Iterator<Item = &Entry> {
@@ -213,15 +264,29 @@ impl Scheduler {
         self.running.iter().any(|entry| entry.group == group) || self.admissible(group).is_some()
     }
 
-    /// Where in the queue the group's oldest waiting sequence is, if it fits beside what older
-    /// sequences of other groups will need: the young must not live off the old ones' blocks.
+    /// Where in the queue the group's oldest waiting sequence is, if it fits beside the oldest ones
+    /// of the groups that go before. Groups with fewer running sequences go first, then those who
+    /// wait longer: so a flood of one ticket does not keep the others out, and small requests do
+    /// not live off the blocks that a large one waits for.
     fn admissible(&self, group: Group) -> Option<usize> {
-        let at = self.waiting.iter().position(|entry| entry.group == group)?;
-        let needed = |entry: &Entry| entry.tokens.div_ceil(self.config.block_size);
-        let blocks: usize = self.waiting.range(..=at).map(needed).sum();
-        let sequences = self.running.len() + at + 1;
+        let running = self.running_by_group();
+        // Each group's oldest: its running sequences, and its place in the queue.
+        let mut oldest: HashMap<Group, (usize, usize)> = HashMap::new();
+        for (at, entry) in self.waiting.iter().enumerate() {
+            let running = running.get(&entry.group).copied().unwrap_or(0);
+            oldest.entry(entry.group).or_insert((running, at));
+        }
+        let mine = *oldest.get(&group)?;
+        let before: Vec<usize> = oldest
+            .into_values()
+            .filter(|other| *other <= mine)
+            .map(|(_, at)| at)
+            .collect();
+        let needed = |&at: &usize| self.waiting[at].tokens.div_ceil(self.config.block_size);
+        let blocks: usize = before.iter().map(needed).sum();
+        let sequences = self.running.len() + before.len();
         let fits = blocks <= self.blocks.free() && sequences <= self.config.max_num_seqs;
-        fits.then_some(at)
+        fits.then_some(mine.1)
     }
 
     /// One token for each running sequence of the group whose prompt is computed.
@@ -245,17 +310,23 @@ impl Scheduler {
     fn grow_or_preempt(&mut self, at: usize) -> bool {
         let blocks = self.running[at].tokens.div_ceil(self.config.block_size);
         while !self.blocks.grow(&mut self.running[at].blocks, blocks) {
-            let mut youngest = self.running.pop().expect("running[at] is there");
-            self.blocks.release(&mut youngest.blocks);
-            youngest.computed = 0;
-            self.preemptions += 1;
-            let place = self.waiting.partition_point(|entry| entry.id < youngest.id);
-            self.waiting.insert(place, youngest);
-            if at == self.running.len() {
+            let youngest = self.running.len() - 1;
+            self.preempt(youngest);
+            if at == youngest {
                 return false;
             }
         }
         true
+    }
+
+    /// Sends `running[at]` back to the queue, to be computed again.
+    fn preempt(&mut self, at: usize) {
+        let mut entry = self.running.remove(at);
+        self.blocks.release(&mut entry.blocks);
+        entry.computed = 0;
+        self.preemptions += 1;
+        let place = self.waiting.partition_point(|other| other.id < entry.id);
+        self.waiting.insert(place, entry);
     }
 
     /// Moves waiting sequences of the group to the running ones, with blocks for all their tokens,

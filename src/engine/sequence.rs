@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::request::{FinishReason, Output, Request};
+use super::request::{FinishReason, Output, Request, SequenceError, StepResult};
 use super::sampler::Sampler;
 use super::scheduler::Group;
 use crate::registry::Lease;
@@ -20,14 +20,14 @@ pub struct Sequence {
     sampler: Sampler,
     /// The length at which the sequence ends.
     max_len: usize,
-    outputs: UnboundedSender<Output>,
+    outputs: UnboundedSender<StepResult>,
 }
 
 impl Sequence {
     /// `ends` are the base's end-of-text tokens; no sequence grows beyond `max_model_len` tokens.
     pub fn new(
         request: Request,
-        outputs: UnboundedSender<Output>,
+        outputs: UnboundedSender<StepResult>,
         arrived: Instant,
         ends: &[u32],
         max_model_len: usize,
@@ -61,8 +61,11 @@ impl Sequence {
         let Some(sampled) = self.sampler.sample(logits) else {
             tracing::warn!(
                 ticket = self.lease.as_ref().map(Lease::alias),
-                "no logit is a finite number; the sequence ends without a finish reason"
+                "a sequence ends: {}",
+                SequenceError::NotFinite
             );
+            // Whoever asked may have gone.
+            let _ = self.outputs.send(Err(SequenceError::NotFinite));
             return false;
         };
         self.tokens.push(sampled.token);
@@ -78,6 +81,6 @@ impl Sequence {
             logprobs: sampled.logprobs,
             finish,
         };
-        self.outputs.send(output).is_ok() && finish.is_none()
+        self.outputs.send(Ok(output)).is_ok() && finish.is_none()
     }
 }

@@ -22,6 +22,9 @@ pub struct Span {
     pub blocks: Vec<u32>,
 }
 
+// Scores of a block are whole vectors.
+const _: () = assert!(BLOCK.is_multiple_of(LANES));
+
 /// Softmax attention `softmax(q·Kᵀ·scale)·V` of queries `[rows, heads, dim]` over a layer's key and
 /// value blocks (see [`super::kv`]), into which the batch's own keys are already written. The row
 /// at position `p` sees positions `0..=p`, or the last `window` of them.
@@ -63,9 +66,12 @@ impl CustomOp3 for Attention<'_> {
     ) -> Result<(CpuStorage, Shape)> {
         let (rows, heads, dim) = queries_layout.shape().dims3()?;
         let (blocks, kv_heads, key_dim, block) = keys_layout.shape().dims4()?;
-        if key_dim != dim || block != BLOCK || heads % kv_heads != 0 {
-            let keys = keys_layout.shape();
-            candle_core::bail!("attention: {heads} heads of {dim} do not fit keys {keys:?}");
+        let fits = key_dim == dim && block == BLOCK && heads.is_multiple_of(kv_heads);
+        if !fits || values_layout.shape().dims() != [blocks, kv_heads, BLOCK, dim] {
+            let (keys, values) = (keys_layout.shape(), values_layout.shape());
+            candle_core::bail!(
+                "attention: {heads} heads of {dim}, keys {keys:?}, values {values:?}"
+            );
         }
         self.check(rows, blocks)?;
         let queries = elements::<f32>(queries, queries_layout)?;

@@ -4,12 +4,25 @@
 //! of a block come out of whole vectors), its values `[blocks, kv heads, BLOCK, head dim]`.
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor};
+use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Result, Tensor};
+use half::bf16;
+use half::vec::HalfBitsVecExt as _;
 
 use super::element::{Element, elements, elements_mut, with_element};
 
 /// Positions of one block.
 pub const BLOCK: usize = 16;
+
+/// Zeros that take memory only where they are written.
+pub fn zeros(shape: (usize, usize, usize, usize), dtype: DType, device: &Device) -> Result<Tensor> {
+    // `vec![x; n]` leaves untouched pages to the system for plain numbers alone.
+    if let (Device::Cpu, DType::BF16) = (device, dtype) {
+        let (blocks, heads, rows, columns) = shape;
+        let zeros: Vec<bf16> = vec![0u16; blocks * heads * rows * columns].reinterpret_into();
+        return Tensor::from_vec(zeros, shape, device);
+    }
+    Tensor::zeros(shape, dtype, device)
+}
 
 /// Stores new keys and values (`[rows, kv heads, head dim]`, f32) of a layer; row `r` goes to
 /// `slots[r]`, which is `block · BLOCK + offset`.
@@ -60,7 +73,16 @@ impl InplaceOp2 for Write<'_> {
         new_layout: &Layout,
     ) -> Result<()> {
         let (rows, heads, dim) = new_layout.shape().dims3()?;
-        let slots = cache_layout.shape().dims()[0] * BLOCK;
+        let (blocks, cache_heads, a, b) = cache_layout.shape().dims4()?;
+        let cache_block = match self.order {
+            Order::Keys => [a, b],
+            Order::Values => [b, a],
+        };
+        if cache_heads != heads || cache_block != [dim, BLOCK] {
+            let cache = cache_layout.shape();
+            candle_core::bail!("kv-write: {heads} heads of {dim} do not fit a cache {cache:?}");
+        }
+        let slots = blocks * BLOCK;
         if rows != self.slots.len() || self.slots.iter().any(|&s| s as usize >= slots) {
             candle_core::bail!(
                 "kv-write: {rows} rows for slots {:?} of {slots}",

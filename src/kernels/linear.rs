@@ -57,7 +57,7 @@ fn product<W: Element>(x: &[f32], weight: &[W], inner: usize, y: &mut [f32]) {
     if inner == 0 {
         return;
     }
-    let (rows, out) = (x.len() / inner, weight.len() / inner);
+    let out = weight.len() / inner;
     let y = Scattered::new(y);
     for_each_range(out, WEIGHT_TILE, |range| {
         dispatch(Panel {
@@ -65,8 +65,9 @@ fn product<W: Element>(x: &[f32], weight: &[W], inner: usize, y: &mut [f32]) {
             weight: &weight[range.start * inner..range.end * inner],
             inner,
             store: |row, o, value| {
-                debug_assert!(row < rows && range.start + o < out);
-                // SAFETY: ranges of weight rows do not overlap, so neither do these elements.
+                assert!(range.start + o < range.end);
+                // SAFETY: the element is in this range of weight rows (asserted), and ranges do
+                // not overlap.
                 unsafe { y.write(row * out + range.start + o, value) }
             },
         });

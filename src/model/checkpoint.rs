@@ -1,20 +1,23 @@
 //! A base's parameters on disk, whatever the format, under their checkpoint names.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use candle_core::quantized::gguf_file::Content;
 use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Tensor};
 
 use super::config::ModelConfig;
-use super::error::ModelError;
+use super::error::{ModelError, first_line};
 use super::gguf::Gguf;
 use super::source::Files;
 
 /// An open checkpoint with its configuration.
 pub struct Checkpoint {
     config: ModelConfig,
+    /// The folder or file that it was opened by.
+    path: PathBuf,
     /// The files that the parameters are in.
     files: Vec<PathBuf>,
     format: Format,
@@ -32,17 +35,18 @@ impl Checkpoint {
             Files::Folder(folder) => {
                 let config = ModelConfig::from_folder(folder)?;
                 let files = shards(folder)?;
-                for file in &files {
-                    fs::metadata(file).map_err(ModelError::io(file))?;
-                }
                 // SAFETY: the map is undefined behaviour if another process changes the files
                 // while they are read; a base's files are taken to be at rest, as every loader of
                 // safetensors takes them. Tickets, which users upload, are read instead.
                 let map = unsafe { MmapedSafetensors::multi(&files) };
-                let map = map.map_err(|e| ModelError::invalid(folder, e))?;
+                let map = map.map_err(|e| {
+                    let reason = format!("its safetensors files are not whole: {}", first_line(&e));
+                    ModelError::invalid(folder, reason)
+                })?;
                 let format = Format::Safetensors(map);
                 Ok(Self {
                     config,
+                    path: folder.clone(),
                     files,
                     format,
                 })
@@ -51,6 +55,7 @@ impl Checkpoint {
                 let gguf = Gguf::open(path)?;
                 Ok(Self {
                     config: gguf.config()?,
+                    path: path.clone(),
                     files: vec![path.clone()],
                     format: Format::Gguf(gguf),
                 })
@@ -62,6 +67,14 @@ impl Checkpoint {
         &self.config
     }
 
+    /// The header of a GGUF file, which holds tokenizer and chat template; `None` for a folder.
+    pub fn gguf_content(&self) -> Option<&Content> {
+        match &self.format {
+            Format::Safetensors(_) => None,
+            Format::Gguf(gguf) => Some(gguf.content()),
+        }
+    }
+
     /// The files that the parameters are in.
     pub fn files(&self) -> &[PathBuf] {
         &self.files
@@ -69,10 +82,15 @@ impl Checkpoint {
 
     /// Reads one parameter, as f32 on the CPU.
     pub fn load(&self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
-        let path = || self.files[0].clone();
+        let path = || self.path.clone();
         let tensor = match &self.format {
             Format::Safetensors(map) if map.get(name).is_ok() => {
-                Some(map.load(name, &Device::Cpu)?.to_dtype(DType::F32)?)
+                let tensor = map
+                    .load(name, &Device::Cpu)
+                    .and_then(|tensor| tensor.to_dtype(DType::F32));
+                Some(tensor.map_err(|e| {
+                    ModelError::invalid(&self.path, format!("{name}: {}", first_line(&e)))
+                })?)
             }
             Format::Safetensors(_) => None,
             Format::Gguf(gguf) => gguf.load(name, &self.config)?,
@@ -93,20 +111,18 @@ impl Checkpoint {
     }
 }
 
-/// The safetensors files of a folder: those of the index, or the one file.
-fn shards(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
-    let index = folder.join("model.safetensors.index.json");
+/// The file that says which shard holds which parameter.
+pub(super) const INDEX: &str = "model.safetensors.index.json";
+
+/// The names of a folder's safetensors files: those of the index, or the one file.
+pub(super) fn shard_names(folder: &Path) -> Result<Vec<String>, ModelError> {
+    let index = folder.join(INDEX);
     if !index.exists() {
-        let path = folder.join("model.safetensors");
-        if !path.exists() {
-            let expected = "model.safetensors, or model.safetensors.index.json and its shards";
-            return Err(ModelError::Missing { path, expected });
-        }
-        return Ok(vec![path]);
+        return Ok(vec!["model.safetensors".to_owned()]);
     }
     #[derive(serde::Deserialize)]
     struct Index {
-        weight_map: std::collections::HashMap<String, String>,
+        weight_map: HashMap<String, String>,
     }
     let text = fs::read_to_string(&index).map_err(ModelError::io(&index))?;
     let parsed: Index = serde_json::from_str(&text).map_err(|e| ModelError::invalid(&index, e))?;
@@ -114,5 +130,22 @@ fn shards(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
     if names.is_empty() {
         return Err(ModelError::invalid(&index, "weight_map names no file"));
     }
-    Ok(names.into_iter().map(|name| folder.join(name)).collect())
+    if let Some(path) = names.iter().find(|name| name.contains(['/', '\\'])) {
+        let reason = format!("weight_map names {path:?}, which is not a file beside it");
+        return Err(ModelError::invalid(&index, reason));
+    }
+    Ok(names.into_iter().collect())
+}
+
+/// The safetensors files of a folder, all of which are there.
+fn shards(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
+    let names = shard_names(folder)?;
+    let paths: Vec<PathBuf> = names.iter().map(|name| folder.join(name)).collect();
+    match paths.iter().find(|path| !path.exists()) {
+        Some(missing) => Err(ModelError::Missing {
+            path: missing.clone(),
+            expected: "model.safetensors, or model.safetensors.index.json and its shards",
+        }),
+        None => Ok(paths),
+    }
 }

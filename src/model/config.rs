@@ -98,8 +98,10 @@ fn silu() -> String {
 /// `rope_scaling` of old, `rope_parameters` of new (which holds the base frequency too).
 #[derive(Deserialize)]
 struct RawRope {
-    #[serde(alias = "type")]
     rope_type: Option<String>,
+    /// The older name; transformers wrote both for years.
+    #[serde(rename = "type")]
+    old_type: Option<String>,
     rope_theta: Option<f32>,
     factor: Option<f32>,
     low_freq_factor: Option<f32>,
@@ -127,6 +129,9 @@ impl From<TokenIds> for Vec<u32> {
 struct RawGenerationConfig {
     eos_token_id: Option<TokenIds>,
 }
+
+/// More layers than any model has; what is below is allocated for.
+pub(super) const MAX_LAYERS: usize = 10_000;
 
 impl Family {
     pub(super) fn from_model_type(name: &str) -> Result<Self, String> {
@@ -169,6 +174,10 @@ impl ModelConfig {
     pub fn from_json(text: &str) -> Result<Self, String> {
         let raw: RawConfig = serde_json::from_str(text).map_err(|e| e.to_string())?;
         let family = Family::from_model_type(&raw.model_type)?;
+        if raw.num_hidden_layers > MAX_LAYERS {
+            let layers = raw.num_hidden_layers;
+            return Err(format!("num_hidden_layers {layers} is beyond {MAX_LAYERS}"));
+        }
         if raw.hidden_act != "silu" {
             return Err(format!(
                 "hidden_act {:?} is not supported: silu",
@@ -202,7 +211,7 @@ impl ModelConfig {
         Ok(config)
     }
 
-    /// Numbers that cannot be a decoder's are refused here, before anything is allocated.
+    /// Numbers that cannot be a decoder's are refused here, before weights are read.
     pub(super) fn check(&self) -> Result<(), String> {
         let sizes = [
             ("hidden_size", self.hidden_size),
@@ -228,6 +237,14 @@ impl ModelConfig {
             return Err(format!(
                 "a head of {} values cannot be rotated in pairs",
                 self.head_dim
+            ));
+        }
+        if let RopeScaling::Divisors(divisors) = &self.rope_scaling
+            && divisors.len() != self.head_dim / 2
+        {
+            let (found, expected) = (divisors.len(), self.head_dim / 2);
+            return Err(format!(
+                "{found} rope divisors for {expected} pairs of a head"
             ));
         }
         Ok(())
@@ -260,7 +277,7 @@ fn rope_scaling(raw: &RawConfig) -> Result<RopeScaling, String> {
         return Ok(RopeScaling::None);
     };
     let need = |value: Option<f32>, name| value.ok_or(format!("rope parameter {name} is missing"));
-    match rope.rope_type.as_deref() {
+    match rope.rope_type.as_deref().or(rope.old_type.as_deref()) {
         None | Some("default") => Ok(RopeScaling::None),
         Some("linear") => Ok(RopeScaling::Linear {
             factor: need(rope.factor, "factor")?,
@@ -290,7 +307,12 @@ fn windows(raw: &RawConfig, family: Family) -> Vec<Option<usize>> {
             raw.use_sliding_window.unwrap_or(false) && layer >= raw.max_window_layers.unwrap_or(0)
         }
     };
-    let window = |layer| raw.sliding_window.filter(|_| slides(layer));
+    let sees_less = |window: &usize| (1..raw.max_position_embeddings).contains(window);
+    let window = |layer| {
+        raw.sliding_window
+            .filter(sees_less)
+            .filter(|_| slides(layer))
+    };
     (0..raw.num_hidden_layers).map(window).collect()
 }
 
@@ -315,18 +337,26 @@ mod tests {
         ModelConfig::from_json(&config.to_string())
     }
 
+    fn scaling_with_type(kind: &str) -> Value {
+        json!({
+            "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64, "rope_type": kind,
+        })
+    }
+
     #[test]
     fn old_and_new_rope_spellings_agree() {
-        let scaling = json!({
-            "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 64, "rope_type": "llama3",
-        });
+        let scaling = scaling_with_type("llama3");
         let mut parameters = scaling.clone();
         parameters["rope_theta"] = json!(500000.0);
         let old = parse(json!({"rope_theta": 500000.0, "rope_scaling": scaling})).unwrap();
         let new = parse(json!({"rope_parameters": parameters})).unwrap();
         assert_eq!(old, new);
         assert_eq!(old.rope_theta, 500_000.0);
+        let mut both = scaling_with_type("llama3");
+        both["type"] = json!("llama3");
+        let both = parse(json!({"rope_theta": 500000.0, "rope_scaling": both})).unwrap();
+        assert_eq!(both, new);
         assert!(matches!(
             old.rope_scaling,
             RopeScaling::Llama3 { factor: 8.0, .. }
@@ -376,6 +406,10 @@ mod tests {
             (json!({"num_attention_heads": 0}), "num_attention_heads"),
             (json!({"head_dim": 15}), "15"),
             (json!({"vocab_size": -1}), "vocab_size"),
+            (
+                json!({"num_hidden_layers": 1_000_000_000_000u64}),
+                "num_hidden_layers",
+            ),
         ] {
             let error = parse(change).unwrap_err();
             assert!(

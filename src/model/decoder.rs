@@ -5,11 +5,12 @@ use candle_nn::ops::rms_norm;
 use candle_nn::rotary_emb::rope_thd;
 
 use super::config::ModelConfig;
-use super::kv::KvCache;
+use super::kv::{BLOCK, KvCache};
 use super::rope::RopeTable;
 use super::weights::{Layer, Weights};
-pub use crate::kernels::attention::Span;
-use crate::kernels::{activation::silu_mul, attention::attention, kv};
+use crate::kernels::activation::silu_mul;
+use crate::kernels::attention::{Span, attention};
+use crate::kernels::kv;
 
 /// The tokens of one step: rows of several sequences, one after the other.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +25,28 @@ pub struct Batch {
     pub spans: Vec<Span>,
     /// The rows whose next token is wanted, ascending.
     pub logits_rows: Vec<u32>,
+}
+
+impl Batch {
+    /// Appends the next `tokens` of a sequence, the first of them at position `start`, with the
+    /// sequence's block table; `wants_logits` asks for what follows the last of them.
+    pub fn push(&mut self, tokens: &[u32], start: usize, blocks: &[u32], wants_logits: bool) {
+        self.spans.push(Span {
+            first_row: self.tokens.len(),
+            rows: tokens.len(),
+            first_position: start,
+            blocks: blocks.to_vec(),
+        });
+        for (position, &token) in (start..).zip(tokens) {
+            let slot = blocks[position / BLOCK] as usize * BLOCK + position % BLOCK;
+            self.tokens.push(token);
+            self.positions.push(position as u32);
+            self.slots.push(slot as u32);
+        }
+        if wants_logits {
+            self.logits_rows.push(self.tokens.len() as u32 - 1);
+        }
+    }
 }
 
 /// The base's decoder: weights, and what is computed from the configuration once.

@@ -1,5 +1,7 @@
 use std::path::{Path, PathBuf};
 
+use crate::ticket::Digest;
+
 /// Why a base could not be found, loaded or run. Each message is one line that names the file.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
@@ -8,10 +10,10 @@ pub enum ModelError {
          \"smollm2-135m\""
     )]
     UnknownModel(String),
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}: {error}", path = path.display())]
     Io {
         path: PathBuf,
-        source: std::io::Error,
+        error: std::io::Error,
     },
     #[error("{path} is missing: a base folder needs {expected}", path = path.display())]
     Missing {
@@ -32,8 +34,16 @@ pub enum ModelError {
         found: Vec<usize>,
         expected: Vec<usize>,
     },
+    #[error(
+        "--max-model-len {asked} is beyond the {trained} tokens that the model was trained for"
+    )]
+    ContextLength { asked: usize, trained: usize },
+    #[error("there is no memory for {bytes} bytes of keys and values (--kv-cache-mib)")]
+    NoMemory { bytes: usize },
     #[error("fetching {what}: {reason}")]
     Fetch { what: String, reason: String },
+    #[error("the ticket is bound to a base of fingerprint {ticket}, the resident one has {base}")]
+    ForeignTicket { ticket: Digest, base: Digest },
     #[error("the parameter {0} that the ticket adapts is not resident")]
     UnknownParameter(String),
     #[error(transparent)]
@@ -42,9 +52,9 @@ pub enum ModelError {
 
 impl ModelError {
     pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
-        move |source| Self::Io {
+        move |error| Self::Io {
             path: path.to_owned(),
-            source,
+            error,
         }
     }
 
@@ -54,4 +64,14 @@ impl ModelError {
             reason: reason.to_string(),
         }
     }
+}
+
+/// The first line of an error: candle adds a backtrace where one is asked for.
+pub(super) fn first_line(error: &impl ToString) -> String {
+    error
+        .to_string()
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .to_owned()
 }

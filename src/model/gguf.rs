@@ -8,8 +8,8 @@ use std::sync::Mutex;
 use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::{Device, Tensor};
 
-use super::config::{Family, ModelConfig, RopeScaling};
-use super::error::ModelError;
+use super::config::{Family, MAX_LAYERS, ModelConfig, RopeScaling};
+use super::error::{ModelError, first_line};
 
 /// An open GGUF file.
 pub struct Gguf {
@@ -32,6 +32,11 @@ impl Gguf {
         })
     }
 
+    /// The header: metadata, and what tensors there are.
+    pub fn content(&self) -> &Content {
+        &self.content
+    }
+
     /// The decoder's shape, from the metadata.
     pub fn config(&self) -> Result<ModelConfig, ModelError> {
         self.read_config()
@@ -46,6 +51,9 @@ impl Gguf {
         let heads = size("attention.head_count")?;
         let hidden_size = size("embedding_length")?;
         let layers = size("block_count")?;
+        if layers > MAX_LAYERS {
+            return Err(format!("block_count {layers} is beyond {MAX_LAYERS}"));
+        }
         let embedding = self.content.tensor_infos.get("token_embd.weight");
         let embedding = embedding.ok_or("tensor token_embd.weight is missing")?;
         let has = |name: &str| self.content.tensor_infos.contains_key(name);
@@ -56,7 +64,7 @@ impl Gguf {
             family,
             hidden_size,
             intermediate_size: size("feed_forward_length")?,
-            vocab_size: embedding.shape.dims()[0],
+            vocab_size: embedding.shape.dims().first().copied().unwrap_or(0),
             layers,
             heads,
             kv_heads: if optional("attention.head_count_kv") {
@@ -187,16 +195,6 @@ impl Gguf {
         };
         Ok(Some(unpermute(&tensor, heads)?))
     }
-}
-
-/// The first line of an error: candle adds a backtrace where one is asked for.
-fn first_line(error: &impl ToString) -> String {
-    error
-        .to_string()
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .to_owned()
 }
 
 /// Undoes llama.cpp's permutation of query and key rows: (head, pair, half) back to (head, half,

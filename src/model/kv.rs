@@ -1,36 +1,41 @@
 //! The resident keys and values, in blocks.
 
-use candle_core::{Result, Tensor};
+use candle_core::Tensor;
 
 use super::config::ModelConfig;
 use super::device::Placement;
+use super::error::ModelError;
 pub use crate::kernels::kv::BLOCK;
+use crate::kernels::kv::zeros;
 
 /// Keys and values of all layers, in `blocks` blocks of [`BLOCK`] positions; which sequence owns
 /// which block is the scheduler's business. Pages of memory are taken when first written.
 #[derive(Debug)]
 pub struct KvCache {
     layers: Vec<(Tensor, Tensor)>,
-    blocks: usize,
 }
 
 impl KvCache {
-    pub(super) fn new(config: &ModelConfig, blocks: usize, place: &Placement) -> Result<Self> {
+    pub(super) fn new(
+        config: &ModelConfig,
+        blocks: usize,
+        place: &Placement,
+    ) -> Result<Self, ModelError> {
         let (heads, dim) = (config.kv_heads, config.head_dim);
+        // Asked for as a whole first: a failed allocation further on would end the process.
+        let bytes = blocks * BLOCK * config.kv_values_per_token() * place.cache.size_in_bytes();
+        let room = Vec::<u8>::new().try_reserve_exact(bytes);
+        room.map_err(|_| ModelError::NoMemory { bytes })?;
         let layer = |_| {
-            let keys = Tensor::zeros((blocks, heads, dim, BLOCK), place.cache, &place.device)?;
-            let values = Tensor::zeros((blocks, heads, BLOCK, dim), place.cache, &place.device)?;
+            let keys = zeros((blocks, heads, dim, BLOCK), place.cache, &place.device)?;
+            let values = zeros((blocks, heads, BLOCK, dim), place.cache, &place.device)?;
             Ok((keys, values))
         };
         Ok(Self {
-            layers: (0..config.layers).map(layer).collect::<Result<_>>()?,
-            blocks,
+            layers: (0..config.layers)
+                .map(layer)
+                .collect::<candle_core::Result<_>>()?,
         })
-    }
-
-    /// How many blocks there are.
-    pub fn blocks(&self) -> usize {
-        self.blocks
     }
 
     /// The keys and values of one layer.

@@ -10,7 +10,7 @@ use super::fetch::CacheDir;
 use super::fingerprint::fingerprint;
 use super::kv::KvCache;
 use super::resident::Resident;
-use super::source::{Files, Source};
+use super::source::Source;
 use super::weights::{Loader, is_adaptable, parameters};
 use crate::ticket::{BaseManifest, Digest, ParameterInfo};
 
@@ -55,25 +55,26 @@ pub struct Base {
 }
 
 impl Base {
-    /// Loads the base `name` from its files; fingerprints it first.
+    /// Loads the base `name` from its checkpoint; fingerprints it first.
     pub fn load(
         name: &str,
-        files: &Files,
+        checkpoint: &Checkpoint,
         options: &LoadOptions,
         cache: &CacheDir,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self, ModelError> {
-        let checkpoint = Checkpoint::open(files)?;
-        let manifest = Arc::new(describe(name, &checkpoint, cache, progress)?);
+        let trained = checkpoint.config().max_position_embeddings;
+        let max_positions = options.max_positions.unwrap_or(trained);
+        if max_positions > trained {
+            let asked = max_positions;
+            return Err(ModelError::ContextLength { asked, trained });
+        }
+        let manifest = Arc::new(describe(name, checkpoint, cache, progress)?);
         let place = Placement::new(options.device, options.dtype);
         let config = checkpoint.config().clone();
         let mut count = report(Stage::Load, progress);
-        let (weights, views) = Loader::new(&checkpoint, &place, &mut count).load()?;
-        let trained = config.max_position_embeddings;
-        let max_positions = options
-            .max_positions
-            .map_or(trained, |max| max.min(trained));
-        let resident = Resident::new(views);
+        let (weights, views) = Loader::new(checkpoint, &place, &mut count).load()?;
+        let resident = Resident::new(views, manifest.fingerprint);
         Ok(Self {
             manifest,
             decoder: Decoder::new(config, weights, max_positions)?,
@@ -86,7 +87,7 @@ impl Base {
 
     /// Room for `blocks` blocks of keys and values of this base.
     pub fn kv_cache(&self, blocks: usize) -> Result<KvCache, ModelError> {
-        Ok(KvCache::new(self.decoder.config(), blocks, &self.place)?)
+        KvCache::new(self.decoder.config(), blocks, &self.place)
     }
 
     /// Bytes that one block of keys and values takes.

@@ -9,6 +9,7 @@ mod error;
 mod fetch;
 mod fingerprint;
 mod gguf;
+mod hub;
 mod kv;
 mod load;
 mod resident;
@@ -18,7 +19,7 @@ mod weights;
 
 pub use checkpoint::Checkpoint;
 pub use config::{Family, ModelConfig, RopeScaling};
-pub use decoder::{Batch, Decoder, Span};
+pub use decoder::{Batch, Decoder};
 pub use device::{DeviceSpec, Dtype};
 pub use error::ModelError;
 pub use fetch::{CacheDir, default_gguf};

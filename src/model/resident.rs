@@ -17,6 +17,8 @@ use crate::ticket::{BoundTicket, Digest};
 /// The base's parameters by checkpoint name, and the ticket that is applied to them.
 pub struct Resident {
     parameters: BTreeMap<String, Tensor>,
+    /// The base's fingerprint, which tickets are bound to.
+    fingerprint: Digest,
     applied: Option<Applied>,
 }
 
@@ -37,9 +39,10 @@ pub struct SwapReport {
 }
 
 impl Resident {
-    pub(super) fn new(parameters: BTreeMap<String, Tensor>) -> Self {
+    pub(super) fn new(parameters: BTreeMap<String, Tensor>, fingerprint: Digest) -> Self {
         Self {
             parameters,
+            fingerprint,
             applied: None,
         }
     }
@@ -53,7 +56,7 @@ impl Resident {
     /// another first. Returns `None` where that is so already.
     ///
     /// # Errors
-    /// If a tensor of the ticket does not fit. The base is then bare.
+    /// If the ticket is bound to another base; nothing has changed then.
     pub fn swap(
         &mut self,
         ticket: Option<&Arc<BoundTicket>>,
@@ -63,6 +66,12 @@ impl Resident {
         let current = self.applied.as_ref().map(|a| (a.ticket.digest(), a.scale));
         if wanted == current {
             return Ok(None);
+        }
+        if let Some(ticket) = ticket.filter(|ticket| ticket.bound_to() != self.fingerprint) {
+            return Err(ModelError::ForeignTicket {
+                ticket: ticket.bound_to(),
+                base: self.fingerprint,
+            });
         }
         let start = Instant::now();
         let mut nonzeros = self.revert()?;
@@ -75,47 +84,30 @@ impl Resident {
     }
 
     fn apply(&mut self, ticket: &Arc<BoundTicket>, scale: f32) -> Result<(), ModelError> {
-        let mut applied = Applied {
+        let applied = self.applied.insert(Applied {
             ticket: Arc::clone(ticket),
             scale,
             saved: Vec::new(),
-        };
-        let mut result = Ok(());
+        });
         for (name, delta) in ticket.tensors() {
-            let saved = self
-                .parameter(name)
-                .and_then(|weight| scatter::apply(weight, delta, scale).map_err(ModelError::from));
-            match saved {
-                Ok(saved) => applied.saved.push(saved),
-                Err(error) => {
-                    result = Err(error);
-                    break;
-                }
-            }
+            let weight = parameter(&self.parameters, name)?;
+            applied.saved.push(scatter::apply(weight, delta, scale)?);
         }
-        self.applied = Some(applied);
-        if result.is_err() {
-            self.revert()?;
-        }
-        result
+        Ok(())
     }
 
     /// Writes back what the applied ticket replaced, if any; returns how many weights that were.
     fn revert(&mut self) -> Result<usize, ModelError> {
-        let Some(Applied { ticket, saved, .. }) = self.applied.take() else {
+        let Some(applied) = &mut self.applied else {
             return Ok(0);
         };
         let mut nonzeros = 0;
-        for ((name, delta), saved) in ticket.tensors().iter().zip(&saved) {
-            scatter::revert(self.parameter(name)?, delta, saved)?;
+        for ((name, delta), saved) in applied.ticket.tensors().iter().zip(&applied.saved) {
+            scatter::revert(parameter(&self.parameters, name)?, delta, saved)?;
             nonzeros += delta.nonzeros();
         }
+        self.applied = None;
         Ok(nonzeros)
-    }
-
-    fn parameter(&self, name: &str) -> Result<&Tensor, ModelError> {
-        let parameter = self.parameters.get(name);
-        parameter.ok_or_else(|| ModelError::UnknownParameter(name.to_owned()))
     }
 
     /// The digest of each parameter's values as they are now, with whatever is applied.
@@ -136,4 +128,12 @@ impl Resident {
         }
         Ok(Digest(hasher.finalize().into()))
     }
+}
+
+fn parameter<'a>(
+    parameters: &'a BTreeMap<String, Tensor>,
+    name: &str,
+) -> Result<&'a Tensor, ModelError> {
+    let parameter = parameters.get(name);
+    parameter.ok_or_else(|| ModelError::UnknownParameter(name.to_owned()))
 }

@@ -2,11 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
-
+use super::ModelError;
 use super::fetch::{CacheDir, default_gguf};
+use super::hub;
 use super::load::Progress;
-use super::{ModelConfig, ModelError};
 
 /// The built-in base: SmolLM2-135M-Instruct.
 pub const DEFAULT_MODEL: &str = "smollm2-135m";
@@ -78,7 +77,7 @@ impl Source {
                 std::fs::metadata(path).map_err(ModelError::io(path))?;
                 Ok(Files::Gguf(path.clone()))
             }
-            Self::Hub(id) => Ok(Files::Folder(fetch_from_hub(id)?)),
+            Self::Hub(id) => Ok(Files::Folder(hub::fetch(id)?)),
         }
     }
 }
@@ -90,40 +89,6 @@ fn is_hub_id(text: &str) -> bool {
     };
     let mut parts = text.split('/');
     parts.next().is_some_and(part) && parts.next().is_some_and(part) && parts.next().is_none()
-}
-
-/// Fetches a repository's configuration, tokenizer and safetensors through the hub's own cache
-/// (`HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN`), with a progress bar a file, and returns its folder.
-fn fetch_from_hub(id: &str) -> Result<PathBuf, ModelError> {
-    let failed = |what: &str, error: ApiError| ModelError::Fetch {
-        what: format!("{id}: {what}"),
-        reason: error.to_string(),
-    };
-    let token = std::env::var("HF_TOKEN").ok();
-    let mut builder = ApiBuilder::from_env().with_progress(true);
-    if token.is_some() {
-        builder = builder.with_token(token);
-    }
-    let api = builder.build().map_err(|e| failed("hub client", e))?;
-    let repo = api.model(id.to_owned());
-    let info = repo.info().map_err(|e| failed("list of files", e))?;
-    let get = |repo: &ApiRepo, name: &str| repo.get(name).map_err(|e| failed(name, e));
-    let config = get(&repo, "config.json")?;
-    // A model that cannot be served is refused before its weights are fetched.
-    let folder = config.parent().unwrap_or(Path::new("")).to_owned();
-    ModelConfig::from_folder(&folder)?;
-    for file in info.siblings.iter().map(|s| s.rfilename.as_str()) {
-        let top = !file.contains('/');
-        let wanted = file.ends_with(".safetensors")
-            || file.ends_with(".safetensors.index.json")
-            || file.ends_with(".jinja")
-            || (file.ends_with(".json") && file.contains("token"))
-            || file == "generation_config.json";
-        if top && wanted {
-            get(&repo, file)?;
-        }
-    }
-    Ok(folder)
 }
 
 #[cfg(test)]

@@ -128,6 +128,7 @@ impl<'a> Loader<'a> {
         let config = self.checkpoint.config();
         let embedding = self.single("model.embed_tokens.weight", self.place.weights)?;
         let layers: Result<_, ModelError> = (0..config.layers).map(|i| self.layer(i)).collect();
+        let layers = layers?;
         let head = if config.tie_word_embeddings {
             embedding.clone()
         } else {
@@ -135,7 +136,7 @@ impl<'a> Loader<'a> {
         };
         let weights = Weights {
             embedding,
-            layers: layers?,
+            layers,
             norm: self.single("model.norm.weight", self.place.activations)?,
             head: Linear {
                 weight: head,
@@ -205,8 +206,7 @@ impl<'a> Loader<'a> {
             parts.push(part.to_dtype(dtype)?.to_device(&self.place.device)?);
         }
         let fused = match parts.as_slice() {
-            // A storage of its own: what a ticket writes must not be anybody else's.
-            [part] => part.force_contiguous()?,
+            [part] => part.clone(),
             parts => Tensor::cat(parts, 0)?,
         };
         let mut row = 0;

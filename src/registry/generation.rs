@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
-use super::memory::Resident;
+use super::memory::Held;
 use crate::ticket::{BoundTicket, Digest, Metadata};
 
 /// Names one content for the life of the process: two generations never share an id, whatever
@@ -104,7 +104,7 @@ impl Generation {
 #[derive(Clone)]
 pub struct Lease {
     pub(super) generation: Arc<Generation>,
-    pub(super) resident: Arc<Resident>,
+    pub(super) held: Arc<Held>,
 }
 
 impl Lease {
@@ -118,7 +118,7 @@ impl Lease {
     }
 
     pub fn ticket(&self) -> &Arc<BoundTicket> {
-        &self.resident.ticket
+        &self.held.ticket
     }
 }
 

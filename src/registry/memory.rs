@@ -11,7 +11,7 @@ use crate::ticket::BoundTicket;
 
 /// A ticket in memory; its bytes return to the budget when the last holder drops it.
 #[derive(Debug)]
-pub(super) struct Resident {
+pub(super) struct Held {
     pub ticket: Arc<BoundTicket>,
     _room: Room,
 }
@@ -36,7 +36,7 @@ pub(super) struct Memory {
     usage: Arc<Usage>,
     /// Everything in memory that has an alias. What is leased is found here too, so that one
     /// generation is never in memory twice.
-    cache: Mutex<LruCache<GenerationId, Arc<Resident>>>,
+    cache: Mutex<LruCache<GenerationId, Arc<Held>>>,
 }
 
 impl Memory {
@@ -59,7 +59,7 @@ impl Memory {
     }
 
     /// The generation's ticket, if it is in memory.
-    pub fn get(&self, id: GenerationId) -> Option<Arc<Resident>> {
+    pub fn get(&self, id: GenerationId) -> Option<Arc<Held>> {
         lock(&self.cache).get(&id).cloned()
     }
 
@@ -76,7 +76,7 @@ impl Memory {
         {
             // Only the cache holds it: nobody leases it, and nobody can before the lock is free.
             let mut oldest_first = cache.iter().rev();
-            let idle = oldest_first.find(|(_, resident)| Arc::strong_count(resident) == 1)?;
+            let idle = oldest_first.find(|(_, held)| Arc::strong_count(held) == 1)?;
             let id = *idle.0;
             cache.pop(&id);
         }
@@ -87,13 +87,13 @@ impl Memory {
     }
 
     /// Keeps a ticket for which room was reserved.
-    pub fn keep(&self, id: GenerationId, ticket: BoundTicket, room: Room) -> Arc<Resident> {
-        let resident = Arc::new(Resident {
+    pub fn keep(&self, id: GenerationId, ticket: BoundTicket, room: Room) -> Arc<Held> {
+        let held = Arc::new(Held {
             ticket: Arc::new(ticket),
             _room: room,
         });
-        lock(&self.cache).put(id, resident.clone());
-        resident
+        lock(&self.cache).put(id, held.clone());
+        held
     }
 
     /// Forgets a generation that no alias names any more; leases keep what they hold.

@@ -22,7 +22,7 @@ pub use generation::{Generation, GenerationId, Lease};
 
 use crate::ticket::{BaseManifest, BoundTicket, Ticket, TicketError, validate_name};
 use folder::Folder;
-use memory::{Memory, Resident};
+use memory::{Held, Memory};
 
 /// How much a registry takes in.
 #[derive(Clone, Debug)]
@@ -175,11 +175,8 @@ impl Registry {
         let mut generation = known()?;
         loop {
             let error = match self.load(&generation) {
-                Ok(resident) => {
-                    return Ok(Lease {
-                        generation,
-                        resident,
-                    });
+                Ok(held) => {
+                    return Ok(Lease { generation, held });
                 }
                 Err(error @ RegistryError::Changed { .. }) => error,
                 Err(error) => return Err(error),
@@ -307,14 +304,14 @@ impl Registry {
     }
 
     /// The generation's ticket, from memory or else from its file.
-    fn load(&self, generation: &Generation) -> Result<Arc<Resident>, RegistryError> {
+    fn load(&self, generation: &Generation) -> Result<Arc<Held>, RegistryError> {
         let id = generation.id();
-        if let Some(resident) = self.memory.get(id) {
-            return Ok(resident);
+        if let Some(held) = self.memory.get(id) {
+            return Ok(held);
         }
         let _loading = lock(&generation.loading);
-        if let Some(resident) = self.memory.get(id) {
-            return Ok(resident);
+        if let Some(held) = self.memory.get(id) {
+            return Ok(held);
         }
         let needed = generation.resident_bytes();
         let room = self.memory.reserve(needed);
@@ -335,13 +332,13 @@ impl Registry {
             let reason = format!("its digest is {found}, expected {expected}");
             return Err(changed(reason));
         }
-        let resident = self.memory.keep(id, ticket, room);
+        let held = self.memory.keep(id, ticket, room);
         // Replaced or deleted while it was read: nobody can ask for it again.
         let current = self.get(generation.alias());
         if current.is_none_or(|current| current.id() != id) {
             self.memory.forget(id);
         }
-        Ok(resident)
+        Ok(held)
     }
 }
 

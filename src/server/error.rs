@@ -1,6 +1,7 @@
 //! Everything that a client can be told is wrong, and the one table from errors to answers.
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
@@ -39,6 +40,8 @@ pub enum ApiError {
     TicketExists(String),
     #[error("the ticket is refused: {0}")]
     InvalidTicket(String),
+    #[error("the ticket breaks the model: it gives no finite probabilities")]
+    BrokenTicket,
     #[error("the {what} is larger than the limit of {limit} bytes")]
     TooLarge { what: &'static str, limit: u64 },
     #[error("unknown URL: {0}")]
@@ -50,6 +53,10 @@ pub enum ApiError {
     /// Leased tickets leave no room for another.
     #[error("the memory for tickets is all in use; try again later")]
     TicketMemoryFull,
+    #[error("the file of ticket `{0}` was changed or removed behind the server; upload it again")]
+    TicketFileChanged(String),
+    #[error("the server is still loading the base; try again later")]
+    Starting,
     #[error("the engine has stopped")]
     EngineStopped,
     /// Logged, never told.
@@ -89,6 +96,10 @@ impl ApiError {
                 let code = Some("invalid_ticket");
                 (StatusCode::UNPROCESSABLE_ENTITY, INVALID, code)
             }
+            Self::BrokenTicket => {
+                let code = Some("broken_ticket");
+                (StatusCode::UNPROCESSABLE_ENTITY, INVALID, code)
+            }
             Self::TooLarge { .. } => {
                 let code = Some("request_too_large");
                 (StatusCode::PAYLOAD_TOO_LARGE, INVALID, code)
@@ -110,6 +121,11 @@ impl ApiError {
                 let code = Some("engine_stopped");
                 (StatusCode::SERVICE_UNAVAILABLE, SERVER, code)
             }
+            Self::TicketFileChanged(_) => {
+                let code = Some("ticket_file_changed");
+                (StatusCode::INTERNAL_SERVER_ERROR, SERVER, code)
+            }
+            Self::Starting => (StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("starting")),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, SERVER, None),
         }
     }
@@ -146,11 +162,21 @@ impl ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.row().0, Json(self.body())).into_response();
-        if matches!(self, Self::QueueFull | Self::TicketMemoryFull) {
+        if matches!(
+            self,
+            Self::QueueFull | Self::TicketMemoryFull | Self::Starting
+        ) {
             let seconds = HeaderValue::from_static("1");
             response.headers_mut().insert(header::RETRY_AFTER, seconds);
         }
         response
+    }
+}
+
+/// A name in the path that is no text.
+impl From<PathRejection> for ApiError {
+    fn from(error: PathRejection) -> Self {
+        Self::UnknownUrl(error.body_text())
     }
 }
 
@@ -180,9 +206,11 @@ impl From<RegistryError> for ApiError {
                 tracing::warn!(%error, "a request was refused");
                 Self::TicketMemoryFull
             }
-            RegistryError::Changed { .. } | RegistryError::Io { .. } => {
-                Self::Internal(error.to_string())
+            RegistryError::Changed { ref alias, .. } => {
+                tracing::error!(%error, "a request was refused");
+                Self::TicketFileChanged(alias.clone())
             }
+            RegistryError::Io { .. } => Self::Internal(error.to_string()),
         }
     }
 }

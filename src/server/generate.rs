@@ -10,7 +10,7 @@ use super::AppState;
 use super::error::ApiError;
 use super::meter::Meter;
 use super::sampling::Sampling;
-use crate::engine::{FinishReason, Output, OutputStream, Request, TokenLogprobs};
+use crate::engine::{FinishReason, Output, OutputStream, Request, SequenceError, TokenLogprobs};
 use crate::metrics::Finished;
 use crate::registry::Lease;
 use crate::text::TextStream;
@@ -75,7 +75,8 @@ pub fn submit(state: &AppState, job: Job) -> Result<Vec<Sequence>, ApiError> {
     let capacity = state.engine.capacity();
     if sequences > capacity {
         let param = if job.prompts.len() > 1 { "prompt" } else { "n" };
-        let problem = format!("asks for {sequences} completions, at most {capacity} run at once");
+        let problem =
+            format!("asks for {sequences} completions, at most {capacity} are taken at once");
         return Err(ApiError::invalid(param, problem));
     }
     let metrics = &state.metrics;
@@ -123,9 +124,11 @@ impl Sequence {
     pub async fn next(&mut self) -> Option<Result<Piece, ApiError>> {
         let mut piece = Piece::default();
         loop {
-            let Some(output) = self.outputs.as_mut()?.recv().await else {
-                self.outputs = None;
-                return Some(Err(ApiError::EngineStopped));
+            let output = self.outputs.as_mut()?.recv().await;
+            let output = match output.ok_or(ApiError::EngineStopped) {
+                Ok(Ok(output)) => output,
+                Ok(Err(SequenceError::NotFinite)) => return self.fail(ApiError::BrokenTicket),
+                Err(error) => return self.fail(error),
             };
             self.meter.token();
             self.take(output, &mut piece);
@@ -141,6 +144,11 @@ impl Sequence {
                 return Some(Ok(piece));
             }
         }
+    }
+
+    fn fail(&mut self, error: ApiError) -> Option<Result<Piece, ApiError>> {
+        self.outputs = None;
+        Some(Err(error))
     }
 
     fn take(&mut self, output: Output, piece: &mut Piece) {

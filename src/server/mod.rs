@@ -17,8 +17,8 @@ mod tickets;
 use std::any::Any;
 use std::future::Future;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use axum::Router;
@@ -28,6 +28,7 @@ use axum::routing::{get, post};
 use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot};
+use tower::ServiceExt as _;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::RequestBodyTimeoutLayer;
 use tower_http::trace::{DefaultMakeSpan, DefaultOnResponse, TraceLayer};
@@ -41,7 +42,7 @@ use crate::registry::Registry;
 use crate::text::Text;
 use crate::ticket::{BaseManifest, Digest};
 
-/// Uploads that are received and checked at once; others wait.
+/// Uploads that are checked at once; others wait.
 const CONCURRENT_UPLOADS: usize = 4;
 
 /// Bounds on what clients may send.
@@ -153,17 +154,53 @@ pub enum Drained {
     TimedOut,
 }
 
+/// What a listener leads to: nothing yet, then a server's routes.
+#[derive(Clone, Default)]
+pub struct Door(Arc<OnceLock<(Arc<AppState>, Router)>>);
+
+impl Door {
+    /// Lets requests in. Once open, it stays open to the same server.
+    pub fn open(&self, state: Arc<AppState>) {
+        let routes = router(Arc::clone(&state));
+        self.0.get_or_init(|| (state, routes));
+    }
+
+    fn state(&self) -> Option<&AppState> {
+        self.0.get().map(|(state, _)| &**state)
+    }
+
+    /// Answers every request: with the routes, or with 503 before there are any.
+    fn routes(self) -> Router {
+        Router::new().fallback(async move |request: Request| match self.0.get() {
+            Some((_, routes)) => match routes.clone().oneshot(request).await {
+                Ok(response) => response,
+                Err(never) => match never {},
+            },
+            None => ops::starting(&request),
+        })
+    }
+}
+
+impl From<Arc<AppState>> for Door {
+    fn from(state: Arc<AppState>) -> Self {
+        let door = Self::default();
+        door.open(state);
+        door
+    }
+}
+
 /// Serves until `shutdown`, then takes no more connections and waits for running responses, for
-/// `drain` at most.
+/// `drain` at most. Until `door` is opened, requests are told that the server starts.
 ///
 /// # Errors
 /// Those of the listener.
 pub async fn serve(
     listener: TcpListener,
-    state: Arc<AppState>,
+    door: impl Into<Door>,
     shutdown: impl Future<Output = ()> + Send + 'static,
     drain: Duration,
 ) -> io::Result<Drained> {
+    let door = door.into();
     // Tokens are small packets that must not wait for each other.
     let listener = listener.tap_io(|connection| {
         if let Err(error) = connection.set_nodelay(true) {
@@ -172,15 +209,17 @@ pub async fn serve(
     });
     let (stopping, stopped) = oneshot::channel();
     let signal = {
-        let state = state.clone();
+        let door = door.clone();
         async move {
             shutdown.await;
-            state.draining.store(true, Ordering::Release);
+            if let Some(state) = door.state() {
+                state.draining.store(true, Ordering::Release);
+            }
             // Nobody listens when serving has failed already.
             let _ = stopping.send(());
         }
     };
-    let serving = axum::serve(listener, router(state)).with_graceful_shutdown(signal);
+    let serving = axum::serve(listener, door.routes()).with_graceful_shutdown(signal);
     let deadline = async {
         match stopped.await {
             Ok(()) => tokio::time::sleep(drain).await,
@@ -224,7 +263,6 @@ fn panicked(panic: Box<dyn Any + Send>) -> Response {
 mod tests {
     use super::*;
     use axum::body::{Body, to_bytes};
-    use tower::ServiceExt as _;
 
     async fn panics() {
         panic!("the secret is out");

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::{Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,20 @@ pub async fn health(State(state): State<Arc<AppState>>) -> Response {
     Json(json!({"status": "ok"})).into_response()
 }
 
+/// The answer to any request before the base is loaded: alive, and not ready.
+pub fn starting(request: &Request) -> Response {
+    match request.uri().path() {
+        "/health" => Json(json!({"status": "ok"})).into_response(),
+        "/ready" => unready("starting"),
+        _ => ApiError::Starting.into_response(),
+    }
+}
+
+fn unready(status: &str) -> Response {
+    let body = Json(json!({"status": status}));
+    (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
+}
+
 /// 200 when a request would be served now: the engine runs and the server is not about to end.
 pub async fn ready(State(state): State<Arc<AppState>>) -> Response {
     let status = if state.draining.load(Ordering::Acquire) {
@@ -34,8 +48,7 @@ pub async fn ready(State(state): State<Arc<AppState>>) -> Response {
     } else {
         "starting"
     };
-    let body = Json(json!({"status": status}));
-    (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
+    unready(status)
 }
 
 /// All series, as Prometheus scrapes them.

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use axum::Json;
 use axum::extract::multipart::{Field, MultipartError, MultipartRejection};
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Multipart, Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -82,8 +83,9 @@ pub async fn list(State(state): State<Arc<AppState>>) -> Response {
 /// `GET /v1/tickets/{name}`
 pub async fn get(
     State(state): State<Arc<AppState>>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
+    let Path(name) = name?;
     match state.registry.get(&name) {
         Some(ticket) => Ok(Json(TicketFacts::of(&ticket)).into_response()),
         None => Err(ApiError::TicketNotFound(name)),
@@ -93,8 +95,9 @@ pub async fn get(
 /// `DELETE /v1/tickets/{name}`: requests that run keep their ticket.
 pub async fn delete(
     State(state): State<Arc<AppState>>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
+    let Path(name) = name?;
     let answer = json!({"object": "ticket", "name": &name, "deleted": true});
     blocking(move || {
         state.registry.remove(&name)?;
@@ -111,8 +114,6 @@ pub async fn upload(
     form: Result<Multipart, MultipartRejection>,
 ) -> Result<Response, ApiError> {
     let mut form = form.map_err(|error| ApiError::BadForm(error.body_text()))?;
-    // Bounds what uploads take of disk and memory; the semaphore is never closed.
-    let _place = state.uploads.acquire().await;
     let upload = match receive(&mut form, &state).await {
         Ok(upload) => upload,
         Err(error) => {
@@ -122,6 +123,8 @@ pub async fn upload(
             return Err(error);
         }
     };
+    // Bounds what validation takes of memory; the semaphore is never closed.
+    let _place = state.uploads.acquire().await;
     let registry = state.registry.clone();
     let publish = move || Ok(registry.publish(&upload.name, upload.file, upload.replace)?);
     let ticket = blocking(publish).await?;
@@ -179,7 +182,7 @@ async fn short_text(field: &mut Field<'_>, name: &'static str) -> Result<String,
 }
 
 async fn flag(field: &mut Field<'_>, name: &'static str) -> Result<bool, ApiError> {
-    match short_text(field, name).await?.as_str() {
+    match short_text(field, name).await?.to_ascii_lowercase().as_str() {
         "true" | "1" => Ok(true),
         "false" | "0" => Ok(false),
         _ => Err(ApiError::invalid(name, "must be true or false")),

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum TextError {
     /// A file of the base's folder is missing or unreadable.
-    #[error("cannot read {path}: {source}; expected {expected}")]
+    #[error("cannot read {path}: {error}; expected {expected}")]
     Read {
         path: PathBuf,
         expected: &'static str,
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// A file of the base's folder does not hold what it should.
     #[error("{path} is broken: {reason}; expected {expected}")]

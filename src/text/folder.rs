@@ -18,10 +18,10 @@ const CONFIG_TEMPLATE: &str =
 
 pub(super) fn read(dir: &Path) -> Result<Text, TextError> {
     let path = dir.join("tokenizer.json");
-    let bytes = std::fs::read(&path).map_err(|source| TextError::Read {
+    let bytes = std::fs::read(&path).map_err(|error| TextError::Read {
         path: path.clone(),
         expected: TOKENIZER,
-        source,
+        error,
     })?;
     let tokenizer = Tokenizer::from_bytes(&bytes)
         .map_err(|error| broken(&path, TOKENIZER, error.to_string()))?;
@@ -111,10 +111,10 @@ fn read_optional(path: &Path, expected: &'static str) -> Result<Option<String>, 
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(TextError::Read {
+        Err(error) => Err(TextError::Read {
             path: path.to_owned(),
             expected,
-            source,
+            error,
         }),
     }
 }

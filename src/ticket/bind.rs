@@ -3,12 +3,15 @@
 use std::ops::Deref;
 
 use super::error::brief;
-use super::{BaseManifest, Columns, MAX_U16_COLUMNS, TensorDelta, Ticket, TicketError};
+use super::{BaseManifest, Columns, Digest, MAX_U16_COLUMNS, TensorDelta, Ticket, TicketError};
 
 /// A ticket that fits a base: made for it, every parameter known and adaptable, every position
 /// inside the parameter.
 #[derive(Debug)]
-pub struct BoundTicket(Ticket);
+pub struct BoundTicket {
+    ticket: Ticket,
+    bound_to: Digest,
+}
 
 impl Ticket {
     /// Checks the ticket against a base. `allow_foreign_base` lets in a ticket made for another
@@ -34,14 +37,18 @@ impl Ticket {
         for (parameter, delta) in self.tensors() {
             check_fits(parameter, delta, base.projection(parameter)?)?;
         }
-        Ok(BoundTicket(self))
+        Ok(BoundTicket {
+            ticket: self,
+            bound_to: base.fingerprint,
+        })
     }
 }
 
 impl BoundTicket {
-    /// The ticket, free of the base.
-    pub fn into_inner(self) -> Ticket {
-        self.0
+    /// The fingerprint of the base that it was checked against (which is another than it was made
+    /// for where a foreign one was let in).
+    pub fn bound_to(&self) -> Digest {
+        self.bound_to
     }
 }
 
@@ -49,7 +56,7 @@ impl Deref for BoundTicket {
     type Target = Ticket;
 
     fn deref(&self) -> &Ticket {
-        &self.0
+        &self.ticket
     }
 }
 

@@ -135,6 +135,8 @@ pub enum TicketError {
     },
 
     // The flat layout.
+    #[error("`{0}` is the base's own name")]
+    ReservedName(String),
     #[error("not a flat delta file: metadata `shape_of` {0}")]
     ShapeOf(String),
     #[error("parameter `{parameter}` has shape {found:?} in the file, {expected:?} in the base")]

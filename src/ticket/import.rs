@@ -32,6 +32,9 @@ pub fn import_flat(
     training: Option<Value>,
 ) -> Result<Ticket, TicketError> {
     super::validate_name(name)?;
+    if name == base.name {
+        return Err(TicketError::ReservedName(brief(name)));
+    }
     let container = Container::parse(file)?;
     let shapes = shapes(&container)?;
     let parameters = format::parameters(&container, &["indices", "deltas"])?;

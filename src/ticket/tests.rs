@@ -191,7 +191,7 @@ fn bf16_rounds_to_nearest_ties_to_even() {
 fn a_ticket_binds_to_its_base() {
     let bound = sample().bind(&base(), false).unwrap();
     assert_eq!(bound.nonzeros(), 4);
-    assert_eq!(bound.into_inner().metadata().name, "sql");
+    assert_eq!(bound.metadata().name, "sql");
 }
 
 #[test]

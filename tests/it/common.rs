@@ -1,22 +1,32 @@
 //! What the tests share: the real default base through the product's own fetch path, and a decoder
 //! driven by hand.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::LazyLock;
 
 use candle_core::{D, IndexOp, Tensor};
+use half::bf16;
+use rand::Rng;
+use rand::rngs::StdRng;
 use tempfile::NamedTempFile;
 use tombola::model::{
-    BLOCK, Base, Batch, CacheDir, DeviceSpec, Dtype, Files, KvCache, LoadOptions, Span,
+    BLOCK, Base, Batch, CacheDir, Checkpoint, DeviceSpec, Dtype, Files, KvCache, LoadOptions,
     default_gguf,
 };
+use tombola::ticket::{BaseManifest, Deltas, Metadata, TensorDelta, Ticket};
 
 /// The cache folder: the user's own, so that the base is fetched once a machine.
 pub fn cache() -> CacheDir {
     let set = std::env::var_os("TOMBOLA_CACHE_DIR").map(PathBuf::from);
     CacheDir::at(set.unwrap_or_else(CacheDir::default_path))
+}
+
+/// A cache folder of the tests' own, for the fingerprints of what they make.
+pub fn scratch() -> CacheDir {
+    CacheDir::at(Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"))
 }
 
 /// The default base's GGUF file, fetched on first use.
@@ -25,6 +35,15 @@ pub fn default_gguf_path() -> PathBuf {
         LazyLock::new(|| default_gguf(&cache(), &mut |_| ()).expect("the default base"));
     PATH.clone()
 }
+
+/// The random models of `tests/golden/tiny`: one of each kind of decoder.
+pub const TINY: [&str; 5] = [
+    "llama-untied",
+    "llama3-rope",
+    "mistral-window",
+    "qwen2",
+    "qwen3",
+];
 
 /// A file of `tests/golden`.
 pub fn golden(name: &str) -> PathBuf {
@@ -50,7 +69,9 @@ pub fn load(files: &Files, dtype: Dtype) -> Base {
         device: DeviceSpec::Cpu,
         max_positions: None,
     };
-    Base::load("base", files, &options, &cache(), &mut |_| ()).expect("a base that loads")
+    let checkpoint = Checkpoint::open(files).expect("a checkpoint");
+    let base = Base::load("base", &checkpoint, &options, &scratch(), &mut |_| ());
+    base.expect("a base that loads")
 }
 
 pub fn load_default(dtype: Dtype) -> Base {
@@ -60,6 +81,34 @@ pub fn load_default(dtype: Dtype) -> Base {
 /// One of the random models of `tests/golden/tiny`.
 pub fn load_tiny(name: &str, dtype: Dtype) -> Base {
     load(&Files::Folder(golden("tiny").join(name)), dtype)
+}
+
+/// A delta at random positions of a projection, always at its first and last weight.
+pub fn random_delta(
+    shape: [usize; 2],
+    density: f64,
+    largest: f32,
+    half: bool,
+    rng: &mut StdRng,
+) -> TensorDelta {
+    let weights = shape[0] * shape[1];
+    let edge = |i: usize| i == 0 || i == weights - 1;
+    let kept = (0..weights).filter(|&i| rng.random_bool(density) || edge(i));
+    let kept: Vec<usize> = kept.collect();
+    let deltas = kept.iter().map(|_| rng.random_range(-largest..largest));
+    let deltas = if half {
+        Deltas::Bf16(deltas.map(bf16::from_f32).collect())
+    } else {
+        Deltas::F32(deltas.collect())
+    };
+    TensorDelta::from_flat(shape, &kept, deltas).expect("a delta")
+}
+
+/// The file of a ticket for `base`.
+pub fn encode_ticket(base: &BaseManifest, tensors: &BTreeMap<String, TensorDelta>) -> Vec<u8> {
+    let nonzeros = tensors.values().map(TensorDelta::nonzeros).sum();
+    let metadata = Metadata::new("random", base, nonzeros);
+    Ticket::encode(&metadata, tensors).expect("a ticket")
 }
 
 /// Sequences that a test runs through a decoder as it pleases.
@@ -89,27 +138,12 @@ impl<'a> Player<'a> {
         let mut batch = Batch::default();
         for &(sequence, tokens) in chunks {
             let start = self.computed[sequence];
-            let blocks = &self.tables[sequence];
-            let positions = start..start + tokens.len();
-            batch.spans.push(Span {
-                first_row: batch.tokens.len(),
-                rows: tokens.len(),
-                first_position: start,
-                blocks: blocks.clone(),
-            });
-            batch.tokens.extend(tokens);
-            batch.positions.extend(positions.clone().map(|p| p as u32));
-            let slot = |p: usize| blocks[p / BLOCK] * BLOCK as u32 + (p % BLOCK) as u32;
-            batch.slots.extend(positions.map(slot));
-            batch.logits_rows.push(batch.tokens.len() as u32 - 1);
+            batch.push(tokens, start, &self.tables[sequence], true);
             self.computed[sequence] += tokens.len();
         }
-        let logits = self
-            .base
-            .decoder
-            .forward(&batch, &self.cache)
-            .expect("a step");
-        logprobs(&logits.expect("rows were asked for"))
+        let logits = self.base.decoder.forward(&batch, &self.cache);
+        let logits = logits.expect("a step").expect("rows were asked for");
+        logprobs(&logits)
     }
 
     /// Continues sequence 0 after `prompt`, greedily.
@@ -185,25 +219,33 @@ impl Server {
         &self.url
     }
 
-    /// What was written to standard error so far.
-    pub fn log(&self) -> String {
-        std::fs::read_to_string(self.log.path()).expect("the log")
-    }
-
     /// Sends a signal by its name.
     pub fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
-        let sent = Command::new("kill")
-            .args(["-s", name, &pid])
+        // The shell's own: not every machine has the program.
+        let sent = Command::new("sh")
+            .args(["-c", "kill -s \"$0\" \"$1\"", name, &pid])
             .status()
             .expect("kill runs");
         assert!(sent.success());
     }
 
+    /// The process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for the end; returns what was written to standard error too.
+    pub fn wait(mut self) -> (ExitStatus, String) {
+        let status = self.child.wait().expect("the server ends");
+        let log = std::fs::read_to_string(self.log.path()).expect("the log");
+        (status, log)
+    }
+
     /// Sends SIGTERM and waits for the end.
-    pub fn terminate(mut self) -> ExitStatus {
+    pub fn terminate(self) -> ExitStatus {
         self.signal("TERM");
-        self.child.wait().expect("the server ends")
+        self.wait().0
     }
 }
 

@@ -7,15 +7,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tombola::model::{Base, Dtype};
 
-use crate::common::{Player, golden, load_tiny, logprobs};
-
-const TINY: [&str; 5] = [
-    "llama-untied",
-    "llama3-rope",
-    "mistral-window",
-    "qwen2",
-    "qwen3",
-];
+use crate::common::{Player, TINY, golden, load_tiny, logprobs};
 
 fn worst(a: &[f32], b: &[f32]) -> f32 {
     a.iter()

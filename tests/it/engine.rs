@@ -4,20 +4,21 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use half::bf16;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use tempfile::TempDir;
 use tombola::engine::{
     EngineConfig, EngineHandle, EngineThread, FinishReason, Output, OutputStream, Request,
-    SamplingParams, spawn,
+    SamplingParams, SequenceError, spawn,
 };
 use tombola::metrics::Metrics;
 use tombola::model::{BLOCK, Dtype};
 use tombola::registry::{Lease, Registry, RegistryOptions};
-use tombola::ticket::{BaseManifest, Deltas, Metadata, TensorDelta, Ticket};
+use tombola::ticket::{BaseManifest, Digest};
 
-use crate::common::{Player, load_tiny};
+use crate::common::{Player, encode_ticket, load_tiny, random_delta};
 
 const MODEL: &str = "llama-untied";
 
@@ -35,7 +36,7 @@ fn config() -> EngineConfig {
 struct Running {
     handle: EngineHandle,
     metrics: Arc<Metrics>,
-    loaded: tombola::ticket::Digest,
+    loaded: Digest,
     _thread: EngineThread,
 }
 
@@ -52,67 +53,60 @@ fn start(dtype: Dtype, config: &EngineConfig) -> Running {
     }
 }
 
-/// A ticket that moves every answer: large deltas on a tenth of the MLP weights.
-fn write_ticket(base: &BaseManifest, seed: u64, path: &Path) {
+/// A ticket with random deltas, at most so large, on a tenth of the MLP weights.
+fn write_ticket(base: &BaseManifest, seed: u64, largest: f32, path: &Path) {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut tensors = BTreeMap::new();
     for (name, parameter) in &base.parameters {
         if parameter.adaptable && name.contains("mlp") {
             let shape = [parameter.shape[0], parameter.shape[1]];
-            let kept = (0..shape[0] * shape[1]).filter(|_| rng.random_bool(0.1));
-            let kept: Vec<usize> = kept.collect();
-            let deltas = kept
-                .iter()
-                .map(|_| bf16::from_f32(rng.random_range(-0.5..0.5)))
-                .collect();
-            let delta = TensorDelta::from_flat(shape, &kept, Deltas::Bf16(deltas)).unwrap();
+            let delta = random_delta(shape, 0.1, largest, true, &mut rng);
             tensors.insert(name.clone(), delta);
         }
     }
-    let metadata = Metadata {
-        name: "random".to_owned(),
-        base_name: base.name.clone(),
-        base_fingerprint: base.fingerprint,
-        density: 0.1,
-        license: None,
-        training: None,
-    };
-    std::fs::write(path, Ticket::encode(&metadata, &tensors).unwrap()).unwrap();
+    std::fs::write(path, encode_ticket(base, &tensors)).unwrap();
 }
 
-/// Leases of `count` random tickets.
-fn leases(count: usize) -> (Vec<Lease>, tempfile::TempDir) {
+/// A folder of random tickets `t0`, `t1`, … with memory for so many bytes of them.
+fn registry(count: usize, largest: f32, memory_budget: usize) -> (Registry, TempDir) {
     let base = load_tiny(MODEL, Dtype::F32).manifest;
     let folder = tempfile::tempdir().unwrap();
     for i in 0..count {
-        write_ticket(
-            &base,
-            i as u64,
-            &folder.path().join(format!("t{i}.safetensors")),
-        );
+        let path = folder.path().join(format!("t{i}.safetensors"));
+        write_ticket(&base, i as u64, largest, &path);
     }
     let options = RegistryOptions {
         max_ticket_bytes: 1 << 20,
-        memory_budget: 1 << 24,
+        memory_budget,
         allow_foreign_base: false,
     };
     let opened = Registry::open(folder.path(), base, options).unwrap();
     assert!(opened.refused.is_empty());
-    let lease = |i| opened.registry.lease(&format!("t{i}")).unwrap();
+    (opened.registry, folder)
+}
+
+/// Leases of `count` tickets that move every answer.
+fn leases(count: usize) -> (Vec<Lease>, TempDir) {
+    let (registry, folder) = registry(count, 0.5, 1 << 24);
+    let lease = |i| registry.lease(&format!("t{i}")).unwrap();
     ((0..count).map(lease).collect(), folder)
 }
 
-fn drain(stream: &mut OutputStream) -> Vec<Output> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        let mut all = Vec::new();
-        while let Some(output) = stream.recv().await {
-            all.push(output);
+/// Waits for something that the engine's thread does by itself.
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..1000 {
+        if holds() {
+            return;
         }
-        all
-    })
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("{what}: not within 20 s");
+}
+
+fn drain(stream: &mut OutputStream) -> Vec<Output> {
+    std::iter::from_fn(|| stream.blocking_recv())
+        .map(Result::unwrap)
+        .collect()
 }
 
 fn tokens(stream: &mut OutputStream) -> Vec<u32> {
@@ -172,18 +166,13 @@ fn same_tokens(dtype: Dtype, together: &EngineConfig, count: usize) -> Running {
 fn company_changes_no_token_and_swaps_leave_the_base_as_loaded() {
     for dtype in [Dtype::F32, Dtype::Bf16] {
         let engine = same_tokens(dtype, &config(), 40);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .build()
-            .unwrap();
-        let digest = runtime.block_on(engine.handle.base_digest());
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let digest = runtime.unwrap().block_on(engine.handle.base_digest());
         assert_eq!(digest, Some(engine.loaded));
-        assert!(
-            engine
-                .metrics
-                .render()
-                .unwrap()
-                .contains("tombola_ticket_swap_seconds_count")
-        );
+        let metrics = engine.metrics.render().unwrap();
+        let mut lines = metrics.lines();
+        let swaps = lines.find_map(|line| line.strip_prefix("tombola_ticket_swaps_total "));
+        assert!(swaps.unwrap().parse::<u64>().unwrap() >= 4, "{swaps:?}");
     }
 }
 
@@ -290,39 +279,68 @@ fn a_dropped_stream_is_gone_after_a_step_and_frees_its_blocks() {
     let endless = || Request {
         prompt: vec![3; 20],
         params: SamplingParams {
-            max_tokens: 400,
+            max_tokens: 480,
             ignore_eos: true,
             ..Default::default()
         },
         ticket: None,
     };
-    let mut kept = engine.handle.submit(endless()).unwrap();
-    let dropped: Vec<OutputStream> = (0..5)
-        .map(|_| engine.handle.submit(endless()).unwrap())
-        .collect();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap();
-    let mut wait = |n| {
-        runtime.block_on(async {
-            for _ in 0..n {
-                kept.recv().await.expect("it goes on");
-            }
-        });
+    let streams = (0..5).map(|_| engine.handle.submit(endless()).unwrap());
+    let mut streams: Vec<OutputStream> = streams.collect();
+    streams[0].blocking_recv().unwrap().unwrap();
+    drop(streams);
+    let steps = || engine.metrics.step_seconds.get_sample_count();
+    let at_drop = steps();
+    eventually("the engine is idle", || {
+        engine.metrics.requests_running.get() == 0 && engine.metrics.kv_cache_usage.get() == 0.0
+    });
+    // The one that was under way, and no more.
+    assert!(steps() - at_drop <= 1, "{} steps", steps() - at_drop);
+}
+
+#[test]
+fn an_idle_engine_holds_no_ticket() {
+    let one = {
+        let (registry, _folder) = registry(1, 0.5, 1 << 24);
+        registry.get("t0").unwrap().resident_bytes()
     };
-    wait(3);
-    drop(dropped);
-    // What was sent before the drop may wait in the channel; two steps after it the gauge is one.
-    let mut running = 6;
-    for _ in 0..300 {
-        wait(1);
-        running = engine.metrics.requests_running.get();
-        if running == 1 {
-            break;
-        }
+    // Memory for one of the two at a time.
+    let (registry, _folder) = registry(2, 0.5, one + one / 2);
+    let engine = start(Dtype::F32, &config());
+    for turn in 0..4 {
+        let mut lease = None;
+        eventually("memory for the other ticket", || {
+            lease = registry.lease(&format!("t{}", turn % 2)).ok();
+            lease.is_some()
+        });
+        let request = Request {
+            prompt: vec![5, 6, 7],
+            params: SamplingParams::default(),
+            ticket: lease,
+        };
+        assert!(!tokens(&mut engine.handle.submit(request).unwrap()).is_empty());
     }
-    assert_eq!(running, 1);
-    drop(kept);
+}
+
+#[test]
+fn a_ticket_that_breaks_the_model_ends_its_own_sequences_only() {
+    let (registry, _folder) = registry(1, 1e38, 1 << 24);
+    let engine = start(Dtype::F32, &config());
+    let request = |ticket| Request {
+        prompt: vec![5, 6, 7],
+        params: SamplingParams {
+            temperature: 0.0,
+            ..Default::default()
+        },
+        ticket,
+    };
+    let before = tokens(&mut engine.handle.submit(request(None)).unwrap());
+    let broken = request(Some(registry.lease("t0").unwrap()));
+    let mut stream = engine.handle.submit(broken).unwrap();
+    assert_eq!(stream.blocking_recv(), Some(Err(SequenceError::NotFinite)));
+    assert_eq!(stream.blocking_recv(), None);
+    let after = tokens(&mut engine.handle.submit(request(None)).unwrap());
+    assert_eq!(after, before);
 }
 
 #[test]
@@ -361,7 +379,7 @@ fn a_panic_in_the_engine_ends_the_process() {
             ticket: None,
         };
         drain(&mut engine.handle.submit(request).unwrap());
-        std::thread::sleep(std::time::Duration::from_secs(20));
+        std::thread::sleep(Duration::from_secs(20));
         std::process::exit(0);
     }
     let output = std::process::Command::new(std::env::current_exe().unwrap())

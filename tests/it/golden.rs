@@ -7,15 +7,7 @@ use serde_json::Value;
 use tombola::model::{Base, Dtype};
 use tombola::ticket::Ticket;
 
-use crate::common::{Player, golden_json, ids, load_default, load_tiny};
-
-const TINY: [&str; 5] = [
-    "llama-untied",
-    "llama3-rope",
-    "mistral-window",
-    "qwen2",
-    "qwen3",
-];
+use crate::common::{Player, TINY, golden_json, ids, load_default, load_tiny};
 
 /// How near log-probabilities must be: the worst and the mean of a case's top 20.
 #[derive(Clone, Copy)]

@@ -7,6 +7,7 @@ mod end_to_end;
 mod engine;
 mod golden;
 mod http;
+mod hub;
 mod loading;
 mod resident;
 mod text;

@@ -2,19 +2,17 @@
 
 use std::sync::Arc;
 
-use half::bf16;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::BTreeMap;
 use tombola::model::{Base, Dtype};
-use tombola::ticket::{BoundTicket, Deltas, Metadata, TensorDelta, Ticket};
+use tombola::ticket::{BoundTicket, Ticket};
 
-use crate::common::{Player, load_tiny};
+use crate::common::{Player, encode_ticket, load_tiny, random_delta};
 
-/// A random ticket over some projections of a base: rows may be empty or full, the first and the
-/// last weight are often among the positions.
+/// A random ticket over some projections of a base: nearly empty to full.
 fn random_ticket(base: &Base, rng: &mut StdRng) -> Arc<BoundTicket> {
     let density = 10f64.powf(rng.random_range(-3.0..0.0));
     let half = rng.random::<bool>();
@@ -24,41 +22,13 @@ fn random_ticket(base: &Base, rng: &mut StdRng) -> Arc<BoundTicket> {
         for (name, parameter) in adaptable {
             if rng.random_bool(0.4) {
                 let shape = [parameter.shape[0], parameter.shape[1]];
-                let weights = shape[0] * shape[1];
-                let edge = |i: usize| i == 0 || i == weights - 1;
-                let positions = 0..weights;
-                let kept = positions.filter(|&i| rng.random_bool(density) || edge(i));
-                let kept: Vec<usize> = kept.collect();
-                let deltas: Vec<f32> = kept.iter().map(|_| rng.random_range(-1.0..1.0)).collect();
-                let deltas = if half {
-                    Deltas::Bf16(deltas.into_iter().map(bf16::from_f32).collect())
-                } else {
-                    Deltas::F32(deltas)
-                };
-                let delta = TensorDelta::from_flat(shape, &kept, deltas).unwrap();
+                let delta = random_delta(shape, density, 1.0, half, rng);
                 tensors.insert(name.clone(), delta);
             }
         }
     }
-    bind(base, tensors)
-}
-
-fn bind(base: &Base, tensors: BTreeMap<String, TensorDelta>) -> Arc<BoundTicket> {
-    let metadata = Metadata {
-        name: "random".to_owned(),
-        base_name: base.manifest.name.clone(),
-        base_fingerprint: base.manifest.fingerprint,
-        density: 0.5,
-        license: None,
-        training: None,
-    };
-    let bytes = Ticket::encode(&metadata, &tensors).unwrap();
-    Arc::new(
-        Ticket::from_bytes(&bytes)
-            .unwrap()
-            .bind(&base.manifest, false)
-            .unwrap(),
-    )
+    let ticket = Ticket::from_bytes(&encode_ticket(&base.manifest, &tensors)).unwrap();
+    Arc::new(ticket.bind(&base.manifest, false).unwrap())
 }
 
 #[test]
@@ -152,4 +122,28 @@ fn applying_equals_editing_the_checkpoint() {
         let report = base.resident.swap(Some(&ticket), 0.5).unwrap().unwrap();
         assert_eq!(report.nonzeros, 2 * ticket.nonzeros());
     }
+}
+
+#[test]
+fn a_ticket_of_another_base_is_refused_and_nothing_changes() {
+    let mut base = load_tiny("llama-untied", Dtype::F32);
+    let other = load_tiny("qwen3", Dtype::F32);
+    let mut rng = StdRng::seed_from_u64(3);
+    let (own, foreign) = (
+        random_ticket(&base, &mut rng),
+        random_ticket(&other, &mut rng),
+    );
+    base.resident.swap(Some(&own), 1.0).unwrap();
+    let error = base
+        .resident
+        .swap(Some(&foreign), 1.0)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains(&other.manifest.fingerprint.to_string()),
+        "{error}"
+    );
+    assert_eq!(base.resident.applied(), Some(own.digest()));
+    base.resident.swap(None, 1.0).unwrap();
+    assert_eq!(base.resident.digest().unwrap(), base.loaded_digest);
 }

@@ -77,9 +77,9 @@ fn a_group_alone_keeps_its_turn() {
     let mut s = Scheduler::new(config());
     s.add(1, ticket(1), 2);
     assert!((0..10).all(|_| step(&mut s).unwrap().group == ticket(1)));
-    // The newcomer is served at once: the turn was used up long ago.
+    // A turn that nobody else wanted is begun anew; a newcomer waits for its end at most.
     s.add(2, BASE, 2);
-    let soon = (0..3).any(|_| step(&mut s).unwrap().group == BASE);
+    let soon = (0..=config().turn_steps).any(|_| step(&mut s).unwrap().group == BASE);
     assert!(soon);
 }
 
@@ -116,6 +116,51 @@ fn the_young_do_not_live_off_an_old_ones_blocks() {
     }
     s.remove(1);
     assert_eq!(step(&mut s).unwrap().group, ticket(1));
+}
+
+#[test]
+fn a_long_prompt_takes_one_chunk_a_turn() {
+    let mut s = Scheduler::new(SchedulerConfig {
+        blocks: 1000,
+        ..config()
+    });
+    s.add(1, BASE, 2);
+    step(&mut s);
+    s.add(2, ticket(1), 200);
+    let groups: Vec<Group> = (0..12).map(|_| step(&mut s).unwrap().group).collect();
+    // A turn of decoding is three steps, a turn of the prompt is one: both are short.
+    let prompts = groups.iter().filter(|group| **group == ticket(1)).count();
+    assert!((2..=4).contains(&prompts), "{groups:?}");
+    assert!(
+        groups.windows(2).all(|pair| pair != [ticket(1), ticket(1)]),
+        "{groups:?}"
+    );
+}
+
+#[test]
+fn a_flood_of_one_ticket_gives_a_place_to_another() {
+    let mut s = Scheduler::new(config());
+    (0..20).for_each(|id| s.add(id, ticket(1), 4));
+    step(&mut s);
+    assert_eq!(s.num_running(), config().max_num_seqs);
+    // All places are taken, and nineteen others wait longer.
+    s.add(99, ticket(2), 4);
+    let steps = 0..=config().turn_steps;
+    let groups: Vec<Group> = steps.map(|_| step(&mut s).unwrap().group).collect();
+    assert!(groups.contains(&ticket(2)), "{groups:?}");
+    assert!(s.block_table(99).is_some() && s.block_table(3).is_none());
+    assert_eq!(
+        (s.num_running(), s.preemptions()),
+        (config().max_num_seqs, 1)
+    );
+    // Its second sequence has no such right: it waits for a place to fall free.
+    s.add(100, ticket(2), 4);
+    (0..8).for_each(|_| drop(step(&mut s)));
+    assert!(s.block_table(100).is_none());
+    // The place goes to the group with fewer, though the flood's waits longer.
+    s.remove(0);
+    (0..8).for_each(|_| drop(step(&mut s)));
+    assert!(s.block_table(100).is_some() && s.block_table(3).is_none());
 }
 
 /// One sequence of the simulation: how long its prompt is, how much it generates, and its group.

@@ -16,7 +16,7 @@ use crate::engine::Limits;
 use crate::server::body::{self, Fields, from_value};
 use crate::server::error::ApiError;
 use crate::server::generate::{self, Job, Piece, Prompt, Usage};
-use crate::server::sampling::{Sampling, max_tokens};
+use crate::server::sampling::{Sampling, check_vocabulary, max_tokens};
 use crate::server::sse::{self, Chunks};
 use crate::server::{AppState, blocking};
 use crate::text::{ChatMessage, Text};
@@ -122,6 +122,8 @@ fn prepare(state: &AppState, body: &[u8], arrived: Instant) -> Result<(Job, Stri
     if ids.is_empty() {
         return Err(ApiError::invalid("messages", "make an empty prompt"));
     }
+    // A tokenizer may know more tokens than the model has rows.
+    check_vocabulary("messages", &ids, limits)?;
     // The default is the rest of the context.
     let max_tokens = max_tokens(asked, MOST_TOKENS, ids.len(), "messages", limits)?;
     check_min_tokens(sampling.params.min_tokens, max_tokens)?;
@@ -170,11 +172,15 @@ fn take_messages(fields: &mut Fields) -> Result<Vec<ChatMessage>, ApiError> {
 }
 
 fn chat_message(param: &str, mut message: Map<String, Value>) -> Result<ChatMessage, ApiError> {
-    let role = match message.remove("role") {
+    let role: String = match message.remove("role") {
         Some(role) => from_value(&format!("{param}.role"), role)?,
         None => return Err(ApiError::invalid(format!("{param}.role"), "is missing")),
     };
     let content = message.remove("content").unwrap_or_default();
+    // An assistant's turn may hold tool calls instead.
+    if content.is_null() && role != ASSISTANT {
+        return Err(ApiError::invalid(format!("{param}.content"), "is missing"));
+    }
     Ok(ChatMessage {
         role,
         content: message_text(&format!("{param}.content"), content)?,

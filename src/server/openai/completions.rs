@@ -47,8 +47,10 @@ pub async fn create(
     let (stream, include_usage) = (job.sampling.stream, job.sampling.include_usage);
     let logprobs = job.sampling.params.logprobs.is_some();
     let sequences = generate::submit(&state, job)?;
-    let offsets = vec![CompletionOffsets::new(state.text.clone()); sequences.len()];
-    let mut offsets = logprobs.then_some(offsets);
+    let offsets = sequences
+        .iter()
+        .map(|_| CompletionOffsets::new(state.text.clone()));
+    let mut offsets = logprobs.then(|| offsets.collect::<Vec<_>>());
     if stream {
         let writer = ChunkWriter {
             header,

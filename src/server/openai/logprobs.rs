@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::engine::TokenLogprobs;
-use crate::text::Text;
+use crate::text::{Text, TokenDecoder};
 
 /// JSON has no infinity; vLLM's stand-in for a token that is impossible.
 const LOWEST: f32 = -9999.0;
@@ -64,16 +64,21 @@ pub struct CompletionLogprobs {
     top_logprobs: Vec<Map<String, Value>>,
 }
 
-/// Where the next token of one plain completion begins, in characters.
-#[derive(Clone)]
+/// Where the next token of one plain completion begins, in characters of its text.
 pub struct CompletionOffsets {
     text: Arc<Text>,
+    /// A token may hold a part of a character: what is complete is counted.
+    decoder: TokenDecoder,
     next: usize,
 }
 
 impl CompletionOffsets {
     pub fn new(text: Arc<Text>) -> Self {
-        Self { text, next: 0 }
+        Self {
+            decoder: TokenDecoder::continuing(text.clone(), true),
+            text,
+            next: 0,
+        }
     }
 
     /// The log-probabilities of the next tokens.
@@ -95,7 +100,10 @@ impl CompletionOffsets {
                 top.entry(text).or_insert_with(|| finite(*logprob).into());
             }
             shape.text_offset.push(self.next);
-            self.next += token.chars().count();
+            self.next += self
+                .decoder
+                .push(*id)
+                .map_or(0, |text| text.chars().count());
             shape.token_logprobs.push(finite(logprobs.chosen));
             shape.tokens.push(token);
             shape.top_logprobs.push(top);

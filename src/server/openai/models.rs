@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -63,8 +64,9 @@ pub async fn list(State(state): State<Arc<AppState>>) -> Response {
 /// `GET /v1/models/{id}`; a base's name may hold slashes.
 pub async fn get(
     State(state): State<Arc<AppState>>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
+    let Path(id) = id?;
     if id == state.base.manifest.name {
         return Ok(Json(Model::base(&state)).into_response());
     }

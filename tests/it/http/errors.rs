@@ -2,7 +2,7 @@ use axum::body::Body;
 use axum::http::{Method, Request, StatusCode};
 use serde_json::{Value, json};
 
-use super::fixture::{CAPACITY, DEADLY, SILENT, Server, refusal};
+use super::fixture::{BREAKING, CAPACITY, DEADLY, SILENT, Server, refusal};
 
 const COMPLETIONS: &str = "/v1/completions";
 const CHAT: &str = "/v1/chat/completions";
@@ -243,6 +243,19 @@ async fn a_full_queue_is_429_with_retry_after_and_empties_again() {
     server.ok(COMPLETIONS, json!({"prompt": "a", "n": 2})).await;
     let aborted = "tombola_request_success_total{finished_reason=\"abort\"}";
     assert_eq!(server.metric(aborted).await, (CAPACITY - 1) as f64);
+}
+
+#[tokio::test]
+async fn a_ticket_that_breaks_the_model_is_told_apart() {
+    let server = Server::new();
+    let prompt = format!("ab{BREAKING}");
+    let broken = (422, String::new(), "broken_ticket".to_owned());
+    let refused = server.refused(COMPLETIONS, json!({"prompt": prompt}));
+    assert_eq!(refused.await, broken);
+    let body = json!({"prompt": prompt, "stream": true});
+    let chunks = server.stream(COMPLETIONS, body).await;
+    assert_eq!(chunks.last().unwrap()["error"]["code"], "broken_ticket");
+    assert_eq!(server.get("/health").await.0, StatusCode::OK);
 }
 
 #[tokio::test]

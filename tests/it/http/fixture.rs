@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use tokio::sync::mpsc::UnboundedSender;
 use tombola::engine::{
     Command, EngineHandle, EngineInbox, FinishReason, Limits, Output, SamplingParams,
-    TokenLogprobs, channel,
+    SequenceError, StepResult, TokenLogprobs, channel,
 };
 use tombola::metrics::Metrics;
 use tombola::registry::{Registry, RegistryOptions};
@@ -40,6 +40,8 @@ pub const ENDLESS: &str = "~";
 pub const SILENT: &str = "=";
 /// A prompt that ends so loses its engine after one token.
 pub const DEADLY: &str = "!";
+/// A prompt that ends so breaks the model at its second token.
+pub const BREAKING: &str = "?";
 
 /// What the engine was asked, and what became of it.
 #[derive(Default)]
@@ -227,7 +229,12 @@ fn run(inbox: &EngineInbox, seen: &Arc<Seen>) {
 }
 
 /// Answers with the prompt, or as its last byte says.
-fn echo(prompt: &[u32], params: &SamplingParams, outputs: &UnboundedSender<Output>, seen: &Seen) {
+fn echo(
+    prompt: &[u32],
+    params: &SamplingParams,
+    outputs: &UnboundedSender<StepResult>,
+    seen: &Seen,
+) {
     let ends_so = |mark: &str| prompt.last() == Some(&u32::from(mark.as_bytes()[0]));
     let cancelled = || {
         seen.cancelled.fetch_add(1, Ordering::SeqCst);
@@ -246,6 +253,11 @@ fn echo(prompt: &[u32], params: &SamplingParams, outputs: &UnboundedSender<Outpu
     };
     for (i, token) in answer.enumerate() {
         if ends_so(DEADLY) && i == 1 {
+            return;
+        }
+        if ends_so(BREAKING) && i == 1 {
+            // The client may have gone.
+            let _ = outputs.send(Err(SequenceError::NotFinite));
             return;
         }
         let stop = token == END || params.stop_token_ids.contains(&token);
@@ -268,7 +280,7 @@ fn echo(prompt: &[u32], params: &SamplingParams, outputs: &UnboundedSender<Outpu
             logprobs,
             finish,
         };
-        if outputs.send(output).is_err() {
+        if outputs.send(Ok(output)).is_err() {
             return cancelled();
         }
         if finish.is_some() {

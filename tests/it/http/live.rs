@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tombola::server::{Drained, serve};
+use tombola::server::{Door, Drained, serve};
 
 use super::fixture::{ENDLESS, SILENT, Server};
 
@@ -179,4 +179,37 @@ async fn a_client_that_stops_sending_is_not_waited_for() {
     connection.write_all(head.as_bytes()).await.unwrap();
     let answer = read_until(&mut connection, "invalid_body").await;
     assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+}
+
+/// The status and body of a request to `path`, on a connection of its own.
+async fn get(address: SocketAddr, path: &str) -> (u16, String) {
+    let mut connection = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    connection.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await.unwrap();
+    let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, answer)
+}
+
+#[tokio::test]
+async fn before_the_base_is_loaded_it_says_so() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let door = Door::default();
+    let forever = std::future::pending();
+    let serving = tokio::spawn(serve(listener, door.clone(), forever, Duration::ZERO));
+    assert_eq!(get(address, "/health").await.0, 200);
+    let (status, answer) = get(address, "/ready").await;
+    assert!(status == 503 && answer.contains("starting"), "{answer}");
+    let (status, answer) = get(address, "/v1/models").await;
+    assert!(
+        status == 503 && answer.contains(r#""code":"starting""#),
+        "{answer}"
+    );
+    assert!(answer.to_lowercase().contains("retry-after: 1"), "{answer}");
+    let server = Server::new();
+    door.open(server.state.clone());
+    assert_eq!(get(address, "/v1/models").await.0, 200);
+    serving.abort();
 }

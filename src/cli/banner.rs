@@ -1,0 +1,90 @@
+//! What the server prints when it is ready: where it is, what it serves, and a command to paste.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
+
+use crate::server::AppState;
+
+/// A question that base and SQL ticket answer differently.
+const EXAMPLE: &str = "CREATE TABLE singer (name VARCHAR, age INTEGER)\n\
+     -- Show name and age of all singers, oldest first.";
+
+/// Prints where the server is, what it serves, and a command to paste.
+pub fn announce(address: SocketAddr, state: &AppState) -> anyhow::Result<()> {
+    let base = &state.base;
+    let manifest = &base.manifest;
+    let fingerprint = manifest.fingerprint.to_string();
+    let tickets = state.registry.list();
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "tombola {} at http://{address}",
+        env!("CARGO_PKG_VERSION")
+    )?;
+    writeln!(
+        out,
+        "  base     {} ({}, fingerprint {:.12}…)",
+        manifest.name, base.dtype, fingerprint
+    )?;
+    if tickets.is_empty() {
+        writeln!(
+            out,
+            "  tickets  none yet; POST one to http://{address}/v1/tickets"
+        )?;
+    }
+    for (i, ticket) in tickets.iter().enumerate() {
+        let label = if i == 0 { "tickets" } else { "" };
+        let density = 100.0 * ticket.metadata().density;
+        let (alias, nonzeros) = (ticket.alias(), ticket.nonzeros());
+        writeln!(
+            out,
+            "  {label:<7}  {alias} ({nonzeros} nonzeros, density {density:.2} %)"
+        )?;
+    }
+    let first = tickets.first().map(|ticket| ticket.alias());
+    let model = first.unwrap_or(&manifest.name);
+    let example = example(address, model, state.text.has_chat_template());
+    writeln!(out, "try it:\n  {example}")?;
+    Ok(out.flush()?)
+}
+
+/// A command that asks `model` the example question.
+fn example(address: SocketAddr, model: &str, chat: bool) -> String {
+    let (route, mut body) = match chat {
+        true => (
+            "chat/completions",
+            json!({"model": model, "messages": [{"role": "user", "content": EXAMPLE}]}),
+        ),
+        false => ("completions", json!({"model": model, "prompt": EXAMPLE})),
+    };
+    body["max_tokens"] = 48.into();
+    body["temperature"] = 0.into();
+    // Within single quotes a shell takes everything as it is, but for a single quote.
+    let body = Value::to_string(&body).replace('\'', r"'\''");
+    format!("curl http://{address}/v1/{route} -H 'content-type: application/json' -d '{body}'")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_survives_a_shell() {
+        let address = "127.0.0.1:80".parse().unwrap();
+        for (model, chat) in [("plain", true), ("it's \"odd\" $HOME", false)] {
+            let line = format!("set -- {}; printf %s \"$6\"", example(address, model, chat));
+            let output = std::process::Command::new("sh")
+                .args(["-c", &line])
+                .output();
+            let body: Value = serde_json::from_slice(&output.unwrap().stdout).unwrap();
+            assert_eq!(body["model"], model);
+            let asked = match chat {
+                true => &body["messages"][0]["content"],
+                false => &body["prompt"],
+            };
+            assert_eq!(asked, EXAMPLE);
+        }
+    }
+}
