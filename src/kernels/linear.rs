@@ -50,7 +50,7 @@ impl CustomOp2 for Linear {
 
 /// Weight rows and activation rows that are multiplied at once, in registers.
 const WEIGHT_TILE: usize = 4;
-const ROW_TILE: usize = 4;
+const ROW_TILE: usize = 2;
 
 /// `y[r, o] = Σ_k x[r, k]·w[o, k]`, threads by ranges of weight rows.
 fn product<W: Element>(x: &[f32], weight: &[W], inner: usize, y: &mut [f32]) {
@@ -131,11 +131,16 @@ impl<W: Element, F: Fn(usize, usize, f32)> Panel<'_, W, F> {
                 }
             }
         }
-        for k in whole..inner {
+        if whole < inner {
+            // Filled up with zeros, not taken one by one: an index into the sums that is only known
+            // at run time would keep them all in memory.
+            let x: [[f32; LANES]; R] = std::array::from_fn(|r| last_lanes(&inputs[r][whole..]));
             for i in 0..O {
+                let w = last_lanes(&weights[i][whole..]);
                 for r in 0..R {
-                    let lane = &mut sums[i][r][k - whole];
-                    *lane = A::mul_add(weights[i][k].widen(), inputs[r][k], *lane);
+                    for l in 0..LANES {
+                        sums[i][r][l] = A::mul_add(w[l], x[r][l], sums[i][r][l]);
+                    }
                 }
             }
         }
@@ -145,6 +150,16 @@ impl<W: Element, F: Fn(usize, usize, f32)> Panel<'_, W, F> {
             }
         }
     }
+}
+
+/// Fewer than [`LANES`] values, widened, and zeros.
+#[inline(always)]
+fn last_lanes<T: Element>(values: &[T]) -> [f32; LANES] {
+    let mut lanes = [0.0; LANES];
+    for (lane, value) in lanes.iter_mut().zip(values) {
+        *lane = value.widen();
+    }
+    lanes
 }
 
 /// [`LANES`] consecutive values, widened.
