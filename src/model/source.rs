@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::ModelError;
+use super::checkpoint::Files;
 use super::fetch::{CacheDir, default_gguf};
 use super::hub;
-use super::load::Progress;
+use super::progress::Progress;
 
 /// The built-in base: SmolLM2-135M-Instruct.
 pub const DEFAULT_MODEL: &str = "smollm2-135m";
@@ -19,13 +20,6 @@ pub enum Source {
     Gguf(PathBuf),
     /// `owner/name` on a Hugging Face hub.
     Hub(String),
-}
-
-/// A base's files on this machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Files {
-    Folder(PathBuf),
-    Gguf(PathBuf),
 }
 
 impl Source {
