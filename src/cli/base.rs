@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::model::{self, CacheDir, Checkpoint, DEFAULT_MODEL, Files, ModelError, Progress, Stage};
+use crate::model::{self, CacheDir, Checkpoint, DEFAULT_MODEL, ModelError, Progress, Stage};
 use crate::text::{Text, TextError};
 use crate::ticket::BaseManifest;
 
@@ -87,9 +87,9 @@ fn bar(stage: Stage, total: u64) -> ProgressBar {
 }
 
 /// The tokenizer and chat template that lie with a base's weights.
-pub fn load_text(files: &Files, checkpoint: &Checkpoint) -> Result<Text, TextError> {
-    match (files, checkpoint.gguf_content()) {
-        (_, Some(content)) => Text::from_gguf(content),
-        (Files::Folder(path) | Files::Gguf(path), None) => Text::from_folder(path),
+pub fn load_text(checkpoint: &Checkpoint) -> Result<Text, TextError> {
+    match checkpoint.gguf_content() {
+        Some(content) => Text::from_gguf(content),
+        None => Text::from_folder(checkpoint.path()),
     }
 }

@@ -38,7 +38,12 @@ pub struct ServeArgs {
     #[arg(long, env = "TOMBOLA_DEVICE", default_value = "cpu")]
     device: DeviceSpec,
     /// The name that requests use for the base [default: the model's own].
-    #[arg(long, value_name = "NAME", env = "TOMBOLA_SERVED_MODEL_NAME", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "TOMBOLA_SERVED_MODEL_NAME",
+        value_parser = NonEmptyStringValueParser::new(),
+    )]
     served_model_name: Option<String>,
     /// The ticket folder: each NAME.safetensors in it is served as NAME, uploads land in it.
     #[arg(
@@ -49,10 +54,22 @@ pub struct ServeArgs {
     )]
     tickets: PathBuf,
     /// The largest ticket file that is taken, in MiB.
-    #[arg(long, value_name = "MIB", env = "TOMBOLA_MAX_TICKET_MIB", default_value = "1024", value_parser = mebibytes)]
+    #[arg(
+        long,
+        value_name = "MIB",
+        env = "TOMBOLA_MAX_TICKET_MIB",
+        default_value = "1024",
+        value_parser = mebibytes,
+    )]
     max_ticket_mib: Mebibytes,
     /// Memory for tickets, in MiB; the least recently used leave it first.
-    #[arg(long, value_name = "MIB", env = "TOMBOLA_TICKET_MEMORY_MIB", default_value = "2048", value_parser = mebibytes)]
+    #[arg(
+        long,
+        value_name = "MIB",
+        env = "TOMBOLA_TICKET_MEMORY_MIB",
+        default_value = "2048",
+        value_parser = mebibytes,
+    )]
     ticket_memory_mib: Mebibytes,
     /// Take tickets made for another base whose names and shapes fit.
     #[arg(long, env = "TOMBOLA_ALLOW_FOREIGN_BASE")]
@@ -61,10 +78,22 @@ pub struct ServeArgs {
     #[arg(long, value_name = "TOKENS", env = "TOMBOLA_MAX_MODEL_LEN", value_parser = at_least_one)]
     max_model_len: Option<usize>,
     /// Sequences that run at once.
-    #[arg(long, value_name = "N", env = "TOMBOLA_MAX_NUM_SEQS", default_value = "64", value_parser = at_least_one)]
+    #[arg(
+        long,
+        value_name = "N",
+        env = "TOMBOLA_MAX_NUM_SEQS",
+        default_value = "64",
+        value_parser = at_least_one,
+    )]
     max_num_seqs: usize,
     /// Tokens of one step: longer prompts are computed in chunks.
-    #[arg(long, value_name = "TOKENS", env = "TOMBOLA_MAX_NUM_BATCHED_TOKENS", default_value = "512", value_parser = at_least_one)]
+    #[arg(
+        long,
+        value_name = "TOKENS",
+        env = "TOMBOLA_MAX_NUM_BATCHED_TOKENS",
+        default_value = "512",
+        value_parser = at_least_one,
+    )]
     max_num_batched_tokens: usize,
     /// Requests that wait beyond those that run; more are answered 429.
     #[arg(
@@ -75,13 +104,25 @@ pub struct ServeArgs {
     )]
     max_queue: usize,
     /// Memory for keys and values, in MiB.
-    #[arg(long, value_name = "MIB", env = "TOMBOLA_KV_CACHE_MIB", default_value = "1024", value_parser = mebibytes)]
+    #[arg(
+        long,
+        value_name = "MIB",
+        env = "TOMBOLA_KV_CACHE_MIB",
+        default_value = "1024",
+        value_parser = mebibytes,
+    )]
     kv_cache_mib: Mebibytes,
     /// Threads that compute [default: all cores].
     #[arg(long, value_name = "N", env = "TOMBOLA_THREADS", value_parser = at_least_one)]
     threads: Option<usize>,
     /// The largest JSON body that is taken, in MiB.
-    #[arg(long, value_name = "MIB", env = "TOMBOLA_MAX_BODY_MIB", default_value = "8", value_parser = mebibytes)]
+    #[arg(
+        long,
+        value_name = "MIB",
+        env = "TOMBOLA_MAX_BODY_MIB",
+        default_value = "8",
+        value_parser = mebibytes,
+    )]
     max_body_mib: Mebibytes,
     /// Seconds that running responses get after SIGTERM or SIGINT.
     #[arg(
@@ -204,7 +245,7 @@ fn start(args: &ServeArgs) -> anyhow::Result<(AppState, engine::EngineThread)> {
     let source = Source::parse(&args.base.model)?;
     let files = source.resolve(&cache, &mut |progress| bars.show(progress))?;
     let checkpoint = Checkpoint::open(&files)?;
-    let text = load_text(&files, &checkpoint).with_context(|| args.base.model.clone())?;
+    let text = load_text(&checkpoint).with_context(|| args.base.model.clone())?;
     let text = Arc::new(text);
     let name = args
         .served_model_name

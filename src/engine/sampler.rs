@@ -61,8 +61,11 @@ impl Sampler {
     /// Chooses the next token by a row of logits `[vocab]`, which is changed on the way. `None` where
     /// no logit is a finite number: the ticket has broken the model.
     pub fn sample(&mut self, logits: &mut [f32]) -> Option<Sampled> {
-        silence(logits);
-        let raw = self.params.logprobs.map(|top| (top, logits.to_vec()));
+        let raw = self.params.logprobs.map(|top| {
+            let mut raw = logits.to_vec();
+            silence(&mut raw);
+            (top, raw)
+        });
         self.adjust(logits);
         silence(logits);
         let best = argmax(logits)?;

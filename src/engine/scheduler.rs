@@ -1,12 +1,12 @@
 //! Which sequences run in the next step: plain data, no tensors, no tokens, no clocks.
 //!
 //! Sequences that name one ticket form a group. A step runs one group, with its ticket applied;
-//! groups take turns of [`SchedulerConfig::turn_steps`] steps, longest-waiting first, and a place that
-//! falls free goes to the group with the fewest running sequences; a group that has none at all takes
-//! one from the group with the most. So no ticket starves. Within a group, running sequences decode first, then prompts are computed in
-//! chunks, and waiting sequences are admitted, oldest first, while the token budget and the KV
-//! blocks last. Where blocks run out, the youngest running sequence is preempted: it gives its
-//! blocks back and is computed again later.
+//! groups take turns of [`SchedulerConfig::turn_steps`] steps, longest-waiting first, and a place
+//! that falls free goes to the group with the fewest running sequences; a group that has none at
+//! all takes one from the group with the most. So no ticket starves. Within a group, running
+//! sequences decode first, then prompts are computed in chunks, and waiting sequences are admitted,
+//! oldest first, while the token budget and the KV blocks last. Where blocks run out, the youngest
+//! running sequence is preempted: it gives its blocks back and is computed again later.
 
 use std::collections::{HashMap, VecDeque};
 

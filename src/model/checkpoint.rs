@@ -73,6 +73,11 @@ impl Checkpoint {
         &self.config
     }
 
+    /// The folder or file that it was opened by.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The header of a GGUF file, which holds tokenizer and chat template; `None` for a folder.
     pub fn gguf_content(&self) -> Option<&Content> {
         match &self.format {
