@@ -1,6 +1,6 @@
 //! The gated activation of the MLP.
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 
 use super::element::elements;
 use super::math;
@@ -55,10 +55,85 @@ impl Vectorised for Row<'_> {
     }
 }
 
+/// The gradient of `gate_up` `[rows, 2·n]` from that of [`silu_mul`]'s result, `[rows, n]`.
+pub fn silu_mul_backward(gate_up: &Tensor, dy: &Tensor) -> Result<Tensor> {
+    gate_up.apply_op2_no_bwd(dy, &SiluMulBackward)
+}
+
+struct SiluMulBackward;
+
+impl CustomOp2 for SiluMulBackward {
+    fn name(&self) -> &'static str {
+        "silu-mul-backward"
+    }
+
+    fn cpu_fwd(
+        &self,
+        gate_up: &CpuStorage,
+        layout: &Layout,
+        dy: &CpuStorage,
+        dy_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (rows, width) = layout.shape().dims2()?;
+        let n = width / 2;
+        if dy_layout.shape().dims() != [rows, n] {
+            let dy = dy_layout.shape();
+            candle_core::bail!("silu-mul backward: {dy:?} is no gradient for [{rows}, {width}]");
+        }
+        let (gate_up, dy) = (
+            elements::<f32>(gate_up, layout)?,
+            elements::<f32>(dy, dy_layout)?,
+        );
+        let mut dx = vec![0f32; rows * width];
+        let out = Scattered::new(&mut dx);
+        for_each_range(rows, 1, |range| {
+            for row in range {
+                let (gate, up) = gate_up[row * width..(row + 1) * width].split_at(n);
+                // SAFETY: each row is written by one thread.
+                let dx = unsafe { out.slice(row * width..(row + 1) * width) };
+                let (dgate, dup) = dx.split_at_mut(n);
+                dispatch(RowBackward {
+                    gate,
+                    up,
+                    dy: &dy[row * n..(row + 1) * n],
+                    dgate,
+                    dup,
+                });
+            }
+        });
+        Ok((CpuStorage::F32(dx), Shape::from((rows, width))))
+    }
+}
+
+struct RowBackward<'a> {
+    gate: &'a [f32],
+    up: &'a [f32],
+    dy: &'a [f32],
+    dgate: &'a mut [f32],
+    dup: &'a mut [f32],
+}
+
+impl Vectorised for RowBackward<'_> {
+    type Output = ();
+
+    /// With `σ` the logistic function of the gate: `dup = dy·gate·σ`,
+    /// `dgate = dy·up·σ·(1 + gate·(1 − σ))`.
+    #[inline(always)]
+    fn run<A: Arithmetic>(self) {
+        let inputs = self.gate.iter().zip(self.up).zip(self.dy);
+        let outputs = self.dgate.iter_mut().zip(self.dup);
+        for ((dgate, dup), ((gate, up), dy)) in outputs.zip(inputs) {
+            let logistic = 1.0 / (1.0 + math::exp::<A>(-gate));
+            *dup = dy * gate * logistic;
+            *dgate = dy * up * logistic * (1.0 + gate * (1.0 - logistic));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::Device;
+    use candle_core::{Device, Var};
 
     #[test]
     fn equals_candles_own_operations() {
@@ -68,5 +143,22 @@ mod tests {
         let difference = (silu_mul(&x).unwrap() - want).unwrap().abs().unwrap();
         let worst: f32 = difference.max_all().unwrap().to_scalar().unwrap();
         assert!(worst < 2e-6, "{worst}");
+    }
+
+    #[test]
+    fn the_backward_pass_equals_candles() {
+        let x = Tensor::randn(0f32, 4., (5, 46), &Device::Cpu).unwrap();
+        let dy = Tensor::randn(0f32, 1., (5, 23), &Device::Cpu).unwrap();
+        let variable = Var::from_tensor(&x).unwrap();
+        let gate = candle_nn::ops::silu(&variable.narrow(1, 0, 23).unwrap()).unwrap();
+        let y = (gate * variable.narrow(1, 23, 23).unwrap()).unwrap();
+        let store = (y * &dy).unwrap().sum_all().unwrap().backward().unwrap();
+        let got = silu_mul_backward(&x, &dy).unwrap();
+        let difference = (got - store.get(&variable).unwrap())
+            .unwrap()
+            .abs()
+            .unwrap();
+        let worst: f32 = difference.max_all().unwrap().to_scalar().unwrap();
+        assert!(worst < 1e-5, "{worst}");
     }
 }

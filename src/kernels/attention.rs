@@ -7,7 +7,7 @@ use super::element::{Element, elements, with_element};
 use super::kv::BLOCK;
 use super::math;
 use super::parallel::{Scattered, for_each_range};
-use super::simd::{Arithmetic, LANES, Vectorised, dispatch, sum_lanes};
+use super::simd::{Arithmetic, LANES, Vectorised, dispatch};
 
 /// The rows of one sequence in a batch, and where its keys and values lie.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -201,7 +201,7 @@ impl<T: Element> HeadGroup<'_, T> {
         for (sum, scores) in sums.iter_mut().zip(self.scores.chunks_exact_mut(width)) {
             scores[..self.first - first_block * BLOCK].fill(f32::NEG_INFINITY);
             scores[self.end - first_block * BLOCK..].fill(f32::NEG_INFINITY);
-            *sum = exponentials::<A>(scores);
+            *sum = math::exponentials::<A>(scores).1;
         }
         let dim = self.cache.dim;
         let whole = dim - dim % LANES;
@@ -297,31 +297,6 @@ impl<T: Element> HeadGroup<'_, T> {
             }
         }
     }
-}
-
-/// Replaces scores by `e^(score − max)` and returns their sum. The length is a multiple of
-/// [`LANES`].
-#[inline(always)]
-fn exponentials<A: Arithmetic>(scores: &mut [f32]) -> f32 {
-    let mut most = [f32::NEG_INFINITY; LANES];
-    for scores in scores.chunks_exact(LANES) {
-        for l in 0..LANES {
-            most[l] = if scores[l] > most[l] {
-                scores[l]
-            } else {
-                most[l]
-            };
-        }
-    }
-    let most = most.into_iter().fold(f32::NEG_INFINITY, f32::max);
-    let mut sums = [0f32; LANES];
-    for scores in scores.chunks_exact_mut(LANES) {
-        for l in 0..LANES {
-            scores[l] = math::exp::<A>(scores[l] - most);
-            sums[l] += scores[l];
-        }
-    }
-    sum_lanes(sums)
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! The dtypes that weights and KV blocks are stored in.
 
-use candle_core::{CpuStorage, Layout, Result, WithDType, backend::BackendStorage};
+use std::ops::Deref;
+
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, WithDType};
 use half::{bf16, f16};
 
 /// A stored number: widened to f32 to compute, rounded to nearest even to store.
@@ -87,6 +90,33 @@ pub fn elements_mut<'a, T: Element>(
     match T::values_mut(storage) {
         Some(values) => Ok(&mut values[from..to]),
         None => candle_core::bail!("a kernel for {:?} was given {dtype:?}", T::DTYPE),
+    }
+}
+
+/// The values of a contiguous f32 tensor on the CPU, held for reading: for operations of more inputs
+/// or outputs than candle's custom ones have.
+pub fn values(tensor: &Tensor) -> Result<impl Deref<Target = [f32]>> {
+    let (storage, layout) = tensor.storage_and_layout();
+    let range = contiguous(layout)?;
+    match &*storage {
+        Storage::Cpu(CpuStorage::F32(_)) => Ok(Values { storage, range }),
+        _ => candle_core::bail!("a kernel wants f32 on the CPU, not {tensor:?}"),
+    }
+}
+
+struct Values<S> {
+    storage: S,
+    range: (usize, usize),
+}
+
+impl<S: Deref<Target = Storage>> Deref for Values<S> {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        match &*self.storage {
+            Storage::Cpu(CpuStorage::F32(values)) => &values[self.range.0..self.range.1],
+            _ => unreachable!("checked when made"),
+        }
     }
 }
 

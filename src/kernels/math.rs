@@ -1,6 +1,6 @@
 //! Elementary functions that vectorise.
 
-use super::simd::Arithmetic;
+use super::simd::{Arithmetic, LANES, sum_lanes};
 
 /// `e^x` within 2 units in the last place for x in [-87, 88]; 0 below, +inf above.
 ///
@@ -36,6 +36,37 @@ pub fn exp<A: Arithmetic>(x: f32) -> f32 {
     } else {
         result
     }
+}
+
+/// Replaces scores by `e^(score − most)`, of which `most` is the largest; returns it and the new
+/// values' sum. The length is a multiple of [`LANES`].
+#[inline(always)]
+pub fn exponentials<A: Arithmetic>(scores: &mut [f32]) -> (f32, f32) {
+    let most = largest(scores);
+    let mut sums = [0f32; LANES];
+    for scores in scores.chunks_exact_mut(LANES) {
+        for l in 0..LANES {
+            scores[l] = exp::<A>(scores[l] - most);
+            sums[l] += scores[l];
+        }
+    }
+    (most, sum_lanes(sums))
+}
+
+/// The largest value of a slice whose length is a multiple of [`LANES`].
+#[inline(always)]
+pub fn largest(values: &[f32]) -> f32 {
+    let mut most = [f32::NEG_INFINITY; LANES];
+    for values in values.chunks_exact(LANES) {
+        for l in 0..LANES {
+            most[l] = if values[l] > most[l] {
+                values[l]
+            } else {
+                most[l]
+            };
+        }
+    }
+    most.into_iter().fold(f32::NEG_INFINITY, f32::max)
 }
 
 #[cfg(test)]

@@ -7,16 +7,25 @@
 //! Every operation computes a row of its result in one order that does not depend on the other
 //! rows, so a sequence's numbers are the same alone and in company.
 
+pub mod accumulate;
 pub mod activation;
 pub mod attention;
+pub mod causal;
+pub mod cross_entropy;
 pub mod digest;
 mod element;
+pub mod gemm;
 pub mod kv;
 pub mod linear;
 mod math;
+pub mod optimizer;
 mod parallel;
+mod pattern;
+pub mod rms_norm;
+pub mod sampled;
 pub mod scatter;
 mod simd;
 
 pub use element::Element;
 pub use parallel::pool;
+pub use pattern::Pattern;

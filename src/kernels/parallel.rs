@@ -63,6 +63,16 @@ impl<'a, T> Scattered<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
     }
 
+    /// The start of `range`, for code that works on pointers.
+    ///
+    /// # Panics
+    /// If `range` is not within the slice.
+    pub fn pointer(&self, range: Range<usize>) -> *mut T {
+        assert!(range.start <= range.end && range.end <= self.len);
+        // SAFETY: within the slice, or one past its end (asserted).
+        unsafe { self.start.add(range.start) }
+    }
+
     /// Writes one element.
     ///
     /// # Safety

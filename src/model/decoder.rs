@@ -75,6 +75,20 @@ impl Decoder {
         &self.config
     }
 
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// The angles of the positions that sequences may have.
+    pub fn rope(&self) -> &RopeTable {
+        &self.rope
+    }
+
+    /// What attention scores are multiplied by: `1 / √head_dim`.
+    pub fn scale(&self) -> f32 {
+        self.scale
+    }
+
     /// Runs one step: writes the batch's keys and values into `cache` and returns the logits of
     /// `logits_rows`, `[logits rows, vocab]` in f32; `None` where no row's are wanted.
     pub fn forward(&self, batch: &Batch, cache: &KvCache) -> Result<Option<Tensor>> {

@@ -1,6 +1,9 @@
 //! From a checkpoint to a resident base.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+
+use candle_core::Tensor;
 
 use super::checkpoint::Checkpoint;
 use super::decoder::Decoder;
@@ -65,6 +68,12 @@ impl Base {
             max_positions,
             place,
         })
+    }
+
+    /// Takes the base apart to train it: the decoder, and its parameters by checkpoint name, which
+    /// share the decoder's storage. An applied ticket stays in the weights.
+    pub fn into_trainable(self) -> (Decoder, BTreeMap<String, Tensor>) {
+        (self.decoder, self.resident.into_parameters())
     }
 
     /// Room for `blocks` blocks of keys and values of this base.

@@ -28,4 +28,6 @@ pub use kv::{BLOCK, KvCache};
 pub use load::{Base, LoadOptions, manifest};
 pub use progress::{Progress, Stage};
 pub use resident::{Resident, SwapReport};
+pub use rope::RopeTable;
 pub use source::{DEFAULT_MODEL, Source};
+pub use weights::{Layer, Linear, Projection, Weights};

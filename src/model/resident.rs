@@ -47,6 +47,10 @@ impl Resident {
         }
     }
 
+    pub(super) fn into_parameters(self) -> BTreeMap<String, Tensor> {
+        self.parameters
+    }
+
     /// The digest of the ticket that is applied now.
     pub fn applied(&self) -> Option<Digest> {
         self.applied.as_ref().map(|applied| applied.ticket.digest())

@@ -19,13 +19,46 @@ pub struct Linear {
 }
 
 impl Linear {
+    /// `[out, in]`.
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    /// `[out]`.
+    pub fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
+    }
+
     /// `[rows, in]` → `[rows, out]`.
     pub fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         linear(x, &self.weight, self.bias.as_ref())
     }
 }
 
-/// One decoder layer; fused parts are in the order of their names.
+/// The projections of a layer, as they are fused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Projection {
+    Qkv,
+    O,
+    GateUp,
+    Down,
+}
+
+impl Projection {
+    pub const ALL: [Self; 4] = [Self::Qkv, Self::O, Self::GateUp, Self::Down];
+
+    /// The modules whose rows follow one another in the weight, by their names in a layer.
+    pub fn modules(self) -> &'static [&'static str] {
+        match self {
+            Self::Qkv => &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+            Self::O => &["self_attn.o_proj"],
+            Self::GateUp => &["mlp.gate_proj", "mlp.up_proj"],
+            Self::Down => &["mlp.down_proj"],
+        }
+    }
+}
+
+/// One decoder layer.
 #[derive(Debug)]
 pub struct Layer {
     pub input_norm: Tensor,
@@ -36,6 +69,17 @@ pub struct Layer {
     pub post_attention_norm: Tensor,
     pub gate_up: Linear,
     pub down: Linear,
+}
+
+impl Layer {
+    pub fn linear(&self, projection: Projection) -> &Linear {
+        match projection {
+            Projection::Qkv => &self.qkv,
+            Projection::O => &self.o,
+            Projection::GateUp => &self.gate_up,
+            Projection::Down => &self.down,
+        }
+    }
 }
 
 /// All weights of a decoder.
@@ -159,22 +203,20 @@ impl<'a> Loader<'a> {
         } else {
             (None, None)
         };
-        let mut linear = |parts: &[&str], bias| {
-            let parts: Vec<String> = parts.iter().map(|part| name(part)).collect();
-            self.linear(&parts, bias)
+        let mut linear = |projection: Projection, bias| {
+            let modules = projection.modules().iter();
+            let modules: Vec<String> = modules.map(|module| name(module)).collect();
+            self.linear(&modules, bias)
         };
         Ok(Layer {
             input_norm,
-            qkv: linear(
-                &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
-                config.qkv_bias,
-            )?,
+            qkv: linear(Projection::Qkv, config.qkv_bias)?,
             q_norm,
             k_norm,
-            o: linear(&["self_attn.o_proj"], config.output_bias)?,
+            o: linear(Projection::O, config.output_bias)?,
             post_attention_norm,
-            gate_up: linear(&["mlp.gate_proj", "mlp.up_proj"], config.mlp_bias)?,
-            down: linear(&["mlp.down_proj"], config.mlp_bias)?,
+            gate_up: linear(Projection::GateUp, config.mlp_bias)?,
+            down: linear(Projection::Down, config.mlp_bias)?,
         })
     }
 
