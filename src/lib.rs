@@ -14,6 +14,7 @@
 //! | [`registry`] | what tickets are here: aliases, generations, leases, the folder on disk |
 //! | [`model`] | the dense base: source, loader, weights, decoder, KV blocks, apply and revert |
 //! | [`kernels`] | one file an operation; the only home of `unsafe` besides the map of a file |
+//! | [`data`] | rows to learn from and to be measured on: read from a file, encoded as served |
 //! | [`text`] | tokenizer, chat template, incremental decoding, stop strings |
 //! | [`ticket`] | what a ticket is: the file, its validation, the base manifest, imports |
 //! | [`metrics`] | every Prometheus series, named once |
@@ -37,12 +38,13 @@
 //! Each is held by a test (`tests/layering.rs` reads the `use` lines):
 //!
 //! - `ticket` knows no tokio, no model and no HTTP; `engine::scheduler` knows no tensor; `server`
-//!   knows no tensor; `engine` knows no text.
+//!   and `data` know no tensor; `engine` knows no text.
 //! - No match over dtype or device outside `kernels` and `model::device`.
 //! - The base is bit-identical to what was loaded after any history of swaps.
 //! - A row's result does not depend on its neighbours, its chunking or its place in the batch.
 
 pub mod cli;
+pub mod data;
 pub mod engine;
 pub mod kernels;
 pub mod metrics;

@@ -18,7 +18,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "server", "engine", "registry", "model", "kernels", "text", "ticket", "metrics",
+            "server", "engine", "registry", "model", "kernels", "data", "text", "ticket", "metrics",
         ],
     ),
     (
@@ -32,6 +32,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("registry", &["ticket", "metrics"]),
     ("model", &["kernels", "ticket"]),
     ("kernels", &["ticket"]),
+    ("data", &["text", "ticket"]),
     ("text", &[]),
     ("ticket", &[]),
     ("metrics", &[]),
@@ -55,6 +56,10 @@ const STRANGERS: &[(&str, &[&[&str]])] = &[
     ("src/registry/", &[TENSORS, HTTP]),
     ("src/model/", &[HTTP, &["tokio"]]),
     ("src/kernels/", &[HTTP, &["tokio"]]),
+    (
+        "src/data/",
+        &[TENSORS, HTTP, &["tokio", "tokenizers", "minijinja"]],
+    ),
     ("src/text/", &[HTTP, &["tokio"]]),
 ];
 

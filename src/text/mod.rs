@@ -14,7 +14,7 @@ mod stream;
 mod template;
 mod template_functions;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod token_bytes;
 
 use std::collections::BTreeMap;

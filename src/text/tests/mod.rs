@@ -64,6 +64,14 @@ fn byte_level_text(pre: &str) -> Text {
     Text::from_gguf(&content(byte_level(pre))).unwrap()
 }
 
+/// [`byte_level_text`] that begins a plain prompt with `<s>`, and renders chats by `template`.
+pub(crate) fn chat_text(template: &str) -> Text {
+    let mut metadata = byte_level("llama-bpe");
+    metadata.insert("ggml.add_bos_token", Value::Bool(true));
+    metadata.insert("chat_template", Value::String(template.into()));
+    Text::from_gguf(&content(metadata)).unwrap()
+}
+
 fn spelled(text: &Text, input: &str) -> Vec<String> {
     text.encode(input, false)
         .unwrap()

@@ -1,0 +1,250 @@
+//! From what a row says to token ids, by the code that serves.
+
+use std::ops::Range;
+
+use super::row::{ASSISTANT, Row};
+use super::{DataOptions, Example, RowError};
+use crate::text::{ChatMessage, Text};
+
+/// Encodes the rows of one file.
+pub(super) struct Encoder<'a> {
+    text: &'a Text,
+    max_length: usize,
+    end_token: u32,
+    /// Every token that ends a text or a turn.
+    ends: Vec<u32>,
+}
+
+impl<'a> Encoder<'a> {
+    pub fn new(text: &'a Text, options: &DataOptions) -> Self {
+        let mut ends = text.eos_token_ids().to_vec();
+        ends.push(options.end_token);
+        Self {
+            text,
+            max_length: options.max_length,
+            end_token: options.end_token,
+            ends,
+        }
+    }
+
+    /// A row as an example, and whether it had to be cut. An example of which nothing learned is
+    /// left has no `learned`.
+    pub fn example(&self, line: usize, row: &Row) -> Result<(Example, bool), RowError> {
+        let encoded = match row {
+            Row::Chat {
+                messages,
+                learned_from,
+            } => self.chat(messages, *learned_from),
+            Row::Completion { prompt, completion } => self.completion(prompt, completion),
+            Row::Text(text) => self.plain(text),
+        };
+        let Encoded {
+            mut tokens,
+            mut learned,
+            mut answers,
+        } = encoded?;
+        tokens.truncate(learned.last().map_or(0, |last| last.end));
+        let cut = tokens.len() > self.max_length;
+        tokens.truncate(self.max_length);
+        learned.retain(|range| range.start < tokens.len());
+        if let Some(last) = learned.last_mut() {
+            last.end = last.end.min(tokens.len());
+        }
+        answers.truncate(learned.len());
+        let example = Example {
+            line,
+            tokens,
+            learned,
+            answer: answers.pop(),
+        };
+        Ok((example, cut))
+    }
+
+    /// The assistant's messages from number `learned_from` on, each behind the prompt that a server
+    /// would be asked with.
+    fn chat(&self, messages: &[ChatMessage], learned_from: usize) -> Result<Encoded, RowError> {
+        let turns: Vec<usize> = (learned_from..messages.len())
+            .filter(|&i| messages[i].role == ASSISTANT)
+            .collect();
+        let until = turns.last().map_or(0, |last| last + 1);
+        let whole = self.text.render_chat(&messages[..until], false)?;
+        let starts = turns.iter().map(|&i| self.prompt_end(&whole, messages, i));
+        let starts = starts.collect::<Result<Vec<_>, _>>()?;
+        let mut sequence = Sequence::new(self.text, &whole, false);
+        let mut encoded = Encoded::default();
+        for (turn, &i) in turns.iter().enumerate() {
+            let start = starts[turn];
+            if start < sequence.bytes {
+                return Err(RowError::NotTurnByTurn(i + 1));
+            }
+            sequence.extend(start)?;
+            let learned_from = sequence.tokens.len();
+            let next = starts.get(turn + 1).copied();
+            let (end, is_exact) = self.answer_end(&whole, messages, i, next)?;
+            sequence.extend(end.max(start))?;
+            let answer = &sequence.tokens[learned_from..];
+            let ends_at = answer.iter().position(|id| self.ends.contains(id));
+            let len = match ends_at {
+                Some(at) => at + 1,
+                None if is_exact => answer.len(),
+                None => return Err(RowError::NotTurnByTurn(i + 1)),
+            };
+            if len == 0 {
+                return Err(RowError::NothingRendered(i + 1));
+            }
+            encoded
+                .answers
+                .push(self.answer(&messages[i], &answer[..len])?);
+            encoded.learned.push(learned_from..learned_from + len);
+        }
+        encoded.tokens = sequence.tokens;
+        Ok(encoded)
+    }
+
+    /// Where in `whole` the prompt of message `i` ends. The generation prompt belongs to it, unless
+    /// the template writes it otherwise before an answer that is there.
+    fn prompt_end(
+        &self,
+        whole: &str,
+        messages: &[ChatMessage],
+        i: usize,
+    ) -> Result<usize, RowError> {
+        if i == 0 {
+            return Err(RowError::NoPrompt(1));
+        }
+        for add_generation_prompt in [true, false] {
+            let prompt = self
+                .text
+                .render_chat(&messages[..i], add_generation_prompt)?;
+            if whole.starts_with(&prompt) {
+                return match prompt.len() {
+                    0 => Err(RowError::NoPrompt(i + 1)),
+                    end => Ok(end),
+                };
+            }
+        }
+        Err(RowError::NotTurnByTurn(i + 1))
+    }
+
+    /// Where in `whole` answer `i` ends, and whether that is exact. It is not where a template ends
+    /// a conversation otherwise than a turn: then an end token within what stands before the next
+    /// prompt's answer has to tell.
+    fn answer_end(
+        &self,
+        whole: &str,
+        messages: &[ChatMessage],
+        i: usize,
+        next_start: Option<usize>,
+    ) -> Result<(usize, bool), RowError> {
+        let Some(next_start) = next_start else {
+            return Ok((whole.len(), true));
+        };
+        let so_far = self.text.render_chat(&messages[..=i], false)?;
+        let is_exact = so_far.len() <= next_start && whole.starts_with(&so_far);
+        Ok(if is_exact {
+            (so_far.len(), true)
+        } else {
+            (next_start, false)
+        })
+    }
+
+    /// An answer's text: its content, or what was rendered of it where it has none but tool calls.
+    fn answer(&self, message: &ChatMessage, tokens: &[u32]) -> Result<String, RowError> {
+        if message.content.is_empty() {
+            return Ok(self.text.decode(tokens, true)?);
+        }
+        Ok(message.content.clone())
+    }
+
+    /// A plain prompt as the completions endpoint takes it, and what is to follow it.
+    fn completion(&self, prompt: &str, completion: &str) -> Result<Encoded, RowError> {
+        let whole = [prompt, completion].concat();
+        let mut sequence = Sequence::new(self.text, &whole, true);
+        sequence.extend(prompt.len())?;
+        let start = sequence.tokens.len();
+        if start == 0 {
+            return Err(RowError::Empty("prompt".to_owned()));
+        }
+        sequence.extend(whole.len())?;
+        let tokens = self.ended(sequence.tokens, start);
+        Ok(Encoded {
+            learned: vec![start..tokens.len()],
+            tokens,
+            answers: vec![completion.to_owned()],
+        })
+    }
+
+    fn plain(&self, text: &str) -> Result<Encoded, RowError> {
+        if self.text.encode(text, false)?.is_empty() {
+            return Err(RowError::Empty("text".to_owned()));
+        }
+        let tokens = self.ended(self.text.encode(text, true)?, 0);
+        let learned = 1..tokens.len();
+        Ok(Encoded {
+            learned: Some(learned)
+                .filter(|l| !l.is_empty())
+                .into_iter()
+                .collect(),
+            tokens,
+            answers: Vec::new(),
+        })
+    }
+
+    /// Appends the end token, unless what begins at `start` ends with one as it is.
+    fn ended(&self, mut tokens: Vec<u32>, start: usize) -> Vec<u32> {
+        let last = tokens[start..].last();
+        if last.is_none_or(|last| !self.ends.contains(last)) {
+            tokens.push(self.end_token);
+        }
+        tokens
+    }
+}
+
+/// A row before it is cut.
+#[derive(Default)]
+struct Encoded {
+    tokens: Vec<u32>,
+    learned: Vec<Range<usize>>,
+    /// One a learned range; none for a plain text.
+    answers: Vec<String>,
+}
+
+/// Tokens of a text that is encoded from its beginning in pieces, so that tokens which are there
+/// stay as they are.
+struct Sequence<'a> {
+    text: &'a Text,
+    whole: &'a str,
+    /// Whether the beginning is a plain prompt, which the tokenizer may put special tokens around.
+    add_special_tokens: bool,
+    tokens: Vec<u32>,
+    /// How much of `whole` they stand for.
+    bytes: usize,
+}
+
+impl<'a> Sequence<'a> {
+    fn new(text: &'a Text, whole: &'a str, add_special_tokens: bool) -> Self {
+        Self {
+            text,
+            whole,
+            add_special_tokens,
+            tokens: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    /// Goes on to byte `end`. The tokens are those of the whole where it begins with the tokens
+    /// that are here; else a token would stand across the seam, which serving cannot make.
+    fn extend(&mut self, end: usize) -> Result<(), RowError> {
+        let ids = self
+            .text
+            .encode(&self.whole[..end], self.add_special_tokens)?;
+        if ids.starts_with(&self.tokens) {
+            self.tokens = ids;
+        } else {
+            let rest = self.text.encode(&self.whole[self.bytes..end], false)?;
+            self.tokens.extend(rest);
+        }
+        self.bytes = end;
+        Ok(())
+    }
+}

@@ -1,0 +1,458 @@
+//! Behaviour of the layer on small tokenizers: all bytes, `<s>`, `</s>`, `<tool>`, and the merges
+//! `he`, `ll`, `12`, `123`.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::text::tests::chat_text;
+
+/// Writes roles by their first letter, ends a turn by `</s>` and a line break.
+const TURNS: &str = "{% for m in messages %}{{ m.role[0] + ':' + m.content + '</s>\n' }}{% endfor %}{% if add_generation_prompt %}a:{% endif %}";
+
+const OPTIONS: DataOptions = DataOptions {
+    max_length: 1000,
+    limit: None,
+    end_token: 1,
+};
+
+fn parse_with(template: &str, options: DataOptions, rows: &[Value]) -> Result<Dataset, DataError> {
+    let lines: Vec<String> = rows.iter().map(Value::to_string).collect();
+    let file = lines.join("\n");
+    parse(
+        Path::new("rows.jsonl"),
+        file.as_bytes(),
+        &chat_text(template),
+        &options,
+    )
+}
+
+fn one(template: &str, row: Value) -> Example {
+    let mut dataset = parse_with(template, OPTIONS, &[row]).unwrap();
+    assert_eq!(dataset.examples.len(), 1);
+    dataset.examples.remove(0)
+}
+
+fn refusal(template: &str, row: Value) -> String {
+    let error = parse_with(template, OPTIONS, &[row])
+        .unwrap_err()
+        .to_string();
+    assert_eq!(error.lines().count(), 1, "{error}");
+    let problem = error.strip_prefix("rows.jsonl, line 1: ");
+    problem.unwrap_or_else(|| panic!("{error}")).to_owned()
+}
+
+fn chat(messages: &[(&str, &str)]) -> Value {
+    json!({"messages": turns(messages)})
+}
+
+fn turns(messages: &[(&str, &str)]) -> Value {
+    let message = |(role, content): &(&str, &str)| json!({"role": role, "content": content});
+    messages.iter().map(message).collect()
+}
+
+/// The tokens, with what is learned in brackets.
+fn spelled(example: &Example) -> String {
+    let text = chat_text("");
+    let spell = |ids: &[u32]| -> String {
+        let tokens: Vec<String> = ids.iter().map(|&id| text.token_text(id)).collect();
+        tokens.join("|")
+    };
+    let mut out = String::new();
+    let mut at = 0;
+    for range in &example.learned {
+        out += &spell(&example.tokens[at..range.start]);
+        out += &format!("[{}]", spell(&example.tokens[range.clone()]));
+        at = range.end;
+    }
+    out + &spell(&example.tokens[at..])
+}
+
+#[test]
+fn of_a_chat_the_answer_and_its_end_are_learned() {
+    let example = one(TURNS, chat(&[("user", "hello"), ("assistant", "ok")]));
+    assert_eq!(spelled(&example), "u|:|he|ll|o|</s>|\n|a|:[o|k|</s>]");
+    assert_eq!(example.answer.as_deref(), Some("ok"));
+    assert_eq!((example.line, example.learned_tokens()), (1, 3));
+    assert_eq!(example.prompt(), Some(&example.tokens[..9]));
+}
+
+#[test]
+fn every_answer_of_a_chat_is_learned_and_nothing_else() {
+    let example = one(
+        TURNS,
+        chat(&[
+            ("system", "s"),
+            ("user", "p"),
+            ("assistant", "q"),
+            ("user", "r"),
+            ("assistant", "t"),
+            ("user", "left out"),
+        ]),
+    );
+    assert_eq!(
+        spelled(&example),
+        "s|:|s|</s>|\n|u|:|p|</s>|\n|a|:[q|</s>]\n|u|:|r|</s>|\n|a|:[t|</s>]"
+    );
+    assert_eq!(example.answer.as_deref(), Some("t"));
+    let last = example.learned[1].start;
+    assert_eq!(example.prompt(), Some(&example.tokens[..last]));
+}
+
+#[test]
+fn no_token_stands_across_the_seam_of_prompt_and_answer() {
+    let template = "{% for m in messages %}{{ m.content }}{% endfor %}";
+    let example = one(template, chat(&[("user", "x1"), ("assistant", "23")]));
+    assert_eq!(spelled(&example), "x|1[2|3]");
+    // And none between a turn's end and what follows, however often it is gone on.
+    let example = one(
+        template,
+        chat(&[
+            ("user", "1"),
+            ("assistant", "2"),
+            ("user", "3"),
+            ("assistant", "4"),
+        ]),
+    );
+    assert_eq!(spelled(&example), "1[2]3[4]");
+    let example = one(template, json!({"prompt": "x1", "completion": "23"}));
+    assert_eq!(spelled(&example), "<s>|x|1[2|3|</s>]");
+}
+
+#[test]
+fn without_an_end_token_the_whole_answer_is_learned() {
+    let template = "{% for m in messages %}{{ m.role + '\n' + m.content + '\n' }}{% endfor %}{% if add_generation_prompt %}assistant\n{% endif %}";
+    let example = one(
+        template,
+        chat(&[
+            ("user", "p"),
+            ("assistant", "q"),
+            ("user", "r"),
+            ("assistant", "t"),
+        ]),
+    );
+    let learned = example.learned.iter();
+    let learned: Vec<_> = learned
+        .map(|range| &example.tokens[range.clone()])
+        .collect();
+    let text = chat_text(template);
+    let expected = ["q\n", "t\n"].map(|answer| text.encode(answer, false).unwrap());
+    assert_eq!(learned, expected.each_ref());
+}
+
+#[test]
+fn a_generation_prompt_that_no_answer_follows_is_left_out() {
+    // As templates that make the model think, but forget what it thought.
+    let template = "{% for m in messages %}{{ m.role[0] + ':' + m.content + '</s>' }}{% endfor %}{% if add_generation_prompt %}a:<tool>{% endif %}";
+    let example = one(template, chat(&[("user", "p"), ("assistant", "q")]));
+    assert_eq!(spelled(&example), "u|:|p|</s>[a|:|q|</s>]");
+}
+
+#[test]
+fn a_template_may_end_a_conversation_otherwise_than_a_turn() {
+    // As Phi-3: one more token behind a conversation that is over.
+    let template = "{% for m in messages %}{{ m.role[0] + m.content + '</s>\n' }}{% endfor %}{{ 'a' if add_generation_prompt else '<s>' }}";
+    let conversation = [
+        ("user", "p"),
+        ("assistant", "q"),
+        ("user", "r"),
+        ("assistant", "t"),
+    ];
+    let example = one(template, chat(&conversation));
+    assert_eq!(
+        spelled(&example),
+        "u|p|</s>|\n|a[q|</s>]\n|u|r|</s>|\n|a[t|</s>]"
+    );
+    // As Qwen3: the last answer is marked, earlier ones are not.
+    let template = "{% for m in messages %}{{ m.role[0] + ('<tool>' if loop.last and m.role == 'assistant' else '') + m.content + '</s>' }}{% endfor %}{% if add_generation_prompt %}a{% endif %}";
+    let example = one(template, chat(&conversation));
+    assert_eq!(
+        spelled(&example),
+        "u|p|</s>|a[q|</s>]u|r|</s>|a[<tool>|t|</s>]"
+    );
+}
+
+#[test]
+fn a_template_that_does_not_render_turn_by_turn_is_refused() {
+    // Newest first.
+    let template = "{% for m in messages | reverse %}{{ m.content }}{% endfor %}";
+    let error = refusal(template, chat(&[("user", "p"), ("assistant", "q")]));
+    assert!(
+        error.contains("turn by turn") && error.contains("message 2"),
+        "{error}"
+    );
+    // A mark that moves to the last question.
+    let template = "{% set asked = messages | selectattr('role', 'equalto', 'user') | list %}{% for m in messages %}{{ m.content }}{% if m.content == asked[-1].content %}!{% endif %}</s>{% endfor %}";
+    let conversation = [
+        ("user", "p"),
+        ("assistant", "q"),
+        ("user", "r"),
+        ("assistant", "t"),
+    ];
+    assert!(one(template, chat(&conversation[..2])).answer.is_some());
+    let error = refusal(template, chat(&conversation));
+    assert!(error.contains("turn by turn"), "{error}");
+}
+
+#[test]
+fn of_a_prompt_with_a_completion_the_completion_is_learned() {
+    let example = one(TURNS, json!({"prompt": "hello ", "completion": "12"}));
+    assert_eq!(spelled(&example), "<s>|he|ll|o| [12|</s>]");
+    assert_eq!(example.answer.as_deref(), Some("12"));
+    let text = chat_text(TURNS);
+    assert_eq!(
+        example.prompt().unwrap(),
+        text.encode("hello ", true).unwrap()
+    );
+    let ended = one(TURNS, json!({"prompt": "hello ", "completion": "12</s>"}));
+    assert_eq!(ended.tokens, example.tokens);
+}
+
+#[test]
+fn of_messages_in_both_only_the_completions_answers_are_learned() {
+    let example = one(
+        TURNS,
+        json!({
+            "prompt": turns(&[("user", "p"), ("assistant", "q"), ("user", "r")]),
+            "completion": turns(&[("assistant", "t")]),
+        }),
+    );
+    assert_eq!(
+        spelled(&example),
+        "u|:|p|</s>|\n|a|:|q|</s>|\n|u|:|r|</s>|\n|a|:[t|</s>]"
+    );
+}
+
+#[test]
+fn a_plain_text_is_learned_but_for_its_first_token() {
+    let example = one(TURNS, json!({"text": "hello"}));
+    assert_eq!(spelled(&example), "<s>[he|ll|o|</s>]");
+    assert_eq!((example.answer.as_ref(), example.prompt()), (None, None));
+}
+
+#[test]
+fn tool_calls_may_stand_for_an_answer() {
+    let template = "{% for m in messages %}{{ m.role[0] + m.content }}{% for c in m.tool_calls %}<tool>{{ c }}{% endfor %}</s>{% endfor %}{% if add_generation_prompt %}a{% endif %}";
+    let row = json!({"messages": [
+        {"role": "user", "content": "p"},
+        {"role": "assistant", "content": null, "tool_calls": ["f"]},
+    ]});
+    let example = one(template, row);
+    assert_eq!(spelled(&example), "u|p|</s>|a[<tool>|f|</s>]");
+    assert_eq!(example.answer.as_deref(), Some("<tool>f"));
+}
+
+#[test]
+fn long_rows_are_cut_and_left_out_where_nothing_to_learn_remains() {
+    let rows = [
+        chat(&[
+            ("user", "p"),
+            ("assistant", "q"),
+            ("user", "r"),
+            ("assistant", "tt"),
+        ]),
+        chat(&[("user", "a long question"), ("assistant", "t")]),
+        json!({"text": "ab"}),
+    ];
+    let cut_to = |max_length| {
+        let options = DataOptions {
+            max_length,
+            ..OPTIONS
+        };
+        parse_with(TURNS, options, &rows).unwrap()
+    };
+    let spell = |dataset: &Dataset| dataset.examples.iter().map(spelled).collect::<Vec<_>>();
+    let lines = |dataset: &Dataset| dataset.examples.iter().map(|e| e.line).collect::<Vec<_>>();
+
+    let whole = "u|:|p|</s>|\n|a|:[q|</s>]\n|u|:|r|</s>|\n|a|:[t|t|</s>]";
+    let dataset = cut_to(20);
+    assert_eq!((dataset.cut, dataset.left_out), (1, 1));
+    assert_eq!(spell(&dataset), [whole, "<s>[a|b|</s>]"]);
+    assert_eq!(lines(&dataset), [1, 3]);
+
+    // The last answer's own beginning stays.
+    let dataset = cut_to(19);
+    assert!(
+        spell(&dataset)[0].ends_with("|a|:[t|t]"),
+        "{:?}",
+        spell(&dataset)
+    );
+    assert_eq!(dataset.examples[0].answer.as_deref(), Some("tt"));
+
+    // Where it is gone, the one before is the last.
+    let dataset = cut_to(12);
+    assert_eq!(spell(&dataset)[0], "u|:|p|</s>|\n|a|:[q|</s>]\n|u|:");
+    assert_eq!(dataset.examples[0].answer.as_deref(), Some("q"));
+    assert_eq!(dataset.examples[0].prompt().map(<[u32]>::len), Some(7));
+
+    let error = parse_with(
+        TURNS,
+        DataOptions {
+            max_length: 1,
+            ..OPTIONS
+        },
+        &rows,
+    )
+    .unwrap_err();
+    assert!(error.to_string().contains("first 1 tokens"), "{error}");
+}
+
+#[test]
+fn lines_are_counted_as_an_editor_counts_them() {
+    let file = "\u{feff}\r\n  {\"text\": \"a\"}\r\n\n\t\n{\"text\": \"b\"}";
+    let read = |limit| {
+        let options = DataOptions { limit, ..OPTIONS };
+        parse(Path::new("f"), file.as_bytes(), &chat_text(TURNS), &options).unwrap()
+    };
+    let dataset = read(None);
+    let lines: Vec<_> = dataset.examples.iter().map(|e| e.line).collect();
+    assert_eq!(lines, [2, 5]);
+    assert_eq!(dataset.digest, Digest::of(file.as_bytes()));
+    let first = read(Some(1));
+    assert_eq!(first.examples, dataset.examples[..1]);
+    assert_eq!(first.digest, dataset.digest);
+}
+
+#[test]
+fn the_first_malformed_row_is_named_and_only_rows_in_use_are_checked() {
+    let file = "{\"text\": \"a\"}\n\n{\"text\": 1}\nnonsense";
+    let text = chat_text(TURNS);
+    let error = parse(Path::new("f"), file.as_bytes(), &text, &OPTIONS).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "f, line 3: `text` is a number, expected a string"
+    );
+    let options = DataOptions {
+        limit: Some(1),
+        ..OPTIONS
+    };
+    assert!(parse(Path::new("f"), file.as_bytes(), &text, &options).is_ok());
+}
+
+#[test]
+fn files_without_rows_are_refused() {
+    for file in ["", "\n \r\n", "\u{feff}"] {
+        let error = parse(Path::new("f"), file.as_bytes(), &chat_text(TURNS), &OPTIONS);
+        assert!(error.unwrap_err().to_string().contains("holds no row"));
+    }
+    let missing = read(Path::new("/no/such/file"), &chat_text(TURNS), &OPTIONS);
+    assert!(
+        missing
+            .unwrap_err()
+            .to_string()
+            .starts_with("cannot read /no/such/file: ")
+    );
+}
+
+#[test]
+fn nulls_and_further_fields_are_passed_over() {
+    let row = json!({"messages": null, "prompt": "p", "completion": "q", "text": null, "id": 7});
+    assert_eq!(spelled(&one(TURNS, row)), "<s>|p[q|</s>]");
+    let mut row = chat(&[("user", "p"), ("assistant", "q")]);
+    row["prompt"] = "the question once more".into();
+    assert_eq!(spelled(&one(TURNS, row)), "u|:|p|</s>|\n|a|:[q|</s>]");
+}
+
+#[test]
+fn what_is_wrong_with_a_row_is_said() {
+    let user = json!({"role": "user", "content": "p"});
+    for (row, expected) in [
+        (json!([1]), "a row is a JSON object, this is a list"),
+        (json!({"question": "p"}), "none of `messages`"),
+        (
+            json!({"text": "a", "messages": []}),
+            "both `messages` and `text`",
+        ),
+        (json!({"prompt": "p"}), "`completion` is missing"),
+        (json!({"completion": "p"}), "`prompt` is missing"),
+        (
+            json!({"prompt": "p", "completion": 1}),
+            "`completion` is a number, expected a string",
+        ),
+        (
+            json!({"prompt": "p", "completion": " "}),
+            "`completion` is empty",
+        ),
+        (
+            json!({"prompt": [user], "completion": "q"}),
+            "`completion` is a string, expected a list of messages",
+        ),
+        (
+            json!({"prompt": [user], "completion": [user]}),
+            "`completion` holds no message of the assistant",
+        ),
+        (json!({"text": ""}), "`text` is empty"),
+        (
+            json!({"messages": {}}),
+            "`messages` is an object, expected a list of messages",
+        ),
+        (
+            json!({"messages": ["p"]}),
+            "`messages[0]` is a string, expected a message",
+        ),
+        (
+            json!({"messages": [{"content": "p"}]}),
+            "`messages[0].role` is missing",
+        ),
+        (
+            json!({"messages": [{"role": "user"}]}),
+            "`messages[0].content` is missing",
+        ),
+        (
+            json!({"messages": [user, {"role": "assistant", "content": ["q"]}]}),
+            "`messages[1].content` is a list, expected a string",
+        ),
+        (
+            chat(&[("user", "p"), ("assistant", "\n")]),
+            "`messages[1].content` is empty",
+        ),
+        (chat(&[]), "`messages` holds no message of the assistant"),
+        (
+            chat(&[("user", "p")]),
+            "`messages` holds no message of the assistant",
+        ),
+        (chat(&[("assistant", "p")]), "message 1 is the assistant's"),
+    ] {
+        let error = refusal(TURNS, row);
+        assert!(error.contains(expected), "{error}");
+    }
+    for (line, expected) in [
+        (
+            &b"{\"text\": \"a\xff\"}"[..],
+            "not UTF-8 at byte 12 of the line",
+        ),
+        (b"{\"text\": }", "not JSON: expected value at column 10"),
+    ] {
+        let error = parse(Path::new("f"), line, &chat_text(TURNS), &OPTIONS).unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn what_the_template_refuses_is_refused_in_its_words() {
+    let row = || chat(&[("user", "p"), ("assistant", "q")]);
+    let error = refusal("{{ raise_exception('no such role') }}", row());
+    assert!(error.contains("no such role"), "{error}");
+    let error = refusal("{{ messages[0].content.nothing.at_all }}", row());
+    assert!(error.contains("template failed"), "{error}");
+    // It answers a question that it does not write.
+    let silent = "{% for m in messages if m.role == 'assistant' %}{{ m.content }}{% endfor %}";
+    let error = refusal(silent, row());
+    assert!(
+        error.contains("nothing before it makes a prompt"),
+        "{error}"
+    );
+    let deaf = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}";
+    let error = refusal(deaf, row());
+    assert!(error.contains("makes nothing of message 2"), "{error}");
+    let error = refusal(
+        TURNS,
+        json!({"prompt": [], "completion": turns(&[("assistant", "q")])}),
+    );
+    assert!(error.contains("message 1"), "{error}");
+}
+
+#[test]
+fn an_empty_prompt_is_refused_unless_the_base_begins_it() {
+    let row = json!({"prompt": "", "completion": "q"});
+    assert_eq!(spelled(&one(TURNS, row)), "<s>[q|</s>]");
+}
