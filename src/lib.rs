@@ -12,6 +12,7 @@
 //! | [`server`] | HTTP only: wire types, routes, SSE, the error table |
 //! | [`engine`] | the one thread that owns the model: scheduler (pure data), runner, sampler |
 //! | [`registry`] | what tickets are here: aliases, generations, leases, the folder on disk |
+//! | [`train`] | the offline trainer: calibrate, mask, adapt, report |
 //! | [`model`] | the dense base: source, loader, weights, decoder, KV blocks, apply and revert |
 //! | [`kernels`] | one file an operation; the only home of `unsafe` besides the map of a file |
 //! | [`data`] | rows to learn from and to be measured on: read from a file, encoded as served |
@@ -33,12 +34,19 @@
 //! against the base manifest → `registry.publish` (rename, alias swap) → 201. The engine is not
 //! told: running requests keep their lease.
 //!
+//! # One training run
+//!
+//! `cli::train` → `model` + `data` → [`train::train`]: calibrate → mask → adapt, with the ticket's
+//! positions alone in gradients and optimizer state → `ticket` (write) → read back, applied to a fresh
+//! base and evaluated.
+//!
 //! # Invariants
 //!
 //! Each is held by a test (`tests/layering.rs` reads the `use` lines):
 //!
 //! - `ticket` knows no tokio, no model and no HTTP; `engine::scheduler` knows no tensor; `server`
-//!   and `data` know no tensor; `engine` knows no text.
+//!   and `data` know no tensor; `engine` knows no text; `train`
+//!   knows neither `engine` nor `server`.
 //! - No match over dtype or device outside `kernels` and `model::device`.
 //! - The base is bit-identical to what was loaded after any history of swaps.
 //! - A row's result does not depend on its neighbours, its chunking or its place in the batch.
@@ -53,3 +61,4 @@ pub mod registry;
 pub mod server;
 pub mod text;
 pub mod ticket;
+pub mod train;

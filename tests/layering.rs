@@ -18,7 +18,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "server", "engine", "registry", "model", "kernels", "data", "text", "ticket", "metrics",
+            "server", "engine", "registry", "train", "model", "kernels", "data", "text", "ticket",
+            "metrics",
         ],
     ),
     (
@@ -30,6 +31,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         &["registry", "model", "kernels", "ticket", "metrics"],
     ),
     ("registry", &["ticket", "metrics"]),
+    ("train", &["model", "kernels", "data", "ticket"]),
     ("model", &["kernels", "ticket"]),
     ("kernels", &["ticket"]),
     ("data", &["text", "ticket"]),
@@ -54,6 +56,7 @@ const STRANGERS: &[(&str, &[&[&str]])] = &[
     ("src/engine/", &[HTTP, &["tokenizers", "minijinja"]]),
     ("src/server/", &[TENSORS]),
     ("src/registry/", &[TENSORS, HTTP]),
+    ("src/train/", &[HTTP, &["tokio", "tokenizers", "minijinja"]]),
     ("src/model/", &[HTTP, &["tokio"]]),
     ("src/kernels/", &[HTTP, &["tokio"]]),
     (

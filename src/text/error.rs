@@ -17,6 +17,9 @@ pub enum TextError {
         expected: &'static str,
         reason: String,
     },
+    /// A file cannot be written.
+    #[error("cannot write {path}: {reason}")]
+    Write { path: PathBuf, reason: String },
     /// A key of the GGUF's metadata is missing, malformed or of an unsupported kind.
     #[error("GGUF metadata `{key}`: found {found}, expected {expected}")]
     Metadata {

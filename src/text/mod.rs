@@ -9,6 +9,7 @@ mod decoder;
 mod error;
 mod folder;
 mod gguf;
+mod save;
 mod stop;
 mod stream;
 mod template;
@@ -38,6 +39,14 @@ pub struct Text {
     token_bytes: TokenBytes,
     template: Option<ChatTemplate>,
     eos_token_ids: Vec<u32>,
+    sources: Sources,
+}
+
+/// What the text was made of, as it is written again.
+#[derive(Default)]
+struct Sources {
+    special_tokens: BTreeMap<String, String>,
+    template: Option<String>,
 }
 
 /// What a folder or a GGUF says besides the tokenizer itself.
@@ -83,6 +92,10 @@ impl Text {
             origin: origin.to_owned(),
             reason,
         })?;
+        let sources = Sources {
+            special_tokens: extras.special_tokens.clone(),
+            template: extras.template.as_ref().map(|(source, _)| source.clone()),
+        };
         let template = extras
             .template
             .map(|(source, origin)| {
@@ -95,6 +108,7 @@ impl Text {
             token_bytes,
             template,
             eos_token_ids: extras.eos_token_ids,
+            sources,
         })
     }
 

@@ -16,6 +16,7 @@ mod format;
 pub mod import;
 mod manifest;
 mod metadata;
+pub mod select;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -135,6 +135,11 @@ impl<'a> Player<'a> {
     /// Appends tokens to sequences, as one step; returns log-probabilities `[vocab]` after the
     /// last token of each.
     pub fn step(&mut self, chunks: &[(usize, &[u32])]) -> Vec<Vec<f32>> {
+        logprobs(&self.logits(chunks))
+    }
+
+    /// The same as raw logits.
+    pub fn logits(&mut self, chunks: &[(usize, &[u32])]) -> Tensor {
         let mut batch = Batch::default();
         for &(sequence, tokens) in chunks {
             let start = self.computed[sequence];
@@ -142,8 +147,7 @@ impl<'a> Player<'a> {
             self.computed[sequence] += tokens.len();
         }
         let logits = self.base.decoder.forward(&batch, &self.cache);
-        let logits = logits.expect("a step").expect("rows were asked for");
-        logprobs(&logits)
+        logits.expect("a step").expect("rows were asked for")
     }
 
     /// Continues sequence 0 after `prompt`, greedily.

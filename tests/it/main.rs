@@ -11,3 +11,4 @@ mod hub;
 mod loading;
 mod resident;
 mod text;
+mod train;

@@ -88,6 +88,26 @@ fn a_gguf_brings_its_template_and_special_tokens() {
 }
 
 #[test]
+fn a_saved_text_reads_as_it_was() {
+    for text in [byte_level_text("smollm"), byte_level_text("llama-bpe")] {
+        let folder = tempfile::tempdir().unwrap();
+        text.save(folder.path()).unwrap();
+        let again = Text::from_folder(folder.path()).unwrap();
+        let prompt = "<s>hello 1234 é\u{301} <tool>";
+        for add in [false, true] {
+            assert_eq!(
+                again.encode(prompt, add).unwrap(),
+                text.encode(prompt, add).unwrap()
+            );
+        }
+        let messages = [ChatMessage::new("user", "hello")];
+        let chat = |text: &Text| text.render_chat(&messages, true).unwrap();
+        assert_eq!(chat(&again), chat(&text));
+        assert_eq!(again.eos_token_ids(), text.eos_token_ids());
+    }
+}
+
+#[test]
 fn a_template_that_does_not_compile_is_named_at_load() {
     let mut metadata = byte_level("smollm");
     metadata.insert("chat_template", Value::String("{% for %}".into()));

@@ -1,0 +1,227 @@
+//! The decoder's loss and its gradients.
+//!
+//! The forward pass is the serving decoder's, over the same weights, without a KV cache; a test
+//! holds the two equal. The backward pass is written out layer by layer rather than recorded: what
+//! a layer must keep is chosen, the rest is computed again, and a linear layer hands the *factors* of
+//! its weight gradient to a [`Gradients`], which forms of their product only what it trains.
+
+mod layer;
+mod rows;
+mod slot;
+
+use candle_core::{Result, Tensor};
+use candle_nn::ops::rms_norm;
+
+use crate::kernels::causal::CausalOptions;
+use crate::kernels::cross_entropy::{cross_entropy, nll};
+use crate::kernels::rms_norm::{rms_norm_backward, rms_norm_weight_gradient};
+use crate::model::Decoder;
+pub use rows::Rows;
+pub use slot::Slot;
+
+/// Where gradients go.
+pub trait Gradients {
+    /// Whether anything but projection weights is trained. Only then are other gradients computed.
+    fn everything(&self) -> bool;
+
+    /// The gradient of a weight `[out, in]` is `dyᵀ·x`, for `x` `[rows, in]` and `dy` `[rows, out]`.
+    fn product(&mut self, slot: Slot, x: &Tensor, dy: &Tensor) -> Result<()>;
+
+    /// The gradient of a whole tensor.
+    fn add(&mut self, slot: Slot, gradient: &Tensor) -> Result<()>;
+
+    /// The gradient of some rows of a tensor, `[rows, …]`; a row may come more than once.
+    fn add_rows(&mut self, slot: Slot, rows: &[u32], gradient: &Tensor) -> Result<()>;
+}
+
+/// Logits that are held at once: a chunk of rows over the vocabulary, 4 bytes each.
+const LOGITS: usize = 16 << 20;
+
+/// A decoder with what its backward pass needs to know.
+#[derive(Clone, Copy)]
+pub struct Backprop<'a> {
+    pub decoder: &'a Decoder,
+    /// Keep only each layer's input and compute the rest again in the backward pass.
+    pub checkpointing: bool,
+}
+
+/// What every layer of a pass shares.
+struct Pass<'a> {
+    cos: Tensor,
+    sin: Tensor,
+    rows: &'a Rows,
+    scale: f32,
+    eps: f32,
+}
+
+impl Pass<'_> {
+    fn options(&self, window: Option<usize>) -> CausalOptions<'_> {
+        CausalOptions {
+            sequences: &self.rows.sequences,
+            window,
+            scale: self.scale,
+        }
+    }
+
+    fn norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+        rms_norm(x, weight, self.eps)
+    }
+
+    fn norm_backward(&self, x: &Tensor, weight: &Tensor, dy: &Tensor) -> Result<Tensor> {
+        rms_norm_backward(x, weight, dy, self.eps)
+    }
+
+    /// Hands over the gradient of a norm's weight, if it is trained.
+    fn norm_gradient(
+        &self,
+        slot: Slot,
+        x: &Tensor,
+        dy: &Tensor,
+        gradients: &mut dyn Gradients,
+    ) -> Result<()> {
+        if !gradients.everything() {
+            return Ok(());
+        }
+        gradients.add(slot, &rms_norm_weight_gradient(x, dy, self.eps)?)
+    }
+}
+
+impl Backprop<'_> {
+    /// The loss of each learned token: −ln of its probability.
+    pub fn losses(&self, rows: &Rows) -> Result<Vec<f32>> {
+        let pass = self.pass(rows)?;
+        let x = self.hidden(rows, &pass)?;
+        let mut losses = Vec::with_capacity(rows.targets.len());
+        for (hidden, targets) in self.chunks(&x, rows)? {
+            let logits = self.logits(&pass.norm(&hidden, &self.decoder.weights().norm)?)?;
+            losses.extend(nll(&logits, targets)?);
+        }
+        Ok(losses)
+    }
+
+    /// The logits of every row, `[rows, vocab]`.
+    pub fn all_logits(&self, rows: &Rows) -> Result<Tensor> {
+        let pass = self.pass(rows)?;
+        let x = self.hidden(rows, &pass)?;
+        self.logits(&pass.norm(&x, &self.decoder.weights().norm)?)
+    }
+
+    /// The loss of each learned token; adds the gradient of `weight` times their sum to `gradients`.
+    pub fn gradients(
+        &self,
+        rows: &Rows,
+        weight: f32,
+        gradients: &mut dyn Gradients,
+    ) -> Result<Vec<f32>> {
+        let pass = self.pass(rows)?;
+        let layers = self.decoder.weights().layers.len();
+        let mut x = self.embed(rows)?;
+        let mut kept = Vec::with_capacity(layers);
+        for index in 0..layers {
+            let (y, saved) = self.layer(index, &pass).forward(&x)?;
+            kept.push((x, (!self.checkpointing).then_some(saved)));
+            x = y;
+        }
+        let (losses, mut dx) = self.head_gradients(&pass, &x, weight, gradients)?;
+        drop(x);
+        for index in (0..layers).rev() {
+            let layer = self.layer(index, &pass);
+            let (x, saved) = kept.pop().expect("one entry a layer");
+            let saved = match saved {
+                Some(saved) => saved,
+                None => layer.forward(&x)?.1,
+            };
+            // Nobody asks for the gradient of the first layer's input unless embeddings are trained.
+            let wanted = index > 0 || gradients.everything();
+            match layer.backward(&x, &saved, &dx, wanted, gradients)? {
+                Some(next) => dx = next,
+                None => return Ok(losses),
+            }
+        }
+        gradients.add_rows(Slot::Embedding, &rows.tokens, &dx)?;
+        Ok(losses)
+    }
+
+    fn pass<'p>(&self, rows: &'p Rows) -> Result<Pass<'p>> {
+        let (cos, sin) = self.decoder.rope().at(&rows.positions)?;
+        Ok(Pass {
+            cos,
+            sin,
+            rows,
+            scale: self.decoder.scale(),
+            eps: self.decoder.config().rms_norm_eps,
+        })
+    }
+
+    fn layer<'p>(&'p self, index: usize, pass: &'p Pass<'p>) -> layer::LayerPass<'p> {
+        layer::LayerPass {
+            index,
+            layer: &self.decoder.weights().layers[index],
+            config: self.decoder.config(),
+            pass,
+        }
+    }
+
+    /// What the last layer gives, `[rows, hidden]`.
+    fn hidden(&self, rows: &Rows, pass: &Pass) -> Result<Tensor> {
+        let mut x = self.embed(rows)?;
+        for index in 0..self.decoder.weights().layers.len() {
+            x = self.layer(index, pass).forward(&x)?.0;
+        }
+        Ok(x)
+    }
+
+    fn embed(&self, rows: &Rows) -> Result<Tensor> {
+        let embedding = &self.decoder.weights().embedding;
+        let tokens = Tensor::new(rows.tokens.as_slice(), embedding.device())?;
+        embedding.index_select(&tokens, 0)
+    }
+
+    fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        layer::product(hidden, &self.decoder.weights().head)
+    }
+
+    /// The learned rows of the last layer's output with their targets, few enough at a time that
+    /// their logits stay small.
+    fn chunks<'r>(&self, x: &Tensor, rows: &'r Rows) -> Result<Vec<(Tensor, &'r [u32])>> {
+        let chunk = (LOGITS / self.decoder.config().vocab_size).max(1);
+        let learned = rows.learned.chunks(chunk).zip(rows.targets.chunks(chunk));
+        let select = |(rows, targets): (&[u32], &'r [u32])| {
+            let rows = Tensor::new(rows, x.device())?;
+            Ok((x.index_select(&rows, 0)?, targets))
+        };
+        learned.map(select).collect()
+    }
+
+    /// The losses, and the gradient of the last layer's output `[rows, hidden]`.
+    fn head_gradients(
+        &self,
+        pass: &Pass,
+        x: &Tensor,
+        weight: f32,
+        gradients: &mut dyn Gradients,
+    ) -> Result<(Vec<f32>, Tensor)> {
+        let weights = self.decoder.weights();
+        let tied = self.decoder.config().tie_word_embeddings;
+        let head = if tied { Slot::Embedding } else { Slot::Head };
+        let mut losses = Vec::with_capacity(pass.rows.targets.len());
+        let mut parts = Vec::new();
+        for (x, targets) in self.chunks(x, pass.rows)? {
+            let hidden = pass.norm(&x, &weights.norm)?;
+            // In place: the logits become their own gradient.
+            let logits = self.logits(&hidden)?;
+            losses.extend(cross_entropy(&logits, targets, weight)?);
+            if gradients.everything() {
+                gradients.product(head, &hidden, &logits)?;
+            }
+            let dy = logits.matmul(weights.head.weight())?;
+            pass.norm_gradient(Slot::Norm, &x, &dy, gradients)?;
+            parts.push(pass.norm_backward(&x, &weights.norm, &dy)?);
+        }
+        let learned = Tensor::new(pass.rows.learned.as_slice(), x.device())?;
+        let dx = x
+            .zeros_like()?
+            .index_add(&learned, &Tensor::cat(&parts, 0)?, 0)?;
+        Ok((losses, dx))
+    }
+}

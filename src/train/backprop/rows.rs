@@ -1,0 +1,63 @@
+//! The rows of one pass: whole sequences, one after the other, without padding.
+
+use std::ops::Range;
+
+use crate::data::Example;
+
+/// The tokens that go through the decoder at once, and which of their successors are learned.
+#[derive(Clone, Debug, Default)]
+pub struct Rows {
+    /// Token id of each row.
+    pub tokens: Vec<u32>,
+    /// Position of each row in its sequence.
+    pub positions: Vec<u32>,
+    /// The rows of each sequence.
+    pub sequences: Vec<Range<usize>>,
+    /// The rows whose next token is learned, ascending.
+    pub learned: Vec<u32>,
+    /// That token, for each of `learned`.
+    pub targets: Vec<u32>,
+}
+
+impl Rows {
+    /// The rows of some examples. The last token of each predicts nothing and has no row.
+    pub fn new<'a>(examples: impl IntoIterator<Item = &'a Example>) -> Self {
+        let mut rows = Self::default();
+        for example in examples {
+            rows.push(&example.tokens, &example.learned);
+        }
+        rows
+    }
+
+    /// Appends a sequence; `learned` are the positions of the tokens to be learned, none of them 0.
+    pub fn push(&mut self, tokens: &[u32], learned: &[Range<usize>]) {
+        let first = self.tokens.len();
+        let end = learned.iter().map(|range| range.end).max().unwrap_or(0);
+        // What follows the last learned token changes no loss.
+        let rows = end.saturating_sub(1);
+        self.tokens.extend(&tokens[..rows]);
+        self.positions.extend(0..rows as u32);
+        self.sequences.push(first..first + rows);
+        for position in learned.iter().cloned().flatten() {
+            self.learned.push((first + position - 1) as u32);
+            self.targets.push(tokens[position]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_learns_the_token_after_it() {
+        let mut rows = Rows::default();
+        rows.push(&[5, 6, 7, 8], &[2..4]);
+        rows.push(&[1, 2, 3, 4, 9], &[1..2, 3..4]);
+        assert_eq!(rows.tokens, [5, 6, 7, 1, 2, 3]);
+        assert_eq!(rows.positions, [0, 1, 2, 0, 1, 2]);
+        assert_eq!(rows.sequences, [0..3, 3..6]);
+        assert_eq!(rows.learned, [1, 2, 3, 5]);
+        assert_eq!(rows.targets, [7, 8, 2, 4]);
+    }
+}

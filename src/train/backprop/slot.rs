@@ -1,0 +1,88 @@
+//! The names of what can be trained, as the decoder holds it.
+
+use std::fmt;
+
+use candle_core::Tensor;
+
+use crate::model::{Projection, Weights};
+
+/// A tensor of the decoder. Projections that read the same input are one tensor, as in serving.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Slot {
+    /// `[vocab, hidden]`; the head too, where it is tied.
+    Embedding,
+    InputNorm(usize),
+    /// `[out, in]`.
+    Weight(usize, Projection),
+    Bias(usize, Projection),
+    QueryNorm(usize),
+    KeyNorm(usize),
+    PostAttentionNorm(usize),
+    Norm,
+    /// `[vocab, hidden]`, where it is not tied.
+    Head,
+}
+
+impl Slot {
+    /// Every slot that `weights` has, in one order.
+    pub fn all(weights: &Weights, tied: bool) -> Vec<Self> {
+        let mut slots = vec![Self::Embedding, Self::Norm];
+        if !tied {
+            slots.push(Self::Head);
+        }
+        for layer in 0..weights.layers.len() {
+            slots.extend([
+                Self::InputNorm(layer),
+                Self::PostAttentionNorm(layer),
+                Self::QueryNorm(layer),
+                Self::KeyNorm(layer),
+            ]);
+            for projection in Projection::ALL {
+                slots.extend([
+                    Self::Weight(layer, projection),
+                    Self::Bias(layer, projection),
+                ]);
+            }
+        }
+        slots.retain(|slot| slot.tensor(weights).is_some());
+        slots
+    }
+
+    /// The tensor, where the decoder has it.
+    pub fn tensor(self, weights: &Weights) -> Option<&Tensor> {
+        match self {
+            Self::Embedding => Some(&weights.embedding),
+            Self::InputNorm(layer) => Some(&weights.layers[layer].input_norm),
+            Self::Weight(layer, projection) => {
+                Some(weights.layers[layer].linear(projection).weight())
+            }
+            Self::Bias(layer, projection) => weights.layers[layer].linear(projection).bias(),
+            Self::QueryNorm(layer) => weights.layers[layer].q_norm.as_ref(),
+            Self::KeyNorm(layer) => weights.layers[layer].k_norm.as_ref(),
+            Self::PostAttentionNorm(layer) => Some(&weights.layers[layer].post_attention_norm),
+            Self::Norm => Some(&weights.norm),
+            Self::Head => Some(weights.head.weight()),
+        }
+    }
+
+    /// Whether weight decay applies: to matrices, as is usual, not to norms and biases.
+    pub fn decays(self) -> bool {
+        matches!(self, Self::Embedding | Self::Weight(..) | Self::Head)
+    }
+}
+
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Embedding => f.write_str("embedding"),
+            Self::InputNorm(layer) => write!(f, "layers.{layer}.input_norm"),
+            Self::Weight(layer, projection) => write!(f, "layers.{layer}.{projection:?}.weight"),
+            Self::Bias(layer, projection) => write!(f, "layers.{layer}.{projection:?}.bias"),
+            Self::QueryNorm(layer) => write!(f, "layers.{layer}.q_norm"),
+            Self::KeyNorm(layer) => write!(f, "layers.{layer}.k_norm"),
+            Self::PostAttentionNorm(layer) => write!(f, "layers.{layer}.post_attention_norm"),
+            Self::Norm => f.write_str("norm"),
+            Self::Head => f.write_str("head"),
+        }
+    }
+}

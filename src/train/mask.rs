@@ -1,0 +1,132 @@
+//! Which weights a ticket may move: scores, and the positions that they choose.
+
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::TrainError;
+use super::backprop::Slot;
+use super::start::Start;
+use crate::kernels::Pattern;
+use crate::model::Projection;
+use crate::ticket::{BaseManifest, BoundTicket, TensorDelta};
+
+/// Scores of every weight of the adaptable parameters, row-major; below zero: not to be chosen.
+pub type Scores = BTreeMap<String, Vec<f32>>;
+
+/// Chosen weights of each parameter, row-major and strictly increasing.
+pub type Positions = BTreeMap<String, Vec<usize>>;
+
+/// `|w − w_0|` of other values of the parameters than those that training starts from.
+pub fn task_vector(
+    start: &Start,
+    mut tuned: impl FnMut(&str) -> Result<Tensor, TrainError>,
+) -> Result<Scores, TrainError> {
+    let score = |name: &String| {
+        let difference = (tuned(name)? - start.parameter(name)?)?.abs()?;
+        Ok((name.clone(), difference.flatten_all()?.to_vec1()?))
+    };
+    adaptable(&start.manifest).map(score).collect()
+}
+
+/// Sums of absolute gradients by slot as scores by parameter, times `|w_0|` for a saliency.
+pub fn gradients(
+    start: &Start,
+    sums: &BTreeMap<Slot, Tensor>,
+    saliency: bool,
+) -> Result<Scores, TrainError> {
+    let mut scores = Scores::new();
+    for (slot, sums) in sums {
+        for (name, first, rows) in parts(*slot, &start.manifest) {
+            let mut part = sums.narrow(0, first, rows)?;
+            if saliency {
+                part = (part * start.parameter(&name)?.abs()?)?;
+            }
+            scores.insert(name, part.flatten_all()?.to_vec1()?);
+        }
+    }
+    Ok(scores)
+}
+
+/// Scores drawn from a seed, in (0, 1].
+pub fn random(manifest: &BaseManifest, seed: u64) -> Scores {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut draw = |name: &String| {
+        let weights = manifest.parameters[name].shape.iter().product();
+        let scores = (0..weights).map(|_| 1.0 - rng.random::<f32>()).collect();
+        (name.clone(), scores)
+    };
+    adaptable(manifest).map(&mut draw).collect()
+}
+
+/// Takes a ticket's positions out of the choice.
+pub fn exclude(scores: &mut Scores, ticket: &BoundTicket, manifest: &BaseManifest) {
+    for (name, positions) in of_ticket(ticket, manifest) {
+        let scores = scores
+            .get_mut(&name)
+            .expect("tickets hold adaptable parameters");
+        for position in positions {
+            scores[position] = -1.0;
+        }
+    }
+}
+
+/// The positions of a ticket.
+pub fn of_ticket(ticket: &BoundTicket, manifest: &BaseManifest) -> Positions {
+    let positions = |(name, delta): (&String, &TensorDelta)| {
+        let width = manifest.parameters[name].shape[1];
+        let flat = delta.entries().map(|(row, column, _)| row * width + column);
+        (name.clone(), flat.collect())
+    };
+    ticket.tensors().iter().map(positions).collect()
+}
+
+/// The fused weights that tickets adapt.
+pub fn slots(manifest: &BaseManifest) -> impl Iterator<Item = Slot> {
+    let layers = manifest.parameters.keys().filter_map(|name| {
+        let rest = name.strip_prefix("model.layers.")?;
+        rest.split('.').next()?.parse::<usize>().ok()
+    });
+    let layers = layers.max().map_or(0, |last| last + 1);
+    (0..layers).flat_map(|layer| Projection::ALL.map(|p| Slot::Weight(layer, p)))
+}
+
+/// Positions by parameter as patterns of the decoder's fused weights; weights without any are left
+/// out.
+pub fn patterns(manifest: &BaseManifest, positions: &Positions) -> BTreeMap<Slot, Pattern> {
+    let pattern = |slot: Slot| {
+        let part = |(name, _, rows): (String, usize, usize)| {
+            let kept = positions.get(&name).map_or(&[][..], Vec::as_slice);
+            let width = manifest.parameters[&name].shape[1];
+            Pattern::from_flat([rows, width], kept)
+        };
+        let parts: Vec<Pattern> = parts(slot, manifest).into_iter().map(part).collect();
+        let pattern = Pattern::stack(&parts.iter().collect::<Vec<_>>());
+        (pattern.nonzeros() > 0).then_some((slot, pattern))
+    };
+    slots(manifest).filter_map(pattern).collect()
+}
+
+/// The parameters that a fused weight holds, by name: their first rows and how many each has. None
+/// for what tickets do not adapt.
+pub fn parts(slot: Slot, manifest: &BaseManifest) -> Vec<(String, usize, usize)> {
+    let Slot::Weight(layer, projection) = slot else {
+        return Vec::new();
+    };
+    let mut first = 0;
+    let part = |module: &&str| {
+        let name = format!("model.layers.{layer}.{module}.weight");
+        let rows = manifest.parameters[&name].shape[0];
+        first += rows;
+        (name, first - rows, rows)
+    };
+    projection.modules().iter().map(part).collect()
+}
+
+fn adaptable(manifest: &BaseManifest) -> impl Iterator<Item = &String> {
+    let parameters = manifest.parameters.iter();
+    let adaptable = parameters.filter(|(_, info)| info.adaptable);
+    adaptable.map(|(name, _)| name)
+}

@@ -1,0 +1,275 @@
+//! How gradients move weights: AdamW or RMSprop, and the learning rate of each step.
+
+use std::fmt;
+use std::str::FromStr;
+
+use candle_core::{Result, Tensor};
+use serde::Serialize;
+
+use crate::kernels::optimizer::{Power, Step, update_mean};
+
+/// Which running means a step divides by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Loshchilov and Hutter, arXiv 1711.05101, with β = (0.9, 0.999).
+    AdamW,
+    /// As PyTorch's, with α = 0.99 and no momentum: what the authors of LoTA train with.
+    RmsProp,
+}
+
+impl FromStr for Kind {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "adamw" => Ok(Self::AdamW),
+            "rmsprop" => Ok(Self::RmsProp),
+            _ => Err(format!("{text:?} is not an optimizer: adamw or rmsprop")),
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AdamW => "adamw",
+            Self::RmsProp => "rmsprop",
+        })
+    }
+}
+
+const BETA1: f32 = 0.9;
+const BETA2: f32 = 0.999;
+const ALPHA: f32 = 0.99;
+const EPS: f32 = 1e-8;
+
+/// The optimizer's state of one tensor: running means of its gradients.
+pub struct State {
+    /// Of the gradients; RMSprop has none.
+    pub mean: Option<Tensor>,
+    /// Of their squares.
+    pub mean_square: Tensor,
+}
+
+impl State {
+    /// The state before the first step of a tensor shaped like `values`.
+    pub fn new(kind: Kind, values: &Tensor) -> Result<Self> {
+        let mean = match kind {
+            Kind::AdamW => Some(values.zeros_like()?),
+            Kind::RmsProp => None,
+        };
+        let mean_square = values.zeros_like()?;
+        Ok(Self { mean, mean_square })
+    }
+}
+
+/// One step, as all tensors take it.
+#[derive(Clone, Copy, Debug)]
+pub struct Update {
+    /// The step's number, from 1.
+    pub step: usize,
+    pub learning_rate: f32,
+    pub weight_decay: f32,
+    /// What gradients are multiplied by first.
+    pub scale: f32,
+}
+
+impl Update {
+    /// Moves `values` against `gradient`; `decays` says whether weight decay shrinks them too.
+    pub fn apply(
+        &self,
+        values: &Tensor,
+        gradient: &Tensor,
+        state: &State,
+        decays: bool,
+    ) -> Result<()> {
+        let keep = if decays {
+            1.0 - self.learning_rate * self.weight_decay
+        } else {
+            1.0
+        };
+        let (scale, eps) = (self.scale, EPS);
+        match &state.mean {
+            Some(mean) => {
+                update_mean(mean, gradient, Power::Gradient, BETA1, scale)?;
+                update_mean(&state.mean_square, gradient, Power::Square, BETA2, scale)?;
+                // In f64, since 1 − 0.999 loses digits in f32.
+                let correction = |beta: f32| 1.0 - f64::from(beta).powf(self.step as f64);
+                let step = Step {
+                    rate: (f64::from(self.learning_rate) / correction(BETA1)) as f32,
+                    root: correction(BETA2).sqrt().recip() as f32,
+                    eps,
+                    keep,
+                };
+                step.take(values, mean, &state.mean_square)
+            }
+            None => {
+                update_mean(&state.mean_square, gradient, Power::Square, ALPHA, scale)?;
+                let step = Step {
+                    rate: self.learning_rate * scale,
+                    root: 1.0,
+                    eps,
+                    keep,
+                };
+                step.take(values, gradient, &state.mean_square)
+            }
+        }
+    }
+}
+
+/// How the learning rate falls after the warm-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Decay {
+    Constant,
+    /// In a line, to a tenth.
+    Linear,
+    /// Along half a cosine, to a tenth.
+    Cosine,
+}
+
+impl FromStr for Decay {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "constant" => Ok(Self::Constant),
+            "linear" => Ok(Self::Linear),
+            "cosine" => Ok(Self::Cosine),
+            _ => Err(format!(
+                "{text:?} is not a decay: constant, linear or cosine"
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Decay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Constant => "constant",
+            Self::Linear => "linear",
+            Self::Cosine => "cosine",
+        })
+    }
+}
+
+/// The learning rate over a phase.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Schedule {
+    pub peak: f32,
+    pub steps: usize,
+    /// The share of the steps in which the rate rises, in a line.
+    pub warmup: f32,
+    pub decay: Decay,
+}
+
+impl Schedule {
+    /// The rate of step `step`, from 0.
+    pub fn rate(&self, step: usize) -> f32 {
+        let warmup = (self.steps as f32 * self.warmup).floor().max(1.0);
+        let rise = ((step + 1) as f32 / warmup).min(1.0);
+        let progress = step as f32 / self.steps.max(1) as f32;
+        let left = match self.decay {
+            Decay::Constant => 1.0,
+            Decay::Linear => 1.0 - 0.9 * progress,
+            Decay::Cosine => 0.55 + 0.45 * (std::f32::consts::PI * progress).cos(),
+        };
+        self.peak * rise * left
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Device};
+
+    fn values(t: &Tensor) -> Vec<f32> {
+        t.to_vec1().unwrap()
+    }
+
+    /// Three steps of one weight with gradients 1, 0.5 and −2, against PyTorch's own rules.
+    fn run(kind: Kind, weight_decay: f32) -> f32 {
+        let w = Tensor::new(&[1f32], &Device::Cpu).unwrap();
+        let state = State::new(kind, &w).unwrap();
+        for (i, g) in [1f32, 0.5, -2.0].into_iter().enumerate() {
+            let gradient = Tensor::new(&[g], &Device::Cpu).unwrap();
+            let update = Update {
+                step: i + 1,
+                learning_rate: 0.1,
+                weight_decay,
+                scale: 1.0,
+            };
+            update.apply(&w, &gradient, &state, true).unwrap();
+        }
+        values(&w)[0]
+    }
+
+    fn adamw(weight_decay: f64) -> f64 {
+        let (mut w, mut m, mut v) = (1.0, 0.0, 0.0);
+        for (i, g) in [1f64, 0.5, -2.0].into_iter().enumerate() {
+            let t = i as i32 + 1;
+            w *= 1.0 - 0.1 * weight_decay;
+            m = 0.9 * m + 0.1 * g;
+            v = 0.999 * v + 0.001 * g * g;
+            let root = (v / (1.0 - 0.999f64.powi(t))).sqrt();
+            w -= 0.1 * (m / (1.0 - 0.9f64.powi(t))) / (root + 1e-8);
+        }
+        w
+    }
+
+    #[test]
+    fn adamw_and_rmsprop_follow_their_rules() {
+        for decay in [0.0, 0.1] {
+            let want = adamw(f64::from(decay));
+            assert!((f64::from(run(Kind::AdamW, decay)) - want).abs() < 1e-5);
+        }
+        let (mut w, mut v) = (1f64, 0f64);
+        for g in [1f64, 0.5, -2.0] {
+            v = 0.99 * v + 0.01 * g * g;
+            w -= 0.1 * g / (v.sqrt() + 1e-8);
+        }
+        assert!((f64::from(run(Kind::RmsProp, 0.0)) - w).abs() < 1e-5);
+    }
+
+    #[test]
+    fn biases_do_not_decay() {
+        let w = Tensor::ones(1, DType::F32, &Device::Cpu).unwrap();
+        let state = State::new(Kind::AdamW, &w).unwrap();
+        let update = Update {
+            step: 1,
+            learning_rate: 0.1,
+            weight_decay: 0.5,
+            scale: 1.0,
+        };
+        let zero = w.zeros_like().unwrap();
+        update.apply(&w, &zero, &state, false).unwrap();
+        assert_eq!(values(&w), [1.0]);
+        update.apply(&w, &zero, &state, true).unwrap();
+        assert!((values(&w)[0] - 0.95).abs() < 1e-6);
+    }
+
+    #[test]
+    fn the_rate_rises_and_falls() {
+        let schedule = |decay| Schedule {
+            peak: 2.0,
+            steps: 100,
+            warmup: 0.1,
+            decay,
+        };
+        for decay in [Decay::Constant, Decay::Linear, Decay::Cosine] {
+            let schedule = schedule(decay);
+            assert!((schedule.rate(0) - 0.2).abs() < 0.01);
+            assert!(schedule.rate(4) < schedule.rate(9));
+        }
+        assert_eq!(schedule(Decay::Constant).rate(99), 2.0);
+        assert!((schedule(Decay::Linear).rate(50) - 1.1).abs() < 1e-6);
+        assert!((schedule(Decay::Cosine).rate(99) - 0.2).abs() < 0.01);
+        // No warm-up at all starts at the peak.
+        let whole = Schedule {
+            warmup: 0.0,
+            ..schedule(Decay::Constant)
+        };
+        assert_eq!(whole.rate(0), 2.0);
+    }
+}

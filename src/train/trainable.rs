@@ -1,0 +1,260 @@
+//! What a phase trains: tensors whole, or positions of them, with gradients and optimizer state for
+//! those alone.
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Result, Tensor};
+
+use super::backprop::{Gradients, Slot};
+use super::optimizer::{self, State, Update};
+use crate::kernels::optimizer::sum_of_squares;
+use crate::kernels::{Pattern, accumulate, gemm, sampled};
+use crate::model::Decoder;
+
+/// The trained values of a decoder.
+pub struct Trainable {
+    variables: BTreeMap<Slot, Variable>,
+    everything: bool,
+}
+
+/// One trained tensor.
+struct Variable {
+    /// The resident tensor.
+    weight: Tensor,
+    part: Part,
+    /// What is trained, in f32: the weight itself, or its values at the positions, `[nonzeros]`.
+    values: Tensor,
+    /// Shaped as `values`.
+    gradient: Tensor,
+    state: Option<State>,
+}
+
+/// How much of a tensor is trained.
+enum Part {
+    /// All but some positions, if any.
+    Whole {
+        frozen: Option<Pattern>,
+    },
+    Positions(Pattern),
+}
+
+impl Trainable {
+    /// Every tensor of the decoder, for a full fine-tune. Positions in `frozen` stay as they are.
+    /// Without an `optimizer`, gradients are summed and nothing is moved.
+    pub fn whole(
+        decoder: &Decoder,
+        mut frozen: BTreeMap<Slot, Pattern>,
+        optimizer: Option<optimizer::Kind>,
+    ) -> Result<Self> {
+        let weights = decoder.weights();
+        let slots = Slot::all(weights, decoder.config().tie_word_embeddings);
+        let variable = |slot: Slot| {
+            let weight = slot.tensor(weights).expect("a slot of this decoder");
+            let part = Part::Whole {
+                frozen: frozen.remove(&slot),
+            };
+            Ok((
+                slot,
+                Variable::new(weight, part, weight.clone(), optimizer)?,
+            ))
+        };
+        Ok(Self {
+            variables: slots.into_iter().map(variable).collect::<Result<_>>()?,
+            everything: true,
+        })
+    }
+
+    /// The positions of a mask alone.
+    pub fn positions(
+        decoder: &Decoder,
+        mask: BTreeMap<Slot, Pattern>,
+        optimizer: optimizer::Kind,
+    ) -> Result<Self> {
+        let variable = |(slot, pattern): (Slot, Pattern)| {
+            let weight = slot
+                .tensor(decoder.weights())
+                .expect("a slot of this decoder");
+            let values = sampled::gather(weight, &pattern)?;
+            let part = Part::Positions(pattern);
+            Ok((slot, Variable::new(weight, part, values, Some(optimizer))?))
+        };
+        Ok(Self {
+            variables: mask.into_iter().map(variable).collect::<Result<_>>()?,
+            everything: false,
+        })
+    }
+
+    /// The norm of all gradients together.
+    pub fn gradient_norm(&self) -> Result<f64> {
+        let squares = self.variables.values().map(|v| sum_of_squares(&v.gradient));
+        Ok(squares.sum::<Result<f64>>()?.sqrt())
+    }
+
+    /// One step of the optimizer; gradients are zero again after it.
+    pub fn step(&mut self, update: &Update) -> Result<()> {
+        for (slot, variable) in &self.variables {
+            let Some(state) = &variable.state else {
+                continue;
+            };
+            let (values, gradient) = (&variable.values, &variable.gradient);
+            if let Part::Whole {
+                frozen: Some(frozen),
+            } = &variable.part
+            {
+                let zeros = Tensor::zeros(frozen.nonzeros(), DType::F32, gradient.device())?;
+                sampled::set(gradient, frozen, &zeros)?;
+            }
+            update.apply(values, gradient, state, slot.decays())?;
+            if let Part::Positions(pattern) = &variable.part {
+                sampled::set(&variable.weight, pattern, values)?;
+            }
+            accumulate::clear(gradient)?;
+        }
+        Ok(())
+    }
+
+    /// Hands each gradient to `take`, and makes it zero.
+    pub fn drain(&mut self, mut take: impl FnMut(Slot, &Tensor) -> Result<()>) -> Result<()> {
+        for (slot, variable) in &self.variables {
+            take(*slot, &variable.gradient)?;
+            accumulate::clear(&variable.gradient)?;
+        }
+        Ok(())
+    }
+
+    /// The trained values at a mask's positions, `[nonzeros]` a slot.
+    pub fn trained(&self) -> impl Iterator<Item = (Slot, &Pattern, &Tensor)> {
+        self.variables
+            .iter()
+            .filter_map(|(slot, variable)| match &variable.part {
+                Part::Positions(pattern) => Some((*slot, pattern, &variable.values)),
+                Part::Whole { .. } => None,
+            })
+    }
+
+    /// How many values are trained.
+    pub fn values(&self) -> usize {
+        let frozen = |v: &Variable| match &v.part {
+            Part::Whole { frozen } => frozen.as_ref().map_or(0, Pattern::nonzeros),
+            Part::Positions(_) => 0,
+        };
+        let variables = self.variables.values();
+        variables.map(|v| v.values.elem_count() - frozen(v)).sum()
+    }
+
+    /// Bytes of gradients and optimizer state, and of values that are kept besides the weights.
+    pub fn bytes(&self) -> usize {
+        let bytes = |t: &Tensor| t.elem_count() * t.dtype().size_in_bytes();
+        let variable = |v: &Variable| {
+            let state = v
+                .state
+                .iter()
+                .map(|state| bytes(&state.mean_square) + state.mean.as_ref().map_or(0, bytes));
+            let kept = match v.part {
+                Part::Whole { .. } => 0,
+                Part::Positions(_) => bytes(&v.values),
+            };
+            bytes(&v.gradient) + state.sum::<usize>() + kept
+        };
+        self.variables.values().map(variable).sum()
+    }
+
+    /// What a later run needs to go on from here, by name; gradients are zero between steps.
+    pub fn save(&self) -> Result<Vec<(String, Tensor)>> {
+        let mut all = Vec::new();
+        for (slot, variable) in &self.variables {
+            let mut keep = |what: &str, tensor: &Tensor| {
+                all.push((format!("{slot}.{what}"), tensor.clone()));
+            };
+            keep("values", &variable.values);
+            if let Some(state) = &variable.state {
+                keep("mean_square", &state.mean_square);
+                if let Some(mean) = &state.mean {
+                    keep("mean", mean);
+                }
+            }
+            if let Part::Positions(pattern) = &variable.part {
+                let positions: Vec<u32> = pattern.flat().map(|p| p as u32).collect();
+                keep("positions", &Tensor::new(positions, &Device::Cpu)?);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Takes over what [`Self::save`] gave, by name.
+    ///
+    /// # Errors
+    /// Whatever `load` reports, or a tensor of another size.
+    pub fn restore<E: From<candle_core::Error>>(
+        &mut self,
+        mut load: impl FnMut(&str) -> std::result::Result<Tensor, E>,
+    ) -> std::result::Result<(), E> {
+        for (slot, variable) in &self.variables {
+            let mut read = |what: &str, into: &Tensor| {
+                let tensor = load(&format!("{slot}.{what}"))?;
+                Ok::<_, E>(into.slice_set(&tensor, 0, 0)?)
+            };
+            read("values", &variable.values)?;
+            if let Some(state) = &variable.state {
+                if let Some(mean) = &state.mean {
+                    read("mean", mean)?;
+                }
+                read("mean_square", &state.mean_square)?;
+            }
+            if let Part::Positions(pattern) = &variable.part {
+                sampled::set(&variable.weight, pattern, &variable.values)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Variable {
+    fn new(
+        weight: &Tensor,
+        part: Part,
+        values: Tensor,
+        optimizer: Option<optimizer::Kind>,
+    ) -> Result<Self> {
+        let state = optimizer.map(|kind| State::new(kind, &values));
+        Ok(Self {
+            weight: weight.clone(),
+            part,
+            gradient: values.zeros_like()?,
+            state: state.transpose()?,
+            values,
+        })
+    }
+}
+
+impl Gradients for Trainable {
+    fn everything(&self) -> bool {
+        self.everything
+    }
+
+    fn product(&mut self, slot: Slot, x: &Tensor, dy: &Tensor) -> Result<()> {
+        let Some(variable) = self.variables.get(&slot) else {
+            return Ok(());
+        };
+        match &variable.part {
+            Part::Whole { .. } => gemm::add_weight_gradient(&variable.gradient, dy, x),
+            Part::Positions(pattern) => {
+                sampled::add_sampled_gradient(&variable.gradient, pattern, x, dy)
+            }
+        }
+    }
+
+    fn add(&mut self, slot: Slot, gradient: &Tensor) -> Result<()> {
+        match self.variables.get(&slot) {
+            Some(variable) => accumulate::add(&variable.gradient, gradient),
+            None => Ok(()),
+        }
+    }
+
+    fn add_rows(&mut self, slot: Slot, rows: &[u32], gradient: &Tensor) -> Result<()> {
+        match self.variables.get(&slot) {
+            Some(variable) => accumulate::add_rows(&variable.gradient, rows, gradient),
+            None => Ok(()),
+        }
+    }
+}
