@@ -15,6 +15,7 @@ mod error;
 mod format;
 pub mod import;
 mod manifest;
+pub mod merge;
 mod metadata;
 pub mod select;
 

@@ -3,6 +3,7 @@
 mod bind;
 mod container;
 mod import;
+mod merge;
 mod properties;
 mod refusals;
 

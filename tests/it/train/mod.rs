@@ -1,5 +1,7 @@
 //! The trainer against PyTorch, against finite differences, and against itself.
 
+mod command;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
