@@ -27,7 +27,7 @@ pub struct Limits {
 pub enum Command {
     /// Run a request and send its tokens to `outputs`; a closed `outputs` is the cancellation.
     Submit {
-        request: Request,
+        request: Box<Request>,
         outputs: UnboundedSender<StepResult>,
         arrived: Instant,
     },
@@ -152,7 +152,7 @@ impl EngineHandle {
     ) -> Result<OutputStream, SubmitError> {
         let (outputs, receiver) = unbounded_channel();
         let command = Command::Submit {
-            request,
+            request: Box::new(request),
             outputs,
             arrived: Instant::now(),
         };
@@ -220,13 +220,11 @@ impl Drop for EngineInbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::SamplingParams;
 
     fn request() -> Request {
         Request {
             prompt: vec![1],
-            params: SamplingParams::default(),
-            ticket: None,
+            ..Request::default()
         }
     }
 

@@ -8,6 +8,7 @@ mod request;
 mod runner;
 mod sampler;
 mod scheduler;
+mod scores;
 mod sequence;
 
 use std::collections::HashMap;
@@ -24,7 +25,7 @@ pub use request::{
 };
 use runner::Runner;
 pub use scheduler::SchedulerConfig;
-use scheduler::{Plan, Scheduler, SequenceId};
+use scheduler::{Chunk, Plan, Scheduler, SequenceId};
 use sequence::Sequence;
 
 use crate::kernels;
@@ -203,7 +204,7 @@ impl Engine {
                     arrived,
                 } => {
                     let (ends, limit) = (&self.end_tokens, self.max_model_len);
-                    self.add(Sequence::new(request, outputs, arrived, ends, limit));
+                    self.add(Sequence::new(*request, outputs, arrived, ends, limit));
                 }
                 Command::BaseDigest(answer) => digests.push(answer),
                 Command::Shutdown => return false,
@@ -271,29 +272,31 @@ impl Engine {
         let output = self.runner.step(plan, &self.scheduler, &self.sequences);
         let output = output.unwrap_or_else(|error| panic!("a step failed: {error}"));
         self.count(output.swap);
-        self.sample(plan, output.logits);
+        self.postprocess(plan, output.logits);
         let took = start.elapsed().as_secs_f64();
         self.metrics.step_seconds.observe(took);
     }
 
-    /// Chooses a token for each sampling chunk by its row of logits, on all cores.
-    fn sample(&mut self, plan: &Plan, logits: Vec<Vec<f32>>) {
-        let sampling = plan.chunks.iter().filter(|chunk| chunk.samples);
-        let mut rows: HashMap<SequenceId, Vec<f32>> =
-            sampling.map(|chunk| chunk.id).zip(logits).collect();
+    /// Hands each sequence its rows of logits, on all cores: it scores its prompt by them and
+    /// chooses its next token.
+    fn postprocess(&mut self, plan: &Plan, logits: Vec<Vec<Vec<f32>>>) {
+        let rows = plan.chunks.iter().zip(logits);
+        let rows = rows.filter(|(_, rows)| !rows.is_empty());
+        let mut rows: HashMap<SequenceId, (&Chunk, Vec<Vec<f32>>)> =
+            rows.map(|row| (row.0.id, row)).collect();
         let sequences = self.sequences.iter_mut();
         let work: Vec<_> = sequences
-            .filter_map(|(&id, sequence)| Some((id, sequence, rows.remove(&id)?)))
+            .filter_map(|(id, sequence)| Some((sequence, rows.remove(id)?)))
             .collect();
-        let goes_on: Vec<(SequenceId, bool)> = work
+        let goes_on: Vec<(&Chunk, bool)> = work
             .into_par_iter()
-            .map(|(id, sequence, mut row)| (id, sequence.step(&mut row)))
+            .map(|(sequence, (chunk, rows))| (chunk, sequence.step(chunk, rows)))
             .collect();
-        for (id, goes_on) in goes_on {
-            if goes_on {
-                self.scheduler.extend(id);
-            } else {
-                self.remove(id);
+        for (chunk, goes_on) in goes_on {
+            if !goes_on {
+                self.remove(chunk.id);
+            } else if chunk.samples {
+                self.scheduler.extend(chunk.id);
             }
         }
     }

@@ -1,15 +1,20 @@
 //! What goes into the engine and what comes out: plain data, no text, no tensors.
 
+use std::ops::Range;
+
 use crate::registry::Lease;
 
 /// A generation to run: a prompt, how to sample, and the ticket to run it under.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Request {
     /// Token ids of the prompt; at least one, each below the vocabulary size.
     pub prompt: Vec<u32>,
     pub params: SamplingParams,
     /// The ticket that stays usable for the life of the request; `None` runs the base.
     pub ticket: Option<Lease>,
+    /// Positions of the prompt whose log-probabilities are wanted: ascending disjoint ranges within
+    /// `1..prompt.len()`. Position p is scored by what the model makes of the tokens before it.
+    pub scored: Vec<Range<usize>>,
 }
 
 /// How tokens are chosen. The server has validated every range.
@@ -76,6 +81,10 @@ pub struct Output {
     /// Present where the request asked for log-probabilities.
     pub logprobs: Option<TokenLogprobs>,
     pub finish: Option<FinishReason>,
+    /// In a sequence's first output, where the request asked for it: the natural logarithms of the
+    /// probabilities of the prompt's tokens at the positions of [`Request::scored`], in their order,
+    /// of the raw logits.
+    pub prompt_logprobs: Option<Vec<f32>>,
 }
 
 /// Log-probabilities at one position, of the raw logits (before penalties and temperature).

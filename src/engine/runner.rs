@@ -21,8 +21,8 @@ pub struct Runner {
 
 /// What one step gave.
 pub struct StepOutput {
-    /// The next-token logits of each sampling chunk, in the plan's order.
-    pub logits: Vec<Vec<f32>>,
+    /// The rows of logits that each chunk of the plan wants, in its order: see [`Sequence::step`].
+    pub logits: Vec<Vec<Vec<f32>>>,
     /// The swap that the step began with, if any.
     pub swap: Option<SwapReport>,
 }
@@ -51,11 +51,14 @@ impl Runner {
         let swap = self.swap(lease)?;
         let batch = batch(plan, scheduler, sequences);
         let logits = self.base.decoder.forward(&batch, &self.cache)?;
-        let logits = logits
-            .as_ref()
-            .map(Tensor::to_vec2)
-            .transpose()?
-            .unwrap_or_default();
+        let rows = logits.as_ref().map(Tensor::to_vec2).transpose()?;
+        let mut rows = rows.unwrap_or_default().into_iter();
+        let logits = plan.chunks.iter().map(|chunk| {
+            let scored = sequences[&chunk.id].scored_by(chunk).len();
+            let wanted = scored + usize::from(chunk.samples);
+            rows.by_ref().take(wanted).collect()
+        });
+        let logits = logits.collect();
         Ok(StepOutput { logits, swap })
     }
 
@@ -80,7 +83,13 @@ fn batch(plan: &Plan, scheduler: &Scheduler, sequences: &HashMap<SequenceId, Seq
     for chunk in &plan.chunks {
         let blocks = scheduler.block_table(chunk.id);
         let blocks = blocks.expect("a planned sequence has blocks");
-        let tokens = &sequences[&chunk.id].tokens[chunk.start..chunk.start + chunk.len];
+        let sequence = &sequences[&chunk.id];
+        // Before the chunk's last row, so that they ascend: what scores a prompt's token never samples.
+        let first = batch.tokens.len();
+        let scored = sequence.scored_by(chunk).iter();
+        let scored = scored.map(|position| (first + position - 1 - chunk.start) as u32);
+        batch.logits_rows.extend(scored);
+        let tokens = &sequence.tokens[chunk.start..chunk.start + chunk.len];
         batch.push(tokens, chunk.start, blocks, chunk.samples);
     }
     batch

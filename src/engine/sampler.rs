@@ -199,11 +199,26 @@ fn argmax(logits: &[f32]) -> Option<u32> {
     (most > f32::NEG_INFINITY).then_some(at as u32)
 }
 
+/// The log-probability of a token by a row of raw logits `[vocab]`; `None` where no logit is a finite
+/// number. What is none counts as −∞, as in sampling.
+pub fn logprob(logits: &mut [f32], token: u32) -> Option<f32> {
+    silence(logits);
+    argmax(logits)?;
+    Some(log_softmax(logits)(logits[token as usize]))
+}
+
+/// From a logit of the row to its log-probability. At least one logit is finite and none is NaN.
+fn log_softmax(logits: &[f32]) -> impl Fn(f32) -> f32 {
+    let most = logits
+        .iter()
+        .fold(f32::NEG_INFINITY, |most, &x| most.max(x));
+    let sum: f64 = logits.iter().map(|&x| f64::from(x - most).exp()).sum();
+    move |x| (f64::from(x - most) - sum.ln()) as f32
+}
+
 /// Log-probabilities of the raw logits: the chosen token's, and the `top` likeliest.
 fn logprobs(raw: &[f32], token: u32, top: usize) -> TokenLogprobs {
-    let most = raw.iter().fold(f32::NEG_INFINITY, |most, &x| most.max(x));
-    let sum: f64 = raw.iter().map(|&x| f64::from(x - most).exp()).sum();
-    let logprob = |x: f32| (f64::from(x - most) - sum.ln()) as f32;
+    let logprob = log_softmax(raw);
     let mut all: Vec<(u32, f32)> = (0u32..).zip(raw.iter().copied()).collect();
     if top < all.len() {
         all.select_nth_unstable_by(top, heavier);

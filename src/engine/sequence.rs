@@ -1,12 +1,14 @@
 //! A sequence as the engine knows it: its tokens, how they are chosen, and where they go.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::request::{FinishReason, Output, Request, SequenceError, StepResult};
 use super::sampler::Sampler;
-use super::scheduler::Group;
+use super::scheduler::{Chunk, Group};
+use super::scores::PromptScores;
 use crate::registry::Lease;
 
 /// One stream of tokens.
@@ -18,6 +20,8 @@ pub struct Sequence {
     /// When the request was submitted; taken when it first runs.
     pub queued_since: Option<Instant>,
     sampler: Sampler,
+    /// What is known of the prompt's own tokens; taken with the first output.
+    scores: Option<PromptScores>,
     /// The length at which the sequence ends.
     max_len: usize,
     outputs: UnboundedSender<StepResult>,
@@ -37,6 +41,7 @@ impl Sequence {
             .len()
             .saturating_add(request.params.max_tokens);
         Self {
+            scores: PromptScores::new(&request.scored),
             sampler: Sampler::new(request.params, &request.prompt, ends),
             tokens: request.prompt,
             lease: request.ticket,
@@ -56,17 +61,28 @@ impl Sequence {
         self.outputs.is_closed()
     }
 
+    /// The positions of the prompt that a chunk's logits score; each wants the row before it.
+    pub fn scored_by(&self, chunk: &Chunk) -> &[usize] {
+        let scores = self.scores.as_ref();
+        scores.map_or(&[], |scores| scores.due(rows_of(chunk)))
+    }
+
+    /// Takes in the logits of a chunk: a row for each position that it scores, and if it samples
+    /// the row that the next token is chosen by. Returns whether the sequence goes on.
+    pub fn step(&mut self, chunk: &Chunk, mut logits: Vec<Vec<f32>>) -> bool {
+        let last = if chunk.samples { logits.pop() } else { None };
+        if let Some(scores) = &mut self.scores
+            && !scores.take(rows_of(chunk), &mut logits, &self.tokens)
+        {
+            return self.fail(SequenceError::NotFinite);
+        }
+        last.is_none_or(|mut logits| self.sample(&mut logits))
+    }
+
     /// Chooses the next token by its logits and sends it; returns whether the sequence goes on.
-    pub fn step(&mut self, logits: &mut [f32]) -> bool {
+    fn sample(&mut self, logits: &mut [f32]) -> bool {
         let Some(sampled) = self.sampler.sample(logits) else {
-            tracing::warn!(
-                ticket = self.lease.as_ref().map(Lease::alias),
-                "a sequence ends: {}",
-                SequenceError::NotFinite
-            );
-            // Whoever asked may have gone.
-            let _ = self.outputs.send(Err(SequenceError::NotFinite));
-            return false;
+            return self.fail(SequenceError::NotFinite);
         };
         self.tokens.push(sampled.token);
         let finish = if self.sampler.ends_with(sampled.token) {
@@ -80,7 +96,21 @@ impl Sequence {
             token: sampled.token,
             logprobs: sampled.logprobs,
             finish,
+            prompt_logprobs: self.scores.take().map(PromptScores::finish),
         };
         self.outputs.send(Ok(output)).is_ok() && finish.is_none()
     }
+
+    /// Tells why the sequence ends; returns that it does not go on.
+    fn fail(&self, error: SequenceError) -> bool {
+        let ticket = self.lease.as_ref().map(Lease::alias);
+        tracing::warn!(ticket, "a sequence ends: {error}");
+        // Whoever asked may have gone.
+        let _ = self.outputs.send(Err(error));
+        false
+    }
+}
+
+fn rows_of(chunk: &Chunk) -> Range<usize> {
+    chunk.start..chunk.start + chunk.len
 }

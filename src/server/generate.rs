@@ -88,6 +88,7 @@ pub fn submit(state: &AppState, job: Job) -> Result<Vec<Sequence>, ApiError> {
             prompt: prompt.ids.clone(),
             params,
             ticket: job.ticket.clone(),
+            scored: Vec::new(),
         }
     };
     let choices = job.prompts.iter();

@@ -1,6 +1,8 @@
 //! The engine as its callers see it: the same tokens whatever the company, tickets that do not
 //! touch each other, cancellation, preemption, and an end rather than a wrong answer.
 
+mod scoring;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -138,6 +140,7 @@ fn requests(count: usize, leases: &[Lease]) -> Vec<Request> {
             ..Default::default()
         },
         ticket: leases.get(i % (leases.len() + 1)).cloned(),
+        scored: Vec::new(),
     };
     (0..count).map(&mut request).collect()
 }
@@ -207,7 +210,7 @@ fn greedy_tokens_are_the_decoders() {
     let request = Request {
         prompt,
         params,
-        ticket: None,
+        ..Request::default()
     };
     let outputs = drain(&mut engine.handle.submit(request).unwrap());
     assert_eq!(outputs.iter().map(|o| o.token).collect::<Vec<_>>(), want);
@@ -226,7 +229,7 @@ fn a_stop_token_ends_the_sequence_and_is_its_last() {
         let request = Request {
             prompt: vec![5, 6, 7, 8],
             params,
-            ticket: None,
+            ..Request::default()
         };
         drain(&mut engine.handle.submit(request).unwrap())
     };
@@ -266,7 +269,7 @@ fn the_context_bounds_a_sequence() {
     let request = Request {
         prompt: vec![9; limit - 3],
         params,
-        ticket: None,
+        ..Request::default()
     };
     let outputs = drain(&mut engine.handle.submit(request).unwrap());
     assert_eq!(outputs.len(), 3);
@@ -283,7 +286,7 @@ fn a_dropped_stream_is_gone_after_a_step_and_frees_its_blocks() {
             ignore_eos: true,
             ..Default::default()
         },
-        ticket: None,
+        ..Request::default()
     };
     let streams = (0..5).map(|_| engine.handle.submit(endless()).unwrap());
     let mut streams: Vec<OutputStream> = streams.collect();
@@ -317,6 +320,7 @@ fn an_idle_engine_holds_no_ticket() {
             prompt: vec![5, 6, 7],
             params: SamplingParams::default(),
             ticket: lease,
+            ..Request::default()
         };
         assert!(!tokens(&mut engine.handle.submit(request).unwrap()).is_empty());
     }
@@ -333,6 +337,7 @@ fn a_ticket_that_breaks_the_model_ends_its_own_sequences_only() {
             ..Default::default()
         },
         ticket,
+        ..Request::default()
     };
     let before = tokens(&mut engine.handle.submit(request(None)).unwrap());
     let broken = request(Some(registry.lease("t0").unwrap()));
@@ -376,7 +381,7 @@ fn a_panic_in_the_engine_ends_the_process() {
         let request = Request {
             prompt: vec![999_999],
             params,
-            ticket: None,
+            ..Request::default()
         };
         drain(&mut engine.handle.submit(request).unwrap());
         std::thread::sleep(Duration::from_secs(20));

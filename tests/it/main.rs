@@ -2,6 +2,7 @@
 
 mod clients;
 mod common;
+mod data;
 mod decoder;
 mod end_to_end;
 mod engine;

@@ -279,6 +279,7 @@ fn echo(
             token,
             logprobs,
             finish,
+            prompt_logprobs: None,
         };
         if outputs.send(Ok(output)).is_err() {
             return cancelled();

@@ -1,0 +1,130 @@
+//! Prompts that are scored: the decoder's own log-probabilities, whatever the company and the chunks.
+
+use std::ops::Range;
+
+use super::*;
+
+/// The lot of requests of the other tests, most with parts of the prompts scored; some only that.
+fn scored_requests(count: usize, leases: &[Lease]) -> Vec<Request> {
+    let mut rng = StdRng::seed_from_u64(9);
+    let mut requests = requests(count, leases);
+    for request in &mut requests {
+        let len = match rng.random_bool(0.8) {
+            true => request.prompt.len(),
+            false => 0,
+        };
+        let mut at = 1;
+        while at < len {
+            let start = rng.random_range(at..len);
+            let end = rng.random_range(start..len) + 1;
+            request.scored.push(start..end);
+            at = end + 1;
+        }
+        if rng.random_bool(0.3) {
+            request.params.max_tokens = 1;
+        }
+    }
+    requests
+}
+
+/// What a sequence said of its prompt, in its first output alone.
+fn prompt_logprobs(stream: &mut OutputStream) -> Option<Vec<f32>> {
+    let outputs = drain(stream);
+    assert!(outputs[1..].iter().all(|o| o.prompt_logprobs.is_none()));
+    outputs[0].prompt_logprobs.clone()
+}
+
+/// The same scores, to the bit, from an engine that is given all requests at once as from one that
+/// is given them one by one.
+fn same_scores(together: &EngineConfig, count: usize) -> Running {
+    let (leases, _folder) = leases(3);
+    let whole = EngineConfig {
+        max_num_batched_tokens: 64,
+        ..config()
+    };
+    let alone = start(Dtype::F32, &whole);
+    let requests = || scored_requests(count, &leases);
+    let positions = |request: &Request| request.scored.iter().map(Range::len).sum::<usize>();
+    let asked: Vec<usize> = requests().iter().map(positions).collect();
+    assert!(asked.iter().sum::<usize>() > 100 && asked.contains(&0));
+    let run_alone = |request| prompt_logprobs(&mut alone.handle.submit(request).unwrap());
+    let want: Vec<_> = requests().into_iter().map(run_alone).collect();
+    let lengths = want
+        .iter()
+        .map(|scores| scores.as_ref().map_or(0, Vec::len));
+    assert_eq!(lengths.collect::<Vec<_>>(), asked);
+    let engine = start(Dtype::F32, together);
+    let submit = |request| engine.handle.submit(request).unwrap();
+    let mut streams: Vec<OutputStream> = requests().into_iter().map(submit).collect();
+    let got: Vec<_> = streams.iter_mut().map(prompt_logprobs).collect();
+    assert_eq!(got, want);
+    engine
+}
+
+#[test]
+fn company_and_chunks_change_no_score() {
+    same_scores(&config(), 40);
+    let narrow = EngineConfig {
+        max_num_seqs: 4,
+        max_num_batched_tokens: 5,
+        ..config()
+    };
+    same_scores(&narrow, 20);
+}
+
+#[test]
+fn preempted_sequences_give_the_same_scores() {
+    let base = load_tiny(MODEL, Dtype::F32);
+    let tight = EngineConfig {
+        max_num_batched_tokens: 12,
+        kv_cache_bytes: 8 * base.block_bytes(),
+        ..config()
+    };
+    let engine = same_scores(&tight, 40);
+    let preemptions = engine.metrics.preemptions.get();
+    assert!(preemptions > 0, "nothing was preempted");
+}
+
+#[test]
+fn scores_are_the_decoders_log_probabilities() {
+    let base = load_tiny(MODEL, Dtype::F32);
+    let engine = start(Dtype::F32, &config());
+    let limit = engine.handle.limits().max_model_len;
+    let mut rng = StdRng::seed_from_u64(3);
+    // As long as the context: what is scored needs no room for an answer.
+    let prompt: Vec<u32> = (0..limit).map(|_| rng.random_range(3..256)).collect();
+    let mut player = Player::new(&base, 1, limit);
+    let mut want = Vec::new();
+    for pair in prompt.windows(2) {
+        let after = player.step(&[(0, &pair[..1])]).remove(0);
+        want.push(after[pair[1] as usize]);
+    }
+    let request = Request {
+        scored: vec![1..2, 2..limit],
+        prompt,
+        ..Request::default()
+    };
+    let got = prompt_logprobs(&mut engine.handle.submit(request).unwrap()).unwrap();
+    assert_eq!(got.len(), want.len());
+    for (got, want) in got.iter().zip(&want) {
+        assert!((got - want).abs() < 1e-5, "{got}, the decoder says {want}");
+    }
+}
+
+#[test]
+fn a_broken_model_ends_a_scored_sequence_at_its_first_chunk() {
+    let (registry, _folder) = registry(1, 1e38, 1 << 24);
+    let engine = start(Dtype::F32, &config());
+    let request = Request {
+        prompt: vec![5; 100],
+        scored: vec![1..50, 50..100],
+        ticket: Some(registry.lease("t0").unwrap()),
+        ..Request::default()
+    };
+    let mut stream = engine.handle.submit(request).unwrap();
+    assert_eq!(stream.blocking_recv(), Some(Err(SequenceError::NotFinite)));
+    assert_eq!(stream.blocking_recv(), None);
+    let steps = || engine.metrics.step_seconds.get_sample_count();
+    eventually("the step is counted", || steps() > 0);
+    assert_eq!(steps(), 1);
+}
