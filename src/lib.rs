@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`cli`] | one file a subcommand: parse, validate, call the library |
 //! | [`server`] | HTTP only: wire types, routes, SSE, the error table |
+//! | [`eval`] | loss and greedy answers over a data file, through the engine |
 //! | [`engine`] | the one thread that owns the model: scheduler (pure data), runner, sampler |
 //! | [`registry`] | what tickets are here: aliases, generations, leases, the folder on disk |
 //! | [`train`] | the offline trainer: calibrate, mask, adapt, report |
@@ -44,9 +45,9 @@
 //!
 //! Each is held by a test (`tests/layering.rs` reads the `use` lines):
 //!
-//! - `ticket` knows no tokio, no model and no HTTP; `engine::scheduler` knows no tensor; `server`
-//!   and `data` know no tensor; `engine` knows no text; `train`
-//!   knows neither `engine` nor `server`.
+//! - `ticket` knows no tokio, no model and no HTTP; `engine::scheduler` knows no tensor; `server`,
+//!   `eval` and `data` know no tensor; `engine` knows no text; `train` knows neither `engine` nor
+//!   `server`.
 //! - No match over dtype or device outside `kernels` and `model::device`.
 //! - The base is bit-identical to what was loaded after any history of swaps.
 //! - A row's result does not depend on its neighbours, its chunking or its place in the batch.
@@ -54,6 +55,7 @@
 pub mod cli;
 pub mod data;
 pub mod engine;
+pub mod eval;
 pub mod kernels;
 pub mod metrics;
 pub mod model;

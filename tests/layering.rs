@@ -18,7 +18,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "server", "engine", "registry", "train", "model", "kernels", "data", "text", "ticket",
+            "server", "eval", "engine", "registry", "train", "model", "kernels", "data", "text",
+            "ticket",
             "metrics",
         ],
     ),
@@ -26,6 +27,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "server",
         &["engine", "registry", "text", "ticket", "metrics"],
     ),
+    ("eval", &["engine", "registry", "data", "text", "ticket"]),
     (
         "engine",
         &["registry", "model", "kernels", "ticket", "metrics"],
@@ -55,6 +57,7 @@ const STRANGERS: &[(&str, &[&[&str]])] = &[
     ),
     ("src/engine/", &[HTTP, &["tokenizers", "minijinja"]]),
     ("src/server/", &[TENSORS]),
+    ("src/eval/", &[TENSORS, HTTP]),
     ("src/registry/", &[TENSORS, HTTP]),
     ("src/train/", &[HTTP, &["tokio", "tokenizers", "minijinja"]]),
     ("src/model/", &[HTTP, &["tokio"]]),

@@ -1,12 +1,19 @@
-//! What several subcommands share: which base, where its files are kept, and bars for what takes
-//! long.
+//! What several subcommands share: which base, where its files are kept, how it is computed, and
+//! bars for what takes long.
 
+use std::borrow::Cow;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use anyhow::Context as _;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::model::{self, CacheDir, Checkpoint, DEFAULT_MODEL, ModelError, Progress, Stage};
+use crate::model::{
+    self, Base, CacheDir, Checkpoint, DEFAULT_MODEL, DeviceSpec, Dtype, LoadOptions, ModelError,
+    Progress, Source, Stage,
+};
 use crate::text::{Text, TextError};
 use crate::ticket::BaseManifest;
 
@@ -37,6 +44,116 @@ impl BaseArgs {
         model::manifest(&self.model, &self.cache(), &mut |progress| {
             bars.show(progress);
         })
+    }
+
+    /// Fetches the base where it is not here yet, and opens it: what goes wrong by then is told before
+    /// minutes of loading.
+    pub fn open(&self) -> anyhow::Result<OpenBase> {
+        let cache = self.cache();
+        let source = Source::parse(&self.model)?;
+        let mut bars = Bars::default();
+        let files = source.resolve(&cache, &mut |progress| bars.show(progress))?;
+        let checkpoint = Checkpoint::open(&files)?;
+        let text = load_text(&checkpoint).with_context(|| self.model.clone())?;
+        Ok(OpenBase {
+            name: source.name(),
+            text: Arc::new(text),
+            checkpoint,
+            cache,
+        })
+    }
+}
+
+/// How a base is computed.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct ComputeArgs {
+    /// What the weights are kept in: f32 or bf16.
+    #[arg(long, env = "TOMBOLA_DTYPE", default_value = "f32")]
+    pub dtype: Dtype,
+    /// Where the base is resident: cpu.
+    #[arg(long, env = "TOMBOLA_DEVICE", default_value = "cpu")]
+    pub device: DeviceSpec,
+    /// Threads that compute [default: all cores].
+    #[arg(long, value_name = "N", env = "TOMBOLA_THREADS", value_parser = at_least_one)]
+    threads: Option<usize>,
+}
+
+impl ComputeArgs {
+    /// Threads that compute.
+    pub fn threads(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        self.threads.unwrap_or_else(cores)
+    }
+}
+
+/// A base that is open, but not resident yet.
+pub struct OpenBase {
+    /// The name that requests use for it, unless they are told another.
+    pub name: String,
+    pub text: Arc<Text>,
+    checkpoint: Checkpoint,
+    cache: CacheDir,
+}
+
+impl OpenBase {
+    /// Positions that the model was trained for.
+    pub fn trained_positions(&self) -> usize {
+        self.checkpoint.config().max_position_embeddings
+    }
+
+    /// Every token that ends a text, as the model and the tokenizer name them.
+    pub fn end_tokens(&self) -> Vec<u32> {
+        let mut ids = self.checkpoint.config().eos_token_ids.clone();
+        ids.extend(self.text.eos_token_ids());
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
+    /// The token that ends what the base writes.
+    ///
+    /// # Errors
+    /// Neither the tokenizer nor the model names one.
+    pub fn end_token(&self) -> anyhow::Result<u32> {
+        let of_model = &self.checkpoint.config().eos_token_ids;
+        let first = self.text.eos_token_ids().iter().chain(of_model).next();
+        let none = || format!("{}: the base names no end token", self.name);
+        first.copied().with_context(none)
+    }
+
+    /// Makes the base resident under its name.
+    pub fn load(
+        &self,
+        compute: &ComputeArgs,
+        max_positions: Option<usize>,
+    ) -> Result<Base, ModelError> {
+        let options = LoadOptions {
+            dtype: compute.dtype,
+            device: compute.device,
+            max_positions,
+        };
+        let (checkpoint, cache) = (&self.checkpoint, &self.cache);
+        let mut bars = Bars::default();
+        Base::load(&self.name, checkpoint, &options, cache, &mut |progress| {
+            bars.show(progress);
+        })
+    }
+}
+
+/// Parses a count that is not 0.
+pub fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1".to_owned()),
+        Ok(count) => Ok(count),
+        Err(error) => Err(format!("must be a count: {error}")),
+    }
+}
+
+/// Prints to stdout; a reader that left early (`| head`) is no error.
+pub fn print(text: &str) -> anyhow::Result<()> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
     }
 }
 
@@ -81,13 +198,18 @@ fn bar(stage: Stage, total: u64) -> ProgressBar {
         Stage::Fingerprint => ("fingerprinting the base", "{pos}/{len} parameters"),
         Stage::Load => ("loading the base", "{pos}/{len} parameters"),
     };
+    bar_of(what, counts, total)
+}
+
+/// A bar on standard error for `total` of something, counted as `counts` says.
+pub fn bar_of(what: impl Into<Cow<'static, str>>, counts: &str, total: u64) -> ProgressBar {
     let template = format!("{{msg}} {{bar:30}} {counts} {{eta}}");
     let style = ProgressStyle::with_template(&template).expect("the template is well-formed");
     ProgressBar::new(total).with_style(style).with_message(what)
 }
 
 /// The tokenizer and chat template that lie with a base's weights.
-pub fn load_text(checkpoint: &Checkpoint) -> Result<Text, TextError> {
+fn load_text(checkpoint: &Checkpoint) -> Result<Text, TextError> {
     match checkpoint.gguf_content() {
         Some(content) => Text::from_gguf(content),
         None => Text::from_folder(checkpoint.path()),

@@ -2,6 +2,8 @@
 
 mod banner;
 mod base;
+mod eval;
+mod evaluation;
 mod serve;
 mod ticket;
 
@@ -23,6 +25,8 @@ struct Cli {
 enum Command {
     /// Serve a base and its tickets over HTTP (what no subcommand means).
     Serve(Box<serve::ServeArgs>),
+    /// Measure a base and tickets on a data file: loss, perplexity, exact match.
+    Eval(Box<eval::EvalArgs>),
     /// Inspect, verify and import tickets.
     Ticket(ticket::TicketArgs),
 }
@@ -36,6 +40,7 @@ pub fn run() -> anyhow::Result<()> {
     match cli.command {
         None => serve::run(cli.serve),
         Some(Command::Serve(args)) => serve::run(*args),
+        Some(Command::Eval(args)) => eval::run(&args),
         Some(Command::Ticket(args)) => ticket::run(args),
     }
 }

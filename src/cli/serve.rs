@@ -5,20 +5,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context as _, bail};
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::banner::announce;
-use super::base::{Bars, BaseArgs, load_text};
+use super::base::{BaseArgs, ComputeArgs, OpenBase, at_least_one};
 use crate::engine::{self, EngineConfig};
 use crate::metrics::Metrics;
-use crate::model::{Base, Checkpoint, DeviceSpec, Dtype, LoadOptions, Source};
 use crate::registry::{Registry, RegistryOptions};
 use crate::server::{self, AppState, Door, Drained, ServedBase, ServerOptions};
-use crate::text::Text;
 
 /// Arguments of `tombola serve`; each is an environment variable too.
 #[derive(Clone, Debug, Args)]
@@ -31,12 +29,8 @@ pub struct ServeArgs {
     /// The port to listen on; 0 takes a free one.
     #[arg(long, env = "TOMBOLA_PORT", default_value_t = 8000)]
     port: u16,
-    /// What the weights are kept in: f32 or bf16.
-    #[arg(long, env = "TOMBOLA_DTYPE", default_value = "f32")]
-    dtype: Dtype,
-    /// Where the base is resident: cpu.
-    #[arg(long, env = "TOMBOLA_DEVICE", default_value = "cpu")]
-    device: DeviceSpec,
+    #[command(flatten)]
+    compute: ComputeArgs,
     /// The name that requests use for the base [default: the model's own].
     #[arg(
         long,
@@ -112,9 +106,6 @@ pub struct ServeArgs {
         value_parser = mebibytes,
     )]
     kv_cache_mib: Mebibytes,
-    /// Threads that compute [default: all cores].
-    #[arg(long, value_name = "N", env = "TOMBOLA_THREADS", value_parser = at_least_one)]
-    threads: Option<usize>,
     /// The largest JSON body that is taken, in MiB.
     #[arg(
         long,
@@ -148,14 +139,6 @@ fn mebibytes(text: &str) -> Result<Mebibytes, String> {
     match at_least_one(text)? {
         mib if mib <= usize::MAX >> 20 => Ok(Mebibytes(mib)),
         _ => Err("is more than can be addressed".to_owned()),
-    }
-}
-
-fn at_least_one(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("must be at least 1".to_owned()),
-        Ok(count) => Ok(count),
-        Err(error) => Err(format!("must be a count: {error}")),
     }
 }
 
@@ -240,29 +223,15 @@ impl Signals {
 
 /// All that stands behind the routes, and the engine's thread, which ends when dropped.
 fn start(args: &ServeArgs) -> anyhow::Result<(AppState, engine::EngineThread)> {
-    let cache = args.base.cache();
-    let mut bars = Bars::default();
-    let source = Source::parse(&args.base.model)?;
-    let files = source.resolve(&cache, &mut |progress| bars.show(progress))?;
-    let checkpoint = Checkpoint::open(&files)?;
-    let text = load_text(&checkpoint).with_context(|| args.base.model.clone())?;
-    let text = Arc::new(text);
-    let name = args
-        .served_model_name
-        .clone()
-        .unwrap_or_else(|| source.name());
-    let options = LoadOptions {
-        dtype: args.dtype,
-        device: args.device,
-        max_positions: args.max_model_len,
-    };
-    let base = Base::load(&name, &checkpoint, &options, &cache, &mut |progress| {
-        bars.show(progress);
-    })?;
+    let mut opened = args.base.open()?;
+    if let Some(name) = &args.served_model_name {
+        opened.name.clone_from(name);
+    }
+    let base = opened.load(&args.compute, args.max_model_len)?;
     let manifest = Arc::clone(&base.manifest);
     let served = ServedBase {
         manifest: Arc::clone(&manifest),
-        dtype: args.dtype.to_string(),
+        dtype: args.compute.dtype.to_string(),
         loaded_digest: base.loaded_digest,
     };
     let max_ticket_bytes = args.max_ticket_mib.bytes() as u64;
@@ -271,11 +240,11 @@ fn start(args: &ServeArgs) -> anyhow::Result<(AppState, engine::EngineThread)> {
         memory_budget: args.ticket_memory_mib.bytes(),
         allow_foreign_base: args.allow_foreign_base,
     };
-    let opened = Registry::open(&args.tickets, manifest, registry_options)?;
-    for (path, error) in &opened.refused {
+    let folder = Registry::open(&args.tickets, manifest, registry_options)?;
+    for (path, error) in &folder.refused {
         tracing::warn!("{} is not served: {error}", path.display());
     }
-    let config = engine_config(args, &base, &text);
+    let config = engine_config(args, &opened);
     let metrics = Arc::new(Metrics::new(base.max_positions)?);
     let (engine, thread) = engine::spawn(base, &config, Arc::clone(&metrics))?;
     let limit = engine.limits().max_model_len;
@@ -288,26 +257,21 @@ fn start(args: &ServeArgs) -> anyhow::Result<(AppState, engine::EngineThread)> {
         max_ticket_bytes,
         ..ServerOptions::default()
     };
-    let registry = Arc::new(opened.registry);
+    let registry = Arc::new(folder.registry);
     Ok((
-        AppState::new(engine, registry, text, served, metrics, options),
+        AppState::new(engine, registry, opened.text, served, metrics, options),
         thread,
     ))
 }
 
-fn engine_config(args: &ServeArgs, base: &Base, text: &Text) -> EngineConfig {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut end_tokens = base.decoder.config().eos_token_ids.clone();
-    end_tokens.extend(text.eos_token_ids());
-    end_tokens.sort_unstable();
-    end_tokens.dedup();
+fn engine_config(args: &ServeArgs, base: &OpenBase) -> EngineConfig {
     EngineConfig {
         max_num_seqs: args.max_num_seqs,
         max_num_batched_tokens: args.max_num_batched_tokens,
         max_queue: args.max_queue,
         kv_cache_bytes: args.kv_cache_mib.bytes(),
-        threads: args.threads.unwrap_or(cores),
-        end_tokens,
+        threads: args.compute.threads(),
+        end_tokens: base.end_tokens(),
     }
 }
 

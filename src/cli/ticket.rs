@@ -3,13 +3,12 @@
 
 mod summary;
 
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
-use super::base::BaseArgs;
+use super::base::{BaseArgs, print};
 use crate::ticket::import::import_flat;
 use crate::ticket::{DeltaDtype, Digest, Ticket, TicketError, read_bounded};
 use summary::{Summary, grouped};
@@ -159,22 +158,15 @@ fn import(args: ImportArgs) -> anyhow::Result<()> {
     print(&format!("wrote {out}\n\n{}", Summary::new(&ticket)))
 }
 
-fn read(path: &Path) -> anyhow::Result<Ticket> {
+/// Reads a ticket file, whatever its size within reason.
+pub(super) fn read(path: &Path) -> anyhow::Result<Ticket> {
     Ticket::read(path, MAX_FILE_BYTES).map_err(|e| naming(path, e))
 }
 
 /// Puts the file's name before what is wrong with it, where the message lacks it.
-fn naming(path: &Path, error: TicketError) -> anyhow::Error {
+pub(super) fn naming(path: &Path, error: TicketError) -> anyhow::Error {
     match error {
         TicketError::Io { .. } | TicketError::NotAFile(_) => error.into(),
         _ => anyhow::Error::new(error).context(path.display().to_string()),
-    }
-}
-
-/// Prints to stdout; a reader that left early (`| head`) is no error.
-fn print(text: &str) -> anyhow::Result<()> {
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
     }
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
+use super::folder;
 use super::memory::Held;
 use crate::ticket::{BoundTicket, Digest, Metadata};
 
@@ -108,6 +109,16 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// A lease of a ticket that is in no registry, for whoever runs the engine on a file: it goes
+    /// when the last clone is dropped. `alias` names it in messages.
+    pub fn of_file(alias: &str, path: PathBuf, ticket: BoundTicket) -> Self {
+        let created = folder::modified(&path);
+        Self {
+            generation: Arc::new(Generation::new(alias, path, &ticket, created)),
+            held: Arc::new(Held::unbudgeted(ticket)),
+        }
+    }
+
     pub fn id(&self) -> GenerationId {
         self.generation.id
     }

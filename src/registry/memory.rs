@@ -13,7 +13,18 @@ use crate::ticket::BoundTicket;
 #[derive(Debug)]
 pub(super) struct Held {
     pub ticket: Arc<BoundTicket>,
-    _room: Room,
+    /// `None` outside of a registry.
+    _room: Option<Room>,
+}
+
+impl Held {
+    /// A ticket that no budget counts.
+    pub fn unbudgeted(ticket: BoundTicket) -> Self {
+        Self {
+            ticket: Arc::new(ticket),
+            _room: None,
+        }
+    }
 }
 
 /// Bytes taken from the budget until dropped.
@@ -90,7 +101,7 @@ impl Memory {
     pub fn keep(&self, id: GenerationId, ticket: BoundTicket, room: Room) -> Arc<Held> {
         let held = Arc::new(Held {
             ticket: Arc::new(ticket),
-            _room: room,
+            _room: Some(room),
         });
         lock(&self.cache).put(id, held.clone());
         held

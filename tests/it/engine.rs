@@ -22,9 +22,9 @@ use tombola::ticket::{BaseManifest, Digest};
 
 use crate::common::{Player, encode_ticket, load_tiny, random_delta};
 
-const MODEL: &str = "llama-untied";
+pub const MODEL: &str = "llama-untied";
 
-fn config() -> EngineConfig {
+pub fn config() -> EngineConfig {
     EngineConfig {
         max_num_seqs: 8,
         max_num_batched_tokens: 24,
@@ -35,14 +35,14 @@ fn config() -> EngineConfig {
     }
 }
 
-struct Running {
-    handle: EngineHandle,
+pub struct Running {
+    pub handle: EngineHandle,
     metrics: Arc<Metrics>,
     loaded: Digest,
     _thread: EngineThread,
 }
 
-fn start(dtype: Dtype, config: &EngineConfig) -> Running {
+pub fn start(dtype: Dtype, config: &EngineConfig) -> Running {
     let base = load_tiny(MODEL, dtype);
     let loaded = base.loaded_digest;
     let metrics = Arc::new(Metrics::new(512).unwrap());
@@ -70,7 +70,7 @@ fn write_ticket(base: &BaseManifest, seed: u64, largest: f32, path: &Path) {
 }
 
 /// A folder of random tickets `t0`, `t1`, … with memory for so many bytes of them.
-fn registry(count: usize, largest: f32, memory_budget: usize) -> (Registry, TempDir) {
+pub fn registry(count: usize, largest: f32, memory_budget: usize) -> (Registry, TempDir) {
     let base = load_tiny(MODEL, Dtype::F32).manifest;
     let folder = tempfile::tempdir().unwrap();
     for i in 0..count {

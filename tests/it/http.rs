@@ -3,7 +3,7 @@
 mod chat;
 mod completions;
 mod errors;
-mod fixture;
+pub mod fixture;
 mod live;
 mod ops;
 mod tickets;

@@ -6,6 +6,7 @@ mod data;
 mod decoder;
 mod end_to_end;
 mod engine;
+mod eval;
 mod golden;
 mod http;
 mod hub;

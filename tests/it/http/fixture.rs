@@ -314,7 +314,8 @@ pub fn ticket_file(seed: u8) -> Vec<u8> {
     Ticket::encode(&metadata, &BTreeMap::from([(PARAMETER.to_owned(), delta)])).unwrap()
 }
 
-fn text() -> Arc<Text> {
+/// One token a byte, and the end.
+pub fn text() -> Arc<Text> {
     let dir = TempDir::new().unwrap();
     write_json(&dir.path().join("tokenizer.json"), &tokenizer());
     let template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}";
@@ -327,7 +328,6 @@ fn write_json(path: &Path, value: &Value) {
     fs::write(path, value.to_string()).unwrap();
 }
 
-/// One token a byte, and the end.
 fn tokenizer() -> Value {
     let byte_level = json!({
         "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false,

@@ -1,0 +1,82 @@
+"""Training speed and memory beside a plain PyTorch implementation, on this machine, in turn.
+
+usage: python3 benches/train/speed.py --python PYTHON --reference train_reference.py --folder BASE_FOLDER \
+           --data sql.train.jsonl --valid sql.valid.jsonl > benches/results/train-speed.md
+
+PYTHON has torch and transformers; BASE_FOLDER is the default base as a Hugging Face folder. Both train
+the same rows in the same order, 8 rows of at most 128 tokens a step, float32, all cores. The reference
+counts the tokens that are not padding, as we do. Medians over the rounds.
+"""
+import argparse
+import json
+import statistics
+import tempfile
+from pathlib import Path
+
+from common import phases, processor, run
+
+ap = argparse.ArgumentParser()
+ap.add_argument("--tombola", default="target/release/tombola")
+ap.add_argument("--python", required=True)
+ap.add_argument("--reference", required=True)
+ap.add_argument("--folder", required=True)
+ap.add_argument("--data", required=True)
+ap.add_argument("--valid", required=True)
+ap.add_argument("--rounds", type=int, default=3)
+ap.add_argument("--steps", type=int, default=6)
+a = ap.parse_args()
+
+
+def pytorch(work):
+    text, peak = run([a.python, a.reference, a.folder, a.data, a.valid, work / "x.safetensors",
+                      "--calibrate", a.steps, "--steps", a.steps, "--batch", 8, "--len", 128,
+                      "--lr-cal", "3e-5", "--lr", "3e-4", "--valid-rows", 8])
+    speed = {}
+    for line in text.splitlines():
+        if line.startswith("{") and "phase" in (event := json.loads(line)):
+            speed[event["phase"]] = event["tok_s"]
+    return {"calibrate": speed["calibrate"], "adapt": speed["adapt"], "peak": peak, "adapt_peak": peak}
+
+
+def tombola(work):
+    def train(name, *more):
+        command = [a.tombola, "train", "--data", a.data, "--name", name, "--out", work, "--run-dir", work / name,
+                   "--calibrate-steps", a.steps, "--steps", a.steps, "--batch", 8, "--max-length", 128,
+                   "--no-shuffle", *more]
+        _, peak = run(command)
+        found = phases(work / name)
+        return {k: v["tokens"] / v["seconds"] for k, v in found.items()}, peak, found
+
+    speed, peak, found = train("whole")
+    _, adapt_peak, _ = train("adapt", "--mask-from", work / "whole.safetensors")
+    return {"calibrate": speed["calibrate"], "adapt": speed["adapt"], "peak": peak, "adapt_peak": adapt_peak,
+            "calibrate_bytes": found["calibrate"]["bytes"], "adapt_bytes": found["adapt"]["bytes"]}
+
+
+rounds = {"PyTorch": [], "Tombola": []}
+for _ in range(a.rounds):
+    with tempfile.TemporaryDirectory() as work:
+        rounds["PyTorch"].append(pytorch(Path(work)))
+        rounds["Tombola"].append(tombola(Path(work)))
+median = {who: {key: statistics.median(r[key] for r in runs) for key in runs[0]} for who, runs in rounds.items()}
+p, t = median["PyTorch"], median["Tombola"]
+
+
+def log(line=""):
+    out.append(line)
+
+
+out = []
+log("# Training beside PyTorch\n")
+log("Made by `benches/train/speed.py` (its usage says how). SmolLM2-135M, float32, steps of 8 SQL rows of at most 128")
+log(f"tokens, {a.steps} to calibrate and {a.steps} to adapt, {a.rounds} rounds in turn, medians. {processor()}.\n")
+log("| | PyTorch | Tombola | ratio |")
+log("|---|---:|---:|---:|")
+for phase in ("calibrate", "adapt"):
+    log(f"| {phase}, tokens/s | {p[phase]:.0f} | {t[phase]:.0f} | {t[phase] / p[phase]:.2f} |")
+log(f"| peak memory of a whole run, MiB | {p['peak']:.0f} | {t['peak']:.0f} | {t['peak'] / p['peak']:.2f} |")
+log(f"| peak memory of adapting alone (`--mask-from`), MiB | {p['adapt_peak']:.0f} | {t['adapt_peak']:.0f} | {t['adapt_peak'] / p['adapt_peak']:.2f} |")
+log(f"\nGradients, optimizer state and masters: {t['calibrate_bytes']:,.0f} bytes to calibrate, {t['adapt_bytes']:,.0f} to adapt")
+log("at 1 %. (PyTorch's peak is that of its one process, which does both.)")
+Path("benches/results/train-speed.md").write_text("\n".join(out) + "\n")
+print("\n".join(out))

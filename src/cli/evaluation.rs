@@ -1,0 +1,122 @@
+//! A fresh base with an engine around it, and tickets evaluated on it one after the other: what
+//! `tombola eval` does, and what a training ends with.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+
+use super::base::{ComputeArgs, OpenBase, bar_of};
+use super::ticket;
+use crate::data::Dataset;
+use crate::engine::{self, EngineConfig};
+use crate::eval::{self, EvalOptions, EvalResult};
+use crate::metrics::Metrics;
+use crate::model::{BLOCK, Base};
+use crate::registry::Lease;
+use crate::ticket::{BaseManifest, Ticket};
+
+/// Sequences that run at once.
+const SEQUENCES: usize = 64;
+/// Tokens of a step, as in serving. It bounds the logits that are in memory at a time.
+const STEP_TOKENS: usize = 512;
+/// Sequences that wait beyond those that run.
+const QUEUE: usize = 3 * SEQUENCES;
+/// Keys and values, unless one row needs more.
+const CACHE_BYTES: usize = 1 << 30;
+
+/// A ticket file to evaluate, read but not yet checked against a base.
+pub struct Candidate {
+    name: String,
+    path: PathBuf,
+    ticket: Ticket,
+}
+
+impl Candidate {
+    /// Reads a ticket file; it is reported under the file's name without extension.
+    pub fn read(path: PathBuf) -> anyhow::Result<Self> {
+        let stem = path.file_stem().unwrap_or_default();
+        Ok(Self {
+            name: stem.to_string_lossy().into_owned(),
+            ticket: ticket::read(&path)?,
+            path,
+        })
+    }
+
+    fn lease(self, base: &BaseManifest, allow_foreign_base: bool) -> anyhow::Result<Lease> {
+        let bound = self.ticket.bind(base, allow_foreign_base);
+        let bound = bound.map_err(|error| ticket::naming(&self.path, error))?;
+        Ok(Lease::of_file(&self.name, self.path, bound))
+    }
+}
+
+/// What one evaluation gave.
+pub struct Evaluated {
+    /// The ticket's name; `None` is the bare base.
+    pub ticket: Option<String>,
+    pub result: EvalResult,
+}
+
+/// Loads the base afresh and evaluates it on the data, bare and then under each ticket.
+///
+/// # Errors
+/// The base cannot be loaded, a ticket is for another one, or an evaluation ends early.
+pub fn evaluate(
+    base: OpenBase,
+    compute: &ComputeArgs,
+    tickets: Vec<Candidate>,
+    allow_foreign_base: bool,
+    dataset: &Dataset,
+    options: &EvalOptions,
+) -> anyhow::Result<Vec<Evaluated>> {
+    let resident = base.load(compute, None)?;
+    let leases = tickets.into_iter();
+    let leases = leases.map(|ticket| ticket.lease(&resident.manifest, allow_foreign_base));
+    let leases = leases.collect::<anyhow::Result<Vec<_>>>()?;
+    let config = EngineConfig {
+        max_num_seqs: SEQUENCES,
+        max_num_batched_tokens: STEP_TOKENS,
+        max_queue: QUEUE,
+        kv_cache_bytes: cache_bytes(&resident, dataset, options),
+        threads: compute.threads(),
+        end_tokens: base.end_tokens(),
+    };
+    let metrics = Arc::new(Metrics::new(resident.max_positions)?);
+    let (engine, _thread) = engine::spawn(resident, &config, metrics)?;
+    let text = Arc::clone(&base.text);
+    // What its files hold is resident by now.
+    drop(base);
+    let bare = std::iter::once(None);
+    let each = bare.chain(leases.iter().map(Some)).map(|lease| {
+        let name = lease.map(Lease::alias);
+        let result = with_bar(name, |progress| {
+            eval::evaluate(&engine, lease, dataset, &text, options, progress)
+        });
+        let whose = || name.map_or("the base".to_owned(), |name| format!("ticket `{name}`"));
+        Ok(Evaluated {
+            result: result.with_context(|| format!("evaluating {}", whose()))?,
+            ticket: name.map(str::to_owned),
+        })
+    });
+    each.collect()
+}
+
+/// Runs an evaluation with a bar on standard error.
+fn with_bar<T>(name: Option<&str>, run: impl FnOnce(&mut dyn FnMut(usize, usize)) -> T) -> T {
+    let what = format!("evaluating {}", name.unwrap_or("the base"));
+    let bar = bar_of(what, "{pos}/{len} sequences", 0);
+    let result = run(&mut |done, total| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    });
+    bar.finish_and_clear();
+    result
+}
+
+/// Memory for keys and values: at least what the longest row takes with its answer.
+fn cache_bytes(base: &Base, dataset: &Dataset, options: &EvalOptions) -> usize {
+    let rows = dataset.examples.iter().map(|example| example.tokens.len());
+    let longest = rows.max().unwrap_or(0).saturating_add(options.max_tokens);
+    let blocks = longest.min(base.max_positions).div_ceil(BLOCK);
+    CACHE_BYTES.max(blocks * base.block_bytes())
+}
