@@ -19,8 +19,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "cli",
         &[
             "server", "eval", "engine", "registry", "train", "model", "kernels", "data", "text",
-            "ticket",
-            "metrics",
+            "ticket", "metrics",
         ],
     ),
     (

@@ -2,11 +2,13 @@
 //! bars for what takes long.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use candle_core::Tensor;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -51,9 +53,7 @@ impl BaseArgs {
     pub fn open(&self) -> anyhow::Result<OpenBase> {
         let cache = self.cache();
         let source = Source::parse(&self.model)?;
-        let mut bars = Bars::default();
-        let files = source.resolve(&cache, &mut |progress| bars.show(progress))?;
-        let checkpoint = Checkpoint::open(&files)?;
+        let checkpoint = open_checkpoint(&self.model, &cache)?;
         let text = load_text(&checkpoint).with_context(|| self.model.clone())?;
         Ok(OpenBase {
             name: source.name(),
@@ -62,6 +62,13 @@ impl BaseArgs {
             cache,
         })
     }
+}
+
+/// Opens another checkpoint of the base's kind, anything that --model takes.
+pub fn open_checkpoint(model: &str, cache: &CacheDir) -> anyhow::Result<Checkpoint> {
+    let mut bars = Bars::default();
+    let files = Source::parse(model)?.resolve(cache, &mut |progress| bars.show(progress))?;
+    Ok(Checkpoint::open(&files)?)
 }
 
 /// How a base is computed.
@@ -119,6 +126,21 @@ impl OpenBase {
         let first = self.text.eos_token_ids().iter().chain(of_model).next();
         let none = || format!("{}: the base names no end token", self.name);
         first.copied().with_context(none)
+    }
+
+    /// Its parameters on disk.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// Writes other parameters of the base, by name, as a folder that --model takes.
+    pub fn save_as(
+        &self,
+        folder: &Path,
+        parameters: &BTreeMap<String, Tensor>,
+    ) -> anyhow::Result<()> {
+        model::save_folder(folder, self.checkpoint.config(), parameters)?;
+        Ok(self.text.save(folder)?)
     }
 
     /// Makes the base resident under its name.

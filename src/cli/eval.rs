@@ -1,6 +1,6 @@
 //! `tombola eval`: how good a base is on a data file, bare and under tickets.
 
-mod report;
+pub(super) mod report;
 
 use std::path::{Path, PathBuf};
 
@@ -100,7 +100,7 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
 }
 
 /// The file that `--ticket` names.
-fn ticket_file(ticket: &str, folder: &Path) -> anyhow::Result<PathBuf> {
+pub(super) fn ticket_file(ticket: &str, folder: &Path) -> anyhow::Result<PathBuf> {
     let file = PathBuf::from(ticket);
     let is_name = file.file_name().is_some_and(|name| name == ticket);
     if file.is_file() || !is_name || file.extension().is_some_and(|e| e == "safetensors") {
@@ -117,7 +117,7 @@ fn ticket_file(ticket: &str, folder: &Path) -> anyhow::Result<PathBuf> {
 }
 
 /// Says on standard error which rows are not whole.
-fn tell_cut(dataset: &Dataset, max_length: usize) {
+pub(super) fn tell_cut(dataset: &Dataset, max_length: usize) {
     let Dataset { cut, left_out, .. } = dataset;
     if *cut > 0 {
         eprintln!(

@@ -5,7 +5,9 @@ mod base;
 mod eval;
 mod evaluation;
 mod serve;
+mod signals;
 mod ticket;
+mod train;
 
 use clap::{Parser, Subcommand};
 
@@ -25,6 +27,9 @@ struct Cli {
 enum Command {
     /// Serve a base and its tickets over HTTP (what no subcommand means).
     Serve(Box<serve::ServeArgs>),
+    /// Train a ticket: calibrate, choose its weights, adapt them.
+    #[command(args_override_self = true)]
+    Train(Box<train::TrainArgs>),
     /// Measure a base and tickets on a data file: loss, perplexity, exact match.
     Eval(Box<eval::EvalArgs>),
     /// Inspect, verify and import tickets.
@@ -40,6 +45,7 @@ pub fn run() -> anyhow::Result<()> {
     match cli.command {
         None => serve::run(cli.serve),
         Some(Command::Serve(args)) => serve::run(*args),
+        Some(Command::Train(args)) => train::run(&args),
         Some(Command::Eval(args)) => eval::run(&args),
         Some(Command::Ticket(args)) => ticket::run(args),
     }

@@ -9,10 +9,10 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::banner::announce;
 use super::base::{BaseArgs, ComputeArgs, OpenBase, at_least_one};
+use super::signals::Signals;
 use crate::engine::{self, EngineConfig};
 use crate::metrics::Metrics;
 use crate::registry::{Registry, RegistryOptions};
@@ -196,29 +196,6 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         );
     }
     Ok(())
-}
-
-/// What asks the process to end.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    /// Waits for the next of either.
-    async fn recv(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
 }
 
 /// All that stands behind the routes, and the engine's thread, which ends when dropped.

@@ -1,7 +1,7 @@
 //! `tombola ticket`: look into ticket files, check them against a base, make them from other
 //! layouts.
 
-mod summary;
+pub(super) mod summary;
 
 use std::path::{Path, PathBuf};
 

@@ -42,6 +42,8 @@ pub struct EvalResult {
     pub loss: f64,
     /// What the greedy answers were worth, where they were asked for.
     pub answers: Option<Answers>,
+    /// The greedy answers themselves, in the order of the rows that have a prompt and an answer.
+    pub texts: Vec<String>,
 }
 
 impl EvalResult {

@@ -127,8 +127,8 @@ impl Job<'_> {
 struct Tally {
     logprobs: f64,
     tokens: usize,
-    answers: usize,
     score: f64,
+    texts: Vec<String>,
 }
 
 impl Tally {
@@ -153,22 +153,23 @@ impl Tally {
         if let Job::Answer(_, _, expected, rule) = job {
             let answer = text.decode(&ids, true);
             let answer = answer.expect("every id is in the vocabulary");
-            self.answers += 1;
             self.score += rule.score(&answer, expected);
+            self.texts.push(answer);
         }
         Ok(())
     }
 
-    fn result(&self, rows: usize, options: &EvalOptions) -> EvalResult {
+    fn result(self, rows: usize, options: &EvalOptions) -> EvalResult {
         EvalResult {
             rows,
             tokens: self.tokens,
             loss: -self.logprobs / self.tokens as f64,
             answers: options.answers.map(|rule| Answers {
                 rule,
-                rows: self.answers,
+                rows: self.texts.len(),
                 score: self.score,
             }),
+            texts: self.texts,
         }
     }
 }

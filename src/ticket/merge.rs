@@ -25,7 +25,9 @@ pub fn merge(
     for (ticket, scale) in tickets {
         for (parameter, delta) in ticket.tensors() {
             let [_, width] = base.projection(parameter)?;
-            let scaled = delta.entries().map(|(r, c, value)| (r * width + c, scale * value));
+            let scaled = delta
+                .entries()
+                .map(|(r, c, value)| (r * width + c, scale * value));
             entries.entry(parameter).or_default().extend(scaled);
         }
     }

@@ -9,7 +9,7 @@ use crate::data::Dataset;
 use crate::eval::{Answers, EvalResult};
 
 /// The evaluations of one data set, base first.
-pub(super) struct Report<'a> {
+pub struct Report<'a> {
     pub base: &'a str,
     pub dataset: &'a Dataset,
     pub evaluated: &'a [Evaluated],
@@ -113,6 +113,7 @@ mod tests {
                 tokens: 2000,
                 loss,
                 answers,
+                texts: Vec::new(),
             },
         }
     }

@@ -158,7 +158,7 @@ impl fmt::Display for Summary {
 }
 
 /// A number with its digits in groups of three: `1,061,694`.
-pub(super) fn grouped(number: usize) -> String {
+pub fn grouped(number: usize) -> String {
     let digits = number.to_string();
     let mut grouped = String::new();
     for (i, digit) in digits.chars().enumerate() {

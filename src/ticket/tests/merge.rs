@@ -26,7 +26,10 @@ fn positions_are_united_and_scaled_deltas_summed() {
     for (row, column, value) in sample().tensors()[Q].entries() {
         *want.entry(row * 4 + column).or_default() += 2.0 * value;
     }
-    let want: Vec<_> = want.into_iter().map(|(at, value)| (at / 4, at % 4, value)).collect();
+    let want: Vec<_> = want
+        .into_iter()
+        .map(|(at, value)| (at / 4, at % 4, value))
+        .collect();
     assert_eq!(entries, want);
     assert_eq!(merged.tensors().len(), sample().tensors().len());
     let sources = &merged.metadata().training.as_ref().unwrap()["merged_from"];

@@ -31,9 +31,25 @@ impl Place {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tombola"));
         command
             .current_dir(self.0.path())
-            .args(["train", "--data", "rows.jsonl", "--name", "cats", "--out", "out"])
+            .args([
+                "train",
+                "--data",
+                "rows.jsonl",
+                "--name",
+                "cats",
+                "--out",
+                "out",
+            ])
             .args(["--score", "random", "--density", "0.001"])
-            .args(["--steps", "6", "--batch", "2", "--lr", "1e-3", "--cache-dir"])
+            .args([
+                "--steps",
+                "6",
+                "--batch",
+                "2",
+                "--lr",
+                "1e-3",
+                "--cache-dir",
+            ])
             .arg(cache().path())
             .args(more)
             .stdin(Stdio::null());
@@ -50,7 +66,9 @@ impl Place {
 
     fn metrics(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.path("runs/cats/metrics.jsonl")).unwrap_or_default();
-        let lines = text.lines().filter_map(|line| serde_json::from_str(line).ok());
+        let lines = text
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok());
         lines.collect()
     }
 }
@@ -80,8 +98,14 @@ fn a_ticket_is_trained_reported_and_the_same_after_a_kill() {
     let output = whole.run(&["--valid", "rows.jsonl", "--license", "CC0-1.0"]);
     assert_success(&output);
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(printed.contains("wrote out/cats.safetensors: 106,168 nonzeros"), "{printed}");
-    assert!(printed.contains("perplexity") && printed.contains("report.html"), "{printed}");
+    assert!(
+        printed.contains("wrote out/cats.safetensors: 106,168 nonzeros"),
+        "{printed}"
+    );
+    assert!(
+        printed.contains("perplexity") && printed.contains("report.html"),
+        "{printed}"
+    );
     let ticket = Ticket::read(&whole.ticket(), 1 << 30).unwrap();
     let metadata = ticket.metadata();
     assert_eq!(metadata.license.as_deref(), Some("CC0-1.0"));
@@ -97,13 +121,27 @@ fn a_ticket_is_trained_reported_and_the_same_after_a_kill() {
     assert!(report.contains("cats") && report.contains("</html>"));
 
     let killed = Place::new();
-    let arguments = ["--valid", "rows.jsonl", "--license", "CC0-1.0", "--save-every", "2"];
+    let arguments = [
+        "--valid",
+        "rows.jsonl",
+        "--license",
+        "CC0-1.0",
+        "--save-every",
+        "2",
+    ];
     let mut child = killed.command(&arguments);
-    let mut child = child.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child = child
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     let deadline = Instant::now() + Duration::from_secs(300);
     let step = |event: &Value| event["event"] == "step" && event["step"].as_u64() >= Some(3);
     while !killed.metrics().iter().any(step) {
-        assert!(child.try_wait().unwrap().is_none(), "it ended before it could be killed");
+        assert!(
+            child.try_wait().unwrap().is_none(),
+            "it ended before it could be killed"
+        );
         assert!(Instant::now() < deadline, "it took no step");
         sleep(Duration::from_millis(20));
     }
@@ -111,26 +149,43 @@ fn a_ticket_is_trained_reported_and_the_same_after_a_kill() {
     child.wait().unwrap();
     assert!(!killed.ticket().exists());
     let again = killed.run(&arguments);
-    assert!(stderr(&again).contains("--resume goes on with it"), "{}", stderr(&again));
+    assert!(
+        stderr(&again).contains("--resume goes on with it"),
+        "{}",
+        stderr(&again)
+    );
     let other = killed.run(&[&arguments[..], &["--resume", "--seed", "5"]].concat());
-    assert!(stderr(&other).contains("another train.seed: 0, now 5"), "{}", stderr(&other));
+    assert!(
+        stderr(&other).contains("another train.seed: 0, now 5"),
+        "{}",
+        stderr(&other)
+    );
     assert_success(&killed.run(&[&arguments[..], &["--resume"]].concat()));
     let bytes = |place: &Place| fs::read(place.ticket()).unwrap();
-    assert!(bytes(&whole) == bytes(&killed), "the same ticket, byte for byte");
+    assert!(
+        bytes(&whole) == bytes(&killed),
+        "the same ticket, byte for byte"
+    );
 }
 
 #[test]
 fn an_interrupt_saves_and_says_how_to_go_on() {
     let place = Place::new();
     let mut command = place.command(&["--steps", "500"]);
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let deadline = Instant::now() + Duration::from_secs(300);
     while !place.metrics().iter().any(|event| event["event"] == "step") {
         assert!(Instant::now() < deadline, "it took no step");
         sleep(Duration::from_millis(20));
     }
     let pid = child.id().to_string();
-    let sent = Command::new("sh").args(["-c", "kill -s INT \"$0\"", &pid]).status();
+    let sent = Command::new("sh")
+        .args(["-c", "kill -s INT \"$0\"", &pid])
+        .status();
     assert!(sent.expect("kill runs").success());
     let output = child.wait_with_output().unwrap();
     assert!(!output.status.success());
@@ -147,7 +202,10 @@ fn a_malformed_row_is_named_and_nothing_is_trained() {
     let output = place.run(&[]);
     assert!(!output.status.success());
     let said = stderr(&output);
-    assert!(said.contains("rows.jsonl") && said.contains("line 4"), "{said}");
+    assert!(
+        said.contains("rows.jsonl") && said.contains("line 4"),
+        "{said}"
+    );
     assert!(!place.path("runs").exists() && !place.path("out").exists());
 }
 
@@ -166,10 +224,17 @@ fn a_full_disk_is_told_and_leaves_no_half_written_file() {
     let output = limited.output().expect("a shell");
     assert!(!output.status.success());
     let said = stderr(&output);
-    assert!(said.contains("cannot write") && said.contains("state.safetensors"), "{said}");
+    assert!(
+        said.contains("cannot write") && said.contains("state.safetensors"),
+        "{said}"
+    );
     let run = place.path("runs/cats");
-    let names = fs::read_dir(&run).unwrap().map(|entry| entry.unwrap().file_name());
-    let mut names: Vec<String> = names.map(|name| name.to_string_lossy().into_owned()).collect();
+    let names = fs::read_dir(&run)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name());
+    let mut names: Vec<String> = names
+        .map(|name| name.to_string_lossy().into_owned())
+        .collect();
     names.sort_unstable();
     assert_eq!(names, ["config.json", "metrics.jsonl"]);
     assert!(!place.ticket().exists());

@@ -1,0 +1,139 @@
+//! A run as a person sees it: bars, and the keys that end it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use anyhow::Context as _;
+use indicatif::ProgressBar;
+
+use crate::cli::base::bar_of;
+use crate::cli::signals::Signals;
+use crate::train::{Event, Phase, StepReport};
+
+/// Draws a bar a phase, and says on standard error what a phase gave.
+pub struct Watch {
+    bar: Option<ProgressBar>,
+    tokens: usize,
+    seconds: f64,
+    since: Instant,
+}
+
+impl Watch {
+    pub fn new() -> Self {
+        Self {
+            bar: None,
+            tokens: 0,
+            seconds: 0.0,
+            since: Instant::now(),
+        }
+    }
+
+    /// Shows one event.
+    pub fn see(&mut self, event: &Event) {
+        match event {
+            Event::Phase {
+                phase,
+                steps,
+                trained,
+                bytes,
+            } => {
+                let mib = *bytes as f64 / f64::from(1 << 20);
+                self.begin(*phase, *steps);
+                self.say(&format!(
+                    "{phase}: {trained} weights are trained; their gradients and state take {mib:.1} MiB"
+                ));
+            }
+            Event::Step(step) => self.step(step),
+            Event::Valid { phase, step, loss } => {
+                let when = match phase {
+                    None => "before training".to_owned(),
+                    Some(phase) => format!("after {step} steps ({phase})"),
+                };
+                self.say(&format!("loss on the validation rows {when}: {loss:.4}"));
+            }
+            Event::Mask { parameters } => {
+                let kept: usize = parameters.values().map(|(kept, _)| kept).sum();
+                self.say(&format!("the mask keeps {kept} weights"));
+            }
+            Event::Ticket { loss, .. } => {
+                self.finish();
+                if let Some(loss) = loss {
+                    self.say(&format!(
+                        "loss on the validation rows with the ticket: {loss:.4}"
+                    ));
+                }
+            }
+        }
+    }
+
+    fn step(&mut self, step: &StepReport) {
+        if self.bar.is_none() {
+            // A resumed phase is not announced again.
+            self.begin(step.phase, 0);
+        }
+        self.tokens += step.tokens;
+        self.seconds += step.seconds;
+        let Some(bar) = &self.bar else { return };
+        bar.set_message(format!(
+            "{} loss {:.4}, {:.0} tokens/s",
+            step.phase,
+            step.loss,
+            self.tokens as f64 / self.seconds,
+        ));
+        bar.set_position(step.step as u64);
+        if bar.is_hidden() && self.since.elapsed().as_secs() >= 30 {
+            self.since = Instant::now();
+            eprintln!("{} step {}: loss {:.4}", step.phase, step.step, step.loss);
+        }
+    }
+
+    fn begin(&mut self, phase: Phase, steps: usize) {
+        self.finish();
+        (self.tokens, self.seconds) = (0, 0.0);
+        self.bar = Some(bar_of(phase.to_string(), "{pos}/{len} steps", steps as u64));
+    }
+
+    /// Takes the bar away, and leaves a line in its place.
+    fn finish(&mut self) {
+        let Some(bar) = self.bar.take() else { return };
+        bar.finish_and_clear();
+        if self.tokens > 0 {
+            let (tokens, seconds) = (self.tokens, self.seconds);
+            let speed = tokens as f64 / seconds;
+            eprintln!("{tokens} tokens in {seconds:.1} s: {speed:.0} tokens/s");
+        }
+    }
+
+    fn say(&self, line: &str) {
+        match &self.bar {
+            // A hidden bar would swallow it.
+            Some(bar) if !bar.is_hidden() => bar.println(line),
+            _ => eprintln!("{line}"),
+        }
+    }
+}
+
+/// A flag that SIGINT and SIGTERM set; a second one ends the process at once.
+pub fn stop_flag() -> anyhow::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&stop);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("waiting for signals")?;
+    let mut signals = {
+        let _inside = runtime.enter();
+        Signals::new().context("waiting for signals")?
+    };
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            signals.recv().await;
+            flag.store(true, Ordering::Relaxed);
+            eprintln!("stopping after this step; once more ends at once");
+            signals.recv().await;
+            std::process::exit(130);
+        });
+    });
+    Ok(stop)
+}
