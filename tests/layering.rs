@@ -58,7 +58,7 @@ const STRANGERS: &[(&str, &[&[&str]])] = &[
     ("src/server/", &[TENSORS]),
     ("src/eval/", &[TENSORS, HTTP]),
     ("src/registry/", &[TENSORS, HTTP]),
-    ("src/train/", &[HTTP, &["tokio", "tokenizers", "minijinja"]]),
+    ("src/train/", &[HTTP, &["tokio", "tokenizers"]]),
     ("src/model/", &[HTTP, &["tokio"]]),
     ("src/kernels/", &[HTTP, &["tokio"]]),
     (

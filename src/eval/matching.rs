@@ -36,6 +36,14 @@ impl MatchRule {
         f64::from(u8::from(same))
     }
 
+    /// What the mean score is called.
+    pub fn measure(self) -> &'static str {
+        match self {
+            Self::RougeL => "ROUGE-L",
+            _ => "exact match",
+        }
+    }
+
     /// Whether an answer matches or does not, so that matches can be counted.
     pub fn is_exact(self) -> bool {
         self != Self::RougeL

@@ -15,6 +15,7 @@ mod job;
 mod mask;
 mod optimizer;
 mod phase;
+pub mod report;
 mod run;
 mod start;
 mod trainable;

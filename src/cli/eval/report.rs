@@ -54,11 +54,7 @@ impl fmt::Display for Report<'_> {
         let width = names.iter().map(|name| name.chars().count()).max();
         let width = width.unwrap_or(0);
         let rule = self.evaluated.iter().find_map(|e| e.result.answers);
-        let rule = match rule {
-            Some(answers) if answers.rule.is_exact() => "exact match",
-            Some(_) => "ROUGE-L",
-            None => "",
-        };
+        let rule = rule.map_or("", |answers| answers.rule.measure());
         let head = format!(
             "{:width$}  {:>6}  {:>7}  {:>10}  {rule:>18}",
             "", "rows", "loss", "perplexity"

@@ -1,13 +1,24 @@
 //! What a run came to: the ticket that was written, read back, applied to a fresh base and measured.
 
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+
 use super::args::TrainArgs;
 use crate::cli::base::{OpenBase, print};
 use crate::cli::eval::report::Report;
-use crate::cli::evaluation::{Candidate, evaluate};
+use crate::cli::evaluation::{Candidate, Evaluated, evaluate};
 use crate::cli::ticket::summary::grouped;
-use crate::data::Dataset;
+use crate::data::{Dataset, Example};
 use crate::eval::EvalOptions;
+use crate::text::Text;
 use crate::train::Trained;
+use crate::train::report::{ReportInput, ReportResult, Sample, read_events, render};
+
+/// Answers that the report shows.
+const SAMPLES: usize = 8;
 
 /// Measures the written ticket on the validation rows, prints what it is worth, and writes the run's
 /// `report.html`.
@@ -17,7 +28,7 @@ pub fn show(
     valid: Option<&Dataset>,
     trained: &Trained,
 ) -> anyhow::Result<()> {
-    let name = base.name.clone();
+    let (name, text) = (base.name.clone(), Arc::clone(&base.text));
     let path = args.ticket_path();
     let evaluated = match valid {
         None => Vec::new(),
@@ -30,6 +41,8 @@ pub fn show(
             evaluate(base, &args.compute, ticket, false, valid, &options)?
         }
     };
+    let samples = valid.map(|valid| samples(valid, &evaluated, &text));
+    let report = write_report(args, &evaluated, &samples.unwrap_or_default())?;
     let mut out = format!(
         "wrote {}: {} nonzeros, {} bytes\n",
         path.display(),
@@ -44,5 +57,58 @@ pub fn show(
         };
         out += &format!("\n{table}\n");
     }
+    out += &format!("report: {}\n", report.display());
     print(&out)
+}
+
+/// The first rows with a prompt and an answer, beside what base and ticket answered.
+fn samples(valid: &Dataset, evaluated: &[Evaluated], text: &Text) -> Vec<Sample> {
+    let [base, ticket] = evaluated else {
+        return Vec::new();
+    };
+    let asked = valid.examples.iter().filter_map(|example: &Example| {
+        let prompt = text.decode(example.prompt()?, true).ok()?;
+        Some((prompt, example.answer.clone()?))
+    });
+    let answers = base.result.texts.iter().zip(&ticket.result.texts);
+    let rows = asked.zip(answers).take(SAMPLES);
+    rows.map(|((prompt, wanted), (base, ticket))| Sample {
+        prompt,
+        wanted,
+        base: base.clone(),
+        ticket: ticket.clone(),
+    })
+    .collect()
+}
+
+fn write_report(
+    args: &TrainArgs,
+    evaluated: &[Evaluated],
+    samples: &[Sample],
+) -> anyhow::Result<PathBuf> {
+    let folder = args.run_dir();
+    let path = folder.join("config.json");
+    let config = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let config = serde_json::from_str(&config).with_context(|| path.display().to_string())?;
+    let events = read_events(&folder.join("metrics.jsonl"))?;
+    let result = |evaluated: &Evaluated| {
+        let answers = evaluated.result.answers;
+        let score = answers.and_then(|answers| Some((answers.rule, answers.mean()?)));
+        ReportResult {
+            label: evaluated.ticket.clone().unwrap_or("base".to_owned()),
+            loss: evaluated.result.loss,
+            perplexity: evaluated.result.perplexity(),
+            score: score.map(|(rule, mean)| (rule.measure().to_owned(), mean)),
+        }
+    };
+    let results: Vec<ReportResult> = evaluated.iter().map(result).collect();
+    let page = render(&ReportInput {
+        config: &config,
+        events: &events,
+        results: &results,
+        samples,
+    });
+    let path = folder.join("report.html");
+    fs::write(&path, page).with_context(|| path.display().to_string())?;
+    Ok(path)
 }

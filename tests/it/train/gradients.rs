@@ -1,0 +1,131 @@
+//! The written-out backward pass against finite differences, and its forward pass against serving.
+
+use super::*;
+
+/// Dense gradients of every slot.
+#[derive(Default)]
+struct Dense(BTreeMap<Slot, Tensor>);
+
+impl Dense {
+    fn put(&mut self, slot: Slot, gradient: Tensor) -> candle_core::Result<()> {
+        let sum = match self.0.remove(&slot) {
+            Some(sum) => (sum + gradient)?,
+            None => gradient,
+        };
+        self.0.insert(slot, sum);
+        Ok(())
+    }
+}
+
+impl Gradients for Dense {
+    fn everything(&self) -> bool {
+        true
+    }
+
+    fn product(&mut self, slot: Slot, x: &Tensor, dy: &Tensor) -> candle_core::Result<()> {
+        self.put(slot, dy.t()?.matmul(x)?)
+    }
+
+    fn add(&mut self, slot: Slot, gradient: &Tensor) -> candle_core::Result<()> {
+        self.put(slot, gradient.clone())
+    }
+
+    fn add_rows(&mut self, slot: Slot, rows: &[u32], values: &Tensor) -> candle_core::Result<()> {
+        let rows = Tensor::new(rows, values.device())?;
+        let vocab = 256;
+        let zeros = Tensor::zeros((vocab, values.dim(1)?), DType::F32, values.device())?;
+        self.put(slot, zeros.index_add(&rows, values, 0)?)
+    }
+}
+
+fn rows() -> Rows {
+    let mut rows = Rows::default();
+    let tokens: Vec<u32> = (0..40).map(|i| (i * 37 + 11) % 250).collect();
+    rows.push(&tokens[..23], &[5..9, 12..23]);
+    rows.push(&tokens[20..], &[1..17]);
+    rows
+}
+
+/// Along the gradient's own direction, and along random ones, the loss changes as the gradient says.
+#[test]
+fn gradients_equal_finite_differences_in_all_families() {
+    for name in TINY {
+        let base = load_tiny(name, Dtype::F32);
+        for checkpointing in [false, true] {
+            let backprop = Backprop {
+                decoder: &base.decoder,
+                checkpointing,
+            };
+            let rows = rows();
+            let mut dense = Dense::default();
+            let weight = 1.0 / rows.targets.len() as f32;
+            backprop.gradients(&rows, weight, &mut dense).unwrap();
+            let tied = base.decoder.config().tie_word_embeddings;
+            let slots = Slot::all(base.decoder.weights(), tied);
+            assert_eq!(
+                slots.len(),
+                dense.0.len(),
+                "{name}: every tensor has a gradient"
+            );
+            for slot in slots {
+                let tensor = slot.tensor(base.decoder.weights()).unwrap();
+                let gradient = &dense.0[&slot];
+                let norm: f32 = gradient
+                    .sqr()
+                    .unwrap()
+                    .sum_all()
+                    .unwrap()
+                    .to_scalar()
+                    .unwrap();
+                let norm = norm.sqrt();
+                let before = tensor.copy().unwrap();
+                let step = 2e-2 / norm.max(1.0);
+                let direction = (gradient / f64::from(norm)).unwrap();
+                let at = |sign: f64| {
+                    let moved = &before + (&direction * (sign * f64::from(step))).unwrap();
+                    tensor.slice_set(&moved.unwrap(), 0, 0).unwrap();
+                    mean(&backprop, &rows)
+                };
+                let slope = (at(1.0) - at(-1.0)) / (2.0 * f64::from(step));
+                tensor.slice_set(&before, 0, 0).unwrap();
+                let difference = (slope - f64::from(norm)).abs();
+                let allowed = 0.02 * f64::from(norm) + 2e-3;
+                assert!(
+                    difference < allowed,
+                    "{name} {slot}: {norm}, the loss's slope {slope}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_training_forward_pass_is_the_serving_one() {
+    for name in TINY {
+        let base = load_tiny(name, Dtype::F32);
+        let backprop = Backprop {
+            decoder: &base.decoder,
+            checkpointing: false,
+        };
+        let rows = rows();
+        let logits = backprop
+            .all_logits(&rows)
+            .unwrap()
+            .to_vec2::<f32>()
+            .unwrap();
+        for range in &rows.sequences {
+            for end in range.clone() {
+                let tokens = &rows.tokens[range.start..=end];
+                let mut player = Player::new(&base, 1, 48);
+                let served = player
+                    .logits(&[(0, tokens)])
+                    .to_vec2::<f32>()
+                    .unwrap()
+                    .remove(0);
+                let pairs = served.iter().zip(&logits[end]);
+                let worst = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(worst < 1e-4, "{name}: {worst}");
+            }
+        }
+    }
+}
