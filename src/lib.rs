@@ -18,7 +18,7 @@
 //! | [`kernels`] | one file an operation; the only home of `unsafe` besides the map of a file |
 //! | [`data`] | rows to learn from and to be measured on: read from a file, encoded as served |
 //! | [`text`] | tokenizer, chat template, incremental decoding, stop strings |
-//! | [`ticket`] | what a ticket is: the file, its validation, the base manifest, imports |
+//! | [`ticket`] | what a ticket is: the file, its validation, the base manifest, positions kept, imports |
 //! | [`metrics`] | every Prometheus series, named once |
 //!
 //! # One completion

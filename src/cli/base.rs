@@ -211,6 +211,11 @@ impl Bars {
     }
 }
 
+/// A bar, on standard error, for `total` parameters that something is done with.
+pub fn parameter_bar(what: &'static str, total: usize) -> ProgressBar {
+    bar_of(what, "{pos}/{len} parameters", total as u64)
+}
+
 fn bar(stage: Stage, total: u64) -> ProgressBar {
     let (what, counts) = match stage {
         Stage::Fetch => (

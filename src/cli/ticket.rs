@@ -1,6 +1,8 @@
 //! `tombola ticket`: look into ticket files, check them against a base, make them from other
-//! layouts.
+//! layouts and from pairs of models.
 
+mod extract;
+mod merge;
 pub(super) mod summary;
 
 use std::path::{Path, PathBuf};
@@ -15,6 +17,9 @@ use summary::{Summary, grouped};
 
 /// The largest file that the command line reads into memory: 4 billion nonzeros in bf16.
 const MAX_FILE_BYTES: u64 = 16 << 30;
+
+/// What made a ticket, as its `training` says.
+const TOOL: &str = concat!("tombola ", env!("CARGO_PKG_VERSION"));
 
 /// Arguments of `tombola ticket`.
 #[derive(Debug, Args)]
@@ -31,6 +36,10 @@ enum Command {
     Verify(VerifyArgs),
     /// Make a ticket from a flat delta file (per parameter `P.indices` and `P.deltas`).
     Import(ImportArgs),
+    /// Make a ticket from two models: where the tuned one moved farthest from its base.
+    Extract(extract::ExtractArgs),
+    /// Make one ticket of several: the scaled sum of their deltas.
+    Merge(merge::MergeArgs),
 }
 
 #[derive(Debug, Args)]
@@ -95,12 +104,14 @@ impl From<Dtype> for DeltaDtype {
 ///
 /// # Errors
 /// The file is not a valid ticket (or flat file), does not fit the base, or cannot be read or
-/// written.
+/// written; two models do not compare.
 pub fn run(args: TicketArgs) -> anyhow::Result<()> {
     match args.command {
         Command::Inspect(args) => inspect(&args),
         Command::Verify(args) => verify(&args),
         Command::Import(args) => import(args),
+        Command::Extract(args) => extract::run(args),
+        Command::Merge(args) => merge::run(args),
     }
 }
 
@@ -145,7 +156,7 @@ fn import(args: ImportArgs) -> anyhow::Result<()> {
     let base = args.base.manifest()?;
     let mut training = json!({
         "imported_sha256": Digest::of(&file).to_string(),
-        "tool": concat!("tombola ", env!("CARGO_PKG_VERSION")),
+        "tool": TOOL,
     });
     if let Some(source) = args.source {
         training["source"] = source.into();

@@ -1,5 +1,6 @@
 //! From what a row says to token ids, by the code that serves.
 
+use std::iter::once;
 use std::ops::Range;
 
 use super::row::{ASSISTANT, Row};
@@ -168,23 +169,24 @@ impl<'a> Encoder<'a> {
         sequence.extend(whole.len())?;
         let tokens = self.ended(sequence.tokens, start);
         Ok(Encoded {
-            learned: vec![start..tokens.len()],
+            learned: once(start..tokens.len()).collect(),
             tokens,
             answers: vec![completion.to_owned()],
         })
     }
 
     fn plain(&self, text: &str) -> Result<Encoded, RowError> {
+        let empty = || RowError::Empty("text".to_owned());
         if self.text.encode(text, false)?.is_empty() {
-            return Err(RowError::Empty("text".to_owned()));
+            return Err(empty());
         }
         let tokens = self.ended(self.text.encode(text, true)?, 0);
-        let learned = 1..tokens.len();
+        // A lone end token.
+        if tokens.len() < 2 {
+            return Err(empty());
+        }
         Ok(Encoded {
-            learned: Some(learned)
-                .filter(|l| !l.is_empty())
-                .into_iter()
-                .collect(),
+            learned: once(1..tokens.len()).collect(),
             tokens,
             answers: Vec::new(),
         })

@@ -6,8 +6,8 @@ use crate::ticket::Digest;
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     #[error(
-        "--model {0:?} is neither a folder, a .gguf file, a hub id (owner/name) nor the built-in \
-         \"smollm2-135m\""
+        "there is no model {0:?}: expected a folder, a .gguf file, a hub id (owner/name) or the \
+         built-in \"smollm2-135m\""
     )]
     UnknownModel(String),
     #[error("{path}: {error}", path = path.display())]

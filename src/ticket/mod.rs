@@ -1,4 +1,5 @@
-//! What a ticket is: the file, its validation, the base it is checked against, and imports.
+//! What a ticket is: the file, its validation, the base it is checked against, which positions it
+//! keeps, and imports.
 //!
 //! A value of a type here has passed its checks. [`TensorDelta`] is a well-formed sparse matrix,
 //! [`Ticket`] is a self-consistent file (all that it can promise without knowing the base), and

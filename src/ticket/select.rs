@@ -275,10 +275,7 @@ mod tests {
         assert_eq!(top(&scores, 0.5, Scope::Tensor), [vec![0, 2], vec![0, 2]]);
         // ⌊0.24 · 8⌋ is 1, ⌊0.24 · 4⌋ is 0.
         assert_eq!(top(&scores, 0.24, Scope::Global), [vec![0], vec![]]);
-        assert_eq!(
-            top(&scores, 0.24, Scope::Tensor),
-            [vec![], Vec::<usize>::new()]
-        );
+        assert_eq!(top(&scores, 0.24, Scope::Tensor), vec![vec![0; 0]; 2]);
     }
 
     #[test]

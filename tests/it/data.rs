@@ -3,11 +3,10 @@
 
 use std::fs::File;
 use std::io::{BufReader, Write};
-use std::ops::Range;
 
 use candle_core::quantized::gguf_file::Content;
 use serde_json::{Value, json};
-use tombola::data::{DataOptions, Dataset, read};
+use tombola::data::{DataError, DataOptions, Dataset, read};
 use tombola::text::{ChatMessage, Text};
 use tombola::ticket::Digest;
 
@@ -27,7 +26,7 @@ fn text() -> Text {
     Text::from_gguf(&content).expect("a tokenizer")
 }
 
-fn dataset(text: &Text, rows: &[Value]) -> (Dataset, String) {
+fn read_rows(text: &Text, rows: &[Value]) -> Result<(Dataset, String), DataError> {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     let lines: String = rows.iter().map(|row| format!("{row}\n")).collect();
     file.write_all(lines.as_bytes()).unwrap();
@@ -36,7 +35,7 @@ fn dataset(text: &Text, rows: &[Value]) -> (Dataset, String) {
         limit: None,
         end_token: IM_END,
     };
-    (read(file.path(), text, &options).unwrap(), lines)
+    Ok((read(file.path(), text, &options)?, lines))
 }
 
 fn user(content: &str) -> Value {
@@ -47,8 +46,10 @@ fn assistant(content: &str) -> Value {
     json!({"role": "assistant", "content": content})
 }
 
-/// Rows, their tokens, and what of them is learned.
-fn cases() -> Vec<(Value, Vec<u32>, Vec<Range<usize>>)> {
+/// A row, its tokens, and where what is learned of them begins and ends.
+type Case = (Value, Vec<u32>, &'static [(usize, usize)]);
+
+fn cases() -> Vec<Case> {
     let sql: &[u32] = &[
         1, 4093, 198, 38965, 37206, 15714, 365, 41816, 31174, 46856, 25, 198, 423, 1073, 800,
         29542, 47, 2, 198, 1, 520, 9531, 198, 23428, 29542, 18451, 15714, 2,
@@ -75,32 +76,32 @@ fn cases() -> Vec<(Value, Vec<u32>, Vec<Range<usize>>)> {
         (
             json!({"messages": [question, assistant("SELECT slots FROM shelf")]}),
             [&SYSTEM, sql].concat(),
-            vec![44..49],
+            &[(44, 49)],
         ),
         (
             json!({"messages": [user("Count."), assistant("\n\n 42")]}),
             [&SYSTEM, breaks].concat(),
-            vec![32..36],
+            &[(32, 36)],
         ),
         (
             json!({"messages": messages}),
             two_turns.clone(),
-            vec![22..24, 39..41],
+            &[(22, 24), (39, 41)],
         ),
         (
             json!({"prompt": messages[..4], "completion": messages[4..]}),
             two_turns,
-            vec![39..41],
+            &[(39, 41)],
         ),
         (
             json!({"prompt": "x =  12", "completion": " + 3"}),
             vec![104, 446, 256, 33, 34, 1232, 216, 35, 2],
-            vec![5..9],
+            &[(5, 9)],
         ),
         (
             json!({"text": "x =  12 + 3"}),
             vec![104, 446, 256, 33, 34, 1232, 216, 35, 2],
-            vec![1..9],
+            &[(1, 9)],
         ),
     ]
 }
@@ -110,13 +111,14 @@ fn rows_are_the_prompts_and_answers_tokens() {
     let text = text();
     let cases = cases();
     let rows: Vec<Value> = cases.iter().map(|(row, ..)| row.clone()).collect();
-    let (dataset, file) = dataset(&text, &rows);
+    let (dataset, file) = read_rows(&text, &rows).unwrap();
     assert_eq!(dataset.examples.len(), cases.len());
     assert_eq!((dataset.cut, dataset.left_out), (0, 0));
     assert_eq!(dataset.digest, Digest::of(file.as_bytes()));
     for (example, (row, tokens, learned)) in dataset.examples.iter().zip(cases) {
         assert_eq!(example.tokens, tokens, "{row}");
-        assert_eq!(example.learned, learned, "{row}");
+        let found = example.learned.iter().map(|range| (range.start, range.end));
+        assert_eq!(found.collect::<Vec<_>>(), learned, "{row}");
     }
 }
 
@@ -124,11 +126,18 @@ fn rows_are_the_prompts_and_answers_tokens() {
 fn the_prompt_is_what_the_chat_endpoint_would_be_asked_with() {
     let text = text();
     let messages = [user("One?"), assistant("1"), user("Two?"), assistant("2")];
-    let (dataset, _) = dataset(&text, &[json!({"messages": messages})]);
+    let (dataset, _) = read_rows(&text, &[json!({"messages": messages})]).unwrap();
     let asked = [("user", "One?"), ("assistant", "1"), ("user", "Two?")];
     let asked = asked.map(|(role, content)| ChatMessage::new(role, content));
     let rendered = text.render_chat(&asked, true).unwrap();
     let ids = text.encode(&rendered, false).unwrap();
     assert_eq!(dataset.examples[0].prompt(), Some(&ids[..]));
     assert_eq!(dataset.examples[0].answer.as_deref(), Some("2"));
+}
+
+/// This base begins no plain text, so that an end token by itself would be the first.
+#[test]
+fn an_end_token_by_itself_is_no_text() {
+    let error = read_rows(&text(), &[json!({"text": "<|im_end|>"})]).unwrap_err();
+    assert!(error.to_string().contains("`text` is empty"), "{error}");
 }

@@ -7,6 +7,7 @@ mod decoder;
 mod end_to_end;
 mod engine;
 mod eval;
+mod extract;
 mod golden;
 mod http;
 mod hub;

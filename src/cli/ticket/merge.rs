@@ -20,10 +20,20 @@ pub struct MergeArgs {
     #[command(flatten)]
     base: BaseArgs,
     /// The ticket folder, where NAME.safetensors is looked up.
-    #[arg(long, value_name = "DIR", env = "TOMBOLA_TICKETS", default_value = "adapters")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "TOMBOLA_TICKETS",
+        default_value = "adapters"
+    )]
     tickets: PathBuf,
     /// What each ticket's deltas are multiplied by, in their order [default: 1 each].
-    #[arg(long, value_name = "SCALES", value_delimiter = ',', allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "SCALES",
+        value_delimiter = ',',
+        allow_negative_numbers = true
+    )]
     scale: Vec<f32>,
     /// The name that requests will use.
     #[arg(long)]
@@ -54,10 +64,16 @@ pub fn run(args: MergeArgs) -> anyhow::Result<()> {
     let read = paths.iter().map(|path| read(path));
     let tickets = read.collect::<anyhow::Result<Vec<_>>>()?;
     let base = args.base.manifest()?;
-    let bound = tickets.into_iter().zip(&paths).zip(scales).map(|((ticket, path), scale)| {
-        let bound = ticket.bind(&base, false).map_err(|error| naming(path, error))?;
-        Ok((bound, scale))
-    });
+    let bound = tickets
+        .into_iter()
+        .zip(&paths)
+        .zip(scales)
+        .map(|((ticket, path), scale)| {
+            let bound = ticket
+                .bind(&base, false)
+                .map_err(|error| naming(path, error))?;
+            Ok((bound, scale))
+        });
     let bound = bound.collect::<anyhow::Result<Vec<_>>>()?;
     let merged = merge(&bound, &base, &args.name, args.dtype.into(), args.license)?;
     merged.write(&args.out)?;

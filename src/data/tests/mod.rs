@@ -1,6 +1,8 @@
 //! Behaviour of the layer on small tokenizers: all bytes, `<s>`, `</s>`, `<tool>`, and the merges
 //! `he`, `ll`, `12`, `123`.
 
+mod refusals;
+
 use serde_json::{Value, json};
 
 use super::*;
@@ -30,15 +32,6 @@ fn one(template: &str, row: Value) -> Example {
     let mut dataset = parse_with(template, OPTIONS, &[row]).unwrap();
     assert_eq!(dataset.examples.len(), 1);
     dataset.examples.remove(0)
-}
-
-fn refusal(template: &str, row: Value) -> String {
-    let error = parse_with(template, OPTIONS, &[row])
-        .unwrap_err()
-        .to_string();
-    assert_eq!(error.lines().count(), 1, "{error}");
-    let problem = error.strip_prefix("rows.jsonl, line 1: ");
-    problem.unwrap_or_else(|| panic!("{error}")).to_owned()
 }
 
 fn chat(messages: &[(&str, &str)]) -> Value {
@@ -172,28 +165,6 @@ fn a_template_may_end_a_conversation_otherwise_than_a_turn() {
 }
 
 #[test]
-fn a_template_that_does_not_render_turn_by_turn_is_refused() {
-    // Newest first.
-    let template = "{% for m in messages | reverse %}{{ m.content }}{% endfor %}";
-    let error = refusal(template, chat(&[("user", "p"), ("assistant", "q")]));
-    assert!(
-        error.contains("turn by turn") && error.contains("message 2"),
-        "{error}"
-    );
-    // A mark that moves to the last question.
-    let template = "{% set asked = messages | selectattr('role', 'equalto', 'user') | list %}{% for m in messages %}{{ m.content }}{% if m.content == asked[-1].content %}!{% endif %}</s>{% endfor %}";
-    let conversation = [
-        ("user", "p"),
-        ("assistant", "q"),
-        ("user", "r"),
-        ("assistant", "t"),
-    ];
-    assert!(one(template, chat(&conversation[..2])).answer.is_some());
-    let error = refusal(template, chat(&conversation));
-    assert!(error.contains("turn by turn"), "{error}");
-}
-
-#[test]
 fn of_a_prompt_with_a_completion_the_completion_is_learned() {
     let example = one(TURNS, json!({"prompt": "hello ", "completion": "12"}));
     assert_eq!(spelled(&example), "<s>|he|ll|o| [12|</s>]");
@@ -313,142 +284,12 @@ fn lines_are_counted_as_an_editor_counts_them() {
 }
 
 #[test]
-fn the_first_malformed_row_is_named_and_only_rows_in_use_are_checked() {
-    let file = "{\"text\": \"a\"}\n\n{\"text\": 1}\nnonsense";
-    let text = chat_text(TURNS);
-    let error = parse(Path::new("f"), file.as_bytes(), &text, &OPTIONS).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "f, line 3: `text` is a number, expected a string"
-    );
-    let options = DataOptions {
-        limit: Some(1),
-        ..OPTIONS
-    };
-    assert!(parse(Path::new("f"), file.as_bytes(), &text, &options).is_ok());
-}
-
-#[test]
-fn files_without_rows_are_refused() {
-    for file in ["", "\n \r\n", "\u{feff}"] {
-        let error = parse(Path::new("f"), file.as_bytes(), &chat_text(TURNS), &OPTIONS);
-        assert!(error.unwrap_err().to_string().contains("holds no row"));
-    }
-    let missing = read(Path::new("/no/such/file"), &chat_text(TURNS), &OPTIONS);
-    assert!(
-        missing
-            .unwrap_err()
-            .to_string()
-            .starts_with("cannot read /no/such/file: ")
-    );
-}
-
-#[test]
 fn nulls_and_further_fields_are_passed_over() {
     let row = json!({"messages": null, "prompt": "p", "completion": "q", "text": null, "id": 7});
     assert_eq!(spelled(&one(TURNS, row)), "<s>|p[q|</s>]");
     let mut row = chat(&[("user", "p"), ("assistant", "q")]);
     row["prompt"] = "the question once more".into();
     assert_eq!(spelled(&one(TURNS, row)), "u|:|p|</s>|\n|a|:[q|</s>]");
-}
-
-#[test]
-fn what_is_wrong_with_a_row_is_said() {
-    let user = json!({"role": "user", "content": "p"});
-    for (row, expected) in [
-        (json!([1]), "a row is a JSON object, this is a list"),
-        (json!({"question": "p"}), "none of `messages`"),
-        (
-            json!({"text": "a", "messages": []}),
-            "both `messages` and `text`",
-        ),
-        (json!({"prompt": "p"}), "`completion` is missing"),
-        (json!({"completion": "p"}), "`prompt` is missing"),
-        (
-            json!({"prompt": "p", "completion": 1}),
-            "`completion` is a number, expected a string",
-        ),
-        (
-            json!({"prompt": "p", "completion": " "}),
-            "`completion` is empty",
-        ),
-        (
-            json!({"prompt": [user], "completion": "q"}),
-            "`completion` is a string, expected a list of messages",
-        ),
-        (
-            json!({"prompt": [user], "completion": [user]}),
-            "`completion` holds no message of the assistant",
-        ),
-        (json!({"text": ""}), "`text` is empty"),
-        (
-            json!({"messages": {}}),
-            "`messages` is an object, expected a list of messages",
-        ),
-        (
-            json!({"messages": ["p"]}),
-            "`messages[0]` is a string, expected a message",
-        ),
-        (
-            json!({"messages": [{"content": "p"}]}),
-            "`messages[0].role` is missing",
-        ),
-        (
-            json!({"messages": [{"role": "user"}]}),
-            "`messages[0].content` is missing",
-        ),
-        (
-            json!({"messages": [user, {"role": "assistant", "content": ["q"]}]}),
-            "`messages[1].content` is a list, expected a string",
-        ),
-        (
-            chat(&[("user", "p"), ("assistant", "\n")]),
-            "`messages[1].content` is empty",
-        ),
-        (chat(&[]), "`messages` holds no message of the assistant"),
-        (
-            chat(&[("user", "p")]),
-            "`messages` holds no message of the assistant",
-        ),
-        (chat(&[("assistant", "p")]), "message 1 is the assistant's"),
-    ] {
-        let error = refusal(TURNS, row);
-        assert!(error.contains(expected), "{error}");
-    }
-    for (line, expected) in [
-        (
-            &b"{\"text\": \"a\xff\"}"[..],
-            "not UTF-8 at byte 12 of the line",
-        ),
-        (b"{\"text\": }", "not JSON: expected value at column 10"),
-    ] {
-        let error = parse(Path::new("f"), line, &chat_text(TURNS), &OPTIONS).unwrap_err();
-        assert!(error.to_string().contains(expected), "{error}");
-    }
-}
-
-#[test]
-fn what_the_template_refuses_is_refused_in_its_words() {
-    let row = || chat(&[("user", "p"), ("assistant", "q")]);
-    let error = refusal("{{ raise_exception('no such role') }}", row());
-    assert!(error.contains("no such role"), "{error}");
-    let error = refusal("{{ messages[0].content.nothing.at_all }}", row());
-    assert!(error.contains("template failed"), "{error}");
-    // It answers a question that it does not write.
-    let silent = "{% for m in messages if m.role == 'assistant' %}{{ m.content }}{% endfor %}";
-    let error = refusal(silent, row());
-    assert!(
-        error.contains("nothing before it makes a prompt"),
-        "{error}"
-    );
-    let deaf = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}";
-    let error = refusal(deaf, row());
-    assert!(error.contains("makes nothing of message 2"), "{error}");
-    let error = refusal(
-        TURNS,
-        json!({"prompt": [], "completion": turns(&[("assistant", "q")])}),
-    );
-    assert!(error.contains("message 1"), "{error}");
 }
 
 #[test]

@@ -1,0 +1,263 @@
+//! `tombola ticket extract`: a ticket from two models, the base and one that was tuned from it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use serde_json::json;
+
+use super::super::base::{Bars, BaseArgs, parameter_bar};
+use super::summary::{Summary, grouped};
+use super::{Dtype, TOOL, print};
+use crate::model::{Checkpoint, Source};
+use crate::ticket::select::{Scope, SelectError, top_share};
+use crate::ticket::{
+    BaseManifest, DeltaDtype, Deltas, Metadata, TensorDelta, Ticket, TicketError, validate_name,
+};
+
+#[derive(Debug, Args)]
+pub(super) struct ExtractArgs {
+    /// The base that the ticket is for: whatever `--model` of `serve` takes.
+    #[arg(long, value_name = "MODEL")]
+    base: String,
+    /// The model that was tuned from it.
+    #[arg(long, value_name = "MODEL")]
+    tuned: String,
+    /// Share of the base's attention and MLP projection weights to keep, above 0 and up to 1.
+    #[arg(long, value_name = "SHARE", value_parser = density)]
+    density: f64,
+    /// Whether the share is of all parameters together (`global`) or of each (`tensor`).
+    #[arg(long, default_value_t)]
+    scope: Scope,
+    /// The name that requests will use.
+    #[arg(long)]
+    name: String,
+    /// The ticket file to write; replaced if it exists.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// How deltas are stored.
+    #[arg(long, value_enum, default_value = "bf16")]
+    dtype: Dtype,
+    /// Licence of the ticket, for example `CC-BY-4.0`.
+    #[arg(long)]
+    license: Option<String>,
+    /// Folder for what can be fetched or computed again [default: the user's cache folder].
+    #[arg(long, value_name = "DIR", env = "TOMBOLA_CACHE_DIR")]
+    cache_dir: Option<PathBuf>,
+}
+
+fn density(text: &str) -> Result<f64, String> {
+    let density: f64 = text.parse().map_err(|_| "expected a number".to_owned())?;
+    if density > 0.0 && density <= 1.0 {
+        return Ok(density);
+    }
+    Err(SelectError::Density(density).to_string())
+}
+
+/// Compares the models, keeps the largest differences, and writes them.
+pub(super) fn run(args: ExtractArgs) -> anyhow::Result<()> {
+    validate_name(&args.name)?;
+    let open = |model: &str, flag| Model::open(model, &args.cache_dir).context(flag);
+    let pair = Pair {
+        base: open(&args.base, "--base")?,
+        tuned: open(&args.tuned, "--tuned")?,
+    };
+    let base = &pair.base.manifest;
+    if args.name == base.name {
+        return Err(TicketError::ReservedName(args.name).into());
+    }
+    pair.check_comparable()?;
+    let (scores, elsewhere) = pair.compare()?;
+    let moved = scores.values().flatten().filter(|&&s| s > 0.0).count();
+    let kept = top_share(&scores, args.density, args.scope)?;
+    drop(scores);
+    let tensors = pair.deltas(&kept, args.dtype.into())?;
+    let nonzeros = tensors.values().map(TensorDelta::nonzeros).sum();
+    if nonzeros == 0 {
+        bail!(pair.nothing_kept(moved, &elsewhere, args.density));
+    }
+    let metadata = Metadata {
+        license: args.license,
+        training: Some(json!({
+            "extracted_from": pair.tuned.manifest.name,
+            "tuned_fingerprint": pair.tuned.manifest.fingerprint.to_string(),
+            "scope": args.scope.to_string(),
+            "tool": TOOL,
+        })),
+        ..Metadata::new(args.name, base, nonzeros)
+    };
+    let ticket = Ticket::new(metadata, tensors)?;
+    ticket.write(&args.out)?;
+    let mut text = format!("wrote {}\n\n{}", args.out.display(), Summary::new(&ticket));
+    text += &format!(
+        "\n{} of the {} weights that differ are kept\n",
+        grouped(nonzeros),
+        grouped(moved)
+    );
+    if let Some(elsewhere) = elsewhere.describe() {
+        text += &format!("warning: {elsewhere}; the ticket does not hold that\n");
+    }
+    print(&text)
+}
+
+/// A model on disk, and what it looks like.
+struct Model {
+    manifest: BaseManifest,
+    checkpoint: Checkpoint,
+}
+
+impl Model {
+    fn open(model: &str, cache_dir: &Option<PathBuf>) -> anyhow::Result<Self> {
+        let args = BaseArgs {
+            model: model.to_owned(),
+            cache_dir: cache_dir.clone(),
+        };
+        let manifest = args.manifest()?;
+        let mut bars = Bars::default();
+        let source = Source::parse(model)?;
+        let files = source.resolve(&args.cache(), &mut |progress| bars.show(progress))?;
+        Ok(Self {
+            manifest,
+            checkpoint: Checkpoint::open(&files)?,
+        })
+    }
+
+    fn values(&self, parameter: &str, shape: &[usize]) -> anyhow::Result<Vec<f32>> {
+        let tensor = self.checkpoint.load(parameter, shape)?;
+        Ok(tensor.flatten_all()?.to_vec1()?)
+    }
+}
+
+/// The base, and what was tuned from it.
+struct Pair {
+    base: Model,
+    tuned: Model,
+}
+
+/// Where the models differ in what tickets cannot carry.
+#[derive(Default)]
+struct Elsewhere {
+    parameters: usize,
+    largest: f32,
+}
+
+impl Elsewhere {
+    /// In words, if there is anything.
+    fn describe(&self) -> Option<String> {
+        let (parameters, largest) = (self.parameters, self.largest);
+        (parameters > 0).then(|| {
+            format!(
+                "the models differ by up to {largest:e} in {parameters} of the parameters that \
+                 tickets cannot carry (embeddings, norms, biases, head)"
+            )
+        })
+    }
+}
+
+impl Pair {
+    /// Checks that the models have the same parameters, which mean the same.
+    fn check_comparable(&self) -> anyhow::Result<()> {
+        let (base, tuned) = (&self.base.manifest, &self.tuned.manifest);
+        let names = format!("`{}` and `{}`", base.name, tuned.name);
+        let shape = |manifest: &BaseManifest, parameter: &str| {
+            let info = manifest.parameters.get(parameter);
+            info.map_or("missing".to_owned(), |info| format!("{:?}", info.shape))
+        };
+        for parameter in base.parameters.keys().chain(tuned.parameters.keys()) {
+            let (found, expected) = (shape(tuned, parameter), shape(base, parameter));
+            if found != expected {
+                bail!(
+                    "{names} are not of one shape: parameter `{parameter}` is {expected} in the \
+                     base, {found} in the tuned model"
+                );
+            }
+        }
+        let heads = |model: &Model| {
+            let config = model.checkpoint.config();
+            [config.heads, config.kv_heads]
+        };
+        let (found, expected) = (heads(&self.tuned), heads(&self.base));
+        if found != expected {
+            bail!(
+                "{names} are not of one shape: query and key heads are {expected:?} in the base, \
+                 {found:?} in the tuned model"
+            );
+        }
+        Ok(())
+    }
+
+    /// |difference| of each weight that tickets can carry, and what differs besides.
+    fn compare(&self) -> anyhow::Result<(BTreeMap<String, Vec<f32>>, Elsewhere)> {
+        let parameters = &self.base.manifest.parameters;
+        let bar = parameter_bar("comparing the models", parameters.len());
+        let mut scores = BTreeMap::new();
+        let mut elsewhere = Elsewhere::default();
+        for (parameter, info) in parameters {
+            let mut distances = self.differences(parameter, &info.shape)?;
+            distances.iter_mut().for_each(|d| *d = d.abs());
+            if info.adaptable {
+                scores.insert(parameter.clone(), distances);
+            } else if distances.iter().any(|&d| d != 0.0) {
+                elsewhere.parameters += 1;
+                elsewhere.largest = distances.into_iter().fold(elsewhere.largest, f32::max);
+            }
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        Ok((scores, elsewhere))
+    }
+
+    /// What is to be added to each weight of the base.
+    fn differences(&self, parameter: &str, shape: &[usize]) -> anyhow::Result<Vec<f32>> {
+        let mut values = self.tuned.values(parameter, shape)?;
+        let base = self.base.values(parameter, shape)?;
+        values.iter_mut().zip(base).for_each(|(v, base)| *v -= base);
+        Ok(values)
+    }
+
+    /// The differences at the positions kept, of the parameters that have any.
+    fn deltas(
+        &self,
+        kept: &BTreeMap<String, Vec<usize>>,
+        dtype: DeltaDtype,
+    ) -> anyhow::Result<BTreeMap<String, TensorDelta>> {
+        let bar = parameter_bar("taking the differences", kept.len());
+        let mut tensors = BTreeMap::new();
+        for (parameter, positions) in kept {
+            bar.inc(1);
+            if positions.is_empty() {
+                continue;
+            }
+            let shape = self.base.manifest.projection(parameter)?;
+            let differences = self.differences(parameter, &shape)?;
+            let deltas = positions.iter().map(|&p| differences[p]).collect();
+            let delta = TensorDelta::from_flat(shape, positions, Deltas::from_f32(deltas, dtype));
+            let delta = delta.map_err(|fault| TicketError::Delta {
+                parameter: parameter.clone(),
+                fault,
+            })?;
+            tensors.insert(parameter.clone(), delta);
+        }
+        bar.finish_and_clear();
+        Ok(tensors)
+    }
+
+    /// Why there is no ticket.
+    fn nothing_kept(&self, moved: usize, elsewhere: &Elsewhere, density: f64) -> String {
+        let (base, tuned) = (&self.base.manifest, &self.tuned.manifest);
+        let names = format!("`{}` and `{}`", base.name, tuned.name);
+        if moved > 0 {
+            let weights = grouped(base.adaptable_weights());
+            return format!(
+                "a density of {density} keeps none of the {weights} weights of {names}"
+            );
+        }
+        match elsewhere.describe() {
+            Some(elsewhere) => {
+                format!("there is nothing to extract: {elsewhere}, and nowhere else")
+            }
+            None => format!("there is nothing to extract: {names} hold the same weights"),
+        }
+    }
+}
