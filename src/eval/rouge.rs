@@ -55,6 +55,7 @@ mod tests {
             ("the gunman kill police", "police killed the gunman", 0.5),
             ("It's 5 o'clock", "it s 5 o clock", 1.0),
             ("caf\u{e9} au lait", "caf au lait", 1.0),
+            ("x_y \u{130}stanbul K9", "x y i stanbul k9", 1.0),
             ("a b", "c d", 0.0),
             ("", "a", 0.0),
             ("?!", "?!", 0.0),
