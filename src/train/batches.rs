@@ -66,7 +66,7 @@ mod tests {
         let example = |line| Example {
             line,
             tokens: vec![1, 2],
-            learned: vec![1..2],
+            learned: std::iter::once(1..2).collect(),
             answer: None,
         };
         (0..n).map(example).collect()

@@ -14,7 +14,7 @@ use super::folder::{RunFolder, SavedState};
 use super::phase::Log;
 use super::run::Run;
 use super::start::Start;
-use crate::data::Dataset;
+use crate::data::{Dataset, Example};
 use crate::kernels;
 use crate::model::{Base, Checkpoint};
 use crate::ticket::{BoundTicket, Metadata, TensorDelta, Ticket};
@@ -107,7 +107,7 @@ fn describe_data(data: &Dataset) -> Value {
     json!({
         "sha256": data.digest.to_string(),
         "rows": data.examples.len(),
-        "learned_tokens": data.examples.iter().map(|e| e.learned_tokens()).sum::<usize>(),
+        "learned_tokens": data.examples.iter().map(Example::learned_tokens).sum::<usize>(),
     })
 }
 

@@ -89,7 +89,7 @@ proptest! {
 fn rows_of_no_sequence_are_refused() {
     let x = random((4, 2, 8));
     let options = CausalOptions {
-        sequences: &[0..5],
+        sequences: std::slice::from_ref(&(0..5)),
         window: None,
         scale: 1.0,
     };

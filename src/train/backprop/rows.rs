@@ -52,7 +52,7 @@ mod tests {
     #[test]
     fn a_row_learns_the_token_after_it() {
         let mut rows = Rows::default();
-        rows.push(&[5, 6, 7, 8], &[2..4]);
+        rows.push(&[5, 6, 7, 8], std::slice::from_ref(&(2..4)));
         rows.push(&[1, 2, 3, 4, 9], &[1..2, 3..4]);
         assert_eq!(rows.tokens, [5, 6, 7, 1, 2, 3]);
         assert_eq!(rows.positions, [0, 1, 2, 0, 1, 2]);

@@ -42,7 +42,7 @@ fn rows() -> Rows {
     let mut rows = Rows::default();
     let tokens: Vec<u32> = (0..40).map(|i| (i * 37 + 11) % 250).collect();
     rows.push(&tokens[..23], &[5..9, 12..23]);
-    rows.push(&tokens[20..], &[1..17]);
+    rows.push(&tokens[20..], std::slice::from_ref(&(1..17)));
     rows
 }
 

@@ -60,7 +60,7 @@ fn dataset() -> Dataset {
         let tokens = ids(row);
         Example {
             line: line + 1,
-            learned: vec![6..tokens.len()],
+            learned: std::iter::once(6..tokens.len()).collect(),
             tokens,
             answer: None,
         }
