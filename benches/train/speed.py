@@ -41,7 +41,7 @@ def pytorch(work):
 def tombola(work):
     def train(name, *more):
         command = [a.tombola, "train", "--data", a.data, "--name", name, "--out", work, "--run-dir", work / name,
-                   "--calibrate-steps", a.steps, "--steps", a.steps, "--batch", 8, "--max-length", 128,
+                   "--calibrate-steps", a.steps, "--steps", a.steps, "--lr", "3e-4", "--batch", 8, "--max-length", 128,
                    "--no-shuffle", *more]
         _, peak = run(command)
         found = phases(work / name)

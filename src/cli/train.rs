@@ -90,8 +90,9 @@ fn train(args: &TrainArgs, base: &OpenBase, data: &Data) -> anyhow::Result<Train
         None => Ok(()),
     };
     let stop = stop_flag()?;
+    let config = args.config();
     let job = Job {
-        config: args.config(),
+        config: config.clone(),
         base: resident,
         checkpoint: base.checkpoint(),
         train: &data.train,
@@ -117,7 +118,7 @@ fn train(args: &TrainArgs, base: &OpenBase, data: &Data) -> anyhow::Result<Train
         _ => Existing::Keep,
     };
     let (mut folder, saved) = RunFolder::open(&args.run_dir(), &job.describe(), existing)?;
-    let mut watch = Watch::new();
+    let mut watch = Watch::new(&config);
     let trained = train::train(job, &mut folder, saved, &mut |event| watch.see(event))?;
     folder.finish()?;
     Ok(trained)

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::optimizer::{Decay, Kind, Schedule};
 use crate::ticket::select::Scope;
@@ -68,7 +68,24 @@ impl fmt::Display for Phase {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct PhaseConfig {
     pub steps: usize,
+    #[serde(serialize_with = "as_written")]
     pub learning_rate: f32,
+}
+
+/// Writes a number by its shortest digits, not by those of its f32 widened.
+fn as_written<S: Serializer>(number: &f32, serializer: S) -> Result<S::Ok, S::Error> {
+    let shortest: f64 = number.to_string().parse().expect("a number's own digits");
+    serializer.serialize_f64(shortest)
+}
+
+fn as_written_if_any<S: Serializer>(
+    number: &Option<f32>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match number {
+        Some(number) => as_written(number, serializer),
+        None => serializer.serialize_none(),
+    }
 }
 
 /// How a ticket is trained.
@@ -87,11 +104,14 @@ pub struct TrainConfig {
     /// Batches that one step of the optimizer sums over.
     pub accumulate: usize,
     pub optimizer: Kind,
+    #[serde(serialize_with = "as_written")]
     pub weight_decay: f32,
     /// The share of a phase's steps in which the learning rate rises.
+    #[serde(serialize_with = "as_written")]
     pub warmup: f32,
     pub decay: Decay,
     /// The norm that a step's gradients are scaled down to; `None` leaves them.
+    #[serde(serialize_with = "as_written_if_any")]
     pub clip: Option<f32>,
     /// Keep only each layer's input in the forward pass, and compute the rest again.
     pub checkpointing: bool,

@@ -13,7 +13,7 @@ use crate::ticket::select::SelectError;
 pub enum TrainError {
     #[error(
         "the {what} is {value} in step {step} of the {phase} phase; {kept}. A lower learning rate \
-         (now {rate:e}) is the usual cure"
+         (its peak is {rate:e} now) is the usual cure"
     )]
     NotFinite {
         what: &'static str,

@@ -107,6 +107,8 @@ fn describe_data(data: &Dataset) -> Value {
     json!({
         "sha256": data.digest.to_string(),
         "rows": data.examples.len(),
+        "rows_cut": data.cut,
+        "tokens": data.examples.iter().map(|e| e.tokens.len()).sum::<usize>(),
         "learned_tokens": data.examples.iter().map(Example::learned_tokens).sum::<usize>(),
     })
 }

@@ -133,12 +133,34 @@ impl PhaseLoop<'_> {
         let Some(loss) = mean_loss(self.backprop, self.valid)? else {
             return Ok(None);
         };
+        self.check("loss on the validation rows", loss, step, log.folder)?;
         log.tell(&Event::Valid {
             phase: Some(self.phase),
             step,
             loss,
         })?;
         Ok(Some(loss))
+    }
+
+    /// Ends a run that diverges.
+    fn check(
+        &self,
+        what: &'static str,
+        value: f64,
+        step: usize,
+        folder: &RunFolder,
+    ) -> Result<(), TrainError> {
+        if value.is_finite() {
+            return Ok(());
+        }
+        Err(TrainError::NotFinite {
+            what,
+            value,
+            phase: self.phase,
+            step,
+            rate: self.config.phase(self.phase).learning_rate,
+            kept: folder.kept(),
+        })
     }
 
     fn step(
@@ -162,18 +184,8 @@ impl PhaseLoop<'_> {
         }
         let loss = sum / learned as f64;
         let gradient_norm = learner.trainable.gradient_norm()?;
-        for (what, value) in [("loss", loss), ("norm of the gradients", gradient_norm)] {
-            if !value.is_finite() {
-                return Err(TrainError::NotFinite {
-                    what,
-                    value,
-                    phase: self.phase,
-                    step: step + 1,
-                    rate: learning_rate,
-                    kept: folder.kept(),
-                });
-            }
-        }
+        self.check("loss", loss, step + 1, folder)?;
+        self.check("norm of the gradients", gradient_norm, step + 1, folder)?;
         // As PyTorch's `clip_grad_norm_`.
         let clip = self
             .config

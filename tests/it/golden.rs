@@ -7,7 +7,7 @@ use serde_json::Value;
 use tombola::model::{Base, Dtype};
 use tombola::ticket::Ticket;
 
-use crate::common::{Player, TINY, golden_json, ids, load_default, load_tiny};
+use crate::common::{Player, TINY, golden, golden_json, ids, load_default, load_tiny};
 
 /// How near log-probabilities must be: the worst and the mean of a case's top 20.
 #[derive(Clone, Copy)]
@@ -87,11 +87,11 @@ fn the_default_base_in_bf16_is_near_transformers() {
     check(&load_default(Dtype::Bf16), "base.json", BF16, false);
 }
 
-/// The shipped SQL ticket, applied; its deltas are the golden's, rounded to bf16.
+/// The reference SQL ticket, applied; its deltas are the golden's, rounded to bf16.
 fn with_sql_ticket(dtype: Dtype) -> Base {
     let mut base = load_default(dtype);
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("adapters/sql.safetensors");
-    let ticket = Ticket::read(&path, 1 << 24).expect("the shipped ticket");
+    let path = golden("sql.safetensors");
+    let ticket = Ticket::read(&path, 1 << 24).expect("the reference ticket");
     let ticket = Arc::new(
         ticket
             .bind(&base.manifest, false)

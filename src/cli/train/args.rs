@@ -87,7 +87,7 @@ pub struct StepArgs {
     #[arg(long, value_name = "RATE", default_value_t = 3e-5, value_parser = rate)]
     pub calibrate_lr: f32,
     /// Learning rate of the ticket.
-    #[arg(long, value_name = "RATE", default_value_t = 3e-4, value_parser = rate)]
+    #[arg(long, value_name = "RATE", default_value_t = 1e-3, value_parser = rate)]
     pub lr: f32,
     /// adamw or rmsprop.
     #[arg(long, default_value_t = OptimizerKind::AdamW)]

@@ -9,19 +9,21 @@ use indicatif::ProgressBar;
 
 use crate::cli::base::bar_of;
 use crate::cli::signals::Signals;
-use crate::train::{Event, Phase, StepReport};
+use crate::train::{Event, Phase, StepReport, TrainConfig};
 
 /// Draws a bar a phase, and says on standard error what a phase gave.
-pub struct Watch {
+pub struct Watch<'a> {
+    config: &'a TrainConfig,
     bar: Option<ProgressBar>,
     tokens: usize,
     seconds: f64,
     since: Instant,
 }
 
-impl Watch {
-    pub fn new() -> Self {
+impl<'a> Watch<'a> {
+    pub fn new(config: &'a TrainConfig) -> Self {
         Self {
+            config,
             bar: None,
             tokens: 0,
             seconds: 0.0,
@@ -34,12 +36,12 @@ impl Watch {
         match event {
             Event::Phase {
                 phase,
-                steps,
                 trained,
                 bytes,
+                ..
             } => {
                 let mib = *bytes as f64 / f64::from(1 << 20);
-                self.begin(*phase, *steps);
+                self.begin(*phase);
                 self.say(&format!(
                     "{phase}: {trained} weights are trained; their gradients and state take {mib:.1} MiB"
                 ));
@@ -70,7 +72,7 @@ impl Watch {
     fn step(&mut self, step: &StepReport) {
         if self.bar.is_none() {
             // A resumed phase is not announced again.
-            self.begin(step.phase, 0);
+            self.begin(step.phase);
         }
         self.tokens += step.tokens;
         self.seconds += step.seconds;
@@ -88,7 +90,8 @@ impl Watch {
         }
     }
 
-    fn begin(&mut self, phase: Phase, steps: usize) {
+    fn begin(&mut self, phase: Phase) {
+        let steps = self.config.phase(phase).steps;
         self.finish();
         (self.tokens, self.seconds) = (0, 0.0);
         self.bar = Some(bar_of(phase.to_string(), "{pos}/{len} steps", steps as u64));
