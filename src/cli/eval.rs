@@ -2,13 +2,13 @@
 
 pub(super) mod report;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::bail;
 use clap::Args;
 
 use super::base::{BaseArgs, ComputeArgs, at_least_one, print};
 use super::evaluation::{Candidate, evaluate};
+use super::folder::FolderArgs;
 use crate::data::{self, DataOptions, Dataset};
 use crate::eval::{EvalOptions, MatchRule};
 use report::Report;
@@ -24,14 +24,8 @@ pub struct EvalArgs {
     /// be given several times.
     #[arg(long = "ticket", value_name = "FILE|NAME")]
     ticket: Vec<String>,
-    /// The ticket folder, where NAME.safetensors is looked up.
-    #[arg(
-        long,
-        value_name = "DIR",
-        env = "TOMBOLA_TICKETS",
-        default_value = "adapters"
-    )]
-    tickets: PathBuf,
+    #[command(flatten)]
+    folder: FolderArgs,
     /// The rows: a JSON object a line, with `messages`, `prompt` and `completion`, or `text`.
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
@@ -65,7 +59,7 @@ pub struct EvalArgs {
 pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     // The base is opened, but the rest is looked at before it is loaded: that takes long.
     let tickets = args.ticket.iter();
-    let tickets = tickets.map(|ticket| Candidate::read(ticket_file(ticket, &args.tickets)?));
+    let tickets = tickets.map(|ticket| Candidate::read(args.folder.find(ticket)?));
     let tickets = tickets.collect::<anyhow::Result<Vec<_>>>()?;
     let base = args.base.open()?;
     let data_options = DataOptions {
@@ -99,23 +93,6 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     print(&report.to_string())
 }
 
-/// The file that `--ticket` names.
-pub(super) fn ticket_file(ticket: &str, folder: &Path) -> anyhow::Result<PathBuf> {
-    let file = PathBuf::from(ticket);
-    let is_name = file.file_name().is_some_and(|name| name == ticket);
-    if file.is_file() || !is_name || file.extension().is_some_and(|e| e == "safetensors") {
-        return Ok(file);
-    }
-    let named = folder.join(format!("{ticket}.safetensors"));
-    if !named.is_file() {
-        bail!(
-            "there is no ticket `{ticket}`: neither a file of that name nor {}",
-            named.display()
-        );
-    }
-    Ok(named)
-}
-
 /// Says on standard error which rows are not whole.
 pub(super) fn tell_cut(dataset: &Dataset, max_length: usize) {
     let Dataset { cut, left_out, .. } = dataset;
@@ -123,30 +100,6 @@ pub(super) fn tell_cut(dataset: &Dataset, max_length: usize) {
         eprintln!(
             "tombola: rows cut to {max_length} tokens (--max-length): {cut}; left out of these, as \
              nothing of their answers is left: {left_out}"
-        );
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tickets_are_files_or_names() {
-        let folder = tempfile::tempdir().unwrap();
-        let inside = folder.path().join("sql.safetensors");
-        std::fs::write(&inside, "").unwrap();
-        let find = |ticket: &str| ticket_file(ticket, folder.path());
-        assert_eq!(find("sql").unwrap(), inside);
-        assert_eq!(find(inside.to_str().unwrap()).unwrap(), inside);
-        // A path that is not there is told by whoever reads it.
-        for path in ["some/sql", "sql.safetensors", "/nowhere/sql.safetensors"] {
-            assert_eq!(find(path).unwrap(), Path::new(path));
-        }
-        let error = find("other").unwrap_err().to_string();
-        assert!(
-            error.contains("`other`") && error.contains("other.safetensors"),
-            "{error}"
         );
     }
 }

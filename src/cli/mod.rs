@@ -4,6 +4,7 @@ mod banner;
 mod base;
 mod eval;
 mod evaluation;
+mod folder;
 mod serve;
 mod signals;
 mod ticket;

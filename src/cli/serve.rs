@@ -1,7 +1,6 @@
 //! `tombola serve`: make a base resident, open the ticket folder, serve until a signal.
 
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use tokio::net::TcpListener;
 
 use super::banner::announce;
 use super::base::{BaseArgs, ComputeArgs, OpenBase, at_least_one};
+use super::folder::FolderArgs;
 use super::signals::Signals;
 use crate::engine::{self, EngineConfig};
 use crate::metrics::Metrics;
@@ -39,14 +39,8 @@ pub struct ServeArgs {
         value_parser = NonEmptyStringValueParser::new(),
     )]
     served_model_name: Option<String>,
-    /// The ticket folder: each NAME.safetensors in it is served as NAME, uploads land in it.
-    #[arg(
-        long,
-        value_name = "DIR",
-        env = "TOMBOLA_TICKETS",
-        default_value = "adapters"
-    )]
-    tickets: PathBuf,
+    #[command(flatten)]
+    folder: FolderArgs,
     /// The largest ticket file that is taken, in MiB.
     #[arg(
         long,
@@ -217,7 +211,7 @@ fn start(args: &ServeArgs) -> anyhow::Result<(AppState, engine::EngineThread)> {
         memory_budget: args.ticket_memory_mib.bytes(),
         allow_foreign_base: args.allow_foreign_base,
     };
-    let folder = Registry::open(&args.tickets, manifest, registry_options)?;
+    let folder = Registry::open(&args.folder.tickets, manifest, registry_options)?;
     for (path, error) in &folder.refused {
         tracing::warn!("{} is not served: {error}", path.display());
     }

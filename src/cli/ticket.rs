@@ -68,6 +68,16 @@ struct ImportArgs {
     file: PathBuf,
     #[command(flatten)]
     base: BaseArgs,
+    #[command(flatten)]
+    to: OutputArgs,
+    /// Where the deltas come from, in plain words; kept under `training`.
+    #[arg(long, value_name = "TEXT")]
+    source: Option<String>,
+}
+
+/// The ticket that a command writes.
+#[derive(Debug, Args)]
+struct OutputArgs {
     /// The name that requests will use.
     #[arg(long)]
     name: String,
@@ -80,9 +90,15 @@ struct ImportArgs {
     /// Licence of the ticket, for example `CC-BY-4.0`.
     #[arg(long)]
     license: Option<String>,
-    /// Where the deltas come from, in plain words; kept under `training`.
-    #[arg(long, value_name = "TEXT")]
-    source: Option<String>,
+}
+
+impl OutputArgs {
+    /// Writes the ticket and says what it holds.
+    fn write(&self, ticket: &Ticket) -> anyhow::Result<String> {
+        ticket.write(&self.out)?;
+        let out = self.out.display();
+        Ok(format!("wrote {out}\n\n{}", Summary::new(ticket)))
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -161,12 +177,11 @@ fn import(args: ImportArgs) -> anyhow::Result<()> {
     if let Some(source) = args.source {
         training["source"] = source.into();
     }
-    let (name, dtype) = (&args.name, args.dtype.into());
-    let ticket = import_flat(&file, &base, name, dtype, args.license, Some(training))
+    let (name, dtype) = (&args.to.name, args.to.dtype.into());
+    let license = args.to.license.clone();
+    let ticket = import_flat(&file, &base, name, dtype, license, Some(training))
         .map_err(|e| naming(&args.file, e))?;
-    ticket.write(&args.out)?;
-    let out = args.out.display();
-    print(&format!("wrote {out}\n\n{}", Summary::new(&ticket)))
+    print(&args.to.write(&ticket)?)
 }
 
 /// Reads a ticket file, whatever its size within reason.

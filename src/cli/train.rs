@@ -13,7 +13,8 @@ use anyhow::{Context as _, bail};
 pub use args::TrainArgs;
 
 use super::base::{OpenBase, open_checkpoint};
-use super::eval::{tell_cut, ticket_file};
+use super::eval::tell_cut;
+use super::folder::ticket_file;
 use super::ticket;
 use crate::data::{self, DataOptions, Dataset};
 use crate::model::Dtype;

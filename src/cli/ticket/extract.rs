@@ -8,8 +8,8 @@ use clap::Args;
 use serde_json::json;
 
 use super::super::base::{Bars, BaseArgs, parameter_bar};
-use super::summary::{Summary, grouped};
-use super::{Dtype, TOOL, print};
+use super::summary::grouped;
+use super::{OutputArgs, TOOL, print};
 use crate::model::{Checkpoint, Source};
 use crate::ticket::select::{Scope, SelectError, top_share};
 use crate::ticket::{
@@ -30,18 +30,8 @@ pub(super) struct ExtractArgs {
     /// Whether the share is of all parameters together (`global`) or of each (`tensor`).
     #[arg(long, default_value_t)]
     scope: Scope,
-    /// The name that requests will use.
-    #[arg(long)]
-    name: String,
-    /// The ticket file to write; replaced if it exists.
-    #[arg(long, value_name = "FILE")]
-    out: PathBuf,
-    /// How deltas are stored.
-    #[arg(long, value_enum, default_value = "bf16")]
-    dtype: Dtype,
-    /// Licence of the ticket, for example `CC-BY-4.0`.
-    #[arg(long)]
-    license: Option<String>,
+    #[command(flatten)]
+    to: OutputArgs,
     /// Folder for what can be fetched or computed again [default: the user's cache folder].
     #[arg(long, value_name = "DIR", env = "TOMBOLA_CACHE_DIR")]
     cache_dir: Option<PathBuf>,
@@ -57,39 +47,38 @@ fn density(text: &str) -> Result<f64, String> {
 
 /// Compares the models, keeps the largest differences, and writes them.
 pub(super) fn run(args: ExtractArgs) -> anyhow::Result<()> {
-    validate_name(&args.name)?;
+    validate_name(&args.to.name)?;
     let open = |model: &str, flag| Model::open(model, &args.cache_dir).context(flag);
     let pair = Pair {
         base: open(&args.base, "--base")?,
         tuned: open(&args.tuned, "--tuned")?,
     };
     let base = &pair.base.manifest;
-    if args.name == base.name {
-        return Err(TicketError::ReservedName(args.name).into());
+    if args.to.name == base.name {
+        return Err(TicketError::ReservedName(args.to.name).into());
     }
     pair.check_comparable()?;
     let (scores, elsewhere) = pair.compare()?;
     let moved = scores.values().flatten().filter(|&&s| s > 0.0).count();
     let kept = top_share(&scores, args.density, args.scope)?;
     drop(scores);
-    let tensors = pair.deltas(&kept, args.dtype.into())?;
+    let tensors = pair.deltas(&kept, args.to.dtype.into())?;
     let nonzeros = tensors.values().map(TensorDelta::nonzeros).sum();
     if nonzeros == 0 {
         bail!(pair.nothing_kept(moved, &elsewhere, args.density));
     }
     let metadata = Metadata {
-        license: args.license,
+        license: args.to.license.clone(),
         training: Some(json!({
             "extracted_from": pair.tuned.manifest.name,
             "tuned_fingerprint": pair.tuned.manifest.fingerprint.to_string(),
             "scope": args.scope.to_string(),
             "tool": TOOL,
         })),
-        ..Metadata::new(args.name, base, nonzeros)
+        ..Metadata::new(&args.to.name, base, nonzeros)
     };
     let ticket = Ticket::new(metadata, tensors)?;
-    ticket.write(&args.out)?;
-    let mut text = format!("wrote {}\n\n{}", args.out.display(), Summary::new(&ticket));
+    let mut text = args.to.write(&ticket)?;
     text += &format!(
         "\n{} of the {} weights that differ are kept\n",
         grouped(nonzeros),

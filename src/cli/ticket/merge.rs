@@ -1,14 +1,11 @@
 //! `tombola ticket merge`: several tickets as one.
 
-use std::path::PathBuf;
-
 use anyhow::bail;
 use clap::Args;
 
-use super::summary::Summary;
-use super::{Dtype, naming, read};
+use super::{OutputArgs, naming, read};
 use crate::cli::base::{BaseArgs, print};
-use crate::cli::eval::ticket_file;
+use crate::cli::folder::FolderArgs;
 use crate::ticket::merge::merge;
 
 /// Arguments of `tombola ticket merge`.
@@ -19,14 +16,8 @@ pub struct MergeArgs {
     of: Vec<String>,
     #[command(flatten)]
     base: BaseArgs,
-    /// The ticket folder, where NAME.safetensors is looked up.
-    #[arg(
-        long,
-        value_name = "DIR",
-        env = "TOMBOLA_TICKETS",
-        default_value = "adapters"
-    )]
-    tickets: PathBuf,
+    #[command(flatten)]
+    folder: FolderArgs,
     /// What each ticket's deltas are multiplied by, in their order [default: 1 each].
     #[arg(
         long,
@@ -35,18 +26,8 @@ pub struct MergeArgs {
         allow_negative_numbers = true
     )]
     scale: Vec<f32>,
-    /// The name that requests will use.
-    #[arg(long)]
-    name: String,
-    /// The ticket file to write; replaced if it exists.
-    #[arg(long, value_name = "FILE")]
-    out: PathBuf,
-    /// How deltas are stored.
-    #[arg(long, value_enum, default_value = "bf16")]
-    dtype: Dtype,
-    /// Licence of the ticket, for example `CC-BY-4.0`.
-    #[arg(long)]
-    license: Option<String>,
+    #[command(flatten)]
+    to: OutputArgs,
 }
 
 /// Merges the tickets and says what came of it.
@@ -59,7 +40,7 @@ pub fn run(args: MergeArgs) -> anyhow::Result<()> {
         let (scales, tickets) = (scales.len(), args.of.len());
         bail!("--scale: {scales} scales for {tickets} tickets, expected a finite number for each");
     }
-    let paths = args.of.iter().map(|name| ticket_file(name, &args.tickets));
+    let paths = args.of.iter().map(|name| args.folder.find(name));
     let paths = paths.collect::<anyhow::Result<Vec<_>>>()?;
     let read = paths.iter().map(|path| read(path));
     let tickets = read.collect::<anyhow::Result<Vec<_>>>()?;
@@ -75,8 +56,7 @@ pub fn run(args: MergeArgs) -> anyhow::Result<()> {
             Ok((bound, scale))
         });
     let bound = bound.collect::<anyhow::Result<Vec<_>>>()?;
-    let merged = merge(&bound, &base, &args.name, args.dtype.into(), args.license)?;
-    merged.write(&args.out)?;
-    let out = args.out.display();
-    print(&format!("wrote {out}\n\n{}", Summary::new(&merged)))
+    let (name, dtype, license) = (&args.to.name, args.to.dtype.into(), args.to.license.clone());
+    let merged = merge(&bound, &base, name, dtype, license)?;
+    print(&args.to.write(&merged)?)
 }
