@@ -110,7 +110,7 @@ mod tests {
             "",
             "nope",
             "/no/such/folder",
-            "../x",
+            "../no-such-base",
             "a/b/c",
             "owner/",
             "a b/c",
