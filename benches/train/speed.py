@@ -1,8 +1,9 @@
 """Training speed and memory beside a plain PyTorch implementation, on this machine, in turn.
 
 usage: python3 benches/train/speed.py --python PYTHON --reference train_reference.py --folder BASE_FOLDER \
-           --data sql.train.jsonl --valid sql.valid.jsonl > benches/results/train-speed.md
+           --data sql.train.jsonl --valid sql.valid.jsonl
 
+It writes benches/results/train-speed.md.
 PYTHON has torch and transformers; BASE_FOLDER is the default base as a Hugging Face folder. Both train
 the same rows in the same order, 8 rows of at most 128 tokens a step, float32, all cores. The reference
 counts the tokens that are not padding, as we do. Medians over the rounds.

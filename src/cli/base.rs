@@ -133,6 +133,11 @@ impl OpenBase {
         &self.checkpoint
     }
 
+    /// Whether [`Self::save_as`] can write there.
+    pub fn check_save_as(&self, folder: &Path) -> anyhow::Result<()> {
+        Ok(model::check_folder(folder, self.checkpoint.config())?)
+    }
+
     /// Writes other parameters of the base, by name, as a folder that --model takes.
     pub fn save_as(
         &self,

@@ -43,6 +43,16 @@ impl Candidate {
         })
     }
 
+    /// What it is reported under.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A ticket that was made of others, under a name of its own.
+    pub fn made(name: String, path: PathBuf, ticket: Ticket) -> Self {
+        Self { name, path, ticket }
+    }
+
     fn lease(self, base: &BaseManifest, allow_foreign_base: bool) -> anyhow::Result<Lease> {
         let bound = self.ticket.bind(base, allow_foreign_base);
         let bound = bound.map_err(|error| ticket::naming(&self.path, error))?;

@@ -19,8 +19,8 @@ use super::ticket;
 use crate::data::{self, DataOptions, Dataset};
 use crate::model::Dtype;
 use crate::ticket::{BaseManifest, BoundTicket, validate_name};
-use crate::train::{self, Existing, Job, MaskSource, RunFolder, Trained};
-use watch::{Watch, stop_flag};
+use crate::train::{self, Existing, Job, MaskSource, RunFolder, Score, Trained};
+use watch::{Stop, Watch};
 
 /// Trains a ticket, writes it, and measures what was written.
 ///
@@ -35,11 +35,19 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
     if args.name == base.name {
         bail!("--name {}: this is the base's own name", args.name);
     }
+    if let Some(folder) = &args.method.save_calibrated {
+        if args.method.score != Score::TaskVector {
+            let score = args.method.score;
+            bail!("--save-calibrated: --score {score} moves no weight while calibrating");
+        }
+        // A resumed run may have written it already.
+        if !args.run.resume {
+            base.check_save_as(folder).context("--save-calibrated")?;
+        }
+    }
     let data = Data::read(args, &base)?;
     fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
     let trained = train(args, &base, &data)?;
-    let path = args.ticket_path();
-    trained.ticket.write(&path)?;
     outcome::show(args, base, data.valid.as_ref(), &trained)
 }
 
@@ -90,7 +98,7 @@ fn train(args: &TrainArgs, base: &OpenBase, data: &Data) -> anyhow::Result<Train
             .map_err(|e| format!("{e:#}")),
         None => Ok(()),
     };
-    let stop = stop_flag()?;
+    let stop = Stop::listen()?;
     let config = args.config();
     let job = Job {
         config: config.clone(),
@@ -110,7 +118,7 @@ fn train(args: &TrainArgs, base: &OpenBase, data: &Data) -> anyhow::Result<Train
         eval_every: args.run.eval_every,
         save_every: args.run.save_every,
         calibrated: &mut calibrated,
-        stop: &stop,
+        stop: &stop.asked,
         threads: args.compute.threads(),
     };
     let existing = match (args.run.resume, args.run.overwrite) {
@@ -121,7 +129,10 @@ fn train(args: &TrainArgs, base: &OpenBase, data: &Data) -> anyhow::Result<Train
     let (mut folder, saved) = RunFolder::open(&args.run_dir(), &job.describe(), existing)?;
     let mut watch = Watch::new(&config);
     let trained = train::train(job, &mut folder, saved, &mut |event| watch.see(event))?;
+    trained.ticket.write(&args.ticket_path())?;
+    // Only now: until the ticket is on the disk, the run can go on from its last save.
     folder.finish()?;
+    stop.training_is_over();
     Ok(trained)
 }
 

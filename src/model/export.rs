@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use candle_core::Tensor;
@@ -33,6 +34,24 @@ pub fn save_folder(
         .collect();
     candle_core::safetensors::save(&parameters, &path)
         .map_err(|error| ModelError::invalid(&path, first_line(&error)))
+}
+
+/// Whether [`save_folder`] can write such a base there: into a folder that is not there or empty, so that
+/// no file of another base is left in it.
+///
+/// # Errors
+/// It cannot.
+pub fn check_folder(folder: &Path, config: &ModelConfig) -> Result<(), ModelError> {
+    to_json(config).map_err(|reason| ModelError::invalid(folder, reason))?;
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries.count(),
+        Err(error) if error.kind() == ErrorKind::NotFound => 0,
+        Err(error) => return Err(ModelError::io(folder)(error)),
+    };
+    if entries > 0 {
+        return Err(ModelError::invalid(folder, "the folder is not empty"));
+    }
+    Ok(())
 }
 
 /// The `config.json` that [`ModelConfig::from_json`] reads as `config`.
@@ -105,6 +124,18 @@ mod tests {
             let again = to_json(&config).unwrap().to_string();
             assert_eq!(ModelConfig::from_json(&again).unwrap(), config);
         }
+    }
+
+    #[test]
+    fn a_folder_with_something_in_it_is_left_alone() {
+        let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny/qwen3");
+        let text = fs::read_to_string(tiny.join("config.json")).unwrap();
+        let config = ModelConfig::from_json(&text).unwrap();
+        let error = check_folder(&tiny, &config).unwrap_err().to_string();
+        assert!(error.contains("not empty"), "{error}");
+        let empty = tempfile::tempdir().unwrap();
+        assert!(check_folder(empty.path(), &config).is_ok());
+        assert!(check_folder(&empty.path().join("new"), &config).is_ok());
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub use config::{Family, ModelConfig, RopeScaling};
 pub use decoder::{Batch, Decoder};
 pub use device::{DeviceSpec, Dtype};
 pub use error::ModelError;
-pub use export::save_folder;
+pub use export::{check_folder, save_folder};
 pub use fetch::{CacheDir, default_gguf};
 pub use kv::{BLOCK, KvCache};
 pub use load::{Base, LoadOptions, manifest};

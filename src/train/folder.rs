@@ -124,6 +124,9 @@ impl RunFolder {
         let metrics_path = path.join(METRICS);
         let metrics = OpenOptions::new().write(true).open(&metrics_path);
         let metrics = metrics.and_then(|mut metrics| {
+            if metrics.metadata()?.len() < metrics_bytes {
+                return Err(std::io::Error::other("it lacks steps that were saved"));
+            }
             // What was written after the state was saved happens again.
             metrics.set_len(metrics_bytes)?;
             metrics.seek(SeekFrom::End(0))?;
@@ -157,7 +160,9 @@ impl RunFolder {
         tensors: Vec<(String, Tensor)>,
     ) -> Result<(), TrainError> {
         let path = self.path.join(METRICS);
-        let bytes = self.metrics.stream_position();
+        // On the disk before the state that speaks of them.
+        let bytes = self.metrics.sync_data();
+        let bytes = bytes.and_then(|()| self.metrics.stream_position());
         let bytes = bytes.map_err(TrainError::io("write", &path))?;
         let place = [u32::from(phase == Phase::Adapt), step as u32, bytes as u32];
         let mut all: HashMap<String, Tensor> = tensors.into_iter().collect();
@@ -198,7 +203,8 @@ fn replace(
     let temporary = path.with_extension("tmp");
     let written = write(&temporary)
         .and_then(|()| File::open(&temporary)?.sync_all())
-        .and_then(|()| fs::rename(&temporary, path));
+        .and_then(|()| fs::rename(&temporary, path))
+        .and_then(|()| File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all());
     written.map_err(|error| {
         // Half a file is of no use, and the disk may be full.
         let _ = fs::remove_file(&temporary);

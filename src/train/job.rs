@@ -58,7 +58,7 @@ pub struct Job<'a> {
     pub calibrated: &'a mut Keep<'a>,
     /// Set from outside when the run is to end.
     pub stop: &'a AtomicBool,
-    /// Threads that compute: sums are split by them, so they too decide the last bits.
+    /// Threads that compute.
     pub threads: usize,
 }
 
@@ -79,7 +79,8 @@ pub struct Losses {
 }
 
 impl Job<'_> {
-    /// What decides the ticket's bytes: kept in the run's folder, and in part in the ticket.
+    /// What decides the ticket's bytes, besides the processor: kept in the run's folder, and in part
+    /// in the ticket.
     pub fn describe(&self) -> Value {
         let digest = |ticket: &Arc<BoundTicket>| ticket.digest().to_string();
         let mask = match &self.mask {
@@ -96,6 +97,7 @@ impl Job<'_> {
             "mask_from": mask,
             "avoid": self.avoid.iter().map(digest).collect::<Vec<_>>(),
             "on_top_of": self.on_top_of.as_ref().map(digest),
+            "license": self.license,
             "threads": self.threads,
             "train": self.config,
             "tool": concat!("tombola ", env!("CARGO_PKG_VERSION")),
@@ -196,6 +198,7 @@ fn train_here(
 fn training(mut description: Value, loss: Option<f64>) -> Value {
     if let Some(object) = description.as_object_mut() {
         object.remove("base");
+        object.remove("license");
         object.insert("valid_loss".to_owned(), loss.into());
     }
     description

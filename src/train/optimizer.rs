@@ -14,7 +14,8 @@ use crate::kernels::optimizer::{Power, Step, update_mean};
 pub enum Kind {
     /// Loshchilov and Hutter, arXiv 1711.05101, with β = (0.9, 0.999).
     AdamW,
-    /// As PyTorch's, with α = 0.99 and no momentum: what the authors of LoTA train with.
+    /// As PyTorch's, with α = 0.99 and no momentum (what the authors of LoTA train with), but with
+    /// AdamW's weight decay.
     RmsProp,
 }
 
@@ -118,7 +119,7 @@ impl Update {
     }
 }
 
-/// How the learning rate falls after the warm-up.
+/// How the learning rate falls over a phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Decay {
@@ -154,9 +155,10 @@ impl fmt::Display for Decay {
     }
 }
 
-/// The learning rate over a phase.
+/// The learning rate over a phase: it falls from the first step on, times a rise at the start.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Schedule {
+    /// What the rate would be without rise and fall.
     pub peak: f32,
     pub steps: usize,
     /// The share of the steps in which the rate rises, in a line.

@@ -108,21 +108,40 @@ impl PhaseLoop<'_> {
         let seed = self.config.shuffle.then_some(self.config.seed);
         let mut batches = Batches::new(self.examples, seed, phase);
         for step in first..steps {
+            let start = Instant::now();
             let rows = batches.step(step, self.config.rows_per_step());
-            let rate = schedule.rate(step);
-            let report = self.step(learner, &rows, step, rate, log.folder)?;
-            log.tell(&Event::Step(report))?;
+            let (loss, gradient_norm) = self.gradients(learner, &rows, step, log.folder)?;
+            // What the steps so far gave is known to be finite only now.
+            let stopped = self.stop.load(Ordering::Relaxed);
+            let due = self.save_every > 0 && step > first && step.is_multiple_of(self.save_every);
+            if stopped || due {
+                log.folder.save(phase, step, learner.save()?)?;
+            }
+            if stopped {
+                return Err(TrainError::Stopped { phase, step });
+            }
+            let learning_rate = schedule.rate(step);
+            // As PyTorch's `clip_grad_norm_`.
+            let clip = self.config.clip;
+            let clip = clip.map(|most| most / (gradient_norm as f32 + 1e-6));
+            learner.step(&Update {
+                step: step + 1,
+                learning_rate,
+                weight_decay: self.config.weight_decay,
+                scale: clip.map_or(1.0, |scale| scale.min(1.0)),
+            })?;
+            log.tell(&Event::Step(StepReport {
+                phase,
+                step: step + 1,
+                loss,
+                learning_rate,
+                gradient_norm,
+                tokens: rows.iter().map(|row| row.tokens.len()).sum(),
+                seconds: start.elapsed().as_secs_f64(),
+            }))?;
             let done = step + 1;
             if self.eval_every > 0 && done.is_multiple_of(self.eval_every) && done < steps {
                 self.look(done, log)?;
-            }
-            let stopped = self.stop.load(Ordering::Relaxed);
-            let saves = self.save_every > 0 && done.is_multiple_of(self.save_every);
-            if stopped || (saves && done < steps) {
-                log.folder.save(phase, done, learner.save()?)?;
-            }
-            if stopped {
-                return Err(TrainError::Stopped { phase, step: done });
             }
         }
         Ok(())
@@ -163,15 +182,14 @@ impl PhaseLoop<'_> {
         })
     }
 
-    fn step(
+    /// Adds up a step's gradients; gives its mean loss and their norm.
+    fn gradients(
         &self,
         learner: &mut Learner,
         examples: &[&Example],
         step: usize,
-        learning_rate: f32,
         folder: &RunFolder,
-    ) -> Result<StepReport, TrainError> {
-        let start = Instant::now();
+    ) -> Result<(f64, f64), TrainError> {
         let learned: usize = examples.iter().map(|e| e.learned_tokens()).sum();
         let mut sum = 0.0;
         for batch in examples.chunks(self.config.batch) {
@@ -183,29 +201,10 @@ impl PhaseLoop<'_> {
             sum += losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
         }
         let loss = sum / learned as f64;
-        let gradient_norm = learner.trainable.gradient_norm()?;
+        let norm = learner.trainable.gradient_norm()?;
         self.check("loss", loss, step + 1, folder)?;
-        self.check("norm of the gradients", gradient_norm, step + 1, folder)?;
-        // As PyTorch's `clip_grad_norm_`.
-        let clip = self
-            .config
-            .clip
-            .map(|most| most / (gradient_norm as f32 + 1e-6));
-        learner.step(&Update {
-            step: step + 1,
-            learning_rate,
-            weight_decay: self.config.weight_decay,
-            scale: clip.map_or(1.0, |scale| scale.min(1.0)),
-        })?;
-        Ok(StepReport {
-            phase: self.phase,
-            step: step + 1,
-            loss,
-            learning_rate,
-            gradient_norm,
-            tokens: examples.iter().map(|e| e.tokens.len()).sum(),
-            seconds: start.elapsed().as_secs_f64(),
-        })
+        self.check("norm of the gradients", norm, step + 1, folder)?;
+        Ok((loss, norm))
     }
 }
 

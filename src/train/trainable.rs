@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 
 use super::backprop::{Gradients, Slot};
 use super::optimizer::{self, State, Update};
@@ -31,9 +31,9 @@ struct Variable {
 
 /// How much of a tensor is trained.
 enum Part {
-    /// All but some positions, if any.
+    /// All but some positions, if any, which keep their values.
     Whole {
-        frozen: Option<Pattern>,
+        frozen: Option<(Pattern, Tensor)>,
     },
     Positions(Pattern),
 }
@@ -50,8 +50,12 @@ impl Trainable {
         let slots = Slot::all(weights, decoder.config().tie_word_embeddings);
         let variable = |slot: Slot| {
             let weight = slot.tensor(weights).expect("a slot of this decoder");
+            let frozen = frozen.remove(&slot).map(|pattern| {
+                let values = sampled::gather(weight, &pattern)?;
+                Ok::<_, candle_core::Error>((pattern, values))
+            });
             let part = Part::Whole {
-                frozen: frozen.remove(&slot),
+                frozen: frozen.transpose()?,
             };
             Ok((
                 slot,
@@ -84,8 +88,16 @@ impl Trainable {
         })
     }
 
-    /// The norm of all gradients together.
+    /// The norm of all gradients together; those of frozen positions are made zero.
     pub fn gradient_norm(&self) -> Result<f64> {
+        for variable in self.variables.values() {
+            if let Part::Whole {
+                frozen: Some((pattern, values)),
+            } = &variable.part
+            {
+                sampled::set(&variable.gradient, pattern, &values.zeros_like()?)?;
+            }
+        }
         let squares = self.variables.values().map(|v| sum_of_squares(&v.gradient));
         Ok(squares.sum::<Result<f64>>()?.sqrt())
     }
@@ -97,16 +109,14 @@ impl Trainable {
                 continue;
             };
             let (values, gradient) = (&variable.values, &variable.gradient);
-            if let Part::Whole {
-                frozen: Some(frozen),
-            } = &variable.part
-            {
-                let zeros = Tensor::zeros(frozen.nonzeros(), DType::F32, gradient.device())?;
-                sampled::set(gradient, frozen, &zeros)?;
-            }
             update.apply(values, gradient, state, slot.decays())?;
-            if let Part::Positions(pattern) = &variable.part {
-                sampled::set(&variable.weight, pattern, values)?;
+            match &variable.part {
+                Part::Positions(pattern) => sampled::set(&variable.weight, pattern, values)?,
+                // Weight decay moves them even so.
+                Part::Whole {
+                    frozen: Some((pattern, kept)),
+                } => sampled::set(&variable.weight, pattern, kept)?,
+                Part::Whole { frozen: None } => {}
             }
             accumulate::clear(gradient)?;
         }
@@ -135,7 +145,7 @@ impl Trainable {
     /// How many values are trained.
     pub fn values(&self) -> usize {
         let frozen = |v: &Variable| match &v.part {
-            Part::Whole { frozen } => frozen.as_ref().map_or(0, Pattern::nonzeros),
+            Part::Whole { frozen } => frozen.as_ref().map_or(0, |(pattern, _)| pattern.nonzeros()),
             Part::Positions(_) => 0,
         };
         let variables = self.variables.values();

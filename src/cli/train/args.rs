@@ -61,7 +61,7 @@ pub struct MethodArgs {
     #[arg(long, value_name = "BASE", conflicts_with = "score")]
     pub calibrate_from: Option<String>,
     /// Keep the calibrated base too, as a folder that --calibrate-from and --model read.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["mask_from", "calibrate_from"])]
     pub save_calibrated: Option<PathBuf>,
 }
 

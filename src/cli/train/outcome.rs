@@ -10,10 +10,14 @@ use super::args::TrainArgs;
 use crate::cli::base::{OpenBase, print};
 use crate::cli::eval::report::Report;
 use crate::cli::evaluation::{Candidate, Evaluated, evaluate};
+use crate::cli::folder::ticket_file;
+use crate::cli::ticket;
 use crate::cli::ticket::summary::grouped;
 use crate::data::{Dataset, Example};
 use crate::eval::EvalOptions;
 use crate::text::Text;
+use crate::ticket::DeltaDtype;
+use crate::ticket::merge::merge;
 use crate::train::Trained;
 use crate::train::report::{ReportInput, ReportResult, Sample, read_events, render};
 
@@ -37,8 +41,8 @@ pub fn show(
                 answers: (!args.run.no_answers).then_some(args.run.rule),
                 max_tokens: args.run.max_tokens,
             };
-            let ticket = vec![Candidate::read(path.clone())?];
-            evaluate(base, &args.compute, ticket, false, valid, &options)?
+            let tickets = candidates(args)?;
+            evaluate(base, &args.compute, tickets, false, valid, &options)?
         }
     };
     let samples = valid.map(|valid| samples(valid, &evaluated, &text));
@@ -61,9 +65,30 @@ pub fn show(
     print(&out)
 }
 
+/// What is measured beside the base: the ticket as it was written; or, where it was trained on top of
+/// another, that one and both together.
+fn candidates(args: &TrainArgs) -> anyhow::Result<Vec<Candidate>> {
+    let path = args.ticket_path();
+    let Some(below) = &args.method.on_top_of else {
+        return Ok(vec![Candidate::read(path)?]);
+    };
+    let manifest = args.base.manifest()?;
+    let below = ticket_file(below, &args.out)?;
+    let paths = [&below, &path];
+    let bound = paths.map(|path| {
+        let bound = ticket::read(path)?.bind(&manifest, false);
+        Ok((bound.map_err(|error| ticket::naming(path, error))?, 1.0))
+    });
+    let bound: Vec<_> = bound.into_iter().collect::<anyhow::Result<_>>()?;
+    let both = merge(&bound, &manifest, &args.name, DeltaDtype::F32, None)?;
+    let below = Candidate::read(below)?;
+    let name = format!("{} + {}", below.name(), args.name);
+    Ok(vec![below, Candidate::made(name, path, both)])
+}
+
 /// The first rows with a prompt and an answer, beside what base and ticket answered.
 fn samples(valid: &Dataset, evaluated: &[Evaluated], text: &Text) -> Vec<Sample> {
-    let [base, ticket] = evaluated else {
+    let [base, .., ticket] = evaluated else {
         return Vec::new();
     };
     let asked = valid.examples.iter().filter_map(|example: &Example| {

@@ -117,26 +117,44 @@ impl<'a> Watch<'a> {
     }
 }
 
-/// A flag that SIGINT and SIGTERM set; a second one ends the process at once.
-pub fn stop_flag() -> anyhow::Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&stop);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("waiting for signals")?;
-    let mut signals = {
-        let _inside = runtime.enter();
-        Signals::new().context("waiting for signals")?
-    };
-    std::thread::spawn(move || {
-        runtime.block_on(async {
-            signals.recv().await;
-            flag.store(true, Ordering::Relaxed);
-            eprintln!("stopping after this step; once more ends at once");
-            signals.recv().await;
+/// SIGINT and SIGTERM: the first one asks a training run to save and stop, a second one, or any where
+/// nothing is trained any more, ends the process at once.
+pub struct Stop {
+    /// Set when the run is to stop.
+    pub asked: Arc<AtomicBool>,
+    over: Arc<AtomicBool>,
+}
+
+impl Stop {
+    /// Listens from now on.
+    pub fn listen() -> anyhow::Result<Self> {
+        let stop = Self {
+            asked: Arc::new(AtomicBool::new(false)),
+            over: Arc::new(AtomicBool::new(false)),
+        };
+        let (asked, over) = (Arc::clone(&stop.asked), Arc::clone(&stop.over));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("waiting for signals")?;
+        let mut signals = {
+            let _inside = runtime.enter();
+            Signals::new().context("waiting for signals")?
+        };
+        std::thread::spawn(move || {
+            runtime.block_on(signals.recv());
+            if !over.load(Ordering::Relaxed) {
+                asked.store(true, Ordering::Relaxed);
+                eprintln!("stopping before the next step; once more ends at once");
+                runtime.block_on(signals.recv());
+            }
             std::process::exit(130);
         });
-    });
-    Ok(stop)
+        Ok(stop)
+    }
+
+    /// From now on there is nothing to save.
+    pub fn training_is_over(&self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
 }

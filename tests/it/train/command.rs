@@ -241,6 +241,44 @@ fn a_full_disk_is_told_and_leaves_no_half_written_file() {
 }
 
 #[test]
+fn a_ticket_that_cannot_be_written_is_not_lost() {
+    let place = Place::new();
+    // Nothing can take a folder's name.
+    fs::create_dir_all(place.ticket().join("in the way")).unwrap();
+    let output = place.run(&[]);
+    assert!(!output.status.success());
+    assert!(
+        stderr(&output).contains("cats.safetensors"),
+        "{}",
+        stderr(&output)
+    );
+    fs::remove_dir_all(place.ticket()).unwrap();
+    assert_success(&place.run(&["--resume"]));
+    assert!(Ticket::read(&place.ticket(), 1 << 30).is_ok());
+}
+
+#[test]
+fn a_ticket_on_top_of_another_is_measured_with_it() {
+    let place = Place::new();
+    assert_success(&place.run(&[]));
+    let more = [
+        "--name",
+        "dogs",
+        "--avoid",
+        "cats",
+        "--on-top-of",
+        "cats",
+        "--seed",
+        "1",
+    ];
+    let valid = ["--valid", "rows.jsonl", "--no-answers"];
+    let output = place.run(&[&more[..], &valid].concat());
+    assert_success(&output);
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(printed.contains("cats + dogs"), "{printed}");
+}
+
+#[test]
 fn tickets_that_cannot_be_used_are_refused_before_training() {
     let place = Place::new();
     for (arguments, expected) in [
@@ -249,6 +287,7 @@ fn tickets_that_cannot_be_used_are_refused_before_training() {
         (&["--dtype", "bf16"][..], "f32"),
         (&["--density", "0"][..], "density"),
         (&["--resume"][..], "nothing to resume"),
+        (&["--save-calibrated", "x"][..], "moves no weight"),
     ] {
         let output = place.run(arguments);
         assert!(!output.status.success(), "{arguments:?}");

@@ -1,5 +1,8 @@
 //! The written-out backward pass against finite differences, and its forward pass against serving.
 
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
 use super::*;
 
 /// Dense gradients of every slot.
@@ -46,6 +49,18 @@ fn rows() -> Rows {
     rows
 }
 
+fn dot(a: &Tensor, b: &Tensor) -> f64 {
+    let products = (a * b).unwrap().to_dtype(DType::F64).unwrap();
+    products.sum_all().unwrap().to_scalar().unwrap()
+}
+
+fn random_like(tensor: &Tensor, rng: &mut StdRng) -> Tensor {
+    let values: Vec<f32> = (0..tensor.elem_count())
+        .map(|_| rng.random_range(-1.0..1.0))
+        .collect();
+    Tensor::from_vec(values, tensor.shape(), tensor.device()).unwrap()
+}
+
 /// Along the gradient's own direction, and along random ones, the loss changes as the gradient says.
 #[test]
 fn gradients_equal_finite_differences_in_all_families() {
@@ -57,6 +72,7 @@ fn gradients_equal_finite_differences_in_all_families() {
                 checkpointing,
             };
             let rows = rows();
+            let mut rng = StdRng::seed_from_u64(5);
             let mut dense = Dense::default();
             let weight = 1.0 / rows.targets.len() as f32;
             backprop.gradients(&rows, weight, &mut dense).unwrap();
@@ -70,30 +86,32 @@ fn gradients_equal_finite_differences_in_all_families() {
             for slot in slots {
                 let tensor = slot.tensor(base.decoder.weights()).unwrap();
                 let gradient = &dense.0[&slot];
-                let norm: f32 = gradient
-                    .sqr()
-                    .unwrap()
-                    .sum_all()
-                    .unwrap()
-                    .to_scalar()
-                    .unwrap();
-                let norm = norm.sqrt();
                 let before = tensor.copy().unwrap();
-                let step = 2e-2 / norm.max(1.0);
-                let direction = (gradient / f64::from(norm)).unwrap();
-                let at = |sign: f64| {
-                    let moved = &before + (&direction * (sign * f64::from(step))).unwrap();
-                    tensor.slice_set(&moved.unwrap(), 0, 0).unwrap();
-                    mean(&backprop, &rows)
+                let slope = |direction: &Tensor, step: f64| {
+                    let at = |sign: f64| {
+                        let moved = &before + (direction * (sign * step)).unwrap();
+                        tensor.slice_set(&moved.unwrap(), 0, 0).unwrap();
+                        mean(&backprop, &rows)
+                    };
+                    let slope = (at(1.0) - at(-1.0)) / (2.0 * step);
+                    tensor.slice_set(&before, 0, 0).unwrap();
+                    slope
                 };
-                let slope = (at(1.0) - at(-1.0)) / (2.0 * f64::from(step));
-                tensor.slice_set(&before, 0, 0).unwrap();
-                let difference = (slope - f64::from(norm)).abs();
-                let allowed = 0.02 * f64::from(norm) + 2e-3;
-                assert!(
-                    difference < allowed,
-                    "{name} {slot}: {norm}, the loss's slope {slope}"
-                );
+                let total = dot(gradient, gradient).sqrt();
+                let own = slope(&(gradient / total).unwrap(), 2e-2 / total.max(1.0));
+                let near = (own - total).abs() < 0.02 * total + 2e-3;
+                assert!(near, "{name} {slot}: {total}, the loss's slope {own}");
+                // A random direction sees every part of the tensor: what the gradient lacked would
+                // be about its size over the root of the number of weights.
+                let weights = gradient.elem_count() as f64;
+                for _ in 0..3 {
+                    let random = random_like(gradient, &mut rng);
+                    let direction = (&random / dot(&random, &random).sqrt()).unwrap();
+                    let want = dot(gradient, &direction);
+                    let got = slope(&direction, 0.1);
+                    let near = (got - want).abs() < 0.2 * total / weights.sqrt() + 2e-4;
+                    assert!(near, "{name} {slot}: {want}, the loss's slope {got}");
+                }
             }
         }
     }

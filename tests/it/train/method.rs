@@ -43,7 +43,11 @@ fn a_run_that_diverges_says_so_and_keeps_what_it_saved() {
     let mut config = short();
     config.adapt.learning_rate = f32::MAX;
     config.clip = None;
-    let ended = Run::new(config).go(folder.path(), &mut Vec::new());
+    let run = Run {
+        save_every: 1,
+        ..Run::new(config)
+    };
+    let ended = run.go(folder.path(), &mut Vec::new());
     let error = ended.err().expect("it diverges").to_string();
     assert!(error.contains("adapt phase"), "{error}");
     assert!(
