@@ -17,6 +17,7 @@ mod tickets;
 use std::any::Any;
 use std::future::Future;
 use std::io;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
@@ -145,12 +146,15 @@ pub fn router(state: Arc<AppState>) -> Router {
         .with_state(state)
 }
 
+/// What responses that are cut off have to send their last event.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
 /// How a server's end went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Drained {
     /// Every response was sent.
     Complete,
-    /// Time ran out; what still runs ends with the engine.
+    /// Time ran out; what still ran was cut off.
     TimedOut,
 }
 
@@ -219,7 +223,8 @@ pub async fn serve(
             let _ = stopping.send(());
         }
     };
-    let serving = axum::serve(listener, door.routes()).with_graceful_shutdown(signal);
+    let serving = axum::serve(listener, door.clone().routes()).with_graceful_shutdown(signal);
+    let mut serving = pin!(serving.into_future());
     let deadline = async {
         match stopped.await {
             Ok(()) => tokio::time::sleep(drain).await,
@@ -227,8 +232,16 @@ pub async fn serve(
         }
     };
     tokio::select! {
-        served = serving.into_future() => served.map(|()| Drained::Complete),
-        () = deadline => Ok(Drained::TimedOut),
+        served = &mut serving => return served.map(|()| Drained::Complete),
+        () = deadline => {}
+    }
+    // What still runs is told that it ends here, and has a moment to say so.
+    if let Some(state) = door.state() {
+        state.engine.shutdown();
+    }
+    match tokio::time::timeout(LAST_WORDS, serving).await {
+        Ok(Err(error)) => Err(error),
+        _ => Ok(Drained::TimedOut),
     }
 }
 
