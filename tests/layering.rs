@@ -68,8 +68,13 @@ const STRANGERS: &[(&str, &[&[&str]])] = &[
     ("src/text/", &[HTTP, &["tokio"]]),
 ];
 
-/// Where `unsafe` may stand: the kernels, and the one file that maps a checkpoint into memory.
-const UNSAFE_HOMES: &[&str] = &["src/kernels/", "src/model/checkpoint.rs"];
+/// Where `unsafe` may stand: the kernels, and where a file is mapped into memory: a checkpoint, and
+/// the state of a training run.
+const UNSAFE_HOMES: &[&str] = &[
+    "src/kernels/",
+    "src/model/checkpoint.rs",
+    "src/train/folder.rs",
+];
 
 /// Where code may decide by dtype, device or quantisation. Elsewhere they may be named and handed on.
 const DECISION_HOMES: &[&str] = &["src/kernels/", "src/model/device.rs"];

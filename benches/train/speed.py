@@ -10,6 +10,7 @@ counts the tokens that are not padding, as we do. Medians over the rounds.
 """
 import argparse
 import json
+import os
 import statistics
 import tempfile
 from pathlib import Path
@@ -54,13 +55,42 @@ def tombola(work):
             "calibrate_bytes": found["calibrate"]["bytes"], "adapt_bytes": found["adapt"]["bytes"]}
 
 
-rounds = {"PyTorch": [], "Tombola": []}
+# The dense products of a step on the shapes of the default base's projections ([out, in] of the fused weights),
+# by PyTorch, on as many rows as a step has.
+LIMIT = """
+import json, statistics, time, torch
+torch.set_num_threads(%d)
+rows, layers, shapes = 800, 30, [(960, 576), (576, 576), (3072, 576), (576, 1536)]
+seconds = {"forward": 0.0, "dx": 0.0, "dw": 0.0}
+for out, inner in shapes:
+    x, w, dy = torch.randn(rows, inner), torch.randn(out, inner), torch.randn(rows, out)
+    for name, product in [("forward", lambda: x @ w.T), ("dx", lambda: dy @ w), ("dw", lambda: dy.T @ x)]:
+        times = []
+        for _ in range(12):
+            start = time.perf_counter()
+            product()
+            times.append(time.perf_counter() - start)
+        seconds[name] += layers * statistics.median(times)
+flops = 2 * rows * layers * sum(out * inner for out, inner in shapes)
+both = seconds["forward"] + seconds["dx"]
+print(json.dumps({"adapt": rows / both, "calibrate": rows / (both + seconds["dw"]),
+                  "gflops": 3 * flops / (both + seconds["dw"]) / 1e9}))
+"""
+
+
+def limit():
+    text, _ = run([a.python, "-c", LIMIT % os.cpu_count()])
+    return json.loads(text.splitlines()[-1])
+
+
+rounds = {"PyTorch": [], "Tombola": [], "limit": []}
 for _ in range(a.rounds):
     with tempfile.TemporaryDirectory() as work:
         rounds["PyTorch"].append(pytorch(Path(work)))
         rounds["Tombola"].append(tombola(Path(work)))
+        rounds["limit"].append(limit())
 median = {who: {key: statistics.median(r[key] for r in runs) for key in runs[0]} for who, runs in rounds.items()}
-p, t = median["PyTorch"], median["Tombola"]
+p, t, most = median["PyTorch"], median["Tombola"], median["limit"]
 
 
 def log(line=""):
@@ -71,12 +101,14 @@ out = []
 log("# Training beside PyTorch\n")
 log("Made by `benches/train/speed.py` (its usage says how). SmolLM2-135M, float32, steps of 8 SQL rows of at most 128")
 log(f"tokens, {a.steps} to calibrate and {a.steps} to adapt, {a.rounds} rounds in turn, medians. {processor()}.\n")
-log("| | PyTorch | Tombola | ratio |")
-log("|---|---:|---:|---:|")
+log("| | PyTorch | Tombola | ratio | projections' products alone |")
+log("|---|---:|---:|---:|---:|")
 for phase in ("calibrate", "adapt"):
-    log(f"| {phase}, tokens/s | {p[phase]:.0f} | {t[phase]:.0f} | {t[phase] / p[phase]:.2f} |")
-log(f"| peak memory of a whole run, MiB | {p['peak']:.0f} | {t['peak']:.0f} | {t['peak'] / p['peak']:.2f} |")
-log(f"| peak memory of adapting alone (`--mask-from`), MiB | {p['adapt_peak']:.0f} | {t['adapt_peak']:.0f} | {t['adapt_peak'] / p['adapt_peak']:.2f} |")
+    log(f"| {phase}, tokens/s | {p[phase]:.0f} | {t[phase]:.0f} | {t[phase] / p[phase]:.2f} | {most[phase]:.0f} |")
+log(f"| peak memory of a whole run, MiB | {p['peak']:.0f} | {t['peak']:.0f} | {t['peak'] / p['peak']:.2f} | |")
+log(f"| peak memory of adapting alone (`--mask-from`), MiB | {p['adapt_peak']:.0f} | {t['adapt_peak']:.0f} | {t['adapt_peak'] / p['adapt_peak']:.2f} | |")
+log("\nThe last column is what the speed would be if a step were nothing but the dense products of the projections (forward")
+log(f"and by the input, to calibrate also by the weight), at the {most['gflops']:.0f} GFLOP/s that PyTorch's own reach on these shapes here.")
 log(f"\nGradients, optimizer state and masters: {t['calibrate_bytes']:,.0f} bytes to calibrate, {t['adapt_bytes']:,.0f} to adapt")
 log("at 1 %. (PyTorch's peak is that of its one process, which does both.)")
 Path("benches/results/train-speed.md").write_text("\n".join(out) + "\n")

@@ -26,32 +26,35 @@ pub struct BaseArgs {
     /// built-in smollm2-135m.
     #[arg(long, value_name = "BASE", env = "TOMBOLA_MODEL", default_value = DEFAULT_MODEL)]
     pub model: String,
+    #[command(flatten)]
+    pub cache: CacheArgs,
+}
+
+/// Where fetched files are kept.
+#[derive(Clone, Debug, Args)]
+pub struct CacheArgs {
     /// Folder for what can be fetched or computed again [default: the user's cache folder].
     #[arg(long, value_name = "DIR", env = "TOMBOLA_CACHE_DIR")]
-    pub cache_dir: Option<PathBuf>,
+    cache_dir: Option<PathBuf>,
+}
+
+impl CacheArgs {
+    pub fn dir(&self) -> CacheDir {
+        let given = self.cache_dir.clone();
+        CacheDir::at(given.unwrap_or_else(CacheDir::default_path))
+    }
 }
 
 impl BaseArgs {
-    pub fn cache(&self) -> CacheDir {
-        CacheDir::at(
-            self.cache_dir
-                .clone()
-                .unwrap_or_else(CacheDir::default_path),
-        )
-    }
-
     /// The base's manifest, without making it resident.
     pub fn manifest(&self) -> Result<BaseManifest, ModelError> {
-        let mut bars = Bars::default();
-        model::manifest(&self.model, &self.cache(), &mut |progress| {
-            bars.show(progress);
-        })
+        manifest(&self.model, &self.cache.dir())
     }
 
     /// Fetches the base where it is not here yet, and opens it: what goes wrong by then is told before
     /// minutes of loading.
     pub fn open(&self) -> anyhow::Result<OpenBase> {
-        let cache = self.cache();
+        let cache = self.cache.dir();
         let source = Source::parse(&self.model)?;
         let checkpoint = open_checkpoint(&self.model, &cache)?;
         let text = load_text(&checkpoint).with_context(|| self.model.clone())?;
@@ -64,11 +67,30 @@ impl BaseArgs {
     }
 }
 
-/// Opens another checkpoint of the base's kind, anything that --model takes.
-pub fn open_checkpoint(model: &str, cache: &CacheDir) -> anyhow::Result<Checkpoint> {
+fn open_checkpoint(model: &str, cache: &CacheDir) -> anyhow::Result<Checkpoint> {
     let mut bars = Bars::default();
     let files = Source::parse(model)?.resolve(cache, &mut |progress| bars.show(progress))?;
     Ok(Checkpoint::open(&files)?)
+}
+
+/// A model on disk, anything that --model takes, and what it looks like.
+pub struct ModelFiles {
+    pub manifest: BaseManifest,
+    pub checkpoint: Checkpoint,
+}
+
+impl ModelFiles {
+    pub fn open(model: &str, cache: &CacheDir) -> anyhow::Result<Self> {
+        Ok(Self {
+            manifest: manifest(model, cache)?,
+            checkpoint: open_checkpoint(model, cache)?,
+        })
+    }
+}
+
+fn manifest(model: &str, cache: &CacheDir) -> Result<BaseManifest, ModelError> {
+    let mut bars = Bars::default();
+    model::manifest(model, cache, &mut |progress| bars.show(progress))
 }
 
 /// How a base is computed.
@@ -173,6 +195,14 @@ pub fn at_least_one(text: &str) -> Result<usize, String> {
         Ok(0) => Err("must be at least 1".to_owned()),
         Ok(count) => Ok(count),
         Err(error) => Err(format!("must be a count: {error}")),
+    }
+}
+
+/// Parses a share of weights to keep.
+pub fn density(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if share > 0.0 && share <= 1.0 => Ok(share),
+        _ => Err("must be a share above 0 and up to 1".to_owned()),
     }
 }
 

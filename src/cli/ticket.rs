@@ -3,17 +3,18 @@
 
 mod extract;
 mod merge;
-pub(super) mod summary;
+mod summary;
 
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
+use indicatif::HumanCount;
 use serde_json::json;
 
 use super::base::{BaseArgs, print};
 use crate::ticket::import::import_flat;
 use crate::ticket::{DeltaDtype, Digest, Ticket, TicketError, read_bounded};
-use summary::{Summary, grouped};
+use summary::Summary;
 
 /// The largest file that the command line reads into memory: 4 billion nonzeros in bf16.
 const MAX_FILE_BYTES: u64 = 16 << 30;
@@ -156,7 +157,7 @@ fn verify(args: &VerifyArgs) -> anyhow::Result<()> {
         metadata.name,
         if foreign { "the foreign base " } else { "" },
         base.name,
-        grouped(ticket.nonzeros()),
+        HumanCount(ticket.nonzeros() as u64),
         ticket.tensors().len(),
         100.0 * density,
     );

@@ -12,7 +12,7 @@ use anyhow::{Context as _, bail};
 
 pub use args::TrainArgs;
 
-use super::base::{OpenBase, open_checkpoint};
+use super::base::{ModelFiles, OpenBase};
 use super::eval::tell_cut;
 use super::folder::ticket_file;
 use super::ticket;
@@ -81,14 +81,17 @@ impl Data {
 
 fn train(args: &TrainArgs, base: &OpenBase, data: &Data) -> anyhow::Result<Trained> {
     let tuned = args.method.calibrate_from.as_deref();
-    let tuned = tuned.map(|model| open_checkpoint(model, &args.base.cache()));
+    let tuned = tuned.map(|model| ModelFiles::open(model, &args.base.cache.dir()));
     let tuned = tuned.transpose()?;
     let resident = base.load(&args.compute, None)?;
     let manifest = Arc::clone(&resident.manifest);
     let ticket = |name: &String| bound(name, &args.out, &manifest);
     let mask = match (&args.method.mask_from, &tuned) {
         (Some(name), _) => MaskSource::Ticket(ticket(name)?),
-        (None, Some(checkpoint)) => MaskSource::Checkpoint(checkpoint),
+        (None, Some(tuned)) => MaskSource::Checkpoint {
+            checkpoint: &tuned.checkpoint,
+            fingerprint: tuned.manifest.fingerprint,
+        },
         (None, None) => MaskSource::Score,
     };
     let save_calibrated = args.method.save_calibrated.as_deref();

@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{Device, Tensor};
 use serde_json::Value;
 
@@ -35,27 +36,28 @@ pub struct RunFolder {
     saved: Option<(Phase, usize)>,
 }
 
-/// Where a run was, and the tensors that it goes on with.
+/// Where a run was, and the tensors that it goes on with, which stay in their file until they are
+/// wanted: of a calibration they are as large as the base twice.
 pub struct SavedState {
     pub phase: Phase,
     /// Steps of the phase that were taken.
     pub step: usize,
-    tensors: HashMap<String, Tensor>,
+    tensors: MmapedSafetensors,
     path: PathBuf,
 }
 
 impl SavedState {
-    /// Takes one tensor out.
-    pub fn take(&mut self, name: &str) -> Result<Tensor, TrainError> {
-        let tensor = self.tensors.remove(name);
-        tensor.ok_or_else(|| TrainError::Folder {
+    /// Reads one tensor.
+    pub fn tensor(&self, name: &str) -> Result<Tensor, TrainError> {
+        let tensor = self.tensors.load(name, &Device::Cpu);
+        tensor.map_err(|error| TrainError::Folder {
             path: self.path.clone(),
-            reason: format!("the saved state has no {name}"),
+            reason: format!("{name} of the saved state: {error}"),
         })
     }
 
     pub fn has(&self, name: &str) -> bool {
-        self.tensors.contains_key(name)
+        self.tensors.get(name).is_ok()
     }
 }
 
@@ -217,10 +219,12 @@ fn load(path: &Path) -> Result<(SavedState, u64), TrainError> {
         path: path.to_owned(),
         reason,
     };
-    let tensors = candle_core::safetensors::load(path, &Device::Cpu);
-    let mut tensors = tensors.map_err(|error| broken(error.to_string()))?;
-    let place = tensors.remove(PLACE).map(|place| place.to_vec1::<u32>());
-    let Some(Ok(place)) = place else {
+    // SAFETY: the map is undefined behaviour if the file changes while it is read. It is the run's
+    // own, and a save does not write into it but puts another file in its place.
+    let tensors = unsafe { MmapedSafetensors::new(path) };
+    let tensors = tensors.map_err(|error| broken(error.to_string()))?;
+    let place = tensors.load(PLACE, &Device::Cpu);
+    let Ok(place) = place.and_then(|place| place.to_vec1::<u32>()) else {
         return Err(broken("it is not a saved run".to_owned()));
     };
     let [phase, step, metrics_bytes] = place[..] else {
@@ -292,10 +296,15 @@ mod tests {
         let again = RunFolder::open(folder.path(), &config, Existing::Keep);
         assert!(matches!(again, Err(TrainError::Unfinished(_))));
         let (mut run, saved) = RunFolder::open(folder.path(), &config, Existing::Resume).unwrap();
-        let mut saved = saved.unwrap();
+        let saved = saved.unwrap();
         assert_eq!((saved.phase, saved.step), (Phase::Adapt, 7));
-        assert_eq!(saved.take("x").unwrap().to_vec1::<f32>().unwrap(), [2.0]);
-        assert!(saved.take("x").is_err());
+        assert_eq!(saved.tensor("x").unwrap().to_vec1::<f32>().unwrap(), [2.0]);
+        assert!(saved.has("x") && !saved.has("y"));
+        let error = saved.tensor("y").unwrap_err().to_string();
+        assert!(error.contains("y of the saved state"), "{error}");
+        // What was read from stays whole when another save takes its place.
+        run.save(Phase::Adapt, 8, state(&[3.0])).unwrap();
+        assert_eq!(saved.tensor("x").unwrap().to_vec1::<f32>().unwrap(), [2.0]);
         run.log(&event(9)).unwrap();
         let metrics = fs::read_to_string(folder.path().join(METRICS)).unwrap();
         let steps = metrics

@@ -17,14 +17,17 @@ use super::start::Start;
 use crate::data::{Dataset, Example};
 use crate::kernels;
 use crate::model::{Base, Checkpoint};
-use crate::ticket::{BoundTicket, Metadata, TensorDelta, Ticket};
+use crate::ticket::{BoundTicket, Digest, Metadata, TensorDelta, Ticket};
 
 /// Where the mask comes from.
 pub enum MaskSource<'a> {
     /// The configuration's score, after calibrating where it wants that.
     Score,
     /// `|w − w_0|` of a checkpoint that somebody else tuned.
-    Checkpoint(&'a Checkpoint),
+    Checkpoint {
+        checkpoint: &'a Checkpoint,
+        fingerprint: Digest,
+    },
     /// The positions of a ticket.
     Ticket(Arc<BoundTicket>),
 }
@@ -85,11 +88,24 @@ impl Job<'_> {
         let digest = |ticket: &Arc<BoundTicket>| ticket.digest().to_string();
         let mask = match &self.mask {
             MaskSource::Score => Value::Null,
-            MaskSource::Checkpoint(checkpoint) => json!({
+            MaskSource::Checkpoint {
+                checkpoint,
+                fingerprint,
+            } => json!({
                 "checkpoint": checkpoint.path().file_name().map(|name| name.to_string_lossy()),
+                "fingerprint": fingerprint.to_string(),
             }),
             MaskSource::Ticket(ticket) => json!({ "ticket": digest(ticket) }),
         };
+        let mut train = json!(self.config);
+        let unused: &[&str] = match &self.mask {
+            MaskSource::Score => &[],
+            MaskSource::Checkpoint { .. } => &["calibrate"],
+            MaskSource::Ticket(_) => &["calibrate", "density", "score", "scope"],
+        };
+        for name in unused {
+            train[name] = Value::Null;
+        }
         json!({
             "base": { "name": self.base.manifest.name, "fingerprint": self.base.manifest.fingerprint.to_string() },
             "data": describe_data(self.train),
@@ -99,7 +115,7 @@ impl Job<'_> {
             "on_top_of": self.on_top_of.as_ref().map(digest),
             "license": self.license,
             "threads": self.threads,
-            "train": self.config,
+            "train": train,
             "tool": concat!("tombola ", env!("CARGO_PKG_VERSION")),
         })
     }

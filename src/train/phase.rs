@@ -43,12 +43,12 @@ impl Learner {
     }
 
     /// Takes over what [`Self::save`] gave.
-    pub fn restore(&mut self, state: &mut SavedState) -> Result<(), TrainError> {
+    pub fn restore(&mut self, state: &SavedState) -> Result<(), TrainError> {
         let Some(scores) = &self.scores else {
-            return self.trainable.restore(|name| state.take(name));
+            return self.trainable.restore(|name| state.tensor(name));
         };
         for (slot, sum) in scores {
-            sum.slice_set(&state.take(&format!("{slot}.score"))?, 0, 0)?;
+            sum.slice_set(&state.tensor(&format!("{slot}.score"))?, 0, 0)?;
         }
         Ok(())
     }

@@ -127,9 +127,9 @@ impl Run<'_> {
     ) -> Result<Positions, TrainError> {
         let positions = match self.mask {
             MaskSource::Ticket(ticket) => mask::of_ticket(ticket, self.manifest()),
-            MaskSource::Checkpoint(tuned) => {
+            MaskSource::Checkpoint { checkpoint, .. } => {
                 let shapes = &self.manifest().parameters;
-                let tuned = |name: &str| Ok(tuned.load(name, &shapes[name].shape)?);
+                let tuned = |name: &str| Ok(checkpoint.load(name, &shapes[name].shape)?);
                 self.select(mask::task_vector(self.start, tuned)?)?
             }
             MaskSource::Score => {
@@ -174,8 +174,8 @@ impl Run<'_> {
         }
         let mut learner = self.calibrator(score)?;
         let first = match saved {
-            Some(mut state) => {
-                learner.restore(&mut state)?;
+            Some(state) => {
+                learner.restore(&state)?;
                 state.step
             }
             None => {
@@ -235,7 +235,7 @@ impl Run<'_> {
         })
     }
 
-    fn resume_adapting(&self, mut state: SavedState) -> Result<(Learner, usize), TrainError> {
+    fn resume_adapting(&self, state: SavedState) -> Result<(Learner, usize), TrainError> {
         let mut patterns = BTreeMap::new();
         for slot in mask::slots(self.manifest()) {
             let name = format!("{slot}.positions");
@@ -243,13 +243,13 @@ impl Run<'_> {
                 continue;
             }
             let weight = slot.tensor(self.decoder.weights()).expect("a slot of it");
-            let positions = state.take(&name)?.to_vec1::<u32>()?;
+            let positions = state.tensor(&name)?.to_vec1::<u32>()?;
             let positions: Vec<usize> = positions.iter().map(|&p| p as usize).collect();
             let (rows, width) = weight.dims2()?;
             patterns.insert(slot, Pattern::from_flat([rows, width], &positions));
         }
         let mut learner = self.adapter(patterns)?;
-        learner.restore(&mut state)?;
+        learner.restore(&state)?;
         Ok((learner, state.step))
     }
 

@@ -1,17 +1,15 @@
 //! `tombola ticket extract`: a ticket from two models, the base and one that was tuned from it.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
+use indicatif::HumanCount;
 use serde_json::json;
 
-use super::super::base::{Bars, BaseArgs, parameter_bar};
-use super::summary::grouped;
+use super::super::base::{CacheArgs, ModelFiles, density, parameter_bar};
 use super::{OutputArgs, TOOL, print};
-use crate::model::{Checkpoint, Source};
-use crate::ticket::select::{Scope, SelectError, top_share};
+use crate::ticket::select::{Scope, top_share};
 use crate::ticket::{
     BaseManifest, DeltaDtype, Deltas, Metadata, TensorDelta, Ticket, TicketError, validate_name,
 };
@@ -32,23 +30,15 @@ pub(super) struct ExtractArgs {
     scope: Scope,
     #[command(flatten)]
     to: OutputArgs,
-    /// Folder for what can be fetched or computed again [default: the user's cache folder].
-    #[arg(long, value_name = "DIR", env = "TOMBOLA_CACHE_DIR")]
-    cache_dir: Option<PathBuf>,
-}
-
-fn density(text: &str) -> Result<f64, String> {
-    let density: f64 = text.parse().map_err(|_| "expected a number".to_owned())?;
-    if density > 0.0 && density <= 1.0 {
-        return Ok(density);
-    }
-    Err(SelectError::Density(density).to_string())
+    #[command(flatten)]
+    cache: CacheArgs,
 }
 
 /// Compares the models, keeps the largest differences, and writes them.
 pub(super) fn run(args: ExtractArgs) -> anyhow::Result<()> {
     validate_name(&args.to.name)?;
-    let open = |model: &str, flag| Model::open(model, &args.cache_dir).context(flag);
+    let cache = args.cache.dir();
+    let open = |model: &str, flag| ModelFiles::open(model, &cache).context(flag);
     let pair = Pair {
         base: open(&args.base, "--base")?,
         tuned: open(&args.tuned, "--tuned")?,
@@ -81,8 +71,8 @@ pub(super) fn run(args: ExtractArgs) -> anyhow::Result<()> {
     let mut text = args.to.write(&ticket)?;
     text += &format!(
         "\n{} of the {} weights that differ are kept\n",
-        grouped(nonzeros),
-        grouped(moved)
+        HumanCount(nonzeros as u64),
+        HumanCount(moved as u64)
     );
     if let Some(elsewhere) = elsewhere.describe() {
         text += &format!("warning: {elsewhere}; the ticket does not hold that\n");
@@ -90,38 +80,10 @@ pub(super) fn run(args: ExtractArgs) -> anyhow::Result<()> {
     print(&text)
 }
 
-/// A model on disk, and what it looks like.
-struct Model {
-    manifest: BaseManifest,
-    checkpoint: Checkpoint,
-}
-
-impl Model {
-    fn open(model: &str, cache_dir: &Option<PathBuf>) -> anyhow::Result<Self> {
-        let args = BaseArgs {
-            model: model.to_owned(),
-            cache_dir: cache_dir.clone(),
-        };
-        let manifest = args.manifest()?;
-        let mut bars = Bars::default();
-        let source = Source::parse(model)?;
-        let files = source.resolve(&args.cache(), &mut |progress| bars.show(progress))?;
-        Ok(Self {
-            manifest,
-            checkpoint: Checkpoint::open(&files)?,
-        })
-    }
-
-    fn values(&self, parameter: &str, shape: &[usize]) -> anyhow::Result<Vec<f32>> {
-        let tensor = self.checkpoint.load(parameter, shape)?;
-        Ok(tensor.flatten_all()?.to_vec1()?)
-    }
-}
-
 /// The base, and what was tuned from it.
 struct Pair {
-    base: Model,
-    tuned: Model,
+    base: ModelFiles,
+    tuned: ModelFiles,
 }
 
 /// Where the models differ in what tickets cannot carry.
@@ -162,7 +124,7 @@ impl Pair {
                 );
             }
         }
-        let heads = |model: &Model| {
+        let heads = |model: &ModelFiles| {
             let config = model.checkpoint.config();
             [config.heads, config.kv_heads]
         };
@@ -199,8 +161,11 @@ impl Pair {
 
     /// What is to be added to each weight of the base.
     fn differences(&self, parameter: &str, shape: &[usize]) -> anyhow::Result<Vec<f32>> {
-        let mut values = self.tuned.values(parameter, shape)?;
-        let base = self.base.values(parameter, shape)?;
+        let values = |model: &ModelFiles| {
+            let tensor = model.checkpoint.load(parameter, shape)?;
+            anyhow::Ok(tensor.flatten_all()?.to_vec1::<f32>()?)
+        };
+        let (mut values, base) = (values(&self.tuned)?, values(&self.base)?);
         values.iter_mut().zip(base).for_each(|(v, base)| *v -= base);
         Ok(values)
     }
@@ -237,7 +202,7 @@ impl Pair {
         let (base, tuned) = (&self.base.manifest, &self.tuned.manifest);
         let names = format!("`{}` and `{}`", base.name, tuned.name);
         if moved > 0 {
-            let weights = grouped(base.adaptable_weights());
+            let weights = HumanCount(base.adaptable_weights() as u64);
             return format!(
                 "a density of {density} keeps none of the {weights} weights of {names}"
             );

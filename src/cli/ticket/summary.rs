@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 
+use indicatif::HumanCount;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -79,8 +80,8 @@ impl Summary {
         line("base", &self.base)?;
         line("fingerprint", &self.base_fingerprint)?;
         line("digest", &self.digest)?;
-        line("bytes", &grouped(self.bytes as usize))?;
-        let nonzeros = grouped(self.nonzeros);
+        line("bytes", &HumanCount(self.bytes).to_string())?;
+        let nonzeros = HumanCount(self.nonzeros as u64);
         line(
             "nonzeros",
             &format!("{nonzeros} in {} parameters", self.parameters),
@@ -114,7 +115,7 @@ impl Summary {
             "projection"
         )?;
         for p in &self.projections {
-            let nonzeros = grouped(p.nonzeros);
+            let nonzeros = HumanCount(p.nonzeros as u64).to_string();
             let (name, parameters, share) = (&p.name, p.parameters, share(p));
             writeln!(
                 f,
@@ -125,8 +126,9 @@ impl Summary {
     }
 
     fn write_layers(&self, f: &mut impl Write) -> fmt::Result {
+        let grouped = |nonzeros: &usize| HumanCount(*nonzeros as u64).to_string();
         let layers: Vec<_> = self.layers.iter().collect();
-        let counts = layers.iter().map(|(_, nonzeros)| grouped(**nonzeros).len());
+        let counts = layers.iter().map(|(_, nonzeros)| grouped(nonzeros).len());
         let width = counts.max().unwrap_or(0);
         if !layers.is_empty() {
             writeln!(f, "\n{:<10}nonzeros", "layers")?;
@@ -137,7 +139,7 @@ impl Summary {
             };
             write!(f, "{:<8}", format!("{first}-{last}"))?;
             for (_, nonzeros) in line {
-                write!(f, "  {:>width$}", grouped(**nonzeros))?;
+                write!(f, "  {:>width$}", grouped(nonzeros))?;
             }
             writeln!(f)?;
         }
@@ -155,19 +157,6 @@ impl fmt::Display for Summary {
         let steers = |c: char| c.is_control() && c != '\n';
         f.write_str(&text.replace(steers, "\u{fffd}"))
     }
-}
-
-/// A number with its digits in groups of three: `1,061,694`.
-pub fn grouped(number: usize) -> String {
-    let digits = number.to_string();
-    let mut grouped = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
 }
 
 /// `q_proj` of `model.layers.0.self_attn.q_proj.weight`.
@@ -249,18 +238,5 @@ mod tests {
         assert_eq!(json["layers"], serde_json::json!({"0": 2, "1": 1, "10": 3}));
         assert_eq!(json["projections"][1]["name"], "q_proj");
         assert_eq!(json["training"]["seed"], 7);
-    }
-
-    #[test]
-    fn numbers_are_grouped_in_threes() {
-        let cases = [
-            (0, "0"),
-            (999, "999"),
-            (1000, "1,000"),
-            (1_061_694, "1,061,694"),
-        ];
-        for (number, expected) in cases {
-            assert_eq!(grouped(number), expected);
-        }
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::cli::base::{BaseArgs, ComputeArgs, at_least_one};
+use crate::cli::base::{BaseArgs, ComputeArgs, at_least_one, density};
 use crate::eval::MatchRule;
 use crate::ticket::select::Scope;
 use crate::train::{Decay, OptimizerKind, PhaseConfig, Score, TrainConfig};
@@ -190,13 +190,6 @@ impl TrainArgs {
     /// The ticket's file.
     pub fn ticket_path(&self) -> PathBuf {
         self.out.join(format!("{}.safetensors", self.name))
-    }
-}
-
-fn density(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(share) if share > 0.0 && share <= 1.0 => Ok(share),
-        _ => Err("must be a share above 0 and up to 1".to_owned()),
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use indicatif::HumanCount;
 
 use super::args::TrainArgs;
 use crate::cli::base::{OpenBase, print};
@@ -12,7 +13,6 @@ use crate::cli::eval::report::Report;
 use crate::cli::evaluation::{Candidate, Evaluated, evaluate};
 use crate::cli::folder::ticket_file;
 use crate::cli::ticket;
-use crate::cli::ticket::summary::grouped;
 use crate::data::{Dataset, Example};
 use crate::eval::EvalOptions;
 use crate::text::Text;
@@ -50,8 +50,8 @@ pub fn show(
     let mut out = format!(
         "wrote {}: {} nonzeros, {} bytes\n",
         path.display(),
-        grouped(trained.ticket.nonzeros()),
-        grouped(trained.ticket.file_bytes() as usize),
+        HumanCount(trained.ticket.nonzeros() as u64),
+        HumanCount(trained.ticket.file_bytes()),
     );
     if let Some(valid) = valid {
         let table = Report {

@@ -1,19 +1,13 @@
 //! Numbers as a person reads them.
 
+use indicatif::HumanCount;
+
 /// What stands where there is no number.
 pub const NONE: &str = "–";
 
 /// `1061683` → `1,061,683`.
 pub fn count(number: usize) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
+    HumanCount(number as u64).to_string()
 }
 
 /// `1` → `1 step`, `30` → `30 steps`.

@@ -128,7 +128,7 @@ fn full(text: &str) -> String {
     let mut config = config();
     config["train"]["name"] = text.into();
     config["base"]["name"] = text.into();
-    config["mask_from"] = json!({ "checkpoint": text });
+    config["mask_from"] = json!({ "checkpoint": text, "fingerprint": "f".repeat(64) });
     config["tool"] = text.into();
     config[text] = text.into();
     let Event::Mask { mut parameters } = mask(2) else {

@@ -115,13 +115,28 @@ fn a_mask_comes_from_a_ticket_or_from_a_tuned_checkpoint() {
     });
     let tuned = Checkpoint::open(&Files::Folder(folder.path().to_owned())).unwrap();
     let from_checkpoint = run(Run {
-        mask: MaskSource::Checkpoint(&tuned),
+        mask: MaskSource::Checkpoint {
+            checkpoint: &tuned,
+            fingerprint: Digest([7; 32]),
+        },
         ..Run::new(short())
     });
     let from_ticket = run(Run {
         mask: MaskSource::Ticket(Arc::new(bound(&whole, &base))),
         ..Run::new(short())
     });
+    let says = |trained: &Trained| trained.ticket.metadata().training.clone().unwrap();
+    let (score, checkpoint, ticket) = (says(&whole), says(&from_checkpoint), says(&from_ticket));
+    assert_eq!(score["mask_from"], Value::Null);
+    assert_eq!(checkpoint["mask_from"]["fingerprint"], "07".repeat(32));
+    assert_eq!(
+        ticket["mask_from"]["ticket"],
+        whole.ticket.digest().to_string()
+    );
+    // What decided nothing is not stated.
+    assert!(score["train"]["calibrate"].is_object() && score["train"]["density"].is_number());
+    assert!(checkpoint["train"]["calibrate"].is_null() && checkpoint["train"]["scope"].is_string());
+    assert!(ticket["train"]["calibrate"].is_null() && ticket["train"]["density"].is_null());
     for other in [from_checkpoint, from_ticket] {
         assert!(other.ticket.tensors() == whole.ticket.tensors());
         assert!(other.losses.calibrated.is_none());
