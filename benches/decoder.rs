@@ -1,32 +1,41 @@
-//! The default base, one step at a time: single-stream decode, 16 streams, and a 512-token prefill,
-//! in f32 and bf16. Throughput is in tokens. The floor beside each decode is a plain read of as many
-//! bytes as the weights take.
+//! The default base, one step at a time: single-stream decode, 16 streams, 16 streams under random
+//! tickets that are laid over them, and a 512-token prefill, in f32 and bf16. Throughput is in tokens.
+//! The floor beside each decode is a plain read of as many bytes as the weights take.
 //!
 //! `cargo bench --bench decoder`
 
 mod common;
 
 use std::hint::black_box;
+use std::sync::Arc;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use rayon::ThreadPool;
 use rayon::prelude::*;
-use tombola::model::{BLOCK, Base, Batch, Dtype};
+use tombola::model::{BLOCK, Base, Batch, Dtype, TicketOverlay};
 
-use common::{load, pool};
+use common::{load, pool, random_ticket};
 
 /// Tokens that each sequence has before the measured step.
 const CONTEXT: usize = 128;
 
-/// `rows` tokens for each of `sequences` sequences, after `context` others.
-fn batch(sequences: usize, rows: usize, context: usize) -> Batch {
+/// `rows` tokens for each of `sequences` sequences, after `context` others, under a ticket each.
+fn batch<'a>(
+    sequences: usize,
+    rows: usize,
+    context: usize,
+    ticket: impl Fn(usize) -> Option<&'a Arc<TicketOverlay>>,
+) -> Batch {
     let mut batch = Batch::default();
     let blocks = (context + rows).div_ceil(BLOCK) as u32;
     for sequence in 0..sequences as u32 {
         let table: Vec<u32> = (sequence * blocks..(sequence + 1) * blocks).collect();
         let tokens = (context..context + rows).map(|position| (position * 31 % 40_000) as u32);
         batch.push(&tokens.collect::<Vec<_>>(), context, &table, true);
+        if let Some(ticket) = ticket(sequence as usize) {
+            batch.overlay(ticket);
+        }
     }
     batch
 }
@@ -65,14 +74,43 @@ fn steps(c: &mut Criterion) {
         ];
         for (name, sequences, rows) in cases {
             let context = if rows == 1 { CONTEXT } else { 0 };
-            let batch = batch(sequences, rows, context);
+            let batch = batch(sequences, rows, context, |_| None);
             let blocks = sequences * (context + rows).div_ceil(BLOCK);
             let cache = base.kv_cache(blocks).expect("a cache");
             group.throughput(Throughput::Elements((sequences * rows) as u64));
             let step = || base.decoder.forward(&batch, &cache).expect("a step");
             group.bench_function(name, |b| b.iter(|| pool.install(step)));
         }
+        overlaid(&mut group, &pool, &base);
         group.finish();
+    }
+}
+
+/// Sequences of a step with tickets.
+const STREAMS: usize = 16;
+
+/// 16 streams, each under one of so many tickets of such a density.
+fn overlaid(group: &mut BenchmarkGroup<WallTime>, pool: &ThreadPool, base: &Base) {
+    let cases = [
+        ("1 %", 0.01, 1),
+        ("1 %", 0.01, 8),
+        ("1 %", 0.01, 16),
+        ("0.1 %", 0.001, 8),
+    ];
+    for (label, density, tickets) in cases {
+        let over = |seed| {
+            let ticket = random_ticket(base, density, seed);
+            Arc::new(TicketOverlay::new(&ticket, &base.manifest).expect("a ticket of this base"))
+        };
+        let over: Vec<_> = (0..tickets as u64).map(over).collect();
+        let ticket = |stream: usize| Some(&over[stream * tickets / STREAMS]);
+        let batch = batch(STREAMS, 1, CONTEXT, ticket);
+        let cache = base.kv_cache(STREAMS * (CONTEXT + 1).div_ceil(BLOCK));
+        let cache = cache.expect("a cache");
+        group.throughput(Throughput::Elements(STREAMS as u64));
+        let step = || base.decoder.forward(&batch, &cache).expect("a step");
+        let name = format!("decode x16, {tickets} x {label}");
+        group.bench_function(name, |b| b.iter(|| pool.install(step)));
     }
 }
 

@@ -9,50 +9,12 @@
 
 mod common;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use half::bf16;
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
 use rayon::prelude::*;
 use tombola::model::{Base, Dtype};
-use tombola::ticket::{BoundTicket, Deltas, Metadata, TensorDelta, Ticket};
+use tombola::ticket::BoundTicket;
 
-use common::{load, pool};
-
-/// Positions drawn independently over all adaptable weights.
-fn random_ticket(base: &Base, density: f64) -> Arc<BoundTicket> {
-    let mut rng = StdRng::seed_from_u64(7);
-    let mut tensors = BTreeMap::new();
-    for (name, parameter) in base.manifest.parameters.iter().filter(|(_, p)| p.adaptable) {
-        let shape = [parameter.shape[0], parameter.shape[1]];
-        let kept = (0..shape[0] * shape[1]).filter(|_| rng.random_bool(density));
-        let kept: Vec<usize> = kept.collect();
-        let deltas = kept
-            .iter()
-            .map(|_| bf16::from_f32(rng.random_range(-1e-3..1e-3)))
-            .collect();
-        let delta = TensorDelta::from_flat(shape, &kept, Deltas::Bf16(deltas)).expect("a delta");
-        tensors.insert(name.clone(), delta);
-    }
-    let metadata = Metadata {
-        name: "random".to_owned(),
-        base_name: base.manifest.name.clone(),
-        base_fingerprint: base.manifest.fingerprint,
-        density,
-        license: None,
-        training: None,
-    };
-    let bytes = Ticket::encode(&metadata, &tensors).expect("a ticket");
-    let ticket = Ticket::from_bytes(&bytes).expect("a ticket");
-    Arc::new(
-        ticket
-            .bind(&base.manifest, false)
-            .expect("a ticket of this base"),
-    )
-}
+use common::{load, pool, random_ticket};
 
 /// Bytes that apply has to move in one direction: touched lines, columns, deltas, saved values.
 fn floor_bytes(base: &Base, ticket: &BoundTicket, dtype: Dtype) -> usize {
@@ -69,7 +31,7 @@ fn swap(c: &mut Criterion) {
     for dtype in [Dtype::F32, Dtype::Bf16] {
         let mut base = load(dtype);
         for (label, density) in [("0.1 %", 0.001), ("1 %", 0.01), ("10 %", 0.1)] {
-            let ticket = random_ticket(&base, density);
+            let ticket = random_ticket(&base, density, 7);
             let mut group = c.benchmark_group(format!("swap {dtype} {label}"));
             group.sample_size(20);
             group.throughput(Throughput::Elements(ticket.nonzeros() as u64));

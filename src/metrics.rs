@@ -49,6 +49,8 @@ pub struct Metrics {
     pub step_seconds: Histogram,
     ticket_swaps: IntCounter,
     ticket_swap_seconds: Histogram,
+    steps: IntCounterVec,
+    overlay_nonzeros: IntCounter,
 
     // The server's.
     pub prompt_tokens: IntCounter,
@@ -128,6 +130,15 @@ impl Metrics {
                 "Time to revert one ticket and apply another.",
                 WORK_SECONDS,
             )?,
+            steps: make.counters(
+                "engine_steps_total",
+                "Steps of the engine, by how they took their tickets.",
+                "mode",
+            )?,
+            overlay_nonzeros: make.counter(
+                "overlay_nonzeros_total",
+                "Nonzeros of the tickets laid over rows, each ticket once a step.",
+            )?,
             prompt_tokens: make.counter("prompt_tokens_total", "Prompt tokens of all requests.")?,
             generation_tokens: make
                 .counter("generation_tokens_total", "Tokens generated and delivered.")?,
@@ -180,6 +191,9 @@ impl Metrics {
             tickets_resident: make.gauge("tickets_resident", "Tickets in memory.")?,
             registry,
         };
+        for mode in ["apply", "overlay"] {
+            metrics.steps.with_label_values(&[mode]);
+        }
         for finished in Finished::ALL {
             metrics
                 .request_success
@@ -192,6 +206,12 @@ impl Metrics {
             metrics.registry.register(Box::new(process))?;
         }
         Ok(metrics)
+    }
+
+    /// A step ran by `mode`, with `overlaid` nonzeros laid over its rows.
+    pub fn stepped(&self, mode: &str, overlaid: usize) {
+        self.steps.with_label_values(&[mode]).inc();
+        self.overlay_nonzeros.inc_by(overlaid as u64);
     }
 
     /// Another ticket (or none) was applied, which took `time`.

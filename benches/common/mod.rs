@@ -1,10 +1,17 @@
 //! What the benches share.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use half::bf16;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use rayon::ThreadPool;
 use tombola::kernels;
 use tombola::model::{
     Base, CacheDir, Checkpoint, DeviceSpec, Dtype, Files, LoadOptions, default_gguf,
 };
+use tombola::ticket::{BoundTicket, Deltas, Metadata, TensorDelta, Ticket};
 
 /// The default base, resident.
 pub fn load(dtype: Dtype) -> Base {
@@ -23,4 +30,36 @@ pub fn load(dtype: Dtype) -> Base {
 pub fn pool() -> ThreadPool {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     kernels::pool(threads).expect("threads")
+}
+
+/// Positions drawn independently over all adaptable weights.
+pub fn random_ticket(base: &Base, density: f64, seed: u64) -> Arc<BoundTicket> {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut tensors = BTreeMap::new();
+    for (name, parameter) in base.manifest.parameters.iter().filter(|(_, p)| p.adaptable) {
+        let shape = [parameter.shape[0], parameter.shape[1]];
+        let kept = (0..shape[0] * shape[1]).filter(|_| rng.random_bool(density));
+        let kept: Vec<usize> = kept.collect();
+        let deltas = kept
+            .iter()
+            .map(|_| bf16::from_f32(rng.random_range(-1e-3..1e-3)))
+            .collect();
+        let delta = TensorDelta::from_flat(shape, &kept, Deltas::Bf16(deltas)).expect("a delta");
+        tensors.insert(name.clone(), delta);
+    }
+    let metadata = Metadata {
+        name: "random".to_owned(),
+        base_name: base.manifest.name.clone(),
+        base_fingerprint: base.manifest.fingerprint,
+        density,
+        license: None,
+        training: None,
+    };
+    let bytes = Ticket::encode(&metadata, &tensors).expect("a ticket");
+    let ticket = Ticket::from_bytes(&bytes).expect("a ticket");
+    Arc::new(
+        ticket
+            .bind(&base.manifest, false)
+            .expect("a ticket of this base"),
+    )
 }

@@ -3,9 +3,9 @@
 usage: python3 benches/train/forgetting.py --data FOLDER --work FOLDER
 
 FOLDER holds sql and gsm8k as TASK.train.jsonl and TASK.valid.jsonl, and general.valid.jsonl. First SQL is trained,
-then GSM8K from there, from the same rows each way: by a plain fine-tune of all weights from a plain fine-tune; by a
-ticket on top of the SQL ticket (LoTA), which may move the same weights; by one that may not (LoTTO). What is
-measured stays in WORK, and is not measured again.
+then GSM8K from there: by a plain fine-tune of all weights from a plain fine-tune, which is a calibration of SQL; by
+a ticket on top of the SQL ticket (LoTA), which may move the same weights; by one that may not (LoTTO). What is
+measured stays in WORK/STEPS, and is not measured again.
 """
 import argparse
 import json
@@ -20,10 +20,11 @@ ap.add_argument("--tombola", default="target/release/tombola")
 ap.add_argument("--data", type=Path, required=True)
 ap.add_argument("--work", type=Path, required=True)
 ap.add_argument("--first", type=int, nargs=2, default=[30, 80], help="steps to calibrate and to adapt, SQL")
-ap.add_argument("--second", type=int, nargs=2, default=[12, 24], help="the same, GSM8K")
+ap.add_argument("--second", type=int, nargs=2, default=[10, 20], help="the same, GSM8K")
 ap.add_argument("--rows", type=int, default=60, help="validation rows")
 a = ap.parse_args()
 BASE = "smollm2-135m"
+a.work /= "-".join(str(steps) for steps in a.first + a.second)
 
 
 def train(task, name, steps, batch, *more):

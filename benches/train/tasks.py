@@ -4,8 +4,8 @@ usage: python3 benches/train/tasks.py --data FOLDER --work FOLDER [--tasks sql,b
 
 FOLDER holds TASK.train.jsonl, TASK.valid.jsonl and general.valid.jsonl. A task gives the calibrated full model,
 a ticket of 1 % and one of 0.1 % from the same calibration, and a random mask of 1 % that is trained for as many
-steps as both phases together. What is measured stays in WORK, and is not measured again; the table holds
-all tasks that are there. The tickets of 1 % are the ones of adapters/README.md, by the commands there.
+steps as both phases together. What is measured stays in WORK/TASK-STEPS-STEPS, and is not measured again; the
+table holds all tasks that are there. Rows are cut to learn, and measured whole.
 """
 import argparse
 import json
@@ -30,10 +30,10 @@ class Task(NamedTuple):
 
 TASKS = {
     "sql": Task("sql", 96, "CC-BY-4.0", 30, 80, 100),
-    "gsm8k": Task("number", 192, "MIT", 12, 24, 40),
+    "gsm8k": Task("number", 192, "MIT", 10, 20, 30),
     "boolq": Task("choice", 16, "CC-BY-SA-3.0", 30, 80, 100),
     "arc": Task("choice", 16, "CC-BY-SA-4.0", 20, 40, 100),
-    "samsum": Task("rouge-l", 64, "CC-BY-NC-ND-4.0", 8, 16, 40),
+    "samsum": Task("rouge-l", 64, "CC-BY-NC-ND-4.0", 6, 12, 40),
 }
 
 ap = argparse.ArgumentParser()
@@ -45,18 +45,24 @@ ap.add_argument("--max-length", type=int, default=256)
 a = ap.parse_args()
 
 
+def folder(task):
+    """Where a task's results lie: other steps give others."""
+    plan = TASKS[task]
+    return a.work / f"{task}-{plan.calibrate}-{plan.adapt}"
+
+
 def train(task, name, *more):
-    if (a.work / f"{name}.safetensors").exists():
+    if (folder(task) / f"{name}.safetensors").exists():
         return
-    run([a.tombola, "train", "--data", a.data / f"{task}.train.jsonl", "--name", name, "--out", a.work,
-         "--run-dir", a.work / "runs" / name, "--overwrite", "--max-length", a.max_length,
+    run([a.tombola, "train", "--data", a.data / f"{task}.train.jsonl", "--name", name, "--out", folder(task),
+         "--run-dir", folder(task) / "runs" / name, "--overwrite", "--max-length", a.max_length,
          "--license", TASKS[task].license, *more])
 
 
 def evaluate(task, data, model, tickets):
     plan = TASKS[task]
     rule = ["--match", plan.match, "--max-tokens", plan.answer] if data == task else ["--no-answers"]
-    named = [part for ticket in tickets for part in ("--ticket", a.work / f"{ticket}.safetensors")]
+    named = [part for ticket in tickets for part in ("--ticket", folder(task) / f"{ticket}.safetensors")]
     command = [a.tombola, "eval", "--model", model, *named, "--data", a.data / f"{data}.valid.jsonl",
                "--limit", plan.rows, "--json", *rule]
     print("$", *command, flush=True)
@@ -66,8 +72,8 @@ def evaluate(task, data, model, tickets):
 
 def measure(task):
     plan = TASKS[task]
-    calibrated = a.work / f"{task}-calibrated"
-    if not (a.work / f"{task}.safetensors").exists():
+    calibrated = folder(task) / "calibrated"
+    if not (folder(task) / f"{task}.safetensors").exists():
         shutil.rmtree(calibrated, ignore_errors=True)
     train(task, task, "--calibrate-steps", plan.calibrate, "--steps", plan.adapt, "--save-calibrated", calibrated)
     train(task, f"{task}-tenth", "--density", "0.001", "--calibrate-from", calibrated, "--steps", plan.adapt)
@@ -81,22 +87,22 @@ def measure(task):
             row[f"{data} loss" if data == "general" else "loss"] = result["loss"]
             if data == task:
                 row["score"] = result.get("exact_match", result.get("rouge_l"))
-    found = phases(a.work / "runs" / task)
-    (a.work / f"{task}.json").write_text(json.dumps({
+    found = phases(folder(task) / "runs" / task)
+    (folder(task) / "results.json").write_text(json.dumps({
         "rows": rows, "plan": plan._asdict(), "max_length": a.max_length,
         "tokens_per_second": {k: v["tokens"] / v["seconds"] for k, v in found.items()}}, indent=1))
 
 
-a.work.mkdir(parents=True, exist_ok=True)
 for task in a.tasks.split(","):
-    if not (a.work / f"{task}.json").exists():
+    folder(task).mkdir(parents=True, exist_ok=True)
+    if not (folder(task) / "results.json").exists():
         measure(task)
 
 out = ["# Tickets of several tasks\n",
        "Made by `benches/train/tasks.py` (its usage says how) with the default base; learning rates and all else are the",
        f"defaults of `tombola train`. {processor()}.\n"]
 for task in TASKS:
-    path = a.work / f"{task}.json"
+    path = folder(task) / "results.json"
     if not path.exists():
         continue
     found = json.loads(path.read_text())

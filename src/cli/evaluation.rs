@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use super::base::{ComputeArgs, OpenBase, bar_of};
 use super::ticket;
 use crate::data::Dataset;
-use crate::engine::{self, EngineConfig};
+use crate::engine::{self, EngineConfig, TicketMode};
 use crate::eval::{self, EvalOptions, EvalResult};
 use crate::metrics::Metrics;
 use crate::model::{BLOCK, Base};
@@ -88,6 +88,7 @@ pub fn evaluate(
         max_num_batched_tokens: STEP_TOKENS,
         max_queue: QUEUE,
         kv_cache_bytes: cache_bytes(&resident, dataset, options),
+        ticket_mode: TicketMode::Apply,
         threads: compute.threads(),
         end_tokens: base.end_tokens(),
     };

@@ -13,10 +13,12 @@ use super::banner::announce;
 use super::base::{BaseArgs, ComputeArgs, OpenBase, at_least_one};
 use super::folder::FolderArgs;
 use super::signals::Signals;
-use crate::engine::{self, EngineConfig};
+use crate::engine::{self, EngineConfig, TicketMode};
 use crate::metrics::Metrics;
+use crate::model::TicketOverlay;
 use crate::registry::{Registry, RegistryOptions};
 use crate::server::{self, AppState, Door, Drained, ServedBase, ServerOptions};
+use crate::ticket::Ticket;
 
 /// Arguments of `tombola serve`; each is an environment variable too.
 #[derive(Clone, Debug, Args)]
@@ -50,7 +52,8 @@ pub struct ServeArgs {
         value_parser = mebibytes,
     )]
     max_ticket_mib: Mebibytes,
-    /// Memory for tickets, in MiB; the least recently used leave it first.
+    /// Memory for tickets, in MiB; the least recently used leave it first. One takes about the size of
+    /// its file, where tickets are overlaid about two and a half times that.
     #[arg(
         long,
         value_name = "MIB",
@@ -83,6 +86,15 @@ pub struct ServeArgs {
         value_parser = at_least_one,
     )]
     max_num_batched_tokens: usize,
+    /// How tickets reach requests: written into the weights, one ticket a step (apply), or laid over
+    /// them, all tickets in one step (overlay).
+    #[arg(
+        long,
+        value_name = "MODE",
+        env = "TOMBOLA_TICKET_MODE",
+        default_value_t
+    )]
+    ticket_mode: TicketMode,
     /// Requests that wait beyond those that run; more are answered 429.
     #[arg(
         long,
@@ -209,6 +221,10 @@ fn start(args: &ServeArgs) -> anyhow::Result<(AppState, engine::EngineThread)> {
     let registry_options = RegistryOptions {
         max_ticket_bytes,
         memory_budget: args.ticket_memory_mib.bytes(),
+        memory_of: match args.ticket_mode {
+            TicketMode::Apply => |ticket: &Ticket, _| ticket.resident_bytes(),
+            TicketMode::Overlay => TicketOverlay::resident_bytes_of,
+        },
         allow_foreign_base: args.allow_foreign_base,
     };
     let folder = Registry::open(&args.folder.tickets, manifest, registry_options)?;
@@ -241,6 +257,7 @@ fn engine_config(args: &ServeArgs, base: &OpenBase) -> EngineConfig {
         max_num_batched_tokens: args.max_num_batched_tokens,
         max_queue: args.max_queue,
         kv_cache_bytes: args.kv_cache_mib.bytes(),
+        ticket_mode: args.ticket_mode,
         threads: args.compute.threads(),
         end_tokens: base.end_tokens(),
     }

@@ -4,6 +4,7 @@
 
 mod blocks;
 mod handle;
+mod mode;
 mod request;
 mod runner;
 mod sampler;
@@ -18,6 +19,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 pub use handle::{Command, EngineHandle, EngineInbox, Limits, OutputStream, SubmitError, channel};
+pub use mode::TicketMode;
 use rayon::prelude::*;
 pub use request::{
     FinishReason, GREEDY_BELOW, Output, Request, SamplingParams, SequenceError, StepResult,
@@ -25,7 +27,7 @@ pub use request::{
 };
 use runner::Runner;
 pub use scheduler::SchedulerConfig;
-use scheduler::{Chunk, Plan, Scheduler, SequenceId};
+use scheduler::{Chunk, Groups, Plan, Scheduler, SequenceId};
 use sequence::Sequence;
 
 use crate::kernels;
@@ -43,6 +45,8 @@ pub struct EngineConfig {
     pub max_queue: usize,
     /// Bytes of keys and values.
     pub kv_cache_bytes: usize,
+    /// How tickets reach the rows that name them.
+    pub ticket_mode: TicketMode,
     /// Threads that compute.
     pub threads: usize,
     /// Tokens that end a text.
@@ -126,6 +130,7 @@ pub fn spawn(
     let engine = Engine {
         runner: Runner::new(base, blocks)?,
         scheduler,
+        ticket_mode: config.ticket_mode,
         sequences: HashMap::new(),
         next_id: 0,
         max_model_len,
@@ -155,6 +160,7 @@ fn or_exit(run: impl FnOnce()) {
 struct Engine {
     runner: Runner,
     scheduler: Scheduler,
+    ticket_mode: TicketMode,
     sequences: HashMap<SequenceId, Sequence>,
     next_id: SequenceId,
     max_model_len: usize,
@@ -168,7 +174,11 @@ impl Engine {
         while self.receive() {
             self.drop_cancelled();
             let start = Instant::now();
-            if let Some(plan) = self.scheduler.schedule() {
+            let plan = match self.ticket_mode {
+                TicketMode::Apply => self.scheduler.schedule_turn(),
+                TicketMode::Overlay => self.scheduler.schedule_all(),
+            };
+            if let Some(plan) = plan {
                 self.step(&plan, start);
             } else {
                 // All blocks and slots are free when nothing runs, so something can.
@@ -272,6 +282,11 @@ impl Engine {
         let output = self.runner.step(plan, &self.scheduler, &self.sequences);
         let output = output.unwrap_or_else(|error| panic!("a step failed: {error}"));
         self.count(output.swap);
+        let mode = match plan.groups {
+            Groups::One(_) => TicketMode::Apply,
+            Groups::All => TicketMode::Overlay,
+        };
+        self.metrics.stepped(mode.name(), output.overlaid);
         self.postprocess(plan, output.logits);
         let took = start.elapsed().as_secs_f64();
         self.metrics.step_seconds.observe(took);

@@ -1,12 +1,13 @@
 //! Runs a plan on the model: the only code that touches weights and KV blocks after the start.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use super::scheduler::{Plan, Scheduler, SequenceId};
+use super::scheduler::{Chunk, Groups, Plan, Scheduler, SequenceId};
 use super::sequence::Sequence;
-use crate::model::{Base, Batch, KvCache, ModelError, SwapReport};
+use crate::model::{Base, Batch, KvCache, ModelError, SwapReport, TicketOverlay};
 use crate::registry::Lease;
 use crate::ticket::Digest;
 
@@ -25,6 +26,8 @@ pub struct StepOutput {
     pub logits: Vec<Vec<Vec<f32>>>,
     /// The swap that the step began with, if any.
     pub swap: Option<SwapReport>,
+    /// Nonzeros of the tickets that were laid over rows of the step.
+    pub overlaid: usize,
 }
 
 impl Runner {
@@ -36,20 +39,28 @@ impl Runner {
         })
     }
 
-    /// Runs a plan under its group's ticket. (A plan of mixed groups would choose here, by cost,
-    /// between applying and overlaying.)
+    /// Runs a plan: one of a single group with its ticket applied, one of all groups with each row's
+    /// ticket laid over the bare base.
     pub fn step(
         &mut self,
         plan: &Plan,
         scheduler: &Scheduler,
         sequences: &HashMap<SequenceId, Sequence>,
     ) -> Result<StepOutput, ModelError> {
-        let lease = plan
-            .chunks
-            .first()
-            .and_then(|chunk| sequences[&chunk.id].lease.as_ref());
-        let swap = self.swap(lease)?;
-        let batch = batch(plan, scheduler, sequences);
+        let lease = |chunk: &Chunk| sequences[&chunk.id].lease.as_ref();
+        let swap = self.swap(match plan.groups {
+            Groups::One(_) => plan.chunks.first().and_then(lease),
+            Groups::All => None,
+        })?;
+        let mut batch = Batch::default();
+        for chunk in &plan.chunks {
+            push(&mut batch, chunk, scheduler, &sequences[&chunk.id]);
+            if let (Groups::All, Some(lease)) = (plan.groups, lease(chunk)) {
+                batch.overlay(&self.overlay(lease)?);
+            }
+        }
+        let overlaid = batch.overlaid.iter().map(|over| over.ticket.nonzeros());
+        let overlaid = overlaid.sum();
         let logits = self.base.decoder.forward(&batch, &self.cache)?;
         let rows = logits.as_ref().map(Tensor::to_vec2).transpose()?;
         let mut rows = rows.unwrap_or_default().into_iter();
@@ -59,7 +70,16 @@ impl Runner {
             rows.by_ref().take(wanted).collect()
         });
         let logits = logits.collect();
-        Ok(StepOutput { logits, swap })
+        Ok(StepOutput {
+            logits,
+            swap,
+            overlaid,
+        })
+    }
+
+    /// The leased ticket as the decoder lays it over rows: made once, and kept with the ticket.
+    fn overlay(&self, lease: &Lease) -> Result<Arc<TicketOverlay>, ModelError> {
+        lease.derived(|ticket| TicketOverlay::new(ticket, &self.base.manifest))
     }
 
     /// The digest of the resident parameters as they are now.
@@ -77,20 +97,15 @@ impl Runner {
     }
 }
 
-/// The rows of a plan.
-fn batch(plan: &Plan, scheduler: &Scheduler, sequences: &HashMap<SequenceId, Sequence>) -> Batch {
-    let mut batch = Batch::default();
-    for chunk in &plan.chunks {
-        let blocks = scheduler.block_table(chunk.id);
-        let blocks = blocks.expect("a planned sequence has blocks");
-        let sequence = &sequences[&chunk.id];
-        // Before the chunk's last row, so that they ascend: what scores a prompt's token never samples.
-        let first = batch.tokens.len();
-        let scored = sequence.scored_by(chunk).iter();
-        let scored = scored.map(|position| (first + position - 1 - chunk.start) as u32);
-        batch.logits_rows.extend(scored);
-        let tokens = &sequence.tokens[chunk.start..chunk.start + chunk.len];
-        batch.push(tokens, chunk.start, blocks, chunk.samples);
-    }
-    batch
+/// Appends a chunk's rows.
+fn push(batch: &mut Batch, chunk: &Chunk, scheduler: &Scheduler, sequence: &Sequence) {
+    let blocks = scheduler.block_table(chunk.id);
+    let blocks = blocks.expect("a planned sequence has blocks");
+    // Before the chunk's last row, so that they ascend: what scores a prompt's token never samples.
+    let first = batch.tokens.len();
+    let scored = sequence.scored_by(chunk).iter();
+    let scored = scored.map(|position| (first + position - 1 - chunk.start) as u32);
+    batch.logits_rows.extend(scored);
+    let tokens = &sequence.tokens[chunk.start..chunk.start + chunk.len];
+    batch.push(tokens, chunk.start, blocks, chunk.samples);
 }

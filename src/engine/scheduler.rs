@@ -1,12 +1,13 @@
 //! Which sequences run in the next step: plain data, no tensors, no tokens, no clocks.
 //!
-//! Sequences that name one ticket form a group. A step runs one group, with its ticket applied;
-//! groups take turns of [`SchedulerConfig::turn_steps`] steps, longest-waiting first, and a place
-//! that falls free goes to the group with the fewest running sequences; a group that has none at
-//! all takes one from the group with the most. So no ticket starves. Within a group, running
-//! sequences decode first, then prompts are computed in chunks, and waiting sequences are admitted,
-//! oldest first, while the token budget and the KV blocks last. Where blocks run out, the youngest
-//! running sequence is preempted: it gives its blocks back and is computed again later.
+//! Sequences that name one ticket form a group. A step runs either all groups together, each row
+//! under its own ticket, or one group, with its ticket applied; then groups take turns of
+//! [`SchedulerConfig::turn_steps`] steps, longest-waiting first. A place that falls free goes to the
+//! group with the fewest running sequences; a group that has none at all takes one from the group with
+//! the most. So no ticket starves. Within a step, running sequences decode first, then prompts are
+//! computed in chunks, and waiting sequences are admitted, oldest first, while the token budget and the
+//! KV blocks last. Where blocks run out, the youngest running sequence is preempted: it gives its
+//! blocks back and is computed again later.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -35,10 +36,28 @@ pub struct SchedulerConfig {
     pub turn_steps: usize,
 }
 
+/// Whose sequences a step runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Groups {
+    /// Everybody's.
+    All,
+    One(Group),
+}
+
+impl Groups {
+    fn contain(self, group: Group) -> bool {
+        match self {
+            Self::All => true,
+            Self::One(one) => one == group,
+        }
+    }
+}
+
 /// One step's work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    pub group: Group,
+    pub groups: Groups,
+    /// Those of one group follow one another.
     pub chunks: Vec<Chunk>,
 }
 
@@ -46,6 +65,7 @@ pub struct Plan {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chunk {
     pub id: SequenceId,
+    pub group: Group,
     pub start: usize,
     pub len: usize,
     /// The chunk ends at the last known token: the next one is to be chosen.
@@ -168,27 +188,50 @@ impl Scheduler {
         self.preemptions
     }
 
-    /// Plans the next step and counts its tokens as computed; `None` when there is nothing to do.
-    pub fn schedule(&mut self) -> Option<Plan> {
+    /// Plans the next step for the group whose turn it is, and counts its tokens as computed; `None`
+    /// when there is nothing to do.
+    pub fn schedule_turn(&mut self) -> Option<Plan> {
         loop {
             self.make_room();
             let group = self.take_turn()?;
             self.step += 1;
             self.served.insert(group, self.step);
-            let mut budget = self.config.max_num_batched_tokens;
-            let mut chunks = self.decode(group, &mut budget);
-            self.admit(group, budget);
-            chunks.extend(self.prefill(group, &mut budget));
+            let (plan, tokens) = self.plan(Groups::One(group));
             // A group whose only sequence was the youngest has just preempted itself.
-            if !chunks.is_empty() {
-                let tokens = self.config.max_num_batched_tokens - budget;
+            if !plan.chunks.is_empty() {
                 if let Some(turn) = &mut self.turn {
                     turn.steps = turn.steps.saturating_sub(1);
                     turn.tokens = turn.tokens.saturating_sub(tokens);
                 }
-                return Some(Plan { group, chunks });
+                return Some(plan);
             }
         }
+    }
+
+    /// Plans the next step for all groups together, and counts its tokens as computed; `None` when
+    /// there is nothing to do.
+    pub fn schedule_all(&mut self) -> Option<Plan> {
+        // Where prompts take the whole step anyway, nobody would get the room.
+        if self.prompt_tokens(Groups::All) < self.config.max_num_batched_tokens {
+            self.make_room();
+        }
+        self.step += 1;
+        let (mut plan, _) = self.plan(Groups::All);
+        for chunk in &plan.chunks {
+            self.served.insert(chunk.group, self.step);
+        }
+        plan.chunks.sort_by_key(|chunk| chunk.group);
+        (!plan.chunks.is_empty()).then_some(plan)
+    }
+
+    /// A step for these groups, and how many tokens it takes.
+    fn plan(&mut self, groups: Groups) -> (Plan, usize) {
+        let mut budget = self.config.max_num_batched_tokens;
+        let mut chunks = self.decode(groups, &mut budget);
+        self.admit(groups, budget);
+        chunks.extend(self.prefill(groups, &mut budget));
+        let tokens = self.config.max_num_batched_tokens - budget;
+        (Plan { groups, chunks }, tokens)
     }
 
     /// The group that runs next: the one whose turn it is, until the turn is used up and another
@@ -245,8 +288,7 @@ impl Scheduler {
     fn longest_waiting(&self, except: Option<Group>) -> Option<Group> {
         let mut since: HashMap<Group, (u64, SequenceId)> = HashMap::new();
         for entry in self.entries().filter(|entry| Some(entry.group) != except) {
-            let served = self.served.get(&entry.group).copied();
-            let waits = (served.unwrap_or(entry.arrived), entry.id);
+            let waits = self.waits_since(entry);
             let first = since.entry(entry.group).or_insert(waits);
             *first = waits.min(*first);
         }
@@ -264,38 +306,56 @@ impl Scheduler {
         self.running.iter().any(|entry| entry.group == group) || self.admissible(group).is_some()
     }
 
-    /// Where in the queue the group's oldest waiting sequence is, if it fits beside the oldest ones
-    /// of the groups that go before. Groups with fewer running sequences go first, then those who
-    /// wait longer: so a flood of one ticket does not keep the others out, and small requests do
-    /// not live off the blocks that a large one waits for.
-    fn admissible(&self, group: Group) -> Option<usize> {
+    /// Of each group that waits: its running sequences, and the place of its oldest in the queue. The
+    /// smallest goes first: groups with fewer running sequences, then those who wait longer. So a flood
+    /// of one ticket does not keep the others out.
+    fn oldest_waiting(&self) -> HashMap<Group, (usize, usize)> {
         let running = self.running_by_group();
-        // Each group's oldest: its running sequences, and its place in the queue.
-        let mut oldest: HashMap<Group, (usize, usize)> = HashMap::new();
+        let mut oldest = HashMap::new();
         for (at, entry) in self.waiting.iter().enumerate() {
             let running = running.get(&entry.group).copied().unwrap_or(0);
             oldest.entry(entry.group).or_insert((running, at));
         }
-        let mine = *oldest.get(&group)?;
-        let before: Vec<usize> = oldest
-            .into_values()
-            .filter(|other| *other <= mine)
-            .map(|(_, at)| at)
-            .collect();
-        let needed = |&at: &usize| self.waiting[at].tokens.div_ceil(self.config.block_size);
-        let blocks: usize = before.iter().map(needed).sum();
-        let sequences = self.running.len() + before.len();
-        let fits = blocks <= self.blocks.free() && sequences <= self.config.max_num_seqs;
-        fits.then_some(mine.1)
+        oldest
     }
 
-    /// One token for each running sequence of the group whose prompt is computed.
-    fn decode(&mut self, group: Group, budget: &mut usize) -> Vec<Chunk> {
+    /// Where in the queue the group's oldest waiting sequence is, if it fits beside the oldest ones
+    /// of the groups that go before: so small requests do not live off the blocks that a large one
+    /// waits for.
+    fn admissible(&self, group: Group) -> Option<usize> {
+        let oldest = self.oldest_waiting();
+        let mine = *oldest.get(&group)?;
+        let before = oldest.into_values().filter(|other| *other <= mine);
+        self.fits(mine.1, before.map(|(_, at)| at).collect())
+    }
+
+    /// Where in the queue the sequence is that goes next of these groups, if it fits.
+    fn next_admissible(&self, groups: Groups) -> Option<usize> {
+        match groups {
+            Groups::One(group) => self.admissible(group),
+            Groups::All => {
+                let (_, at) = self.oldest_waiting().into_values().min()?;
+                self.fits(at, vec![at])
+            }
+        }
+    }
+
+    /// `at`, if all of these in the queue find blocks and places.
+    fn fits(&self, at: usize, queued: Vec<usize>) -> Option<usize> {
+        let needed = |&at: &usize| self.waiting[at].tokens.div_ceil(self.config.block_size);
+        let blocks: usize = queued.iter().map(needed).sum();
+        let sequences = self.running.len() + queued.len();
+        let fits = blocks <= self.blocks.free() && sequences <= self.config.max_num_seqs;
+        fits.then_some(at)
+    }
+
+    /// One token for each running sequence of the groups whose prompt is computed.
+    fn decode(&mut self, groups: Groups, budget: &mut usize) -> Vec<Chunk> {
         let mut chunks = Vec::new();
         let mut at = 0;
         while at < self.running.len() && *budget > 0 {
             let entry = &self.running[at];
-            let ready = entry.group == group && entry.tokens - entry.computed == 1;
+            let ready = groups.contain(entry.group) && entry.tokens - entry.computed == 1;
             if ready && self.grow_or_preempt(at) {
                 chunks.push(self.running[at].take(1));
                 *budget -= 1;
@@ -329,15 +389,12 @@ impl Scheduler {
         self.waiting.insert(place, entry);
     }
 
-    /// Moves waiting sequences of the group to the running ones, with blocks for all their tokens,
+    /// Moves waiting sequences of the groups to the running ones, with blocks for all their tokens,
     /// as long as tokens of the budget are left for them.
-    fn admit(&mut self, group: Group, budget: usize) {
-        let mut pending: usize = self
-            .prompts(group)
-            .map(|entry| entry.tokens - entry.computed)
-            .sum();
+    fn admit(&mut self, groups: Groups, budget: usize) {
+        let mut pending = self.prompt_tokens(groups);
         while pending < budget {
-            let Some(at) = self.admissible(group) else {
+            let Some(at) = self.next_admissible(groups) else {
                 return;
             };
             let mut entry = self.waiting.remove(at).expect("admissible is in the queue");
@@ -350,16 +407,22 @@ impl Scheduler {
         }
     }
 
-    /// Running sequences of the group whose known tokens are not all computed, except decoders.
-    fn prompts(&self, group: Group) -> impl Iterator<Item = &Entry> {
-        let prompt = move |e: &&Entry| e.group == group && e.computed < e.tokens;
-        self.running.iter().filter(prompt)
+    /// Tokens of running sequences of the groups that are not computed yet.
+    fn prompt_tokens(&self, groups: Groups) -> usize {
+        let running = self.running.iter();
+        let running = running.filter(|entry| groups.contain(entry.group));
+        running.map(|entry| entry.tokens - entry.computed).sum()
     }
 
-    /// Chunks of prompts, oldest first, as long as the budget lasts.
-    fn prefill(&mut self, group: Group, budget: &mut usize) -> Vec<Chunk> {
+    /// Chunks of prompts as long as the budget lasts: first those of the group that was not served for
+    /// longest, then the oldest. So a flood of one ticket's prompts does not hold up another's.
+    fn prefill(&mut self, groups: Groups, budget: &mut usize) -> Vec<Chunk> {
+        let mut order: Vec<usize> = (0..self.running.len()).collect();
+        order.retain(|&at| groups.contain(self.running[at].group));
+        order.sort_by_key(|&at| self.waits_since(&self.running[at]));
         let mut chunks = Vec::new();
-        for entry in self.running.iter_mut().filter(|entry| entry.group == group) {
+        for at in order {
+            let entry = &mut self.running[at];
             let len = (entry.tokens - entry.computed).min(*budget);
             if len > 0 {
                 chunks.push(entry.take(len));
@@ -367,6 +430,12 @@ impl Scheduler {
             }
         }
         chunks
+    }
+
+    /// The step in which a sequence's group was last served, or the sequence came; and its number.
+    fn waits_since(&self, entry: &Entry) -> (u64, SequenceId) {
+        let served = self.served.get(&entry.group).copied();
+        (served.unwrap_or(entry.arrived), entry.id)
     }
 }
 
@@ -377,6 +446,7 @@ impl Entry {
         self.computed += len;
         Chunk {
             id: self.id,
+            group: self.group,
             start,
             len,
             samples: self.computed == self.tokens,

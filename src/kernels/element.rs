@@ -74,6 +74,25 @@ impl Element for f16 {
     }
 }
 
+/// A column index, as narrow as tickets keep it.
+pub trait Column: Copy + Sync {
+    fn index(self) -> usize;
+}
+
+impl Column for u16 {
+    #[inline(always)]
+    fn index(self) -> usize {
+        usize::from(self)
+    }
+}
+
+impl Column for u32 {
+    #[inline(always)]
+    fn index(self) -> usize {
+        self as usize
+    }
+}
+
 /// The elements of a contiguous tensor on the CPU.
 pub fn elements<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
     let (from, to) = contiguous(layout)?;

@@ -19,6 +19,7 @@ pub mod kv;
 pub mod linear;
 mod math;
 pub mod optimizer;
+pub mod overlay;
 mod parallel;
 mod pattern;
 pub mod rms_norm;

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Tensor, WithDType};
 
-use super::element::{Element, elements_mut, with_element};
+use super::element::{Column, Element, elements_mut, with_element};
 use super::parallel::{Scattered, for_each_range};
 use super::simd::prefetch;
 use crate::ticket::{Columns, Deltas, TensorDelta};
@@ -93,25 +93,6 @@ fn check(delta: &TensorDelta, layout: &Layout) -> Result<usize> {
         );
     }
     Ok(inner)
-}
-
-/// A column index, as narrow as the file keeps it.
-trait Column: Copy + Sync {
-    fn index(self) -> usize;
-}
-
-impl Column for u16 {
-    #[inline(always)]
-    fn index(self) -> usize {
-        usize::from(self)
-    }
-}
-
-impl Column for u32 {
-    #[inline(always)]
-    fn index(self) -> usize {
-        self as usize
-    }
 }
 
 fn apply_any<T: Element>(

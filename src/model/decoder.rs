@@ -1,16 +1,20 @@
 //! The decoder of the Llama family, over a ragged batch of sequences.
 
+use std::sync::Arc;
+
 use candle_core::{D, IndexOp, Result, Tensor};
 use candle_nn::ops::rms_norm;
 use candle_nn::rotary_emb::rope_thd;
 
 use super::config::ModelConfig;
 use super::kv::{BLOCK, KvCache};
+use super::overlay::{Overlaid, TicketOverlay};
 use super::rope::RopeTable;
-use super::weights::{Layer, Weights};
+use super::weights::{Projection, Weights};
 use crate::kernels::activation::silu_mul;
 use crate::kernels::attention::{Span, attention};
 use crate::kernels::kv;
+use crate::kernels::overlay::{OverlayRows, overlay};
 
 /// The tokens of one step: rows of several sequences, one after the other.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +29,8 @@ pub struct Batch {
     pub spans: Vec<Span>,
     /// The rows whose next token is wanted, ascending.
     pub logits_rows: Vec<u32>,
+    /// The rows that are under a ticket besides what is applied, ascending.
+    pub overlaid: Vec<Overlaid>,
 }
 
 impl Batch {
@@ -45,6 +51,23 @@ impl Batch {
         }
         if wants_logits {
             self.logits_rows.push(self.tokens.len() as u32 - 1);
+        }
+    }
+
+    /// Lays a ticket over the rows of the sequence that was pushed last.
+    pub fn overlay(&mut self, ticket: &Arc<TicketOverlay>) {
+        let Some(span) = self.spans.last() else {
+            return;
+        };
+        let rows = span.first_row..span.first_row + span.rows;
+        match self.overlaid.last_mut() {
+            Some(last) if last.rows.end == rows.start && Arc::ptr_eq(&last.ticket, ticket) => {
+                last.rows.end = rows.end;
+            }
+            _ => self.overlaid.push(Overlaid {
+                rows,
+                ticket: Arc::clone(ticket),
+            }),
         }
     }
 }
@@ -103,11 +126,10 @@ impl Decoder {
             .to_dtype(norm_dtype)?;
         for (i, layer) in self.weights.layers.iter().enumerate() {
             let h = self.norm(&x, &layer.input_norm)?;
-            x = (x + self.attend(i, layer, &h, batch, &rope, cache)?)?;
+            x = (x + self.attend(i, &h, batch, &rope, cache)?)?;
             let h = self.norm(&x, &layer.post_attention_norm)?;
-            x = (x + layer
-                .down
-                .forward(&silu_mul(&layer.gate_up.forward(&h)?)?)?)?;
+            let h = silu_mul(&self.project(i, Projection::GateUp, &h, batch)?)?;
+            x = (x + self.project(i, Projection::Down, &h, batch)?)?;
         }
         if batch.logits_rows.is_empty() {
             return Ok(None);
@@ -125,7 +147,6 @@ impl Decoder {
     fn attend(
         &self,
         index: usize,
-        layer: &Layer,
         x: &Tensor,
         batch: &Batch,
         rope: &(Tensor, Tensor),
@@ -137,8 +158,9 @@ impl Decoder {
             head_dim: dim,
             ..
         } = self.config;
+        let layer = &self.weights.layers[index];
         let rows = x.dim(0)?;
-        let qkv = layer.qkv.forward(x)?;
+        let qkv = self.project(index, Projection::Qkv, x, batch)?;
         let part = |from: usize, heads: usize| {
             qkv.narrow(D::Minus1, from * dim, heads * dim)?
                 .reshape((rows, heads, dim))?
@@ -158,6 +180,30 @@ impl Decoder {
         kv::write(keys, values, &new_keys, &new_values, &batch.slots)?;
         let window = self.config.windows[index];
         let y = attention(&queries, keys, values, &batch.spans, window, self.scale)?;
-        layer.o.forward(&y.reshape((rows, heads * dim))?)
+        let y = y.reshape((rows, heads * dim))?;
+        self.project(index, Projection::O, &y, batch)
+    }
+
+    /// A layer's projection, each row with its ticket: `[rows, in]` → `[rows, out]`.
+    fn project(
+        &self,
+        layer: usize,
+        projection: Projection,
+        x: &Tensor,
+        batch: &Batch,
+    ) -> Result<Tensor> {
+        let y = self.weights.layers[layer].linear(projection).forward(x)?;
+        let parts = batch.overlaid.iter().filter_map(|over| {
+            Some(OverlayRows {
+                rows: over.rows.clone(),
+                layout: over.ticket.layout(layer, projection)?,
+                scale: 1.0,
+            })
+        });
+        let parts: Vec<OverlayRows> = parts.collect();
+        if !parts.is_empty() {
+            overlay(&y, x, &parts)?;
+        }
+        Ok(y)
     }
 }

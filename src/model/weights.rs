@@ -10,6 +10,7 @@ use super::config::ModelConfig;
 use super::device::Placement;
 use super::error::ModelError;
 use crate::kernels::linear::linear;
+use crate::ticket::BaseManifest;
 
 /// A linear layer: weight `[out, in]`, bias `[out]`.
 #[derive(Debug)]
@@ -55,6 +56,19 @@ impl Projection {
             Self::GateUp => &["mlp.gate_proj", "mlp.up_proj"],
             Self::Down => &["mlp.down_proj"],
         }
+    }
+
+    /// The parameters that a layer's fused weight holds, by name: the row that each begins at, and how
+    /// many it has.
+    pub fn parts(self, layer: usize, manifest: &BaseManifest) -> Vec<(String, usize, usize)> {
+        let mut first = 0;
+        let part = |module: &&str| {
+            let name = format!("model.layers.{layer}.{module}.weight");
+            let rows = manifest.parameters[&name].shape[0];
+            first += rows;
+            (name, first - rows, rows)
+        };
+        self.modules().iter().map(part).collect()
     }
 }
 
@@ -135,6 +149,15 @@ pub fn parameters(config: &ModelConfig) -> BTreeMap<String, Vec<usize>> {
         }
     }
     all
+}
+
+/// How many layers a base has.
+pub fn layers(manifest: &BaseManifest) -> usize {
+    let layers = manifest.parameters.keys().filter_map(|name| {
+        let rest = name.strip_prefix("model.layers.")?;
+        rest.split('.').next()?.parse::<usize>().ok()
+    });
+    layers.max().map_or(0, |last| last + 1)
 }
 
 /// Whether tickets may adapt a parameter: the attention and MLP projection weights, as in the paper.

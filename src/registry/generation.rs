@@ -1,5 +1,6 @@
 //! One immutable content of a ticket, and a request's hold on it.
 
+use std::any::Any;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -44,6 +45,7 @@ impl Generation {
         alias: &str,
         path: PathBuf,
         ticket: &BoundTicket,
+        resident_bytes: usize,
         created: SystemTime,
     ) -> Self {
         Self {
@@ -53,7 +55,7 @@ impl Generation {
             metadata: ticket.metadata().clone(),
             file_bytes: ticket.file_bytes(),
             nonzeros: ticket.nonzeros(),
-            resident_bytes: ticket.resident_bytes(),
+            resident_bytes,
             created,
             path,
             loading: Mutex::new(()),
@@ -89,7 +91,8 @@ impl Generation {
         self.nonzeros
     }
 
-    /// Bytes of memory that the ticket takes while it is leased or cached.
+    /// Bytes of memory that the ticket takes while it is leased or cached, at most: with all that is
+    /// made of it.
     pub fn resident_bytes(&self) -> usize {
         self.resident_bytes
     }
@@ -113,8 +116,9 @@ impl Lease {
     /// when the last clone is dropped. `alias` names it in messages.
     pub fn of_file(alias: &str, path: PathBuf, ticket: BoundTicket) -> Self {
         let created = folder::modified(&path);
+        let bytes = ticket.resident_bytes();
         Self {
-            generation: Arc::new(Generation::new(alias, path, &ticket, created)),
+            generation: Arc::new(Generation::new(alias, path, &ticket, bytes, created)),
             held: Arc::new(Held::unbudgeted(ticket)),
         }
     }
@@ -130,6 +134,28 @@ impl Lease {
 
     pub fn ticket(&self) -> &Arc<BoundTicket> {
         &self.held.ticket
+    }
+
+    /// What is made of the ticket to use it: kept beside it, so that it is made once, goes when the
+    /// ticket leaves the memory, and is in the same budget.
+    ///
+    /// # Errors
+    /// It cannot be made; nothing is kept then.
+    ///
+    /// # Panics
+    /// If something of another type was made of it before.
+    pub fn derived<T: Any + Send + Sync, E>(
+        &self,
+        make: impl FnOnce(&BoundTicket) -> Result<T, E>,
+    ) -> Result<Arc<T>, E> {
+        let derived = match self.held.derived.get() {
+            Some(derived) => Arc::clone(derived),
+            None => {
+                let made = Arc::new(make(&self.held.ticket)?);
+                Arc::clone(self.held.derived.get_or_init(|| made))
+            }
+        };
+        Ok(derived.downcast().expect("one type is made of a ticket"))
     }
 }
 

@@ -1,8 +1,9 @@
 //! Tickets in memory, under a byte budget: those that are leased, and the most recently used of
 //! the others.
 
+use std::any::Any;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use lru::LruCache;
 
@@ -13,6 +14,8 @@ use crate::ticket::BoundTicket;
 #[derive(Debug)]
 pub(super) struct Held {
     pub ticket: Arc<BoundTicket>,
+    /// What its user has made of it, whatever that is.
+    pub derived: OnceLock<Arc<dyn Any + Send + Sync>>,
     /// `None` outside of a registry.
     _room: Option<Room>,
 }
@@ -22,6 +25,7 @@ impl Held {
     pub fn unbudgeted(ticket: BoundTicket) -> Self {
         Self {
             ticket: Arc::new(ticket),
+            derived: OnceLock::new(),
             _room: None,
         }
     }
@@ -100,6 +104,7 @@ impl Memory {
     /// Keeps a ticket for which room was reserved.
     pub fn keep(&self, id: GenerationId, ticket: BoundTicket, room: Room) -> Arc<Held> {
         let held = Arc::new(Held {
+            derived: OnceLock::new(),
             ticket: Arc::new(ticket),
             _room: Some(room),
         });

@@ -31,6 +31,8 @@ pub struct RegistryOptions {
     pub max_ticket_bytes: u64,
     /// Bytes of memory for tickets, leased and cached together.
     pub memory_budget: usize,
+    /// Bytes that a ticket in memory takes of that, with all that is made of it to use it.
+    pub memory_of: fn(&Ticket, &BaseManifest) -> usize,
     /// Let in tickets made for another base whose names and shapes fit this one.
     pub allow_foreign_base: bool,
 }
@@ -246,7 +248,7 @@ impl Registry {
             }
             Err(error) => return Err(io_error(error)),
         }
-        let generation = Generation::new(alias, path.clone(), &ticket, SystemTime::now());
+        let generation = self.generation(alias, &path, &ticket, SystemTime::now());
         let generation = Arc::new(generation);
         let replaced = self.aliases.insert(alias.to_owned(), generation.clone());
         if let Some(replaced) = replaced {
@@ -280,9 +282,20 @@ impl Registry {
         self.check_name(&alias)?;
         let ticket = self.read(path)?;
         let created = folder::modified(path);
-        let generation = Generation::new(&alias, path.to_owned(), &ticket, created);
+        let generation = self.generation(&alias, path, &ticket, created);
         self.aliases.insert(alias, Arc::new(generation));
         Ok(())
+    }
+
+    fn generation(
+        &self,
+        alias: &str,
+        path: &Path,
+        ticket: &BoundTicket,
+        created: SystemTime,
+    ) -> Generation {
+        let memory = (self.options.memory_of)(ticket, &self.base);
+        Generation::new(alias, path.to_owned(), ticket, memory, created)
     }
 
     fn check_name(&self, alias: &str) -> Result<(), RegistryError> {
@@ -296,7 +309,10 @@ impl Registry {
         let ticket = Ticket::read(path, self.options.max_ticket_bytes);
         let bound = ticket.and_then(|t| t.bind(&self.base, self.options.allow_foreign_base));
         let ticket = bound.map_err(RegistryError::Invalid)?;
-        let (needed, budget) = (ticket.resident_bytes(), self.memory.budget());
+        let (needed, budget) = (
+            (self.options.memory_of)(&ticket, &self.base),
+            self.memory.budget(),
+        );
         if needed > budget {
             return Err(RegistryError::TooLargeForMemory { needed, budget });
         }

@@ -7,7 +7,7 @@ use std::thread;
 use tempfile::TempDir;
 
 use super::*;
-use crate::ticket::{DeltaDtype, Deltas, Digest, Metadata, ParameterInfo, TensorDelta};
+use crate::ticket::{DeltaDtype, Deltas, Digest, Metadata, ParameterInfo, TensorDelta, Ticket};
 
 const PARAMETER: &str = "model.layers.0.mlp.up_proj.weight";
 
@@ -40,6 +40,7 @@ fn open_with(dir: &TempDir, memory_budget: usize) -> Opened {
     let options = RegistryOptions {
         max_ticket_bytes: 1 << 20,
         memory_budget,
+        memory_of: |ticket, _| ticket.resident_bytes(),
         allow_foreign_base: false,
     };
     Registry::open(dir.path(), base(), options).unwrap()

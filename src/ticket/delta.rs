@@ -174,15 +174,8 @@ impl TensorDelta {
 
     /// Heap bytes of the arrays.
     pub fn resident_bytes(&self) -> usize {
-        let columns = match &self.columns {
-            Columns::U16(columns) => size_of_val(&columns[..]),
-            Columns::U32(columns) => size_of_val(&columns[..]),
-        };
-        let deltas = match &self.deltas {
-            Deltas::Bf16(deltas) => size_of_val(&deltas[..]),
-            Deltas::F32(deltas) => size_of_val(&deltas[..]),
-        };
-        size_of_val(&self.row_offsets[..]) + columns + deltas
+        let nonzero = self.columns.size() + self.deltas.dtype().size();
+        size_of_val(&self.row_offsets[..]) + self.nonzeros() * nonzero
     }
 
     /// Every nonzero as `(row, column, delta)`, in row-major order.
@@ -229,6 +222,14 @@ impl Columns {
         self.len() == 0
     }
 
+    /// Bytes of one column index.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::U16(_) => size_of::<u16>(),
+            Self::U32(_) => size_of::<u32>(),
+        }
+    }
+
     /// The column of nonzero `i`.
     ///
     /// # Panics
@@ -237,6 +238,16 @@ impl Columns {
         match self {
             Self::U16(columns) => columns[i].into(),
             Self::U32(columns) => columns[i],
+        }
+    }
+}
+
+impl DeltaDtype {
+    /// Bytes of one delta.
+    pub fn size(self) -> usize {
+        match self {
+            Self::Bf16 => size_of::<bf16>(),
+            Self::F32 => size_of::<f32>(),
         }
     }
 }

@@ -37,7 +37,7 @@ pub struct RunFolder {
 }
 
 /// Where a run was, and the tensors that it goes on with, which stay in their file until they are
-/// wanted: of a calibration they are as large as the base twice.
+/// wanted: of a calibration they are several times as large as the base.
 pub struct SavedState {
     pub phase: Phase,
     /// Steps of the phase that were taken.

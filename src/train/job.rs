@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use candle_core::Tensor;
 use serde_json::{Value, json};
 
-use super::config::TrainConfig;
+use super::config::{Score, TrainConfig};
 use super::error::TrainError;
 use super::event::Event;
 use super::folder::{RunFolder, SavedState};
@@ -99,6 +99,7 @@ impl Job<'_> {
         };
         let mut train = json!(self.config);
         let unused: &[&str] = match &self.mask {
+            MaskSource::Score if self.config.score == Score::Random => &["calibrate"],
             MaskSource::Score => &[],
             MaskSource::Checkpoint { .. } => &["calibrate"],
             MaskSource::Ticket(_) => &["calibrate", "density", "score", "scope"],

@@ -10,7 +10,7 @@ use super::TrainError;
 use super::backprop::Slot;
 use super::start::Start;
 use crate::kernels::Pattern;
-use crate::model::Projection;
+use crate::model::{Projection, layers};
 use crate::ticket::{BaseManifest, BoundTicket, TensorDelta};
 
 /// Scores of every weight of the adaptable parameters, row-major; below zero: not to be chosen.
@@ -85,12 +85,7 @@ pub fn of_ticket(ticket: &BoundTicket, manifest: &BaseManifest) -> Positions {
 
 /// The fused weights that tickets adapt.
 pub fn slots(manifest: &BaseManifest) -> impl Iterator<Item = Slot> {
-    let layers = manifest.parameters.keys().filter_map(|name| {
-        let rest = name.strip_prefix("model.layers.")?;
-        rest.split('.').next()?.parse::<usize>().ok()
-    });
-    let layers = layers.max().map_or(0, |last| last + 1);
-    (0..layers).flat_map(|layer| Projection::ALL.map(|p| Slot::Weight(layer, p)))
+    (0..layers(manifest)).flat_map(|layer| Projection::ALL.map(|p| Slot::Weight(layer, p)))
 }
 
 /// Positions by parameter as patterns of the decoder's fused weights; weights without any are left
@@ -112,17 +107,10 @@ pub fn patterns(manifest: &BaseManifest, positions: &Positions) -> BTreeMap<Slot
 /// The parameters that a fused weight holds, by name: their first rows and how many each has. None
 /// for what tickets do not adapt.
 pub fn parts(slot: Slot, manifest: &BaseManifest) -> Vec<(String, usize, usize)> {
-    let Slot::Weight(layer, projection) = slot else {
-        return Vec::new();
-    };
-    let mut first = 0;
-    let part = |module: &&str| {
-        let name = format!("model.layers.{layer}.{module}.weight");
-        let rows = manifest.parameters[&name].shape[0];
-        first += rows;
-        (name, first - rows, rows)
-    };
-    projection.modules().iter().map(part).collect()
+    match slot {
+        Slot::Weight(layer, projection) => projection.parts(layer, manifest),
+        _ => Vec::new(),
+    }
 }
 
 fn adaptable(manifest: &BaseManifest) -> impl Iterator<Item = &String> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use candle_core::{D, IndexOp, Tensor};
 use half::bf16;
@@ -14,7 +14,7 @@ use rand::rngs::StdRng;
 use tempfile::NamedTempFile;
 use tombola::model::{
     BLOCK, Base, Batch, CacheDir, Checkpoint, DeviceSpec, Dtype, Files, KvCache, LoadOptions,
-    default_gguf,
+    TicketOverlay, default_gguf,
 };
 use tombola::ticket::{BaseManifest, Deltas, Metadata, TensorDelta, Ticket};
 
@@ -117,6 +117,7 @@ pub struct Player<'a> {
     cache: KvCache,
     tables: Vec<Vec<u32>>,
     computed: Vec<usize>,
+    overlaid: Option<Arc<TicketOverlay>>,
 }
 
 impl<'a> Player<'a> {
@@ -129,6 +130,15 @@ impl<'a> Player<'a> {
             cache: base.kv_cache(blocks * sequences).expect("a cache"),
             tables: (0..sequences).map(table).collect(),
             computed: vec![0; sequences],
+            overlaid: None,
+        }
+    }
+
+    /// Lays a ticket over every row.
+    pub fn under(self, overlaid: Option<&Arc<TicketOverlay>>) -> Self {
+        Self {
+            overlaid: overlaid.cloned(),
+            ..self
         }
     }
 
@@ -144,6 +154,9 @@ impl<'a> Player<'a> {
         for &(sequence, tokens) in chunks {
             let start = self.computed[sequence];
             batch.push(tokens, start, &self.tables[sequence], true);
+            if let Some(ticket) = &self.overlaid {
+                batch.overlay(ticket);
+            }
             self.computed[sequence] += tokens.len();
         }
         let logits = self.base.decoder.forward(&batch, &self.cache);

@@ -53,6 +53,22 @@ fn metric(server: &Server, name: &str) -> f64 {
 #[test]
 fn base_and_ticket_answer_as_transformers_does() {
     let server = Server::start(&[]);
+    answers_are_golden(&server);
+    let swaps = metric(&server, "tombola_ticket_swaps_total");
+    assert!(swaps >= 3.0, "{swaps}");
+    assert!(server.terminate().success());
+}
+
+#[test]
+fn base_and_ticket_in_one_batch_answer_as_transformers_does() {
+    let server = Server::start(&["--ticket-mode", "overlay"]);
+    answers_are_golden(&server);
+    assert_eq!(metric(&server, "tombola_ticket_swaps_total"), 0.0);
+    assert!(metric(&server, "tombola_overlay_nonzeros_total") > 0.0);
+    assert!(server.terminate().success());
+}
+
+fn answers_are_golden(server: &Server) {
     let base = golden_json("base.json");
     let sql = golden_json("sql.json");
     let chat = |model: &str, case: &Value| {
@@ -60,7 +76,7 @@ fn base_and_ticket_answer_as_transformers_does() {
             "model": model, "messages": case["messages"], "temperature": 0,
             "max_tokens": case["greedy_ids"].as_array().unwrap().len(),
         });
-        let (status, answer) = post(&server, "/v1/chat/completions", body);
+        let (status, answer) = post(server, "/v1/chat/completions", body);
         assert_eq!(status, 200, "{answer}");
         answer["choices"][0]["message"]["content"]
             .as_str()
@@ -76,8 +92,6 @@ fn base_and_ticket_answer_as_transformers_does() {
         assert_eq!(chat("smollm2-135m", plain), text(plain));
     }
     assert!(text(tuned).starts_with("SELECT"));
-    let swaps = metric(&server, "tombola_ticket_swaps_total");
-    assert!(swaps >= 3.0, "{swaps}");
     std::thread::scope(|scope| {
         let answers: Vec<_> = (0..6)
             .map(|i| {
@@ -94,9 +108,8 @@ fn base_and_ticket_answer_as_transformers_does() {
             assert_eq!(answer.join().unwrap(), text(case));
         }
     });
-    let facts: Value = serde_json::from_str(&get(&server, "/v1/base?verify=true")).unwrap();
+    let facts: Value = serde_json::from_str(&get(server, "/v1/base?verify=true")).unwrap();
     assert_eq!(facts["intact"], true, "{facts}");
-    assert!(server.terminate().success());
 }
 
 /// The banner's command, as a shell reads it; what curl would send is sent.
@@ -247,6 +260,7 @@ fn what_cannot_start_says_why_in_one_line() {
         ("--served-model-name", ""),
         ("--dtype", "f8"),
         ("--device", "cuda"),
+        ("--ticket-mode", "both"),
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tombola"));
         let output = command.args(["--port", "0", flag, value]).output().unwrap();

@@ -13,12 +13,12 @@ use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
 use tombola::engine::{
     EngineConfig, EngineHandle, EngineThread, FinishReason, Output, OutputStream, Request,
-    SamplingParams, SequenceError, spawn,
+    SamplingParams, SequenceError, TicketMode, spawn,
 };
 use tombola::metrics::Metrics;
-use tombola::model::{BLOCK, Dtype};
+use tombola::model::{BLOCK, Dtype, TicketOverlay};
 use tombola::registry::{Lease, Registry, RegistryOptions};
-use tombola::ticket::{BaseManifest, Digest};
+use tombola::ticket::{BaseManifest, Digest, TensorDelta};
 
 use crate::common::{Player, encode_ticket, load_tiny, random_delta};
 
@@ -30,6 +30,7 @@ pub fn config() -> EngineConfig {
         max_num_batched_tokens: 24,
         max_queue: 1000,
         kv_cache_bytes: 1 << 20,
+        ticket_mode: TicketMode::Apply,
         threads: 2,
         end_tokens: vec![2],
     }
@@ -40,6 +41,17 @@ pub struct Running {
     metrics: Arc<Metrics>,
     loaded: Digest,
     _thread: EngineThread,
+}
+
+impl Running {
+    /// A counter's value.
+    fn count(&self, series: &str) -> u64 {
+        let metrics = self.metrics.render().unwrap();
+        let start = format!("tombola_{series} ");
+        let mut lines = metrics.lines();
+        let value = lines.find_map(|line| line.strip_prefix(&start));
+        value.expect("a series").parse().unwrap()
+    }
 }
 
 pub fn start(dtype: Dtype, config: &EngineConfig) -> Running {
@@ -80,6 +92,7 @@ pub fn registry(count: usize, largest: f32, memory_budget: usize) -> (Registry, 
     let options = RegistryOptions {
         max_ticket_bytes: 1 << 20,
         memory_budget,
+        memory_of: |ticket, _| ticket.resident_bytes(),
         allow_foreign_base: false,
     };
     let opened = Registry::open(folder.path(), base, options).unwrap();
@@ -148,7 +161,11 @@ fn requests(count: usize, leases: &[Lease]) -> Vec<Request> {
 /// One after the other, then all at once: the tokens must be the same.
 fn same_tokens(dtype: Dtype, together: &EngineConfig, count: usize) -> Running {
     let (leases, _folder) = leases(3);
-    let alone = start(dtype, &config());
+    let alone = EngineConfig {
+        ticket_mode: together.ticket_mode,
+        ..config()
+    };
+    let alone = start(dtype, &alone);
     let run_alone = |request| tokens(&mut alone.handle.submit(request).unwrap());
     let want: Vec<Vec<u32>> = requests(count, &leases)
         .into_iter()
@@ -169,14 +186,97 @@ fn same_tokens(dtype: Dtype, together: &EngineConfig, count: usize) -> Running {
 fn company_changes_no_token_and_swaps_leave_the_base_as_loaded() {
     for dtype in [Dtype::F32, Dtype::Bf16] {
         let engine = same_tokens(dtype, &config(), 40);
-        let runtime = tokio::runtime::Builder::new_current_thread().build();
-        let digest = runtime.unwrap().block_on(engine.handle.base_digest());
-        assert_eq!(digest, Some(engine.loaded));
-        let metrics = engine.metrics.render().unwrap();
-        let mut lines = metrics.lines();
-        let swaps = lines.find_map(|line| line.strip_prefix("tombola_ticket_swaps_total "));
-        assert!(swaps.unwrap().parse::<u64>().unwrap() >= 4, "{swaps:?}");
+        base_is_as_loaded(&engine);
+        assert!(engine.count("ticket_swaps_total") >= 4);
+        assert_eq!(engine.count("engine_steps_total{mode=\"overlay\"}"), 0);
+        assert!(engine.count("engine_steps_total{mode=\"apply\"}") > 0);
     }
+}
+
+#[test]
+fn tickets_in_one_batch_give_what_each_gives_alone() {
+    let overlay = EngineConfig {
+        ticket_mode: TicketMode::Overlay,
+        ..config()
+    };
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        let engine = same_tokens(dtype, &overlay, 40);
+        base_is_as_loaded(&engine);
+        assert_eq!(engine.count("ticket_swaps_total"), 0);
+        assert_eq!(engine.count("engine_steps_total{mode=\"apply\"}"), 0);
+        // Several tickets a step: one holds no more nonzeros than this.
+        let one = leases(1).0[0].ticket().nonzeros() as u64;
+        let steps = engine.count("engine_steps_total{mode=\"overlay\"}");
+        assert!(engine.count("overlay_nonzeros_total") > steps * one);
+    }
+}
+
+/// Log-probabilities of one long prompt under a ticket.
+fn scores(engine: &Running, ticket: &Lease) -> Vec<f32> {
+    let prompt: Vec<u32> = (0..60).map(|i| 3 + i * 37 % 250).collect();
+    let request = Request {
+        scored: vec![1..30, 30..prompt.len()],
+        prompt,
+        params: SamplingParams {
+            max_tokens: 1,
+            ..Default::default()
+        },
+        ticket: Some(ticket.clone()),
+    };
+    let outputs = drain(&mut engine.handle.submit(request).unwrap());
+    outputs[0]
+        .prompt_logprobs
+        .clone()
+        .expect("they were asked for")
+}
+
+#[test]
+fn memory_counts_what_an_overlay_takes() {
+    let base = load_tiny(MODEL, Dtype::F32);
+    let (leases, _folder) = leases(1);
+    let ticket = leases[0].ticket();
+    let made = TicketOverlay::new(ticket, &base.manifest).unwrap();
+    assert_eq!(made.nonzeros(), ticket.nonzeros());
+    let takes = ticket.resident_bytes() + made.bytes();
+    let counted = TicketOverlay::resident_bytes_of(ticket, &base.manifest);
+    assert!(takes <= counted, "{takes} of {counted} bytes");
+    let other = load_tiny("qwen2", Dtype::F32).manifest;
+    let error = TicketOverlay::new(ticket, &other).unwrap_err().to_string();
+    assert!(error.contains(&other.fingerprint.to_string()), "{error}");
+    // Besides the offsets, 16 bytes a nonzero and 4 a row are never reached.
+    let rows: usize = ticket.tensors().values().map(TensorDelta::rows).sum();
+    let bound = 16 * ticket.nonzeros() + 4 * rows + 100 * ticket.tensors().len();
+    assert!(counted <= bound, "{counted} of {bound} bytes");
+}
+
+#[test]
+fn overlaid_and_applied_tickets_agree() {
+    let (leases, _folder) = leases(2);
+    let overlay = EngineConfig {
+        ticket_mode: TicketMode::Overlay,
+        ..config()
+    };
+    // In bf16 an applied weight is rounded, an overlaid delta is not.
+    for (dtype, tolerance) in [(Dtype::F32, 1e-4), (Dtype::Bf16, 0.05)] {
+        let [applied, overlaid] = [&config(), &overlay].map(|config| start(dtype, config));
+        let mut all = Vec::new();
+        for lease in &leases {
+            let (want, got) = (scores(&applied, lease), scores(&overlaid, lease));
+            for (want, got) in want.iter().zip(&got) {
+                assert!((want - got).abs() < tolerance, "{dtype}: {want} {got}");
+            }
+            all.push(want);
+        }
+        let differ = all[0].iter().zip(&all[1]).any(|(a, b)| (a - b).abs() > 0.1);
+        assert!(differ, "the tickets make no difference");
+    }
+}
+
+/// The weights of an idle engine are bit for bit what they were.
+fn base_is_as_loaded(engine: &Running) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let digest = runtime.unwrap().block_on(engine.handle.base_digest());
+    assert_eq!(digest, Some(engine.loaded));
 }
 
 #[test]
@@ -303,13 +403,25 @@ fn a_dropped_stream_is_gone_after_a_step_and_frees_its_blocks() {
 
 #[test]
 fn an_idle_engine_holds_no_ticket() {
+    for mode in TicketMode::ALL {
+        idle_engine_holds_no_ticket(mode);
+    }
+}
+
+fn idle_engine_holds_no_ticket(ticket_mode: TicketMode) {
     let one = {
         let (registry, _folder) = registry(1, 0.5, 1 << 24);
         registry.get("t0").unwrap().resident_bytes()
     };
     // Memory for one of the two at a time.
     let (registry, _folder) = registry(2, 0.5, one + one / 2);
-    let engine = start(Dtype::F32, &config());
+    let engine = start(
+        Dtype::F32,
+        &EngineConfig {
+            ticket_mode,
+            ..config()
+        },
+    );
     for turn in 0..4 {
         let mut lease = None;
         eventually("memory for the other ticket", || {
@@ -346,6 +458,39 @@ fn a_ticket_that_breaks_the_model_ends_its_own_sequences_only() {
     assert_eq!(stream.blocking_recv(), None);
     let after = tokens(&mut engine.handle.submit(request(None)).unwrap());
     assert_eq!(after, before);
+}
+
+#[test]
+fn a_ticket_that_breaks_the_model_leaves_its_batch_alone() {
+    let (registry, _folder) = registry(2, 1e38, 1 << 24);
+    let (good, _good_folder) = leases(1);
+    let overlay = EngineConfig {
+        ticket_mode: TicketMode::Overlay,
+        ..config()
+    };
+    let engine = start(Dtype::F32, &overlay);
+    let request = |ticket: Option<&Lease>| Request {
+        prompt: vec![5, 6, 7],
+        params: SamplingParams {
+            temperature: 0.0,
+            max_tokens: 40,
+            ignore_eos: true,
+            ..Default::default()
+        },
+        ticket: ticket.cloned(),
+        ..Request::default()
+    };
+    let alone = [None, Some(&good[0])];
+    let alone = alone.map(|lease| tokens(&mut engine.handle.submit(request(lease)).unwrap()));
+    let broken = registry.lease("t0").unwrap();
+    let company = [None, Some(&broken), Some(&good[0]), Some(&broken)];
+    let streams = company.map(|lease| engine.handle.submit(request(lease)).unwrap());
+    let [mut base, mut first, mut fine, mut second] = streams;
+    for stream in [&mut first, &mut second] {
+        assert_eq!(stream.blocking_recv(), Some(Err(SequenceError::NotFinite)));
+        assert_eq!(stream.blocking_recv(), None);
+    }
+    assert_eq!([tokens(&mut base), tokens(&mut fine)], alone);
 }
 
 #[test]

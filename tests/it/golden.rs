@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-use tombola::model::{Base, Dtype};
-use tombola::ticket::Ticket;
+use tombola::model::{Base, Dtype, TicketOverlay};
+use tombola::ticket::{BoundTicket, Ticket};
 
 use crate::common::{Player, TINY, golden, golden_json, ids, load_default, load_tiny};
 
@@ -30,9 +30,10 @@ const BF16: Tolerance = Tolerance {
 };
 
 /// Compares the next-token log-probabilities after a case's prompt with the golden ones.
-fn check_logprobs(base: &Base, case: &Value, tolerance: Tolerance) {
+fn check_logprobs(base: &Base, over: Over, case: &Value, tolerance: Tolerance) {
     let prompt = ids(&case["prompt_ids"]);
     let got = Player::new(base, 1, prompt.len())
+        .under(over)
         .step(&[(0, &prompt)])
         .remove(0);
     let want: Vec<(usize, f32)> = match case.get("top20") {
@@ -56,23 +57,31 @@ fn check_logprobs(base: &Base, case: &Value, tolerance: Tolerance) {
 }
 
 /// Compares the greedy continuation with the golden one, up to its first close call.
-fn check_greedy(base: &Base, case: &Value) {
+fn check_greedy(base: &Base, over: Over, case: &Value) {
     let (prompt, want) = (ids(&case["prompt_ids"]), ids(&case["greedy_ids"]));
     let sure = case["first_close_call"]
         .as_u64()
         .map_or(want.len(), |n| n as usize);
-    let got = Player::new(base, 1, prompt.len() + want.len()).greedy(&prompt, sure);
+    let mut player = Player::new(base, 1, prompt.len() + want.len()).under(over);
+    let got = player.greedy(&prompt, sure);
     assert_eq!(got, want[..sure]);
 }
 
+/// The ticket that is laid over the rows.
+type Over<'a> = Option<&'a Arc<TicketOverlay>>;
+
 fn check(base: &Base, file: &str, tolerance: Tolerance, greedy: bool) {
+    check_under(base, None, file, tolerance, greedy);
+}
+
+fn check_under(base: &Base, over: Over, file: &str, tolerance: Tolerance, greedy: bool) {
     let golden = golden_json(file);
     let cases = golden["cases"].as_array().unwrap();
     assert!(!cases.is_empty());
     for case in cases {
-        check_logprobs(base, case, tolerance);
+        check_logprobs(base, over, case, tolerance);
         if greedy {
-            check_greedy(base, case);
+            check_greedy(base, over, case);
         }
     }
 }
@@ -87,16 +96,18 @@ fn the_default_base_in_bf16_is_near_transformers() {
     check(&load_default(Dtype::Bf16), "base.json", BF16, false);
 }
 
-/// The reference SQL ticket, applied; its deltas are the golden's, rounded to bf16.
-fn with_sql_ticket(dtype: Dtype) -> Base {
-    let mut base = load_default(dtype);
+/// The reference SQL ticket; its deltas are the golden's, rounded to bf16.
+fn sql_ticket(base: &Base) -> Arc<BoundTicket> {
     let path = golden("sql.safetensors");
     let ticket = Ticket::read(&path, 1 << 24).expect("the reference ticket");
-    let ticket = Arc::new(
-        ticket
-            .bind(&base.manifest, false)
-            .expect("a ticket of the default base"),
-    );
+    let bound = ticket.bind(&base.manifest, false);
+    Arc::new(bound.expect("a ticket of the default base"))
+}
+
+/// The base with the reference SQL ticket applied.
+fn with_sql_ticket(dtype: Dtype) -> Base {
+    let mut base = load_default(dtype);
+    let ticket = sql_ticket(&base);
     base.resident.swap(Some(&ticket), 1.0).expect("it fits");
     base
 }
@@ -113,6 +124,19 @@ fn the_sql_ticket_equals_transformers_with_its_deltas_added() {
 #[test]
 fn the_sql_ticket_in_bf16_is_near_transformers() {
     check(&with_sql_ticket(Dtype::Bf16), "sql.json", BF16, false);
+}
+
+/// What an applied weight in bf16 loses by rounding, a delta beside it keeps: the same tolerance.
+#[test]
+fn the_sql_ticket_laid_over_the_base_equals_transformers() {
+    for (dtype, tolerance) in [(Dtype::F32, F32_BF16_DELTAS), (Dtype::Bf16, BF16)] {
+        let base = load_default(dtype);
+        let ticket = sql_ticket(&base);
+        let over = TicketOverlay::new(&ticket, &base.manifest).unwrap();
+        let greedy = dtype == Dtype::F32;
+        check_under(&base, Some(&Arc::new(over)), "sql.json", tolerance, greedy);
+        assert_eq!(base.resident.digest().unwrap(), base.loaded_digest);
+    }
 }
 
 #[test]

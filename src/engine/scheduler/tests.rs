@@ -22,16 +22,25 @@ fn config() -> SchedulerConfig {
 
 /// Runs the next step and generates a token for every sequence that samples.
 fn step(scheduler: &mut Scheduler) -> Option<Plan> {
-    let plan = scheduler.schedule()?;
+    let plan = scheduler.schedule_turn()?;
     for chunk in plan.chunks.iter().filter(|chunk| chunk.samples) {
         scheduler.extend(chunk.id);
     }
     Some(plan)
 }
 
+/// Runs the next step; whose turn it was.
+fn turn(scheduler: &mut Scheduler) -> Group {
+    match step(scheduler).unwrap().groups {
+        Groups::One(group) => group,
+        Groups::All => unreachable!("turns are of one group"),
+    }
+}
+
 fn chunk(id: u64, start: usize, len: usize, samples: bool) -> Chunk {
     Chunk {
         id,
+        group: BASE,
         start,
         len,
         samples,
@@ -46,7 +55,7 @@ fn a_long_prompt_is_computed_in_chunks() {
     assert_eq!(step(&mut s).unwrap().chunks, [chunk(1, 32, 8, true)]);
     assert_eq!(step(&mut s).unwrap().chunks, [chunk(1, 40, 1, true)]);
     s.remove(1);
-    assert!(s.is_idle() && s.schedule().is_none());
+    assert!(s.is_idle() && s.schedule_turn().is_none());
     assert_eq!(s.cache_usage(), 0.0);
 }
 
@@ -66,20 +75,61 @@ fn groups_take_turns() {
     s.add(1, BASE, 2);
     s.add(2, ticket(1), 2);
     s.add(3, ticket(2), 2);
-    let groups: Vec<Group> = (0..12).map(|_| step(&mut s).unwrap().group).collect();
-    let turn = |group| [group; 3];
-    let want = [turn(BASE), turn(ticket(1)), turn(ticket(2)), turn(BASE)].concat();
+    let groups: Vec<Group> = (0..12).map(|_| turn(&mut s)).collect();
+    let three = |group| [group; 3];
+    let want = [three(BASE), three(ticket(1)), three(ticket(2)), three(BASE)].concat();
     assert_eq!(groups, want);
+}
+
+#[test]
+fn all_groups_run_together() {
+    let mut s = Scheduler::new(config());
+    s.add(1, ticket(2), 2);
+    s.add(2, BASE, 3);
+    s.add(3, ticket(2), 2);
+    s.add(4, ticket(1), 2);
+    // No place is left for it.
+    s.add(5, BASE, 2);
+    let plan = s.schedule_all().unwrap();
+    let ids: Vec<u64> = plan.chunks.iter().map(|chunk| chunk.id).collect();
+    assert_eq!((ids, plan.groups), (vec![2, 4, 1, 3], Groups::All));
+    assert!(plan.chunks.iter().all(|chunk| chunk.samples));
+    (1..5).for_each(|id| s.extend(id));
+    let plan = s.schedule_all().unwrap();
+    assert!(plan.chunks.iter().all(|chunk| chunk.len == 1) && plan.chunks.len() == 4);
+}
+
+#[test]
+fn a_flood_of_prompts_lets_another_ticket_in() {
+    let mut s = Scheduler::new(SchedulerConfig {
+        blocks: 1000,
+        ..config()
+    });
+    (0..20).for_each(|id| s.add(id, ticket(1), 60));
+    s.schedule_all().unwrap();
+    s.add(99, ticket(2), 10);
+    // Twenty prompts of two steps each came before, and four places are taken.
+    let mut first = None;
+    for step in 1..10 {
+        let plan = s.schedule_all().unwrap();
+        if plan.chunks.iter().any(|chunk| chunk.id == 99) {
+            first = Some(step);
+            break;
+        }
+        let ended = plan.chunks.iter().filter(|chunk| chunk.samples);
+        ended.for_each(|chunk| s.remove(chunk.id));
+    }
+    assert!(first.is_some_and(|step| step <= 3), "{first:?}");
 }
 
 #[test]
 fn a_group_alone_keeps_its_turn() {
     let mut s = Scheduler::new(config());
     s.add(1, ticket(1), 2);
-    assert!((0..10).all(|_| step(&mut s).unwrap().group == ticket(1)));
+    assert!((0..10).all(|_| turn(&mut s) == ticket(1)));
     // A turn that nobody else wanted is begun anew; a newcomer waits for its end at most.
     s.add(2, BASE, 2);
-    let soon = (0..=config().turn_steps).any(|_| step(&mut s).unwrap().group == BASE);
+    let soon = (0..=config().turn_steps).any(|_| turn(&mut s) == BASE);
     assert!(soon);
 }
 
@@ -112,10 +162,10 @@ fn the_young_do_not_live_off_an_old_ones_blocks() {
     s.add(2, ticket(1), 36);
     s.add(3, ticket(2), 4);
     for _ in 0..8 {
-        assert_eq!(step(&mut s).unwrap().group, BASE);
+        assert_eq!(turn(&mut s), BASE);
     }
     s.remove(1);
-    assert_eq!(step(&mut s).unwrap().group, ticket(1));
+    assert_eq!(turn(&mut s), ticket(1));
 }
 
 #[test]
@@ -127,7 +177,7 @@ fn a_long_prompt_takes_one_chunk_a_turn() {
     s.add(1, BASE, 2);
     step(&mut s);
     s.add(2, ticket(1), 200);
-    let groups: Vec<Group> = (0..12).map(|_| step(&mut s).unwrap().group).collect();
+    let groups: Vec<Group> = (0..12).map(|_| turn(&mut s)).collect();
     // A turn of decoding is three steps, a turn of the prompt is one: both are short.
     let prompts = groups.iter().filter(|group| **group == ticket(1)).count();
     assert!((2..=4).contains(&prompts), "{groups:?}");
@@ -146,7 +196,7 @@ fn a_flood_of_one_ticket_gives_a_place_to_another() {
     // All places are taken, and nineteen others wait longer.
     s.add(99, ticket(2), 4);
     let steps = 0..=config().turn_steps;
-    let groups: Vec<Group> = steps.map(|_| step(&mut s).unwrap().group).collect();
+    let groups: Vec<Group> = steps.map(|_| turn(&mut s)).collect();
     assert!(groups.contains(&ticket(2)), "{groups:?}");
     assert!(s.block_table(99).is_some() && s.block_table(3).is_none());
     assert_eq!(
@@ -174,8 +224,9 @@ proptest! {
         jobs in prop::collection::vec((1usize..40, 1usize..20, 0u8..4, 0usize..30), 1..25),
         blocks in 15usize..40,
         cancel in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
+        together in prop::collection::vec(any::<bool>(), 1..8),
     ) {
-        simulate(&jobs, SchedulerConfig { blocks, ..config() }, &cancel)?;
+        simulate(&jobs, SchedulerConfig { blocks, ..config() }, &cancel, &together)?;
     }
 }
 
@@ -183,6 +234,7 @@ fn simulate(
     jobs: &[Job],
     config: SchedulerConfig,
     cancel: &[prop::sample::Index],
+    together: &[bool],
 ) -> Result<(), TestCaseError> {
     let mut s = Scheduler::new(config);
     // id -> (computed so far, known tokens, tokens left to generate)
@@ -202,7 +254,13 @@ fn simulate(
             live.remove(&id);
             ended += 1;
         }
-        let Some(plan) = s.schedule() else {
+        // Whoever runs the steps may change from one way to the other at any time.
+        let plan = if together[now % together.len()] {
+            s.schedule_all()
+        } else {
+            s.schedule_turn()
+        };
+        let Some(plan) = plan else {
             prop_assert!(live.is_empty());
             if ended == jobs.len() {
                 break;
@@ -213,6 +271,7 @@ fn simulate(
         prop_assert!(tokens > 0 && tokens <= config.max_num_batched_tokens);
         prop_assert!(s.num_running() <= config.max_num_seqs);
         check_blocks(&s, &config)?;
+        check_groups(&plan)?;
         for chunk in plan.chunks {
             let (computed, known, left) = live.get_mut(&chunk.id).unwrap();
             // Chunks follow one another, or begin again after a preemption.
@@ -234,6 +293,16 @@ fn simulate(
     }
     prop_assert_eq!(s.blocks.free(), config.blocks);
     prop_assert!(s.served.is_empty());
+    Ok(())
+}
+
+/// A step of one group holds no other's chunks; in one of all, those of a group lie together.
+fn check_groups(plan: &Plan) -> Result<(), TestCaseError> {
+    let groups: Vec<Group> = plan.chunks.iter().map(|chunk| chunk.group).collect();
+    match plan.groups {
+        Groups::One(group) => prop_assert!(groups.iter().all(|other| *other == group)),
+        Groups::All => prop_assert!(groups.is_sorted()),
+    }
     Ok(())
 }
 
@@ -262,7 +331,7 @@ proptest! {
         }
         let mut last = vec![0; groups.into()];
         for now in 1..200 {
-            let Some(Digest([n, ..])) = step(&mut s).unwrap().group else { panic!() };
+            let Some(Digest([n, ..])) = turn(&mut s) else { panic!() };
             last[usize::from(n)] = now;
             let oldest = now - last.iter().min().unwrap();
             prop_assert!(oldest <= usize::from(groups) * config().turn_steps, "{last:?}");

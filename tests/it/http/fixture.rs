@@ -78,6 +78,7 @@ impl Server {
         let options = RegistryOptions {
             max_ticket_bytes: MAX_TICKET_BYTES,
             memory_budget: 1 << 20,
+            memory_of: |ticket, _| ticket.resident_bytes(),
             allow_foreign_base: false,
         };
         let opened = Registry::open(tickets.path(), manifest.clone(), options).unwrap();
