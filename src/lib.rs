@@ -10,11 +10,12 @@
 //! |---|---|
 //! | [`cli`] | one file a subcommand: parse, validate, call the library |
 //! | [`server`] | HTTP only: wire types, routes, SSE, the error table |
+//! | [`bench`] | a load client of any OpenAI-style server |
 //! | [`eval`] | loss and greedy answers over a data file, through the engine |
-//! | [`engine`] | the one thread that owns the model: scheduler (pure data), runner, sampler |
+//! | [`engine`] | the one thread that owns the model: scheduler (pure data), runner (applies tickets, or lays them over rows), sampler |
 //! | [`registry`] | what tickets are here: aliases, generations, leases, the folder on disk |
 //! | [`train`] | the offline trainer: calibrate, mask, adapt, report |
-//! | [`model`] | the dense base: source, loader, weights, decoder, KV blocks, apply and revert |
+//! | [`model`] | the dense base: source, loader, weights, decoder, KV blocks, tickets applied, reverted or overlaid |
 //! | [`kernels`] | one file an operation; the only home of `unsafe` besides the map of a file |
 //! | [`data`] | rows to learn from and to be measured on: read from a file, encoded as served |
 //! | [`text`] | tokenizer, chat template, incremental decoding, stop strings |
@@ -50,8 +51,10 @@
 //!   `server`.
 //! - No match over dtype or device outside `kernels` and `model::device`.
 //! - The base is bit-identical to what was loaded after any history of swaps.
-//! - A row's result does not depend on its neighbours, its chunking or its place in the batch.
+//! - A row's result does not depend on its neighbours, its chunking or its place in the batch. (Applied
+//!   and overlaid tickets give results that differ by rounding.)
 
+pub mod bench;
 pub mod cli;
 pub mod data;
 pub mod engine;

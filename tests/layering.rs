@@ -18,14 +18,15 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "server", "eval", "engine", "registry", "train", "model", "kernels", "data", "text",
-            "ticket", "metrics",
+            "server", "bench", "eval", "engine", "registry", "train", "model", "kernels", "data",
+            "text", "ticket", "metrics",
         ],
     ),
     (
         "server",
         &["engine", "registry", "text", "ticket", "metrics"],
     ),
+    ("bench", &["text"]),
     ("eval", &["engine", "registry", "data", "text", "ticket"]),
     (
         "engine",
@@ -56,6 +57,7 @@ const STRANGERS: &[(&str, &[&[&str]])] = &[
     ),
     ("src/engine/", &[HTTP, &["tokenizers", "minijinja"]]),
     ("src/server/", &[TENSORS]),
+    ("src/bench/", &[TENSORS, HTTP, &["tokio", "tokenizers"]]),
     ("src/eval/", &[TENSORS, HTTP]),
     ("src/registry/", &[TENSORS, HTTP]),
     ("src/train/", &[HTTP, &["tokio", "tokenizers"]]),

@@ -51,6 +51,12 @@ impl BaseArgs {
         manifest(&self.model, &self.cache.dir())
     }
 
+    /// Its tokenizer and chat template, without the rest.
+    pub fn text(&self) -> anyhow::Result<Text> {
+        let checkpoint = open_checkpoint(&self.model, &self.cache.dir())?;
+        load_text(&checkpoint).with_context(|| self.model.clone())
+    }
+
     /// Fetches the base where it is not here yet, and opens it: what goes wrong by then is told before
     /// minutes of loading.
     pub fn open(&self) -> anyhow::Result<OpenBase> {

@@ -2,6 +2,7 @@
 
 mod banner;
 mod base;
+mod bench;
 mod eval;
 mod evaluation;
 mod folder;
@@ -33,6 +34,8 @@ enum Command {
     Train(Box<train::TrainArgs>),
     /// Measure a base and tickets on a data file: loss, perplexity, exact match.
     Eval(Box<eval::EvalArgs>),
+    /// Measure a server as its clients see it.
+    Bench(bench::BenchArgs),
     /// Inspect, verify and import tickets.
     Ticket(ticket::TicketArgs),
 }
@@ -48,6 +51,7 @@ pub fn run() -> anyhow::Result<()> {
         Some(Command::Serve(args)) => serve::run(*args),
         Some(Command::Train(args)) => train::run(&args),
         Some(Command::Eval(args)) => eval::run(&args),
+        Some(Command::Bench(args)) => bench::run(&args),
         Some(Command::Ticket(args)) => ticket::run(args),
     }
 }

@@ -1,0 +1,106 @@
+//! `tombola bench serve` against the real server, through the binary.
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+use crate::common::{Server, cache};
+
+fn bench(args: &[&str]) -> Output {
+    let cache = cache();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tombola"));
+    command.args(["bench", "serve", "--cache-dir"]);
+    command
+        .arg(cache.path())
+        .args(args)
+        .output()
+        .expect("it runs")
+}
+
+fn report(args: &[&str]) -> Value {
+    let output = bench(&[args, &["--json"]].concat());
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+#[test]
+fn a_server_is_measured_in_closed_and_open_loops() {
+    let server = Server::start(&["--ticket-mode", "overlay"]);
+    let work = [
+        "--url",
+        server.url(),
+        "--requests",
+        "6",
+        "--prompt-tokens",
+        "20",
+        "--max-tokens",
+        "5",
+    ];
+    let closed = report(&[&work[..], &["--adapters", "sql", "--concurrency", "3"]].concat());
+    let open = [
+        "--adapters",
+        "sql,smollm2-135m",
+        "--popularity",
+        "zipf",
+        "--rate",
+        "40",
+    ];
+    let open = report(&[&work[..], &open].concat());
+    for measured in [&closed, &open] {
+        let report = &measured["report"];
+        // Prompts and answers are as long as asked for, by the server's own count.
+        assert_eq!(report["wrong_counts"], 0, "{measured}");
+        assert_eq!(
+            (&report["failed"], &report["requests"]),
+            (&0.into(), &6.into())
+        );
+        let number = |name: &str| report[name].as_f64().unwrap();
+        let tokens = number("tokens_per_second") * number("seconds");
+        assert!((tokens - 30.0).abs() < 1e-6, "{tokens}");
+        let at = |name: &str| report["ttft_ms"][name].as_f64().unwrap();
+        assert!(0.0 < at("p50") && at("p50") <= at("p95") && at("p95") <= at("p99"));
+        assert!(at("p99") <= report["request_ms"]["p99"].as_f64().unwrap());
+        assert!(report["inter_token_ms"]["p50"].as_f64().unwrap() > 0.0);
+    }
+    assert_eq!(
+        (&closed["concurrency"], &closed["rate"]),
+        (&3.into(), &Value::Null)
+    );
+    assert_eq!(
+        (&open["concurrency"], &open["rate"]),
+        (&Value::Null, &40.0.into())
+    );
+    let table = bench(&work);
+    let table = String::from_utf8_lossy(&table.stdout);
+    assert!(
+        table.contains("time to first token") && table.contains("p99"),
+        "{table}"
+    );
+    // An adapter that is not there is told before the clock starts.
+    let unknown = bench(&[&work[..], &["--adapters", "sql,nobody"]].concat());
+    let errors = String::from_utf8_lossy(&unknown.stderr);
+    assert!(
+        !unknown.status.success() && errors.contains("nobody"),
+        "{errors}"
+    );
+    assert!(server.terminate().success());
+}
+
+#[test]
+fn what_cannot_be_measured_says_why() {
+    let fails = |args: &[&str], why: &str| {
+        let output = bench(args);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            !output.status.success() && errors.contains(why),
+            "{args:?}: {errors}"
+        );
+    };
+    // Nobody listens on the discard port.
+    fails(&["--url", "http://127.0.0.1:9"], "http://127.0.0.1:9");
+    fails(&["--kind", "other"], "openai");
+    fails(&["--rate", "0"], "above 0");
+    fails(&["--rate", "3", "--concurrency", "2"], "--rate");
+    fails(&["--tokenizer", "no/such/tokenizer.json"], "--tokenizer");
+}
