@@ -22,8 +22,8 @@ RUN bash /tmp/install.sh --runtime && rm -rf /tmp/install.sh /var/lib/apt/lists/
 RUN useradd --system --uid 10001 --create-home --home-dir /home/tombola tombola \
     && install -d -o tombola -g tombola /data /data/cache /data/tickets
 COPY --from=build /out/tombola /usr/local/bin/tombola
-# A new volume is filled from here, so that the first start already has a ticket to swap.
-COPY --chown=tombola:tombola adapters/sql.safetensors /data/tickets/sql.safetensors
+# A new volume is filled from here, so that the first start already has tickets to swap.
+COPY --chown=tombola:tombola adapters/*.safetensors /data/tickets/
 
 USER tombola
 WORKDIR /data

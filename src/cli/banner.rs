@@ -43,8 +43,11 @@ pub fn announce(address: SocketAddr, state: &AppState) -> anyhow::Result<()> {
             "  {label:<7}  {alias} ({nonzeros} nonzeros, density {density:.2} %)"
         )?;
     }
+    // The question is for the ticket that ships; another answers it in its own way.
+    let mut aliases = tickets.iter().map(|ticket| ticket.alias());
     let first = tickets.first().map(|ticket| ticket.alias());
-    let model = first.unwrap_or(&manifest.name);
+    let model = aliases.find(|alias| *alias == "sql").or(first);
+    let model = model.unwrap_or(&manifest.name);
     let example = example(address, model, state.text.has_chat_template());
     writeln!(out, "try it:\n  {example}")?;
     Ok(out.flush()?)
