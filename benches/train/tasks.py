@@ -111,7 +111,7 @@ for task in TASKS:
     out += [f"## {task}\n",
             f"{plan.calibrate} steps to calibrate, {plan.adapt} to adapt (the random mask: "
             f"{plan.calibrate + plan.adapt}), 8 rows of at most {found['max_length']} tokens a step; the first "
-            f"{plan.rows} validation rows.\n",
+            f"{plan.rows} rows of each validation file (`general` has 40).\n",
             f"| | valid loss | {score} | loss on general |", "|---|---:|---:|---:|"]
     out += [f"| {name} | {row['loss']:.3f} | {row['score']:.3f} | {row['general loss']:.3f} |"
             for name, row in found["rows"].items()] + [""]
