@@ -5,6 +5,7 @@
 mod blocks;
 mod handle;
 mod mode;
+mod plan;
 mod request;
 mod runner;
 mod sampler;
@@ -20,14 +21,15 @@ use std::time::Instant;
 
 pub use handle::{Command, EngineHandle, EngineInbox, Limits, OutputStream, SubmitError, channel};
 pub use mode::TicketMode;
+use plan::{Chunk, Groups, Plan, SequenceId};
 use rayon::prelude::*;
 pub use request::{
     FinishReason, GREEDY_BELOW, Output, Request, SamplingParams, SequenceError, StepResult,
     TokenLogprobs,
 };
 use runner::Runner;
+use scheduler::Scheduler;
 pub use scheduler::SchedulerConfig;
-use scheduler::{Chunk, Groups, Plan, Scheduler, SequenceId};
 use sequence::Sequence;
 
 use crate::kernels;

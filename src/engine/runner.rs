@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use super::scheduler::{Chunk, Groups, Plan, Scheduler, SequenceId};
+use super::plan::{Chunk, Groups, Plan, SequenceId};
+use super::scheduler::Scheduler;
 use super::sequence::Sequence;
 use crate::model::{Base, Batch, KvCache, ModelError, SwapReport, TicketOverlay};
 use crate::registry::Lease;

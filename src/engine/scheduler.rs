@@ -12,13 +12,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::blocks::BlockAllocator;
-use crate::ticket::Digest;
-
-/// What a group shares: the content of its ticket, or the bare base.
-pub type Group = Option<Digest>;
-
-/// A sequence's number, in order of arrival.
-pub type SequenceId = u64;
+use super::plan::{Chunk, Group, Groups, Plan, SequenceId};
 
 /// The limits of a step. `max_num_batched_tokens` is at least `max_num_seqs`.
 #[derive(Clone, Copy, Debug)]
@@ -34,42 +28,6 @@ pub struct SchedulerConfig {
     /// Steps that a group keeps its turn while others wait. A turn also ends when it has used
     /// `max_num_batched_tokens`, so that a long prompt's chunks are turns of their own.
     pub turn_steps: usize,
-}
-
-/// Whose sequences a step runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Groups {
-    /// Everybody's.
-    All,
-    One(Group),
-}
-
-impl Groups {
-    fn contain(self, group: Group) -> bool {
-        match self {
-            Self::All => true,
-            Self::One(one) => one == group,
-        }
-    }
-}
-
-/// One step's work.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plan {
-    pub groups: Groups,
-    /// Those of one group follow one another.
-    pub chunks: Vec<Chunk>,
-}
-
-/// Tokens `start..start + len` of a sequence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Chunk {
-    pub id: SequenceId,
-    pub group: Group,
-    pub start: usize,
-    pub len: usize,
-    /// The chunk ends at the last known token: the next one is to be chosen.
-    pub samples: bool,
 }
 
 #[derive(Debug)]

@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::plan::{Chunk, Group};
 use super::request::{FinishReason, Output, Request, SequenceError, StepResult};
 use super::sampler::Sampler;
-use super::scheduler::{Chunk, Group};
 use super::scores::PromptScores;
 use crate::registry::Lease;
 
