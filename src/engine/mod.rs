@@ -126,7 +126,7 @@ pub fn spawn(
         turn_steps: TURN_STEPS,
     });
     let threads = |e: &dyn std::fmt::Display| EngineError::Threads(e.to_string());
-    let pool = kernels::pool(config.threads).map_err(|e| threads(&e))?;
+    let pool = kernels::Pool::new(config.threads).map_err(|e| threads(&e))?;
     let max_model_len = limits.max_model_len;
     let (handle, inbox) = channel(limits, seqs.saturating_add(config.max_queue));
     let engine = Engine {

@@ -1,10 +1,12 @@
 //! The dtypes that weights and KV blocks are stored in.
 
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, WithDType};
 use half::{bf16, f16};
+
+use super::simd::{LANES, Wide};
 
 /// A stored number: widened to f32 to compute, rounded to nearest even to store.
 pub trait Element: WithDType + Default {
@@ -12,6 +14,8 @@ pub trait Element: WithDType + Default {
     fn widen(self) -> f32;
     /// The stored value nearest to `value`, ties to even.
     fn round(value: f32) -> Self;
+    /// The exact f32 of [`LANES`] stored values.
+    fn widen_lanes<V: Wide>(values: &[Self; LANES]) -> V;
     /// The values of a CPU storage of this type, to write; `None` for another type.
     fn values_mut(storage: &mut CpuStorage) -> Option<&mut [Self]>;
 }
@@ -25,6 +29,11 @@ impl Element for f32 {
     #[inline(always)]
     fn round(value: f32) -> Self {
         value
+    }
+
+    #[inline(always)]
+    fn widen_lanes<V: Wide>(values: &[Self; LANES]) -> V {
+        V::load(values)
     }
 
     fn values_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
@@ -47,6 +56,11 @@ impl Element for bf16 {
         bf16::from_f32(value)
     }
 
+    #[inline(always)]
+    fn widen_lanes<V: Wide>(values: &[Self; LANES]) -> V {
+        V::widen(values)
+    }
+
     fn values_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
         match storage {
             CpuStorage::BF16(values) => Some(values),
@@ -64,6 +78,11 @@ impl Element for f16 {
     #[inline(always)]
     fn round(value: f32) -> Self {
         f16::from_f32(value)
+    }
+
+    #[inline(always)]
+    fn widen_lanes<V: Wide>(values: &[Self; LANES]) -> V {
+        V::load(&values.map(f16::to_f32))
     }
 
     fn values_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
@@ -110,6 +129,53 @@ pub fn elements_mut<'a, T: Element>(
         Some(values) => Ok(&mut values[from..to]),
         None => candle_core::bail!("a kernel for {:?} was given {dtype:?}", T::DTYPE),
     }
+}
+
+/// The rows of a view `[rows, …]` whose other dimensions are contiguous: a slice that begins with the
+/// first row, and how far rows are apart.
+pub fn rows<'a, T: WithDType>(
+    storage: &'a CpuStorage,
+    layout: &Layout,
+) -> Result<(&'a [T], usize)> {
+    let (range, stride) = row_range(layout)?;
+    Ok((&storage.as_slice::<T>()?[range], stride))
+}
+
+/// As [`rows`], to write.
+pub fn rows_mut<'a, T: Element>(
+    storage: &'a mut CpuStorage,
+    layout: &Layout,
+) -> Result<(&'a mut [T], usize)> {
+    let (range, stride) = row_range(layout)?;
+    let dtype = storage.dtype();
+    match T::values_mut(storage) {
+        Some(values) => Ok((&mut values[range], stride)),
+        None => candle_core::bail!("a kernel for {:?} was given {dtype:?}", T::DTYPE),
+    }
+}
+
+fn row_range(layout: &Layout) -> Result<(Range<usize>, usize)> {
+    let (dims, strides) = (layout.dims(), layout.stride());
+    let mut size = 1;
+    for (&dim, &stride) in dims.iter().zip(strides).skip(1).rev() {
+        if dim != 1 && stride != size {
+            candle_core::bail!("a kernel wants contiguous rows, not {layout:?}");
+        }
+        size *= dim;
+    }
+    let (Some(&rows), Some(&stride)) = (dims.first(), strides.first()) else {
+        candle_core::bail!("a kernel wants rows, not {layout:?}");
+    };
+    if rows > 1 && stride < size {
+        candle_core::bail!("a kernel wants rows apart, not {layout:?}");
+    }
+    let start = layout.start_offset();
+    let len = if rows == 0 {
+        0
+    } else {
+        (rows - 1) * stride + size
+    };
+    Ok((start..start + len, stride.max(size)))
 }
 
 /// The values of a contiguous f32 tensor on the CPU, held for reading: for operations of more inputs

@@ -8,7 +8,7 @@ use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Result, Tensor}
 use half::bf16;
 use half::vec::HalfBitsVecExt as _;
 
-use super::element::{Element, elements, elements_mut, with_element};
+use super::element::{Element, elements_mut, rows as rows_of, with_element};
 
 /// Positions of one block.
 pub const BLOCK: usize = 16;
@@ -24,8 +24,8 @@ pub fn zeros(shape: (usize, usize, usize, usize), dtype: DType, device: &Device)
     Tensor::zeros(shape, dtype, device)
 }
 
-/// Stores new keys and values (`[rows, kv heads, head dim]`, f32) of a layer; row `r` goes to
-/// `slots[r]`, which is `block · BLOCK + offset`.
+/// Stores new keys and values (`[rows, kv heads, head dim]`, f32, views with contiguous rows too) of a
+/// layer; row `r` goes to `slots[r]`, which is `block · BLOCK + offset`.
 pub fn write(
     keys: &Tensor,
     values: &Tensor,
@@ -89,7 +89,8 @@ impl InplaceOp2 for Write<'_> {
                 self.slots
             );
         }
-        let new = elements::<f32>(new, new_layout)?;
+        let (new, stride) = rows_of::<f32>(new, new_layout)?;
+        let new = new.chunks(stride).map(|row| &row[..heads * dim]);
         with_element!(cache, T => {
             self.store(elements_mut::<T>(cache, cache_layout)?, new, heads, dim);
         });
@@ -98,8 +99,14 @@ impl InplaceOp2 for Write<'_> {
 }
 
 impl Write<'_> {
-    fn store<T: Element>(&self, cache: &mut [T], new: &[f32], heads: usize, dim: usize) {
-        for (row, &slot) in new.chunks_exact(heads * dim).zip(self.slots) {
+    fn store<'a, T: Element>(
+        &self,
+        cache: &mut [T],
+        new: impl Iterator<Item = &'a [f32]>,
+        heads: usize,
+        dim: usize,
+    ) {
+        for (row, &slot) in new.zip(self.slots) {
             let (block, offset) = (slot as usize / BLOCK, slot as usize % BLOCK);
             for (head, values) in row.chunks_exact(dim).enumerate() {
                 let size = dim * BLOCK;

@@ -22,11 +22,13 @@ pub mod optimizer;
 pub mod overlay;
 mod parallel;
 mod pattern;
+mod pool;
 pub mod rms_norm;
+pub mod rope;
 pub mod sampled;
 pub mod scatter;
 mod simd;
 
 pub use element::Element;
-pub use parallel::pool;
 pub use pattern::Pattern;
+pub use pool::{Pool, PoolError};

@@ -254,10 +254,10 @@ mod tests {
     fn squares_are_summed_in_one_order() {
         let x = Tensor::randn(0f32, 1., 5 * GRAIN + 3, &Device::Cpu).unwrap();
         let want: f64 = vec(&x).iter().map(|v| f64::from(*v).powi(2)).sum();
-        let one = super::super::pool(1)
+        let one = super::super::Pool::new(1)
             .unwrap()
             .install(|| sum_of_squares(&x).unwrap());
-        let three = super::super::pool(3)
+        let three = super::super::Pool::new(3)
             .unwrap()
             .install(|| sum_of_squares(&x).unwrap());
         assert_eq!(one, three);

@@ -3,30 +3,22 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use rayon::prelude::*;
-
-/// The pool that a step runs in: enter it once a step ([`rayon::ThreadPool::install`]), since a
-/// fork from outside a pool costs ten times one from inside.
-pub fn pool(threads: usize) -> Result<rayon::ThreadPool, rayon::ThreadPoolBuildError> {
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .thread_name(|i| format!("kernel-{i}"))
-        .build()
-}
+use super::pool::team;
 
 /// Splits `0..len` into ranges of at least `grain` and runs `body` on them, on all cores.
 pub fn for_each_range(len: usize, grain: usize, body: impl Fn(Range<usize>) + Sync) {
-    let threads = rayon::current_num_threads();
+    let team = team();
     // A few ranges a thread, so that a busy neighbour on one core does not hold up the rest.
-    let chunk = len.div_ceil(threads * 4).next_multiple_of(grain.max(1));
-    if threads == 1 || chunk >= len {
+    let ranges = team.threads() * RANGES;
+    let chunk = len.div_ceil(ranges).next_multiple_of(grain.max(1));
+    if chunk >= len {
         return body(0..len);
     }
-    let chunks = len.div_ceil(chunk);
-    (0..chunks).into_par_iter().with_max_len(1).for_each(|i| {
-        body(i * chunk..((i + 1) * chunk).min(len));
-    });
+    team.run(len, chunk, &body);
 }
+
+/// Ranges that a thread takes of an operation, if all are as fast.
+const RANGES: usize = 4;
 
 /// A slice that many threads write at different places.
 pub struct Scattered<'a, T> {

@@ -1,11 +1,80 @@
-//! The backward pass of RMS normalisation, `y = w·x·r` with `r = 1/√(mean(x²) + ε)`. (The forward one
-//! is candle's.)
+//! RMS normalisation, `y = w·x·r` with `r = 1/√(mean(x²) + ε)`, and its backward pass.
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::element::{elements, values};
 use super::parallel::{Scattered, for_each_range};
 use super::simd::{Arithmetic, LANES, Vectorised, dispatch, sum_lanes};
+
+/// Rows `[…, n]` normalised, times the weight `[n]`.
+pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
+    x.apply_op2_no_bwd(weight, &Forward { eps })
+}
+
+struct Forward {
+    eps: f32,
+}
+
+impl CustomOp2 for Forward {
+    fn name(&self) -> &'static str {
+        "rms-norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let shape = x_layout.shape();
+        let weight = elements::<f32>(weight, weight_layout)?;
+        let n = weight.len();
+        if shape.dims().last() != Some(&n) {
+            candle_core::bail!("rms-norm: x {shape:?}, {n} weights");
+        }
+        let x = elements::<f32>(x, x_layout)?;
+        let mut y = vec![0f32; x.len()];
+        let out = Scattered::new(&mut y);
+        for_each_range(x.len() / n, GRAIN, |range| {
+            let all = range.start * n..range.end * n;
+            // SAFETY: each row is one thread's.
+            let y = unsafe { out.slice(all.clone()) };
+            for (x, y) in x[all].chunks_exact(n).zip(y.chunks_exact_mut(n)) {
+                y.copy_from_slice(x);
+                dispatch(Normalise {
+                    x: y,
+                    weight,
+                    eps: self.eps,
+                });
+            }
+        });
+        Ok((CpuStorage::F32(y), shape.clone()))
+    }
+}
+
+/// Rows that a thread takes at least.
+const GRAIN: usize = 8;
+
+/// Normalises a row in place.
+pub(super) struct Normalise<'a> {
+    pub x: &'a mut [f32],
+    pub weight: &'a [f32],
+    pub eps: f32,
+}
+
+impl Vectorised for Normalise<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<A: Arithmetic>(self) {
+        let Self { x, weight, eps } = self;
+        let inverse = Inverse { x, eps }.run::<A>();
+        for (x, weight) in x.iter_mut().zip(weight) {
+            *x *= inverse * weight;
+        }
+    }
+}
 
 /// The gradient of `x` `[…, n]` from that of the result: `r·(w∘dy − x·r²·mean(w∘dy∘x))`.
 pub fn rms_norm_backward(x: &Tensor, weight: &Tensor, dy: &Tensor, eps: f32) -> Result<Tensor> {
@@ -57,7 +126,7 @@ impl CustomOp3 for Backward {
         );
         let mut dx = vec![0f32; x.len()];
         let out = Scattered::new(&mut dx);
-        for_each_range(x.len() / n, 8, |range| {
+        for_each_range(x.len() / n, GRAIN, |range| {
             for row in range {
                 let row = row * n..(row + 1) * n;
                 let (x, dy) = (&x[row.clone()], &dy[row.clone()]);
@@ -151,6 +220,7 @@ mod tests {
             let mean = xv.sqr().unwrap().mean_keepdim(2).unwrap();
             let root = (mean + 1e-5).unwrap().sqrt().unwrap();
             let y = xv.broadcast_div(&root).unwrap().broadcast_mul(&wv).unwrap();
+            let forward = y.detach();
             let loss = (y * wide(&dy)).unwrap().sum_all().unwrap();
             let store = loss.backward().unwrap();
             let close = |got: Tensor, want: &Tensor| {
@@ -158,6 +228,7 @@ mod tests {
                 let worst: f64 = difference.max_all().unwrap().to_scalar().unwrap();
                 assert!(worst < 2e-5, "{worst}");
             };
+            close(rms_norm(&x, &weight, 1e-5).unwrap(), &forward);
             let dx = rms_norm_backward(&x, &weight, &dy, 1e-5).unwrap();
             close(dx, store.get(&xv).unwrap());
             let dw = rms_norm_weight_gradient(&x, &dy, 1e-5).unwrap();

@@ -1,22 +1,72 @@
 //! One portable body, compiled for each instruction set and chosen at run time.
 
+mod wide;
+
 use std::sync::LazyLock;
 
-/// How `a * b + c` is computed. Within one process it is always the same way.
+use wide::Lanes;
+pub use wide::Wide;
+
+/// How `a * b + c` is computed, one by one and [`LANES`] at once. Within one process it is always the
+/// same way.
 pub trait Arithmetic: Copy {
+    /// [`LANES`] numbers in registers.
+    type Wide: Wide;
+    /// How many of them a loop can hold as sums, beside what it multiplies.
+    const SUMS: usize;
     /// `a * b + c`.
     fn mul_add(a: f32, b: f32, c: f32) -> f32;
 }
 
 /// One rounding: the hardware's fused multiply-add.
+#[cfg(any(target_arch = "aarch64", test))]
 #[derive(Clone, Copy)]
 pub struct Fused;
+
+/// As [`Fused`], in the registers of AVX2.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+struct FusedAvx2;
+
+/// As [`Fused`], in the registers of AVX-512.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+struct FusedAvx512;
 
 /// Two roundings: for machines without a fused multiply-add, where the fused one is a library call.
 #[derive(Clone, Copy)]
 pub struct Separate;
 
+#[cfg(any(target_arch = "aarch64", test))]
 impl Arithmetic for Fused {
+    type Wide = Lanes<Self>;
+    /// Of four registers each, of the 32 that aarch64 has.
+    const SUMS: usize = 6;
+
+    #[inline(always)]
+    fn mul_add(a: f32, b: f32, c: f32) -> f32 {
+        a.mul_add(b, c)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Arithmetic for FusedAvx2 {
+    type Wide = wide::x86::TwoOf8;
+    /// Of two registers each, of 16.
+    const SUMS: usize = 6;
+
+    #[inline(always)]
+    fn mul_add(a: f32, b: f32, c: f32) -> f32 {
+        a.mul_add(b, c)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Arithmetic for FusedAvx512 {
+    type Wide = wide::x86::OneOf16;
+    /// Of one register each, of 32.
+    const SUMS: usize = 16;
+
     #[inline(always)]
     fn mul_add(a: f32, b: f32, c: f32) -> f32 {
         a.mul_add(b, c)
@@ -24,6 +74,9 @@ impl Arithmetic for Fused {
 }
 
 impl Arithmetic for Separate {
+    type Wide = Lanes<Self>;
+    const SUMS: usize = 6;
+
     #[inline(always)]
     fn mul_add(a: f32, b: f32, c: f32) -> f32 {
         a * b + c
@@ -107,16 +160,16 @@ unsafe fn run_as<V: Vectorised>(isa: Isa, op: V) -> V::Output {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
 fn avx512<V: Vectorised>(op: V) -> V::Output {
-    op.run::<Fused>()
+    op.run::<FusedAvx512>()
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 fn avx2<V: Vectorised>(op: V) -> V::Output {
-    op.run::<Fused>()
+    op.run::<FusedAvx2>()
 }
 
-/// Asks for the cache line of `values[index]`, which will be written; does nothing where there is no
+/// Asks for the cache line of `values[index]`, which will be used soon; does nothing where there is no
 /// such element or no such instruction.
 #[inline(always)]
 pub fn prefetch<T>(values: &[T], index: usize) {
@@ -148,12 +201,14 @@ pub fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use half::bf16;
+
     use super::super::math;
     use super::*;
 
-    /// Something of all that kernels do: products in lanes, exponentials, a sum.
+    /// Something of all that kernels do: products in lanes, exponentials, values widened, sums.
     #[derive(Clone, Copy)]
-    struct Probe<'a>(&'a [f32], &'a [f32]);
+    struct Probe<'a>(&'a [f32], &'a [f32], &'a [bf16]);
 
     impl Vectorised for Probe<'_> {
         type Output = f32;
@@ -166,7 +221,15 @@ mod tests {
                     sums[l] = A::mul_add(a[l], math::exp::<A>(b[l]), sums[l]);
                 }
             }
-            sum_lanes(sums)
+            let mut wide = A::Wide::zero();
+            let (a, b) = (self.0.as_chunks().0, self.2.as_chunks().0);
+            for (a, b) in a.iter().zip(b) {
+                wide = A::Wide::widen(b).mul_add(A::Wide::load(a), wide);
+            }
+            let mut stored = [0.0; LANES];
+            wide.store(&mut stored);
+            assert_eq!(wide.sum(), sum_lanes(stored));
+            sum_lanes(sums) + wide.sum()
         }
     }
 
@@ -174,7 +237,8 @@ mod tests {
     fn every_instruction_set_gives_the_same() {
         let a: Vec<f32> = (0..1600).map(|i| (i as f32 * 0.37).sin()).collect();
         let b: Vec<f32> = (0..1600).map(|i| (i as f32 * 0.11).cos()).collect();
-        let probe = Probe(&a, &b);
+        let c: Vec<bf16> = b.iter().map(|&b| bf16::from_f32(b)).collect();
+        let probe = Probe(&a, &b, &c);
         let fused = probe.run::<Fused>();
         assert!((fused - probe.run::<Separate>()).abs() < 1e-3 * fused.abs());
         #[cfg(target_arch = "x86_64")]

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{D, IndexOp, Result, Tensor};
-use candle_nn::ops::rms_norm;
-use candle_nn::rotary_emb::rope_thd;
+use candle_core::{Result, Tensor};
 
 use super::config::ModelConfig;
 use super::kv::{BLOCK, KvCache};
@@ -15,6 +13,8 @@ use crate::kernels::activation::silu_mul;
 use crate::kernels::attention::{Span, attention};
 use crate::kernels::kv;
 use crate::kernels::overlay::{OverlayRows, overlay};
+use crate::kernels::rms_norm::rms_norm;
+use crate::kernels::rope::rotate;
 
 /// The tokens of one step: rows of several sequences, one after the other.
 #[derive(Clone, Debug, Default)]
@@ -161,21 +161,20 @@ impl Decoder {
         let layer = &self.weights.layers[index];
         let rows = x.dim(0)?;
         let qkv = self.project(index, Projection::Qkv, x, batch)?;
-        let part = |from: usize, heads: usize| {
-            qkv.narrow(D::Minus1, from * dim, heads * dim)?
-                .reshape((rows, heads, dim))?
-                .contiguous()
-        };
-        let rotate = |x: Tensor, norm: &Option<Tensor>| {
-            let x = match norm {
-                Some(norm) => self.norm(&x, norm)?,
-                None => x,
-            };
-            rope_thd(&x.unsqueeze(0)?, &rope.0, &rope.1)?.i(0)
-        };
-        let queries = rotate(part(0, heads)?, &layer.q_norm)?;
-        let new_keys = rotate(part(heads, kv_heads)?, &layer.k_norm)?;
-        let new_values = part(heads + kv_heads, kv_heads)?;
+        let qkv = qkv.reshape((rows, heads + 2 * kv_heads, dim))?;
+        // Views: heads are turned, stored and read where the product has put them.
+        let queries = qkv.narrow(1, 0, heads)?;
+        let new_keys = qkv.narrow(1, heads, kv_heads)?;
+        let new_values = qkv.narrow(1, heads + kv_heads, kv_heads)?;
+        let eps = self.config.rms_norm_eps;
+        for (part, norm) in [(&queries, &layer.q_norm), (&new_keys, &layer.k_norm)] {
+            rotate(
+                part,
+                &rope.0,
+                &rope.1,
+                norm.as_ref().map(|norm| (norm, eps)),
+            )?;
+        }
         let (keys, values) = cache.layer(index);
         kv::write(keys, values, &new_keys, &new_values, &batch.slots)?;
         let window = self.config.windows[index];

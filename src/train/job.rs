@@ -142,7 +142,7 @@ pub fn train(
     saved: Option<SavedState>,
     observe: &mut Observe,
 ) -> Result<Trained, TrainError> {
-    let pool = kernels::pool(job.threads).map_err(|e| TrainError::Threads(e.to_string()))?;
+    let pool = kernels::Pool::new(job.threads).map_err(|e| TrainError::Threads(e.to_string()))?;
     pool.install(|| train_here(job, folder, saved, observe))
 }
 

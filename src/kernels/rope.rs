@@ -1,0 +1,147 @@
+//! Rotary position embedding, in place: heads are turned where a fused product has put them.
+
+use candle_core::{CpuStorage, InplaceOp3, Layout, Result, Tensor};
+
+use super::element::{elements, rows_mut, values};
+use super::parallel::{Scattered, for_each_range};
+use super::rms_norm::Normalise;
+use super::simd::{Arithmetic, Vectorised, dispatch};
+
+/// Turns heads `[rows, heads, dim]` (f32, a view with contiguous rows too) by the angles of their rows,
+/// whose cosines and sines are `[rows, dim / 2]`: value `i` together with value `i + dim / 2`. Where
+/// heads have a norm, its weight `[dim]` and ε, each is normalised first (see [`super::rms_norm`]).
+pub fn rotate(
+    heads: &Tensor,
+    cos: &Tensor,
+    sin: &Tensor,
+    norm: Option<(&Tensor, f32)>,
+) -> Result<()> {
+    let weight = norm.map(|(weight, _)| values(weight)).transpose()?;
+    let norm = weight.as_deref().zip(norm.map(|(_, eps)| eps));
+    heads.inplace_op3(cos, sin, &Rotate { norm })
+}
+
+struct Rotate<'a> {
+    norm: Option<(&'a [f32], f32)>,
+}
+
+/// Rows that a thread takes at least.
+const GRAIN: usize = 8;
+
+impl InplaceOp3 for Rotate<'_> {
+    fn name(&self) -> &'static str {
+        "rotate"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &mut CpuStorage,
+        x_layout: &Layout,
+        cos: &CpuStorage,
+        cos_layout: &Layout,
+        sin: &CpuStorage,
+        sin_layout: &Layout,
+    ) -> Result<()> {
+        let (rows, heads, dim) = x_layout.shape().dims3()?;
+        let half = dim / 2;
+        let norm_fits = self.norm.is_none_or(|(weight, _)| weight.len() == dim);
+        let angles = [cos_layout, sin_layout].map(|layout| layout.shape().dims() == [rows, half]);
+        if dim % 2 != 0 || angles != [true, true] || !norm_fits {
+            let (x, cos) = (x_layout.shape(), cos_layout.shape());
+            candle_core::bail!("rotate: heads {x:?}, angles {cos:?}");
+        }
+        let (cos, sin) = (
+            elements::<f32>(cos, cos_layout)?,
+            elements::<f32>(sin, sin_layout)?,
+        );
+        let (x, stride) = rows_mut::<f32>(x, x_layout)?;
+        let x = Scattered::new(x);
+        for_each_range(rows, GRAIN, |range| {
+            for row in range {
+                // SAFETY: each row is one thread's.
+                let heads = unsafe { x.slice(row * stride..row * stride + heads * dim) };
+                let angles = row * half..(row + 1) * half;
+                let (cos, sin) = (&cos[angles.clone()], &sin[angles]);
+                for head in heads.chunks_exact_mut(dim) {
+                    if let Some((weight, eps)) = self.norm {
+                        dispatch(Normalise {
+                            x: head,
+                            weight,
+                            eps,
+                        });
+                    }
+                    dispatch(Head { head, cos, sin });
+                }
+            }
+        });
+        Ok(())
+    }
+}
+
+struct Head<'a> {
+    head: &'a mut [f32],
+    cos: &'a [f32],
+    sin: &'a [f32],
+}
+
+impl Vectorised for Head<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<A: Arithmetic>(self) {
+        let (first, second) = self.head.split_at_mut(self.cos.len());
+        let angles = self.cos.iter().zip(self.sin);
+        for ((a, b), (cos, sin)) in first.iter_mut().zip(second).zip(angles) {
+            (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, IndexOp};
+    use candle_nn::rotary_emb::rope_thd;
+
+    use super::super::rms_norm::rms_norm;
+    use super::*;
+
+    fn random(shape: &[usize]) -> Tensor {
+        Tensor::randn(0f32, 1., shape, &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn turns_a_view_as_candle_turns_a_copy_and_leaves_the_rest() {
+        for (rows, dim) in [(1, 8), (5, 64), (40, 20)] {
+            let fused = random(&[rows, 7, dim]);
+            let before = fused.copy().unwrap();
+            let (cos, sin) = (random(&[rows, dim / 2]), random(&[rows, dim / 2]));
+            let weight = random(&[dim]);
+            for norm in [None, Some((&weight, 1e-5))] {
+                let heads = fused.narrow(1, 2, 3).unwrap();
+                let mut want = heads.contiguous().unwrap().copy().unwrap();
+                if let Some((weight, eps)) = norm {
+                    want = rms_norm(&want, weight, eps).unwrap();
+                }
+                let want = rope_thd(&want.unsqueeze(0).unwrap(), &cos, &sin).unwrap();
+                let want = want.i(0).unwrap();
+                rotate(&heads, &cos, &sin, norm).unwrap();
+                let worst = (heads - want).unwrap().abs().unwrap().max_all().unwrap();
+                assert!(worst.to_scalar::<f32>().unwrap() < 1e-5);
+            }
+            for untouched in [0..2, 5..7] {
+                let part = |t: &Tensor| {
+                    let part = t.i((.., untouched.clone())).unwrap();
+                    part.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+                };
+                assert_eq!(part(&fused), part(&before));
+            }
+        }
+    }
+
+    #[test]
+    fn refuses_angles_of_other_rows() {
+        let heads = random(&[3, 2, 8]);
+        let (cos, sin) = (random(&[2, 4]), random(&[2, 4]));
+        assert!(rotate(&heads, &cos, &sin, None).is_err());
+    }
+}

@@ -1,0 +1,224 @@
+//! [`LANES`] numbers at once, in as many registers as the instruction set takes for them.
+
+use half::bf16;
+
+use super::{Arithmetic, LANES, sum_lanes};
+
+/// `LANES` lanes of f32. Lane by lane every implementation computes the same, but for the rounding of
+/// the product in [`super::Separate`].
+///
+/// The implementations by intrinsics are private to `simd`: [`super::dispatch`] alone names them, once
+/// it has found their instruction set.
+pub trait Wide: Copy {
+    fn zero() -> Self;
+    fn splat(value: f32) -> Self;
+    fn load(values: &[f32; LANES]) -> Self;
+    /// The values, widened exactly.
+    fn widen(values: &[bf16; LANES]) -> Self;
+    fn store(self, into: &mut [f32; LANES]);
+    /// `self · by + to`.
+    fn mul_add(self, by: Self, to: Self) -> Self;
+    /// The sum of all lanes, in the order of [`sum_lanes`].
+    fn sum(self) -> f32;
+}
+
+/// Lanes as an array, for the compiler to vectorise.
+#[derive(Clone, Copy)]
+pub struct Lanes<A>([f32; LANES], std::marker::PhantomData<A>);
+
+impl<A> Lanes<A> {
+    #[inline(always)]
+    fn new(lanes: [f32; LANES]) -> Self {
+        Self(lanes, std::marker::PhantomData)
+    }
+}
+
+impl<A: Arithmetic> Wide for Lanes<A> {
+    #[inline(always)]
+    fn zero() -> Self {
+        Self::new([0.0; LANES])
+    }
+
+    #[inline(always)]
+    fn splat(value: f32) -> Self {
+        Self::new([value; LANES])
+    }
+
+    #[inline(always)]
+    fn load(values: &[f32; LANES]) -> Self {
+        Self::new(*values)
+    }
+
+    #[inline(always)]
+    fn widen(values: &[bf16; LANES]) -> Self {
+        // Written out so that it vectorises: `to_f32` branches on NaN.
+        Self::new(values.map(|value| f32::from_bits(u32::from(value.to_bits()) << 16)))
+    }
+
+    #[inline(always)]
+    fn store(self, into: &mut [f32; LANES]) {
+        *into = self.0;
+    }
+
+    #[inline(always)]
+    fn mul_add(self, by: Self, to: Self) -> Self {
+        let mut lanes = to.0;
+        for (lane, (a, b)) in lanes.iter_mut().zip(self.0.into_iter().zip(by.0)) {
+            *lane = A::mul_add(a, b, *lane);
+        }
+        Self::new(lanes)
+    }
+
+    #[inline(always)]
+    fn sum(self) -> f32 {
+        sum_lanes(self.0)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(super) mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::{LANES, Wide, bf16};
+
+    /// Two registers of AVX2.
+    #[derive(Clone, Copy)]
+    pub struct TwoOf8(__m256, __m256);
+
+    impl Wide for TwoOf8 {
+        #[inline(always)]
+        fn zero() -> Self {
+            // SAFETY: whoever names this type has found AVX2 and FMA (see the trait); so in all that
+            // follows.
+            unsafe { Self(_mm256_setzero_ps(), _mm256_setzero_ps()) }
+        }
+
+        #[inline(always)]
+        fn splat(value: f32) -> Self {
+            // SAFETY: see `zero`.
+            let half = unsafe { _mm256_set1_ps(value) };
+            Self(half, half)
+        }
+
+        #[inline(always)]
+        fn load(values: &[f32; LANES]) -> Self {
+            let start = values.as_ptr();
+            // SAFETY: both halves lie within the array; the loads need no alignment.
+            unsafe { Self(_mm256_loadu_ps(start), _mm256_loadu_ps(start.add(8))) }
+        }
+
+        #[inline(always)]
+        fn widen(values: &[bf16; LANES]) -> Self {
+            let start = values.as_ptr();
+            // SAFETY: both halves lie within the array; the loads need no alignment.
+            unsafe {
+                let half = |start: *const bf16| {
+                    let bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(start.cast()));
+                    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
+                };
+                Self(half(start), half(start.add(8)))
+            }
+        }
+
+        #[inline(always)]
+        fn store(self, into: &mut [f32; LANES]) {
+            let start = into.as_mut_ptr();
+            // SAFETY: both halves lie within the array; the stores need no alignment.
+            unsafe {
+                _mm256_storeu_ps(start, self.0);
+                _mm256_storeu_ps(start.add(8), self.1);
+            }
+        }
+
+        #[inline(always)]
+        fn mul_add(self, by: Self, to: Self) -> Self {
+            // SAFETY: see `zero`.
+            unsafe {
+                Self(
+                    _mm256_fmadd_ps(self.0, by.0, to.0),
+                    _mm256_fmadd_ps(self.1, by.1, to.1),
+                )
+            }
+        }
+
+        #[inline(always)]
+        fn sum(self) -> f32 {
+            // SAFETY: see `zero`.
+            unsafe { sum_of_8(_mm256_add_ps(self.0, self.1)) }
+        }
+    }
+
+    /// One register of AVX-512.
+    #[derive(Clone, Copy)]
+    pub struct OneOf16(__m512);
+
+    impl Wide for OneOf16 {
+        #[inline(always)]
+        fn zero() -> Self {
+            // SAFETY: whoever names this type has found AVX-512 (see the trait); so in all that
+            // follows.
+            unsafe { Self(_mm512_setzero_ps()) }
+        }
+
+        #[inline(always)]
+        fn splat(value: f32) -> Self {
+            // SAFETY: see `zero`.
+            unsafe { Self(_mm512_set1_ps(value)) }
+        }
+
+        #[inline(always)]
+        fn load(values: &[f32; LANES]) -> Self {
+            // SAFETY: the array is as long as the register; the load needs no alignment.
+            unsafe { Self(_mm512_loadu_ps(values.as_ptr())) }
+        }
+
+        #[inline(always)]
+        fn widen(values: &[bf16; LANES]) -> Self {
+            // SAFETY: the array is as long as half the register; the load needs no alignment.
+            unsafe {
+                let bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(values.as_ptr().cast()));
+                Self(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits)))
+            }
+        }
+
+        #[inline(always)]
+        fn store(self, into: &mut [f32; LANES]) {
+            // SAFETY: the array is as long as the register; the store needs no alignment.
+            unsafe { _mm512_storeu_ps(into.as_mut_ptr(), self.0) }
+        }
+
+        #[inline(always)]
+        fn mul_add(self, by: Self, to: Self) -> Self {
+            // SAFETY: see `zero`.
+            unsafe { Self(_mm512_fmadd_ps(self.0, by.0, to.0)) }
+        }
+
+        #[inline(always)]
+        fn sum(self) -> f32 {
+            // SAFETY: see `zero`.
+            unsafe {
+                let (low, high) = (
+                    _mm512_castps512_ps256(self.0),
+                    _mm512_extractf32x8_ps::<1>(self.0),
+                );
+                sum_of_8(_mm256_add_ps(low, high))
+            }
+        }
+    }
+
+    /// # Safety
+    /// The machine must have AVX2.
+    #[inline(always)]
+    unsafe fn sum_of_8(lanes: __m256) -> f32 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (low, high) = (
+                _mm256_castps256_ps128(lanes),
+                _mm256_extractf128_ps::<1>(lanes),
+            );
+            let four = _mm_add_ps(low, high);
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
+        }
+    }
+}
