@@ -3,6 +3,7 @@ use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
 
 use super::*;
+use crate::ticket::{DeltaDtype, TensorDelta};
 
 /// A delta `[rows, inner]` at some positions.
 fn delta([rows, inner]: [usize; 2], positions: &[usize], dtype: DeltaDtype) -> TensorDelta {
@@ -19,17 +20,22 @@ fn rows_of(t: &Tensor) -> Vec<Vec<f32>> {
     t.to_vec2().unwrap()
 }
 
-/// A weight of two fused parts with some nonzeros each, in either dtype.
+/// A weight of two fused parts with some nonzeros each, in either dtype: few, that lie by column, or
+/// about half of all, that lie by row.
 fn weight() -> impl Strategy<Value = ([usize; 2], [TensorDelta; 2])> {
-    let shape = (1usize..700, 1usize..40, 1usize..80);
-    shape.prop_flat_map(|(first, second, inner)| {
-        let positions = |rows: usize| {
+    let sparse = (1usize..700, 1usize..40, 1usize..80, Just(false));
+    let dense = (1usize..30, 1usize..20, 60usize..120, Just(true));
+    prop_oneof![sparse, dense].prop_flat_map(|(first, second, inner, dense)| {
+        let positions = move |rows: usize| {
             // The first and the last weight among them, often.
-            let any = btree_set(
+            let few = btree_set(
                 prop_oneof![Just(0), Just(rows * inner - 1), 0..rows * inner],
                 0..200,
             );
-            any.prop_map(|set| set.into_iter().collect::<Vec<_>>())
+            let few = few.prop_map(|set| set.into_iter().collect::<Vec<_>>());
+            let half = vec(any::<bool>(), rows * inner);
+            let half = half.prop_map(|kept| (0..kept.len()).filter(|&at| kept[at]).collect());
+            if dense { half.boxed() } else { few.boxed() }
         };
         let dtypes = vec(
             prop::sample::select(vec![DeltaDtype::Bf16, DeltaDtype::F32]),
@@ -58,6 +64,7 @@ proptest! {
         let first = parts[0].rows();
         let layout = OverlayLayout::new(shape, &[(0, &parts[0]), (first, &parts[1])]);
         prop_assert_eq!(layout.nonzeros(), parts[0].nonzeros() + parts[1].nonzeros());
+        prop_assert!(layout.bytes() <= OverlayLayout::bytes_for(shape, &[(0, &parts[0]), (first, &parts[1])]));
         let batch = before + under + after;
         prop_assume!(batch > 0);
         let (x, y) = (random((batch, inner)), random((batch, out)));
@@ -87,6 +94,16 @@ proptest! {
             overlay(&y, &x, &[OverlayRows { rows: 0..1, layout: &layout, scale }]).unwrap();
             prop_assert_eq!(&rows_of(&y)[0], &got[row]);
         }
+    }
+}
+
+#[test]
+fn rows_with_many_nonzeros_lie_by_row() {
+    let kept = |share: usize| (0..400 * 300).step_by(share).collect::<Vec<_>>();
+    for (share, by_row) in [(100, false), (20, false), (10, true), (2, true)] {
+        let delta = delta([400, 300], &kept(share), DeltaDtype::Bf16);
+        let layout = OverlayLayout::new([400, 300], &[(0, &delta)]);
+        assert_eq!(matches!(layout.order, Order::Row { .. }), by_row, "{share}");
     }
 }
 
@@ -137,7 +154,7 @@ fn many_nonzeros_are_cut_into_blocks_and_wide_weights_keep_their_columns() {
         let positions: Vec<usize> = (0..out * inner).step_by(step).collect();
         let delta = delta(shape, &positions, DeltaDtype::F32);
         let layout = OverlayLayout::new(shape, &[(0, &delta)]);
-        assert_eq!(layout.offsets.len(), blocks + 1);
+        assert_eq!(layout.blocks(), blocks);
         assert!(layout.bytes() <= OverlayLayout::bytes_for(shape, &[(0, &delta)]));
         for batch in [1, 2, 5, 16, 21] {
             let x = random((batch, inner));
