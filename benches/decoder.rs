@@ -6,15 +6,14 @@
 
 mod common;
 
-use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
-use rayon::ThreadPool;
-use rayon::prelude::*;
+use tombola::kernels::Pool;
 use tombola::model::{BLOCK, Base, Batch, Dtype, TicketOverlay};
 
+use common::floor::read;
 use common::{load, pool, random_ticket};
 
 /// Tokens that each sequence has before the measured step.
@@ -40,24 +39,10 @@ fn batch<'a>(
     batch
 }
 
-/// A plain read of as many bytes as the weights take, on all threads.
-fn floor(group: &mut BenchmarkGroup<WallTime>, pool: &ThreadPool, base: &Base, bytes: usize) {
-    let sizes = base
-        .manifest
-        .parameters
-        .values()
-        .map(|p| p.shape.iter().product::<usize>());
-    let words = vec![1u64; sizes.sum::<usize>() * bytes / 8];
-    let read = || {
-        words
-            .par_chunks(1 << 16)
-            .map(|w| w.iter().sum::<u64>())
-            .sum::<u64>()
-    };
-    group.throughput(Throughput::Elements(1));
-    group.bench_function("floor: read the weights", |b| {
-        b.iter(|| black_box(pool.install(read)));
-    });
+/// How many weights a step reads.
+fn weights(base: &Base) -> usize {
+    let parameters = base.manifest.parameters.values();
+    parameters.map(|p| p.shape.iter().product::<usize>()).sum()
 }
 
 fn steps(c: &mut Criterion) {
@@ -66,7 +51,7 @@ fn steps(c: &mut Criterion) {
         let base = load(dtype);
         let mut group = c.benchmark_group(dtype.to_string());
         group.sample_size(20);
-        floor(&mut group, &pool, &base, dtype.bytes());
+        read(&mut group, &pool, weights(&base) * dtype.bytes());
         let cases = [
             ("decode x1", 1, 1),
             ("decode x16", 16, 1),
@@ -90,12 +75,15 @@ fn steps(c: &mut Criterion) {
 const STREAMS: usize = 16;
 
 /// 16 streams, each under one of so many tickets of such a density.
-fn overlaid(group: &mut BenchmarkGroup<WallTime>, pool: &ThreadPool, base: &Base) {
+fn overlaid(group: &mut BenchmarkGroup<WallTime>, pool: &Pool, base: &Base) {
     let cases = [
         ("1 %", 0.01, 1),
         ("1 %", 0.01, 8),
         ("1 %", 0.01, 16),
         ("0.1 %", 0.001, 8),
+        ("5 %", 0.05, 8),
+        ("10 %", 0.1, 1),
+        ("10 %", 0.1, 8),
     ];
     for (label, density, tickets) in cases {
         let over = |seed| {

@@ -1,4 +1,7 @@
-//! What the benches share.
+//! What the benches share; each uses a part of it.
+#![allow(dead_code)]
+
+pub mod floor;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,8 +9,7 @@ use std::sync::Arc;
 use half::bf16;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use rayon::ThreadPool;
-use tombola::kernels;
+use tombola::kernels::Pool;
 use tombola::model::{
     Base, CacheDir, Checkpoint, DeviceSpec, Dtype, Files, LoadOptions, default_gguf,
 };
@@ -27,9 +29,9 @@ pub fn load(dtype: Dtype) -> Base {
 }
 
 /// All cores, as the engine uses them.
-pub fn pool() -> ThreadPool {
+pub fn pool() -> Pool {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    kernels::pool(threads).expect("threads")
+    Pool::new(threads).expect("threads")
 }
 
 /// Positions drawn independently over all adaptable weights.
