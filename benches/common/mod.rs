@@ -34,14 +34,23 @@ pub fn pool() -> Pool {
     Pool::new(threads).expect("threads")
 }
 
+/// Positions that are kept independently of each other, each with the same chance: the gaps between them
+/// are drawn.
+fn positions(count: usize, density: f64, rng: &mut StdRng) -> Vec<usize> {
+    let mut gap = || (rng.random::<f64>().ln() / (1.0 - density).ln()) as usize;
+    let first = gap();
+    let next = |&at: &usize| Some(at + 1 + gap());
+    let all = std::iter::successors(Some(first), next);
+    all.take_while(|&at| at < count).collect()
+}
+
 /// Positions drawn independently over all adaptable weights.
 pub fn random_ticket(base: &Base, density: f64, seed: u64) -> Arc<BoundTicket> {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut tensors = BTreeMap::new();
     for (name, parameter) in base.manifest.parameters.iter().filter(|(_, p)| p.adaptable) {
         let shape = [parameter.shape[0], parameter.shape[1]];
-        let kept = (0..shape[0] * shape[1]).filter(|_| rng.random_bool(density));
-        let kept: Vec<usize> = kept.collect();
+        let kept = positions(shape[0] * shape[1], density, &mut rng);
         let deltas = kept
             .iter()
             .map(|_| bf16::from_f32(rng.random_range(-1e-3..1e-3)))
