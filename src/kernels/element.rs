@@ -16,6 +16,11 @@ pub trait Element: WithDType + Default {
     fn round(value: f32) -> Self;
     /// The exact f32 of [`LANES`] stored values.
     fn widen_lanes<V: Wide>(values: &[Self; LANES]) -> V;
+    /// The same values, if they are bf16.
+    fn as_bf16(values: &[Self]) -> Option<&[bf16]> {
+        let _ = values;
+        None
+    }
     /// The values of a CPU storage of this type, to write; `None` for another type.
     fn values_mut(storage: &mut CpuStorage) -> Option<&mut [Self]>;
 }
@@ -59,6 +64,10 @@ impl Element for bf16 {
     #[inline(always)]
     fn widen_lanes<V: Wide>(values: &[Self; LANES]) -> V {
         V::widen(values)
+    }
+
+    fn as_bf16(values: &[Self]) -> Option<&[bf16]> {
+        Some(values)
     }
 
     fn values_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {

@@ -1,13 +1,17 @@
 //! The linear layer: `y = x·Wᵀ + b`. candle has no bf16 product on the CPU, so it is ours.
 
+mod pairs;
 mod panel;
+
+use std::ops::Range;
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
 use super::element::{Element, elements, with_element};
 use super::parallel::{Scattered, for_each_range};
-use super::simd::dispatch;
+use super::simd::{dispatch, multiplies_pairs};
+use pairs::{Pairs, RoundedRows};
 use panel::{Packed, Panel};
 
 /// `x·Wᵀ + b` for activations `x` `[rows, in]` (f32 on the CPU), a row-major weight
@@ -61,18 +65,29 @@ fn product<W: Element>(x: &[f32], weight: &[W], inner: usize, y: &mut [f32]) {
     }
     let out = weight.len() / inner;
     let y = Scattered::new(y);
+    let store = |range: &Range<usize>, row: usize, o: usize, value: f32| {
+        assert!(range.start + o < range.end);
+        // SAFETY: the element is in this range of weight rows (asserted), and ranges do not overlap.
+        unsafe { y.write(row * out + range.start + o, value) }
+    };
+    if let (Some(weight), true) = (W::as_bf16(weight), multiplies_pairs()) {
+        let x = &RoundedRows::new(x, inner);
+        return for_each_range(out, GRAIN, |range| {
+            dispatch(Pairs {
+                x,
+                weight: &weight[range.start * inner..range.end * inner],
+                inner,
+                store: |row, o, value| store(&range, row, o, value),
+            });
+        });
+    }
     let x = &Packed::new(x, inner);
     for_each_range(out, GRAIN, |range| {
         dispatch(Panel {
             x,
             weight: &weight[range.start * inner..range.end * inner],
             inner,
-            store: |row, o, value| {
-                assert!(range.start + o < range.end);
-                // SAFETY: the element is in this range of weight rows (asserted), and ranges do
-                // not overlap.
-                unsafe { y.write(row * out + range.start + o, value) }
-            },
+            store: |row, o, value| store(&range, row, o, value),
         });
     });
 }

@@ -23,6 +23,7 @@ pub mod overlay;
 mod parallel;
 mod pattern;
 mod pool;
+pub mod residual;
 pub mod rms_norm;
 pub mod rope;
 pub mod sampled;

@@ -8,7 +8,6 @@ mod layout;
 use std::ops::Range;
 
 use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor};
-use rayon::prelude::*;
 
 use super::element::{elements, elements_mut};
 use super::parallel::{Scattered, for_each_range};
@@ -79,11 +78,17 @@ impl InplaceOp2 for Overlay<'_> {
             let starts = part.rows.clone().step_by(WIDEST);
             starts.map(move |start| (part, start..part.rows.end.min(start + WIDEST)))
         });
-        let pieces: Vec<_> = pieces.collect();
-        let pieces: Vec<Piece> = pieces
-            .into_par_iter()
-            .map(|(part, rows)| Piece::new(part, rows, x))
-            .collect();
+        let parts: Vec<_> = pieces.collect();
+        let mut pieces: Vec<Option<Piece>> = parts.iter().map(|_| None).collect();
+        let made = Scattered::new(&mut pieces);
+        for_each_range(parts.len(), 1, |range| {
+            for at in range {
+                let (part, rows) = &parts[at];
+                // SAFETY: each piece is made once.
+                unsafe { made.write(at, Some(Piece::new(part, rows.clone(), x))) };
+            }
+        });
+        let pieces: Vec<Piece> = pieces.into_iter().flatten().collect();
         let blocks = |(piece, of): (usize, &Piece)| {
             (0..of.part.layout.blocks()).map(move |block| (piece, block))
         };
@@ -125,12 +130,7 @@ impl<'a> Piece<'a> {
             Input::Rows(x)
         } else {
             let lanes = rows.len().next_power_of_two();
-            let mut values = vec![0.0; inner * lanes];
-            for (lane, row) in x.chunks_exact(inner).enumerate() {
-                for (column, &value) in row.iter().enumerate() {
-                    values[column * lanes + lane] = value;
-                }
-            }
+            let values = transposed(x, inner, lanes);
             Input::Columns { values, lanes }
         };
         Self { part, rows, input }
@@ -188,6 +188,26 @@ impl<'a> Piece<'a> {
             (Columns::U32(columns), Deltas::F32(deltas)) => run!(columns, deltas),
         }
     }
+}
+
+/// Rows `[rows, inner]` as `[inner, lanes]`, zeros where there is no row.
+fn transposed(x: &[f32], inner: usize, lanes: usize) -> Vec<f32> {
+    /// Columns at a time, so that what is written stays near.
+    const COLUMNS: usize = 32;
+    let mut values = vec![0.0; inner * lanes];
+    for (at, values) in values.chunks_mut(COLUMNS * lanes).enumerate() {
+        let columns = at * COLUMNS..inner.min((at + 1) * COLUMNS);
+        for (lane, row) in x.chunks_exact(inner).enumerate() {
+            for (value, x) in values[lane..]
+                .iter_mut()
+                .step_by(lanes)
+                .zip(&row[columns.clone()])
+            {
+                *value = *x;
+            }
+        }
+    }
+    values
 }
 
 #[cfg(test)]

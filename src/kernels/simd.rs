@@ -4,6 +4,7 @@ mod wide;
 
 use std::sync::LazyLock;
 
+use half::bf16;
 use wide::Lanes;
 pub use wide::Wide;
 
@@ -16,6 +17,19 @@ pub trait Arithmetic: Copy {
     const SUMS: usize;
     /// `a * b + c`.
     fn mul_add(a: f32, b: f32, c: f32) -> f32;
+    /// Adds the products of the pairs of bf16 in each lane to its sum. Only where the machine
+    /// [`multiplies_pairs`] is this more than what stands for it in tests.
+    #[inline(always)]
+    fn dot_pairs(a: &[bf16; 2 * LANES], b: &[bf16; 2 * LANES], sums: Self::Wide) -> Self::Wide {
+        let mut lanes = [0.0; LANES];
+        sums.store(&mut lanes);
+        let pairs = a.as_chunks::<2>().0.iter().zip(b.as_chunks::<2>().0);
+        for (sum, (a, b)) in lanes.iter_mut().zip(pairs) {
+            *sum = Self::mul_add(a[0].to_f32(), b[0].to_f32(), *sum);
+            *sum = Self::mul_add(a[1].to_f32(), b[1].to_f32(), *sum);
+        }
+        Self::Wide::load(&lanes)
+    }
 }
 
 /// One rounding: the hardware's fused multiply-add.
@@ -36,6 +50,11 @@ struct FusedAvx512;
 /// Two roundings: for machines without a fused multiply-add, where the fused one is a library call.
 #[derive(Clone, Copy)]
 pub struct Separate;
+
+/// As [`FusedAvx512`], with its products of bf16.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+struct FusedAvx512Bf16;
 
 #[cfg(any(target_arch = "aarch64", test))]
 impl Arithmetic for Fused {
@@ -73,6 +92,23 @@ impl Arithmetic for FusedAvx512 {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
+impl Arithmetic for FusedAvx512Bf16 {
+    type Wide = wide::x86::OneOf16;
+    const SUMS: usize = FusedAvx512::SUMS;
+
+    #[inline(always)]
+    fn mul_add(a: f32, b: f32, c: f32) -> f32 {
+        a.mul_add(b, c)
+    }
+
+    #[inline(always)]
+    fn dot_pairs(a: &[bf16; 2 * LANES], b: &[bf16; 2 * LANES], sums: Self::Wide) -> Self::Wide {
+        // SAFETY: `dispatch` names this type where it has found AVX512-BF16.
+        unsafe { wide::x86::dot_pairs(a, b, sums) }
+    }
+}
+
 impl Arithmetic for Separate {
     type Wide = Lanes<Self>;
     const SUMS: usize = 6;
@@ -96,6 +132,8 @@ pub trait Vectorised {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
     #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
+    #[cfg(target_arch = "x86_64")]
     Avx512,
     #[cfg(target_arch = "x86_64")]
     Avx2,
@@ -118,7 +156,11 @@ fn detect() -> Isa {
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx512dq")
         {
-            return Isa::Avx512;
+            return if is_x86_feature_detected!("avx512bf16") {
+                Isa::Avx512Bf16
+            } else {
+                Isa::Avx512
+            };
         }
         if fused {
             return Isa::Avx2;
@@ -147,6 +189,9 @@ unsafe fn run_as<V: Vectorised>(isa: Isa, op: V) -> V::Output {
         // SAFETY: the machine has every feature that the function is compiled with (the caller's
         // promise).
         #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Bf16 => unsafe { avx512_bf16(op) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => unsafe { avx512(op) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
@@ -155,6 +200,20 @@ unsafe fn run_as<V: Vectorised>(isa: Isa, op: V) -> V::Output {
         Isa::Neon => op.run::<Fused>(),
         Isa::Portable => op.run::<Separate>(),
     }
+}
+
+/// Whether the machine has an instruction for [`Arithmetic::dot_pairs`].
+pub fn multiplies_pairs() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return *BEST == Isa::Avx512Bf16;
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512bf16,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+fn avx512_bf16<V: Vectorised>(op: V) -> V::Output {
+    op.run::<FusedAvx512Bf16>()
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -201,8 +260,6 @@ pub fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use half::bf16;
-
     use super::super::math;
     use super::*;
 
@@ -242,12 +299,45 @@ mod tests {
         let fused = probe.run::<Fused>();
         assert!((fused - probe.run::<Separate>()).abs() < 1e-3 * fused.abs());
         #[cfg(target_arch = "x86_64")]
-        for isa in [Isa::Avx512, Isa::Avx2] {
-            if isa == *BEST || (*BEST == Isa::Avx512 && isa == Isa::Avx2) {
-                // SAFETY: it is what was detected, or (AVX2 and FMA) what every machine with
-                // AVX-512 has.
+        {
+            let all = [Isa::Avx512Bf16, Isa::Avx512, Isa::Avx2];
+            let best = all
+                .iter()
+                .position(|isa| isa == &*BEST)
+                .unwrap_or(all.len());
+            for &isa in &all[best..] {
+                // SAFETY: it is what was detected, or one that is a part of it.
                 assert_eq!(unsafe { run_as(isa, probe) }, fused, "{isa:?}");
             }
         }
+    }
+
+    /// Sums of pairs of small whole numbers, which are exact however they are rounded on the way.
+    #[derive(Clone, Copy)]
+    struct PairProbe<'a>(&'a [bf16], &'a [bf16]);
+
+    impl Vectorised for PairProbe<'_> {
+        type Output = f32;
+
+        #[inline(always)]
+        fn run<A: Arithmetic>(self) -> f32 {
+            let (a, b) = (self.0.as_chunks().0, self.1.as_chunks().0);
+            let pairs = a.iter().zip(b);
+            let sums = pairs.fold(A::Wide::zero(), |sums, (a, b)| A::dot_pairs(a, b, sums));
+            sums.sum()
+        }
+    }
+
+    #[test]
+    fn pairs_are_multiplied_in_their_lanes() {
+        let numbers = |factor: usize| -> Vec<bf16> {
+            let number = |i| bf16::from_f32((i * factor % 17) as f32 - 8.0);
+            (0..640).map(number).collect()
+        };
+        let (a, b) = (numbers(3), numbers(5));
+        let want: f32 = a.iter().zip(&b).map(|(a, b)| a.to_f32() * b.to_f32()).sum();
+        let probe = PairProbe(&a, &b);
+        assert_eq!(probe.run::<Fused>(), want);
+        assert_eq!(dispatch(probe), want);
     }
 }

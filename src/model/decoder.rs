@@ -13,6 +13,7 @@ use crate::kernels::activation::silu_mul;
 use crate::kernels::attention::{Span, attention};
 use crate::kernels::kv;
 use crate::kernels::overlay::{OverlayRows, overlay};
+use crate::kernels::residual;
 use crate::kernels::rms_norm::rms_norm;
 use crate::kernels::rope::rotate;
 
@@ -119,17 +120,18 @@ impl Decoder {
         let tokens = Tensor::new(batch.tokens.as_slice(), device)?;
         let rope = self.rope.at(&batch.positions)?;
         let norm_dtype = self.weights.norm.dtype();
-        let mut x = self
+        // A copy of rows of the embedding, to add to.
+        let x = self
             .weights
             .embedding
             .index_select(&tokens, 0)?
             .to_dtype(norm_dtype)?;
         for (i, layer) in self.weights.layers.iter().enumerate() {
             let h = self.norm(&x, &layer.input_norm)?;
-            x = (x + self.attend(i, &h, batch, &rope, cache)?)?;
+            residual::add(&x, &self.attend(i, &h, batch, &rope, cache)?)?;
             let h = self.norm(&x, &layer.post_attention_norm)?;
             let h = silu_mul(&self.project(i, Projection::GateUp, &h, batch)?)?;
-            x = (x + self.project(i, Projection::Down, &h, batch)?)?;
+            residual::add(&x, &self.project(i, Projection::Down, &h, batch)?)?;
         }
         if batch.logits_rows.is_empty() {
             return Ok(None);

@@ -9,10 +9,10 @@ use super::super::simd::{Arithmetic, LANES, Vectorised, Wide, prefetch};
 pub struct Line(pub [f32; LANES]);
 
 /// Rows of `x` that are multiplied at once.
-const PAIR: usize = 2;
+pub(super) const PAIR: usize = 2;
 
 /// Bytes of `x` that go over a range of weights at a time: half of what a second-level cache holds.
-const BLOCK_BYTES: usize = 192 << 10;
+pub(super) const BLOCK_BYTES: usize = 192 << 10;
 
 /// Rows of `x` `[rows, inner]`, arranged for [`Panel`]: two by two, their lines alternating; the last of
 /// an odd number by itself. Filled up to whole lines with zeros.

@@ -206,6 +206,27 @@ pub(super) mod x86 {
         }
     }
 
+    /// Adds the products of the pairs of bf16 in each lane to its sum.
+    ///
+    /// # Safety
+    /// The machine must have AVX512-BF16.
+    #[inline(always)]
+    pub unsafe fn dot_pairs(
+        a: &[bf16; 2 * LANES],
+        b: &[bf16; 2 * LANES],
+        sums: OneOf16,
+    ) -> OneOf16 {
+        // SAFETY: the arrays are as long as the register, whose bits may be any; the instruction is
+        // there (the caller's promise).
+        unsafe {
+            let pairs = |values: &[bf16; 2 * LANES]| {
+                let bits = _mm512_loadu_si512(values.as_ptr().cast());
+                std::mem::transmute::<__m512i, __m512bh>(bits)
+            };
+            OneOf16(_mm512_dpbf16_ps(sums.0, pairs(a), pairs(b)))
+        }
+    }
+
     /// # Safety
     /// The machine must have AVX2.
     #[inline(always)]

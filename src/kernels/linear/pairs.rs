@@ -1,0 +1,190 @@
+//! The product in bf16 where the machine multiplies pairs of bf16 at once: `x` is rounded to bf16, as the
+//! weights are, and sums stay f32.
+
+use half::bf16;
+
+use super::super::simd::{Arithmetic, LANES, Vectorised, Wide, prefetch};
+use super::panel::{BLOCK_BYTES, PAIR};
+
+/// A cache line of bf16: two for each lane.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line([bf16; 2 * LANES]);
+
+const EMPTY: Line = Line([bf16::ZERO; 2 * LANES]);
+
+/// Rows of `x` `[rows, inner]`, rounded and arranged as in [`super::panel::Packed`].
+pub struct RoundedRows {
+    lines: Vec<Line>,
+    rows: usize,
+    /// Lines of one row.
+    steps: usize,
+}
+
+impl RoundedRows {
+    pub fn new(x: &[f32], inner: usize) -> Self {
+        let (rows, steps) = (x.len() / inner, inner.div_ceil(2 * LANES));
+        let mut lines = vec![EMPTY; rows * steps];
+        let pairs = lines.chunks_mut(PAIR * steps).zip(x.chunks(PAIR * inner));
+        for (lines, x) in pairs {
+            let at_once = x.len() / inner;
+            for (row, x) in x.chunks_exact(inner).enumerate() {
+                let lines = lines[row..].iter_mut().step_by(at_once);
+                for (line, x) in lines.zip(x.chunks(2 * LANES)) {
+                    for (value, x) in line.0.iter_mut().zip(x) {
+                        *value = bf16::from_f32(*x);
+                    }
+                }
+            }
+        }
+        Self { lines, rows, steps }
+    }
+
+    #[inline(always)]
+    fn tile<const R: usize>(&self, row: usize) -> &[[Line; R]] {
+        self.lines[row * self.steps..][..R * self.steps]
+            .as_chunks()
+            .0
+    }
+}
+
+/// As [`super::panel::Panel`], by pairs of bf16.
+pub struct Pairs<'a, F> {
+    pub x: &'a RoundedRows,
+    pub weight: &'a [bf16],
+    pub inner: usize,
+    pub store: F,
+}
+
+impl<F: Fn(usize, usize, f32)> Vectorised for Pairs<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<A: Arithmetic>(self) {
+        // As many sums as there are registers for.
+        if A::SUMS >= 8 * PAIR {
+            self.tiles::<A, 8>();
+        } else {
+            self.tiles::<A, 3>();
+        }
+    }
+}
+
+impl<F: Fn(usize, usize, f32)> Pairs<'_, F> {
+    /// `O` weight rows at a time, then what is left one by one.
+    #[inline(always)]
+    fn tiles<A: Arithmetic, const O: usize>(&self) {
+        let out = self.weight.len() / self.inner;
+        let whole = out - out % O;
+        let block = (BLOCK_BYTES / (self.x.steps * size_of::<Line>())).max(PAIR);
+        let block = block.next_multiple_of(PAIR);
+        for first in (0..self.x.rows).step_by(block) {
+            let rows = first..self.x.rows.min(first + block);
+            for o in (0..whole).step_by(O) {
+                self.rows::<A, O>(o, rows.clone());
+            }
+            for o in whole..out {
+                self.rows::<A, 1>(o, rows.clone());
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn rows<A: Arithmetic, const O: usize>(&self, o: usize, rows: std::ops::Range<usize>) {
+        // While the first rows are multiplied, the weights that come next are asked for.
+        let mut ahead = (o + O) * self.inner;
+        for row in rows.clone().step_by(PAIR) {
+            if row + PAIR <= rows.end {
+                self.tile::<A, O, PAIR>(o, row, ahead);
+            } else {
+                self.tile::<A, O, 1>(o, row, ahead);
+            }
+            ahead = self.weight.len();
+        }
+    }
+
+    /// `O × R` dot products over `inner`, each in [`LANES`] partial sums of pairs.
+    #[inline(always)]
+    fn tile<A: Arithmetic, const O: usize, const R: usize>(
+        &self,
+        o: usize,
+        row: usize,
+        ahead: usize,
+    ) {
+        let inner = self.inner;
+        let weights: [(&[[bf16; 2 * LANES]], &[bf16]); O] =
+            std::array::from_fn(|i| self.weight[(o + i) * inner..(o + i + 1) * inner].as_chunks());
+        let mut sums = [[A::Wide::zero(); R]; O];
+        let x = self.x.tile::<R>(row);
+        let whole = inner / (2 * LANES);
+        for (step, x) in x[..whole].iter().enumerate() {
+            for (i, sums) in sums.iter_mut().enumerate() {
+                prefetch(self.weight, ahead + i * inner + step * 2 * LANES);
+                for (sum, x) in sums.iter_mut().zip(x) {
+                    *sum = A::dot_pairs(&weights[i].0[step], &x.0, *sum);
+                }
+            }
+        }
+        for x in &x[whole..] {
+            for (i, sums) in sums.iter_mut().enumerate() {
+                let mut last = EMPTY.0;
+                last[..inner % (2 * LANES)].copy_from_slice(weights[i].1);
+                for (sum, x) in sums.iter_mut().zip(x) {
+                    *sum = A::dot_pairs(&last, &x.0, *sum);
+                }
+            }
+        }
+        for (i, sums) in sums.into_iter().enumerate() {
+            for (r, sum) in sums.into_iter().enumerate() {
+                (self.store)(row + r, o + i, sum.sum());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use proptest::prelude::*;
+
+    use super::super::super::simd::Fused;
+    use super::*;
+
+    /// The product on any machine: without the instruction, by what stands for it.
+    fn product(x: &[f32], weight: &[bf16], inner: usize) -> Vec<f32> {
+        let (rows, out) = (x.len() / inner, weight.len() / inner);
+        let y = RefCell::new(vec![f32::NAN; rows * out]);
+        let pairs = Pairs {
+            x: &RoundedRows::new(x, inner),
+            weight,
+            inner,
+            store: |row, o, value| y.borrow_mut()[row * out + o] = value,
+        };
+        pairs.run::<Fused>();
+        y.into_inner()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn equals_the_product_of_the_rounded_and_ignores_the_batch(
+            rows in 1usize..9, inner in 1usize..150, out in 1usize..30, seed: u64,
+        ) {
+            let value = |i: usize| ((i as u64 ^ seed) % 1013) as f32 / 500.0 - 1.0;
+            let x: Vec<f32> = (0..rows * inner).map(value).collect();
+            let weight: Vec<bf16> = (0..out * inner).map(|i| bf16::from_f32(value(i + 7))).collect();
+            let got = product(&x, &weight, inner);
+            for (row, x) in x.chunks(inner).enumerate() {
+                for (o, weight) in weight.chunks(inner).enumerate() {
+                    let terms = x.iter().zip(weight);
+                    let terms = terms.map(|(x, w)| f64::from(bf16::from_f32(*x)) * f64::from(*w));
+                    let want: f64 = terms.sum();
+                    prop_assert!((f64::from(got[row * out + o]) - want).abs() < 1e-3);
+                }
+                prop_assert_eq!(&got[row * out..][..out], &product(x, &weight, inner)[..]);
+            }
+        }
+    }
+}
