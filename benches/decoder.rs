@@ -51,7 +51,7 @@ fn steps(c: &mut Criterion) {
         let base = load(dtype);
         let mut group = c.benchmark_group(dtype.to_string());
         group.sample_size(20);
-        read(&mut group, &pool, weights(&base) * dtype.bytes());
+        read(&mut group, &pool, weights(&base) * dtype.bytes(), None);
         let cases = [
             ("decode x1", 1, 1),
             ("decode x16", 16, 1),

@@ -57,7 +57,7 @@ fn products(c: &mut Criterion) {
         let count: usize = weights.iter().map(Tensor::elem_count).sum();
         let mut group = c.benchmark_group(format!("products of a step, {}", dtype.as_str()));
         group.sample_size(20);
-        read(&mut group, &pool, count * dtype.size_in_bytes());
+        read(&mut group, &pool, count * dtype.size_in_bytes(), None);
         for rows in [1, 2, 4, 8, 16, 32, 64] {
             let inputs = [HIDDEN, INNER].map(|n| filled((rows, n), DType::F32));
             let input = |inner: usize| {
@@ -157,7 +157,12 @@ fn attentions(c: &mut Criterion) {
             group.bench_function(&name, |b| b.iter(|| pool.install(step)));
             if rows == 1 {
                 let values = sequences * context * KV_HEADS * HEAD_DIM * 2 * layers;
-                read(&mut group, &pool, values * dtype.size_in_bytes());
+                read(
+                    &mut group,
+                    &pool,
+                    values * dtype.size_in_bytes(),
+                    Some(&name),
+                );
             } else {
                 let products = rows * rows * HEADS * HEAD_DIM; // Half of twice as many.
                 multiply_add(&mut group, &pool, products, &name);

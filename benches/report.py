@@ -2,15 +2,18 @@
 
 usage: cargo bench && python3 benches/report.py > benches/results/cpu.md
 
-Medians, with the 95 % confidence interval of the median. Each group has a `floor` beside it that was
-measured in the same run: the bytes that nothing can avoid to move.
+Medians, with the 95 % confidence interval of the median. Floors were measured in the same run: the bytes
+that nothing can avoid to move, and the multiply-adds that nothing can avoid to do. A row is compared with
+the larger of those that are for it or for its whole group.
 """
 import json
 import os
 import platform
+import re
 from pathlib import Path
 
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", "target")) / "criterion"
+VECTORS = ("avx2", "avx512f", "avx512_bf16", "asimd")
 
 
 def measurements():
@@ -25,24 +28,41 @@ def measurements():
 
 
 def processor():
+    """The processor's name, and which of the vector instructions that matter it has."""
+    name, flags = platform.processor(), []
     for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
+        key, _, value = (part.strip() for part in line.partition(":"))
+        if key == "model name":
+            name = value
+        if key in ("flags", "Features"):
+            flags = value.split()
+    return f"{name} ({', '.join(flag for flag in VECTORS if flag in flags)})"
+
+
+def order(row):
+    """Floors first, then cases by the numbers in their names."""
+    name = row[1]
+    return (not name.startswith("floor"), name.startswith("prefill"), [float(n) for n in re.findall(r"[\d.]+", name)])
+
+
+def floor_of(name, floors):
+    """The larger of a case's floors, ns; None where it has none."""
+    own = [ns for floor, ns in floors if floor.endswith(f" of {name}") or " of " not in floor]
+    return max(own, default=None)
 
 
 def table(title, unit, rows):
     print(f"\n## {title}\n")
     print(f"| | median | interval | {unit} | of the floor |")
     print("|---|---:|---:|---:|---:|")
-    floor = next((row[3] for row in rows if row[1].startswith("floor")), None)
-    for _, name, elements, median, lower, upper in rows:
-        per = f"{elements * 1e9 / median:,.0f}" if unit == "tokens/s" else f"{median / elements:.2f}"
-        if name.startswith("floor") and unit == "tokens/s":
-            per = ""
-        times = f"{floor / median:.2f}" if floor and not name.startswith("prefill") else ""
+    floors = [(row[1], row[3]) for row in rows if row[1].startswith("floor")]
+    for _, name, elements, median, lower, upper in sorted(rows, key=order):
+        is_floor = name.startswith("floor")
+        per = f"{median / elements:.2f}" if unit == "ns a nonzero" else f"{elements * 1e9 / median:,.0f}"
+        floor = None if is_floor or name.startswith("prefill") else floor_of(name, floors)
+        share = f"{floor / median:.2f}" if floor else ""
         interval = f"{lower / 1e6:.2f}–{upper / 1e6:.2f}"
-        print(f"| {name} | {median / 1e6:.2f} ms | {interval} | {per} | {times} |")
+        print(f"| {name} | {median / 1e6:.2f} ms | {interval} | {'' if is_floor else per} | {share} |")
 
 
 groups = {}
@@ -51,8 +71,7 @@ for row in measurements():
 print("# Measured on the CPU\n")
 print("Made by `cargo bench && python3 benches/report.py > benches/results/cpu.md`; see the files in `benches/`")
 print(f"for what each row is. {os.cpu_count()} cores of {processor()}; the machine is shared, so compare within a run.")
+print("A row's floor is the larger of those above it that are its own or its group's.")
 for group, rows in sorted(groups.items()):
-    swap = group.startswith("swap")
-    order = {"floor": 0, "apply": 1, "revert": 2, "decode": 1, "prefill": 3}
-    rows.sort(key=lambda row: (order.get(row[1].split()[0].rstrip(":"), 9), row[2]))
-    table(group if swap else f"steps in {group}", "ns a nonzero" if swap else "tokens/s", rows)
+    title = f"steps in {group}" if group in ("f32", "bf16") else group
+    table(title, "ns a nonzero" if group.startswith("swap") else "rows/s", rows)

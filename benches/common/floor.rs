@@ -7,15 +7,16 @@ use criterion::{BenchmarkGroup, Throughput};
 use rayon::prelude::*;
 use tombola::kernels::Pool;
 
-/// A plain read of so many bytes, on all threads.
-pub fn read(group: &mut BenchmarkGroup<WallTime>, pool: &Pool, bytes: usize) {
+/// A plain read of so many bytes, on all threads: those of the case `of`, or of the whole group's.
+pub fn read(group: &mut BenchmarkGroup<WallTime>, pool: &Pool, bytes: usize, of: Option<&str>) {
     let words = vec![1u64; bytes / 8];
     let read = || {
         let parts = words.par_chunks(1 << 16);
         parts.map(|part| part.iter().sum::<u64>()).sum::<u64>()
     };
     group.throughput(Throughput::Bytes(bytes as u64));
-    let name = format!("floor: read {:.1} MB", bytes as f64 / 1e6);
+    let of = of.map_or(String::new(), |of| format!(" of {of}"));
+    let name = format!("floor: read {:.1} MB{of}", bytes as f64 / 1e6);
     group.bench_function(name, |b| b.iter(|| black_box(pool.install(read))));
 }
 
