@@ -1,5 +1,6 @@
 //! The linear layer: `y = x·Wᵀ + b`. candle has no bf16 product on the CPU, so it is ours.
 
+mod packed;
 mod pairs;
 mod panel;
 
@@ -11,8 +12,8 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use super::element::{Element, elements, with_element};
 use super::parallel::{Scattered, for_each_range};
 use super::simd::{dispatch, multiplies_pairs};
-use pairs::{Pairs, RoundedRows};
-use panel::{Packed, Panel};
+use pairs::Pairs;
+use panel::Panel;
 
 /// `x·Wᵀ + b` for activations `x` `[rows, in]` (f32 on the CPU), a row-major weight
 /// `[out, in]` of any dtype that the kernels know, and a bias `[out]` in the activations' dtype.
@@ -71,7 +72,7 @@ fn product<W: Element>(x: &[f32], weight: &[W], inner: usize, y: &mut [f32]) {
         unsafe { y.write(row * out + range.start + o, value) }
     };
     if let (Some(weight), true) = (W::as_bf16(weight), multiplies_pairs()) {
-        let x = &RoundedRows::new(x, inner);
+        let x = &pairs::Rows::new(x, inner);
         return for_each_range(out, GRAIN, |range| {
             dispatch(Pairs {
                 x,
@@ -81,7 +82,7 @@ fn product<W: Element>(x: &[f32], weight: &[W], inner: usize, y: &mut [f32]) {
             });
         });
     }
-    let x = &Packed::new(x, inner);
+    let x = &panel::Rows::new(x, inner);
     for_each_range(out, GRAIN, |range| {
         dispatch(Panel {
             x,
@@ -136,6 +137,23 @@ mod tests {
             for (r, got) in got.iter().enumerate() {
                 let alone = linear(&x.narrow(0, r, 1).unwrap(), &weight, Some(&bias)).unwrap();
                 prop_assert_eq!(got, &alone.to_vec2::<f32>().unwrap()[0]);
+            }
+        }
+    }
+
+    #[test]
+    fn many_rows_are_taken_in_blocks() {
+        let random = |shape| Tensor::randn(0f32, 1., shape, &Device::Cpu).unwrap();
+        let (x, weight) = (random((201, 600)), random((50, 600)));
+        for weight in [&weight, &weight.to_dtype(DType::BF16).unwrap()] {
+            let got: Vec<Vec<f32>> = linear(&x, weight, None).unwrap().to_vec2().unwrap();
+            for (got, want) in got.iter().zip(reference(&x, weight)) {
+                let close = |(got, want): (&f32, f64)| (f64::from(*got) - want).abs() < 1e-3;
+                assert!(got.iter().zip(want).all(close));
+            }
+            for row in [0, 79, 80, 200] {
+                let alone = linear(&x.narrow(0, row, 1).unwrap(), weight, None).unwrap();
+                assert_eq!(got[row], alone.to_vec2::<f32>().unwrap()[0]);
             }
         }
     }

@@ -4,53 +4,14 @@
 use half::bf16;
 
 use super::super::simd::{Arithmetic, LANES, Vectorised, Wide, prefetch};
-use super::panel::{BLOCK_BYTES, PAIR};
+use super::packed::{PAIR, Packed};
 
-/// A cache line of bf16: two for each lane.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Line([bf16; 2 * LANES]);
-
-const EMPTY: Line = Line([bf16::ZERO; 2 * LANES]);
-
-/// Rows of `x` `[rows, inner]`, rounded and arranged as in [`super::panel::Packed`].
-pub struct RoundedRows {
-    lines: Vec<Line>,
-    rows: usize,
-    /// Lines of one row.
-    steps: usize,
-}
-
-impl RoundedRows {
-    pub fn new(x: &[f32], inner: usize) -> Self {
-        let (rows, steps) = (x.len() / inner, inner.div_ceil(2 * LANES));
-        let mut lines = vec![EMPTY; rows * steps];
-        let pairs = lines.chunks_mut(PAIR * steps).zip(x.chunks(PAIR * inner));
-        for (lines, x) in pairs {
-            let at_once = x.len() / inner;
-            for (row, x) in x.chunks_exact(inner).enumerate() {
-                let lines = lines[row..].iter_mut().step_by(at_once);
-                for (line, x) in lines.zip(x.chunks(2 * LANES)) {
-                    for (value, x) in line.0.iter_mut().zip(x) {
-                        *value = bf16::from_f32(*x);
-                    }
-                }
-            }
-        }
-        Self { lines, rows, steps }
-    }
-
-    #[inline(always)]
-    fn tile<const R: usize>(&self, row: usize) -> &[[Line; R]] {
-        self.lines[row * self.steps..][..R * self.steps]
-            .as_chunks()
-            .0
-    }
-}
+/// Activations as [`Pairs`] takes them: a line holds two for each lane.
+pub type Rows = Packed<bf16, { 2 * LANES }>;
 
 /// As [`super::panel::Panel`], by pairs of bf16.
 pub struct Pairs<'a, F> {
-    pub x: &'a RoundedRows,
+    pub x: &'a Rows,
     pub weight: &'a [bf16],
     pub inner: usize,
     pub store: F,
@@ -76,10 +37,7 @@ impl<F: Fn(usize, usize, f32)> Pairs<'_, F> {
     fn tiles<A: Arithmetic, const O: usize>(&self) {
         let out = self.weight.len() / self.inner;
         let whole = out - out % O;
-        let block = (BLOCK_BYTES / (self.x.steps * size_of::<Line>())).max(PAIR);
-        let block = block.next_multiple_of(PAIR);
-        for first in (0..self.x.rows).step_by(block) {
-            let rows = first..self.x.rows.min(first + block);
+        for rows in self.x.blocks() {
             for o in (0..whole).step_by(O) {
                 self.rows::<A, O>(o, rows.clone());
             }
@@ -127,7 +85,7 @@ impl<F: Fn(usize, usize, f32)> Pairs<'_, F> {
         }
         for x in &x[whole..] {
             for (i, sums) in sums.iter_mut().enumerate() {
-                let mut last = EMPTY.0;
+                let mut last = [bf16::ZERO; 2 * LANES];
                 last[..inner % (2 * LANES)].copy_from_slice(weights[i].1);
                 for (sum, x) in sums.iter_mut().zip(x) {
                     *sum = A::dot_pairs(&last, &x.0, *sum);
@@ -156,7 +114,7 @@ mod tests {
         let (rows, out) = (x.len() / inner, weight.len() / inner);
         let y = RefCell::new(vec![f32::NAN; rows * out]);
         let pairs = Pairs {
-            x: &RoundedRows::new(x, inner),
+            x: &Rows::new(x, inner),
             weight,
             inner,
             store: |row, o, value| y.borrow_mut()[row * out + o] = value,

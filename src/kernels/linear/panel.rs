@@ -2,57 +2,15 @@
 
 use super::super::element::Element;
 use super::super::simd::{Arithmetic, LANES, Vectorised, Wide, prefetch};
+use super::packed::{Line, PAIR, Packed};
 
-/// A cache line of f32.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-pub struct Line(pub [f32; LANES]);
-
-/// Rows of `x` that are multiplied at once.
-pub(super) const PAIR: usize = 2;
-
-/// Bytes of `x` that go over a range of weights at a time: half of what a second-level cache holds.
-pub(super) const BLOCK_BYTES: usize = 192 << 10;
-
-/// Rows of `x` `[rows, inner]`, arranged for [`Panel`]: two by two, their lines alternating; the last of
-/// an odd number by itself. Filled up to whole lines with zeros.
-pub struct Packed {
-    lines: Vec<Line>,
-    rows: usize,
-    /// Lines of one row.
-    steps: usize,
-}
-
-impl Packed {
-    pub fn new(x: &[f32], inner: usize) -> Self {
-        let (rows, steps) = (x.len() / inner, inner.div_ceil(LANES));
-        let mut lines = vec![Line([0.0; LANES]); rows * steps];
-        let pairs = lines.chunks_mut(PAIR * steps).zip(x.chunks(PAIR * inner));
-        for (lines, x) in pairs {
-            let at_once = x.len() / inner;
-            for (row, x) in x.chunks_exact(inner).enumerate() {
-                let lines = lines[row..].iter_mut().step_by(at_once);
-                for (line, x) in lines.zip(x.chunks(LANES)) {
-                    line.0[..x.len()].copy_from_slice(x);
-                }
-            }
-        }
-        Self { lines, rows, steps }
-    }
-
-    /// The lines of row `row`, or of it and the next one.
-    #[inline(always)]
-    fn tile<const R: usize>(&self, row: usize) -> &[[Line; R]] {
-        self.lines[row * self.steps..][..R * self.steps]
-            .as_chunks()
-            .0
-    }
-}
+/// Activations as a [`Panel`] takes them.
+pub type Rows = Packed<f32, LANES>;
 
 /// The product of all rows of `x` with a range of weight rows `[out, inner]`; every element is given to
 /// `store` as `(row of x, row of the weight, value)`.
 pub struct Panel<'a, W, F> {
-    pub x: &'a Packed,
+    pub x: &'a Rows,
     pub weight: &'a [W],
     pub inner: usize,
     pub store: F,
@@ -83,7 +41,7 @@ impl<W: Element, F: Fn(usize, usize, f32)> Panel<'_, W, F> {
         } else {
             12
         };
-        let direct = self.x.rows <= few && self.inner.is_multiple_of(LANES);
+        let direct = self.x.rows() <= few && self.inner.is_multiple_of(LANES);
         let whole = out - out % O;
         if direct {
             for o in (0..whole).step_by(O) {
@@ -94,11 +52,8 @@ impl<W: Element, F: Fn(usize, usize, f32)> Panel<'_, W, F> {
             }
             return;
         }
-        let block = (BLOCK_BYTES / (self.x.steps * size_of::<Line>())).max(PAIR);
-        let block = block.next_multiple_of(PAIR);
-        let mut scratch = vec![[Line([0.0; LANES]); O]; self.x.steps];
-        for first in (0..self.x.rows).step_by(block) {
-            let rows = first..self.x.rows.min(first + block);
+        let mut scratch = vec![[Line([0.0; LANES]); O]; self.x.steps()];
+        for rows in self.x.blocks() {
             for o in (0..whole).step_by(O) {
                 self.widened::<A, O>(o, rows.clone(), &mut scratch);
             }
@@ -125,7 +80,7 @@ impl<W: Element, F: Fn(usize, usize, f32)> Panel<'_, W, F> {
             W::widen_lanes(&weights[i][step])
         };
         let again = |step: usize, i: usize| W::widen_lanes(&weights[i][step]);
-        let rows = self.x.rows;
+        let rows = self.x.rows();
         let mut row = 0;
         if rows >= PAIR {
             self.tile::<A, O, PAIR>(o, 0, ahead);
@@ -149,10 +104,10 @@ impl<W: Element, F: Fn(usize, usize, f32)> Panel<'_, W, F> {
         &self,
         o: usize,
         rows: std::ops::Range<usize>,
-        scratch: &mut [[Line; O]],
+        scratch: &mut [[Line<f32, LANES>; O]],
     ) {
         let inner = self.inner;
-        let scratch = &mut scratch[..self.x.steps];
+        let scratch = &mut scratch[..self.x.steps()];
         for i in 0..O {
             let weights = &self.weight[(o + i) * inner..(o + i + 1) * inner];
             let (whole, rest) = weights.as_chunks();

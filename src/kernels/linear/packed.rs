@@ -1,0 +1,105 @@
+//! Rows of activations, arranged for the registers that multiply them.
+
+use std::mem::MaybeUninit;
+
+use super::super::element::Element;
+use super::super::parallel::{Scattered, for_each_range};
+use super::super::simd::{Arithmetic, Vectorised, dispatch};
+
+/// A cache line of `N` numbers.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub struct Line<T, const N: usize>(pub [T; N]);
+
+/// Rows that are multiplied at once.
+pub const PAIR: usize = 2;
+
+/// Pairs that a thread arranges at least.
+const GRAIN: usize = 8;
+
+/// Bytes of rows that go over a range of weights at a time: half of what a second-level cache holds.
+const BLOCK_BYTES: usize = 192 << 10;
+
+/// Rows `[rows, inner]`, rounded to `T`: two by two, their lines alternating; the last of an odd number
+/// by itself. Filled up to whole lines with zeros.
+pub struct Packed<T, const N: usize> {
+    lines: Vec<Line<T, N>>,
+    rows: usize,
+    /// Lines of one row.
+    steps: usize,
+}
+
+impl<T: Element, const N: usize> Packed<T, N> {
+    pub fn new(x: &[f32], inner: usize) -> Self {
+        let (rows, steps) = (x.len() / inner, inner.div_ceil(N));
+        let mut lines = Vec::with_capacity(rows * steps);
+        let into = Scattered::new(&mut lines.spare_capacity_mut()[..rows * steps]);
+        for_each_range(rows.div_ceil(PAIR), GRAIN, |pairs| {
+            for row in pairs.map(|pair| pair * PAIR) {
+                let end = rows.min(row + PAIR);
+                // SAFETY: each pair is one thread's.
+                let lines = unsafe { into.slice(row * steps..end * steps) };
+                let x = &x[row * inner..end * inner];
+                dispatch(Arrange { x, inner, lines });
+            }
+        });
+        // SAFETY: `Arrange` has written every line of every pair.
+        unsafe { lines.set_len(rows * steps) };
+        Self { lines, rows, steps }
+    }
+
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Lines of one row.
+    pub fn steps(&self) -> usize {
+        self.steps
+    }
+
+    /// The lines of row `row`, or of it and the next one: those of a pair begin with an even one.
+    #[inline(always)]
+    pub fn tile<const R: usize>(&self, row: usize) -> &[[Line<T, N>; R]] {
+        self.lines[row * self.steps..][..R * self.steps]
+            .as_chunks()
+            .0
+    }
+
+    /// Ranges of whole pairs that stay in a second-level cache.
+    pub fn blocks(&self) -> impl Iterator<Item = std::ops::Range<usize>> {
+        let block = BLOCK_BYTES / (self.steps * size_of::<Line<T, N>>());
+        let block = block.max(PAIR).next_multiple_of(PAIR);
+        let starts = (0..self.rows).step_by(block);
+        starts.map(move |start| start..self.rows.min(start + block))
+    }
+}
+
+/// A pair's lines, or those of one row.
+struct Arrange<'a, T, const N: usize> {
+    x: &'a [f32],
+    inner: usize,
+    lines: &'a mut [MaybeUninit<Line<T, N>>],
+}
+
+impl<T: Element, const N: usize> Vectorised for Arrange<'_, T, N> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<A: Arithmetic>(self) {
+        let at_once = self.x.len() / self.inner;
+        for (row, x) in self.x.chunks_exact(self.inner).enumerate() {
+            let (whole, rest) = x.as_chunks::<N>();
+            let mut lines = self.lines[row..].iter_mut().step_by(at_once);
+            for (x, line) in whole.iter().zip(&mut lines) {
+                line.write(Line(x.map(T::round)));
+            }
+            for line in lines {
+                let mut last = [T::default(); N];
+                for (value, x) in last.iter_mut().zip(rest) {
+                    *value = T::round(*x);
+                }
+                line.write(Line(last));
+            }
+        }
+    }
+}
