@@ -8,12 +8,12 @@ the larger of those that are for it or for its whole group.
 """
 import json
 import os
-import platform
 import re
 from pathlib import Path
 
+from machine import processor
+
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", "target")) / "criterion"
-VECTORS = ("avx2", "avx512f", "avx512_bf16", "asimd")
 
 
 def measurements():
@@ -25,18 +25,6 @@ def measurements():
         elements = (about["throughput"] or {}).get("Elements", 1)
         yield (about["group_id"], about["function_id"], elements, estimates["point_estimate"],
                interval["lower_bound"], interval["upper_bound"])
-
-
-def processor():
-    """The processor's name, and which of the vector instructions that matter it has."""
-    name, flags = platform.processor(), []
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        key, _, value = (part.strip() for part in line.partition(":"))
-        if key == "model name":
-            name = value
-        if key in ("flags", "Features"):
-            flags = value.split()
-    return f"{name} ({', '.join(flag for flag in VECTORS if flag in flags)})"
 
 
 def order(row):
@@ -70,7 +58,7 @@ for row in measurements():
     groups.setdefault(row[0], []).append(row)
 print("# Measured on the CPU\n")
 print("Made by `cargo bench && python3 benches/report.py > benches/results/cpu.md`; see the files in `benches/`")
-print(f"for what each row is. {os.cpu_count()} cores of {processor()}; the machine is shared, so compare within a run.")
+print(f"for what each row is. {processor()}; the machine is shared, so compare within a run.")
 print("A row's floor is the larger of those above it that are its own or its group's.")
 for group, rows in sorted(groups.items()):
     title = f"steps in {group}" if group in ("f32", "bf16") else group

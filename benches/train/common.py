@@ -1,21 +1,12 @@
 """What the training benches share: running a command, and reading what a run wrote."""
 import json
 import os
-import platform
 import subprocess
+import sys
 from pathlib import Path
 
-
-def processor():
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            name = line.split(":", 1)[1].strip()
-            break
-    else:
-        name = platform.processor()
-    flags = next((l for l in Path("/proc/cpuinfo").read_text().splitlines() if l.startswith("flags")), "")
-    widest = next((f for f in ("avx512f", "avx2") if f in flags.split()), "no AVX2")
-    return f"{os.cpu_count()} cores of {name} ({widest})"
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from machine import processor  # noqa: E402, F401 (for the benches that import this)
 
 
 def run(command, quiet=True):

@@ -1,0 +1,16 @@
+"""What the benches say about the machine."""
+import os
+import platform
+from pathlib import Path
+
+
+def processor():
+    """Cores, name and the vector instructions that matter here: `2 cores of AMD EPYC (avx2)`."""
+    about = {}
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        key, _, value = line.partition(":")
+        about.setdefault(key.strip(), value.strip())
+    flags = about.get("flags", "").split()
+    vectors = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
+    name = about.get("model name", platform.processor())
+    return f"{os.cpu_count()} cores of {name} ({', '.join(vectors) or 'no AVX2'})"
