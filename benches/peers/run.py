@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -139,6 +140,7 @@ def measure_dtype(a, results, dtype):
 
 def main():
     a = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # else the servers would stay
     (a.work / "logs").mkdir(parents=True, exist_ok=True)
     results = Results(a.work / ("quick.jsonl" if a.quick else "results.jsonl"))
     tickets = Path(__file__).with_name("tickets.py")

@@ -110,7 +110,8 @@ def section(table):
         lines += markdown([CELLS[name].title for name in OWN], [own])
     lines += ["Milliseconds to the first token, and between tokens, each p50/p95:\n"]
     lines += markdown(titles, rows(lambda peer: [table.latency(peer, cell) for cell in COMMON]))
-    lines += ["Memory in MiB, and greedy answers: the base's that are Tombola's, and adapters that answer otherwise than the base:\n"]
+    lines += ["Memory in MiB, and greedy answers: the base's that are Tombola's (in bf16 near-ties fall either way), and adapters",
+              "that answer otherwise than the base:\n"]
     lines += markdown(["at rest", "after load", "peak", "the same texts", "adapters at work"],
                       rows(lambda peer: table.memory(peer) + table.likeness(peer)))
     return lines
