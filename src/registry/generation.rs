@@ -157,6 +157,11 @@ impl Lease {
         };
         Ok(derived.downcast().expect("one type is made of a ticket"))
     }
+
+    /// Whether [`Self::derived`] has been made.
+    pub fn has_derived(&self) -> bool {
+        self.held.derived.get().is_some()
+    }
 }
 
 impl fmt::Debug for Lease {

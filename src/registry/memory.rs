@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use lru::LruCache;
 
-use super::{GenerationId, lock};
-use crate::ticket::BoundTicket;
+use super::lock;
+use crate::ticket::{BoundTicket, Digest};
 
 /// A ticket in memory; its bytes return to the budget when the last holder drops it.
 #[derive(Debug)]
@@ -49,9 +49,9 @@ struct Usage {
 pub(super) struct Memory {
     budget: usize,
     usage: Arc<Usage>,
-    /// Everything in memory that has an alias. What is leased is found here too, so that one
-    /// generation is never in memory twice.
-    cache: Mutex<LruCache<GenerationId, Arc<Held>>>,
+    /// Everything in memory that has an alias, by the content. What is leased is found here too, so
+    /// that one content is never in memory twice, whatever its aliases.
+    cache: Mutex<LruCache<Digest, Arc<Held>>>,
 }
 
 impl Memory {
@@ -73,9 +73,9 @@ impl Memory {
         self.usage.tickets.load(Ordering::Relaxed)
     }
 
-    /// The generation's ticket, if it is in memory.
-    pub fn get(&self, id: GenerationId) -> Option<Arc<Held>> {
-        lock(&self.cache).get(&id).cloned()
+    /// The ticket of that content, if it is in memory.
+    pub fn get(&self, content: Digest) -> Option<Arc<Held>> {
+        lock(&self.cache).get(&content).cloned()
     }
 
     /// Takes `bytes` from the budget, dropping idle tickets for it, the least recently used
@@ -92,8 +92,8 @@ impl Memory {
             // Only the cache holds it: nobody leases it, and nobody can before the lock is free.
             let mut oldest_first = cache.iter().rev();
             let idle = oldest_first.find(|(_, held)| Arc::strong_count(held) == 1)?;
-            let id = *idle.0;
-            cache.pop(&id);
+            let content = *idle.0;
+            cache.pop(&content);
         }
         self.usage.bytes.fetch_add(bytes, Ordering::AcqRel);
         self.usage.tickets.fetch_add(1, Ordering::Relaxed);
@@ -101,20 +101,23 @@ impl Memory {
         Some(Room { usage, bytes })
     }
 
-    /// Keeps a ticket for which room was reserved.
-    pub fn keep(&self, id: GenerationId, ticket: BoundTicket, room: Room) -> Arc<Held> {
-        let held = Arc::new(Held {
-            derived: OnceLock::new(),
-            ticket: Arc::new(ticket),
-            _room: Some(room),
-        });
-        lock(&self.cache).put(id, held.clone());
-        held
+    /// Keeps a ticket for which room was reserved; one that came under another alias meanwhile is taken
+    /// instead.
+    pub fn keep(&self, ticket: BoundTicket, room: Room) -> Arc<Held> {
+        let content = ticket.digest();
+        let make = || {
+            Arc::new(Held {
+                derived: OnceLock::new(),
+                ticket: Arc::new(ticket),
+                _room: Some(room),
+            })
+        };
+        Arc::clone(lock(&self.cache).get_or_insert(content, make))
     }
 
-    /// Forgets a generation that no alias names any more; leases keep what they hold.
-    pub fn forget(&self, id: GenerationId) {
-        lock(&self.cache).pop(&id);
+    /// Forgets a content that no alias names any more; leases keep what they hold.
+    pub fn forget(&self, content: Digest) {
+        lock(&self.cache).pop(&content);
     }
 }
 

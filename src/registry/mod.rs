@@ -252,7 +252,7 @@ impl Registry {
         let generation = Arc::new(generation);
         let replaced = self.aliases.insert(alias.to_owned(), generation.clone());
         if let Some(replaced) = replaced {
-            self.memory.forget(replaced.id());
+            self.forget(&replaced);
         }
         Ok(generation)
     }
@@ -272,7 +272,7 @@ impl Registry {
             error,
         })?;
         self.aliases.remove(alias);
-        self.memory.forget(generation.id());
+        self.forget(&generation);
         Ok(generation)
     }
 
@@ -321,12 +321,12 @@ impl Registry {
 
     /// The generation's ticket, from memory or else from its file.
     fn load(&self, generation: &Generation) -> Result<Arc<Held>, RegistryError> {
-        let id = generation.id();
-        if let Some(held) = self.memory.get(id) {
+        let content = generation.digest();
+        if let Some(held) = self.memory.get(content) {
             return Ok(held);
         }
         let _loading = lock(&generation.loading);
-        if let Some(held) = self.memory.get(id) {
+        if let Some(held) = self.memory.get(content) {
             return Ok(held);
         }
         let needed = generation.resident_bytes();
@@ -343,18 +343,23 @@ impl Registry {
         };
         let ticket = self.read(&generation.path);
         let ticket = ticket.map_err(|error| changed(error.to_string()))?;
-        let (found, expected) = (ticket.digest(), generation.digest());
-        if found != expected {
-            let reason = format!("its digest is {found}, expected {expected}");
+        let found = ticket.digest();
+        if found != content {
+            let reason = format!("its digest is {found}, expected {content}");
             return Err(changed(reason));
         }
-        let held = self.memory.keep(id, ticket, room);
-        // Replaced or deleted while it was read: nobody can ask for it again.
-        let current = self.get(generation.alias());
-        if current.is_none_or(|current| current.id() != id) {
-            self.memory.forget(id);
-        }
+        let held = self.memory.keep(ticket, room);
+        // Replaced or deleted while it was read: nobody may be able to ask for it again.
+        self.forget(generation);
         Ok(held)
+    }
+
+    /// Lets go of a generation's content unless an alias still names it.
+    fn forget(&self, generation: &Generation) {
+        let content = generation.digest();
+        if !self.aliases.iter().any(|named| named.digest() == content) {
+            self.memory.forget(content);
+        }
     }
 }
 

@@ -223,7 +223,7 @@ fn the_budget_holds_and_the_least_recently_used_goes_first() {
     let same_payload = registry.lease("a").unwrap();
     assert!(Arc::ptr_eq(&same_payload.held, &a.held));
     drop((a, same_payload));
-    let idle_a = registry.get("a").unwrap().id();
+    let idle_a = registry.get("a").unwrap().digest();
     let c = registry.lease("c").unwrap();
     assert!(registry.memory.get(idle_a).is_none());
     assert_eq!(registry.resident(), 2);
@@ -232,13 +232,13 @@ fn the_budget_holds_and_the_least_recently_used_goes_first() {
     assert!(
         registry
             .memory
-            .get(registry.get("b").unwrap().id())
+            .get(registry.get("b").unwrap().digest())
             .is_none()
     );
     assert!(
         registry
             .memory
-            .get(registry.get("c").unwrap().id())
+            .get(registry.get("c").unwrap().digest())
             .is_some()
     );
 }
@@ -334,10 +334,33 @@ fn publishing_leasing_and_removing_at_once_loses_nothing() {
     let known: Vec<_> = registry.list();
     let in_memory = known
         .iter()
-        .filter(|g| registry.memory.get(g.id()).is_some());
+        .filter(|g| registry.memory.get(g.digest()).is_some());
     assert_eq!(
         in_memory.count(),
         registry.resident(),
         "something without an alias stays"
     );
+}
+
+#[test]
+fn aliases_of_one_content_share_its_memory_until_the_last_goes() {
+    let dir = TempDir::new().unwrap();
+    let registry = open_with(&dir, one_ticket_bytes()).registry;
+    let [a, b] = ["a", "b"].map(|alias| publish(&registry, alias, 1));
+    assert_ne!(a.id(), b.id());
+    // There is memory for one.
+    let leases = ["a", "b"].map(|alias| registry.lease(alias).unwrap());
+    assert!(Arc::ptr_eq(leases[0].ticket(), leases[1].ticket()));
+    assert_eq!((leases[0].alias(), leases[1].alias()), ("a", "b"));
+    let made = leases[0].derived(|_| Ok::<_, ()>(1)).unwrap();
+    assert!(leases[1].has_derived());
+    assert!(Arc::ptr_eq(
+        &made,
+        &leases[1].derived(|_| Err::<u8, ()>(())).unwrap()
+    ));
+    drop(leases);
+    registry.remove("a").unwrap();
+    assert!(registry.memory.get(b.digest()).is_some());
+    publish(&registry, "b", 2);
+    assert_eq!(registry.resident(), 0);
 }
