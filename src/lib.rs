@@ -12,7 +12,7 @@
 //! | [`server`] | HTTP only: wire types, routes, SSE, the error table |
 //! | [`bench`] | a load client of any OpenAI-style server |
 //! | [`eval`] | loss and greedy answers over a data file, through the engine |
-//! | [`engine`] | the one thread that owns the model: scheduler (pure data), runner (applies tickets, or lays them over rows), sampler |
+//! | [`engine`] | the one thread that owns the model: scheduler and policy (pure data), runner (applies tickets, or lays them over rows), costs and their calibration, sampler |
 //! | [`registry`] | what tickets are here: aliases, generations, leases, the folder on disk |
 //! | [`train`] | the offline trainer: calibrate, mask, adapt, report |
 //! | [`model`] | the dense base: source, loader, weights, decoder, KV blocks, tickets applied, reverted or overlaid |
@@ -25,7 +25,7 @@
 //! # One completion
 //!
 //! `server::openai` → `text` (render, encode) → `registry.lease` → [`engine::EngineHandle::submit`]
-//! ⇒ *one channel in* ⇒ `scheduler` → `runner` → `model::decoder` (+ `kernels`) ⇒ *one channel
+//! ⇒ *one channel in* ⇒ `policy` → `scheduler` → `runner` → `model::decoder` (+ `kernels`) ⇒ *one channel
 //! out* ⇒ `server::sse` → `text` (decode). The engine is an OS thread that owns scheduler, runner
 //! and weights outright, so there is no lock around the model. Dropping the output stream is the
 //! cancellation; the admission permit lives inside that stream.
@@ -46,7 +46,8 @@
 //!
 //! Each is held by a test (`tests/layering.rs` reads the `use` lines):
 //!
-//! - `ticket` knows no tokio, no model and no HTTP; `engine::scheduler` knows no tensor; `server`,
+//! - `ticket` knows no tokio, no model and no HTTP; `engine`'s `scheduler`, `policy` and `costs` know no
+//!   tensor; `server`,
 //!   `eval` and `data` know no tensor; `engine` knows no text; `train` knows neither `engine` nor
 //!   `server`.
 //! - No match over dtype or device outside `kernels` and `model::device`.

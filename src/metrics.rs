@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-    TextEncoder,
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
+    Registry, TextEncoder,
 };
 
 const PREFIX: &str = "tombola";
@@ -46,11 +46,12 @@ pub struct Metrics {
     pub preemptions: IntCounter,
     /// Seconds from a request's arrival until it is first scheduled.
     pub queue_time: Histogram,
-    pub step_seconds: Histogram,
+    step_seconds: HistogramVec,
     ticket_swaps: IntCounter,
     ticket_swap_seconds: Histogram,
     steps: IntCounterVec,
     overlay_nonzeros: IntCounter,
+    overlay_build_seconds: Histogram,
 
     // The server's.
     pub prompt_tokens: IntCounter,
@@ -91,6 +92,29 @@ impl Finished {
     }
 }
 
+/// How a step took its tickets, as the label `mode` says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StepMode {
+    /// No row was under a ticket.
+    Base,
+    /// One ticket's deltas were in the weights.
+    Apply,
+    /// Tickets were laid over their rows.
+    Overlay,
+}
+
+impl StepMode {
+    const ALL: [Self; 3] = [Self::Base, Self::Apply, Self::Overlay];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Base => "base",
+            Self::Apply => "apply",
+            Self::Overlay => "overlay",
+        }
+    }
+}
+
 impl Metrics {
     /// All series at zero. `max_model_len` sets how far the histograms of tokens reach.
     ///
@@ -116,10 +140,12 @@ impl Metrics {
                 "Time from a request's arrival until it is first scheduled.",
                 REQUEST_SECONDS,
             )?,
-            step_seconds: make.histogram(
+            step_seconds: make.histograms(
                 "engine_step_seconds",
-                "Time of one step of the engine.",
+                "Time of one step of the engine, with the swap that it began with, by how it took its \
+                 tickets: apply, overlay, or base (no row had one).",
                 WORK_SECONDS,
+                "mode",
             )?,
             ticket_swaps: make.counter(
                 "ticket_swaps_total",
@@ -132,12 +158,18 @@ impl Metrics {
             )?,
             steps: make.counters(
                 "engine_steps_total",
-                "Steps of the engine, by how they took their tickets.",
+                "Steps of the engine, by how they took their tickets: apply, overlay, or base (no \
+                 row had one).",
                 "mode",
             )?,
             overlay_nonzeros: make.counter(
                 "overlay_nonzeros_total",
                 "Nonzeros of the tickets laid over rows, each ticket once a step.",
+            )?,
+            overlay_build_seconds: make.histogram(
+                "overlay_build_seconds",
+                "Time to lay a ticket out before it is first overlaid.",
+                WORK_SECONDS,
             )?,
             prompt_tokens: make.counter("prompt_tokens_total", "Prompt tokens of all requests.")?,
             generation_tokens: make
@@ -191,8 +223,9 @@ impl Metrics {
             tickets_resident: make.gauge("tickets_resident", "Tickets in memory.")?,
             registry,
         };
-        for mode in ["apply", "overlay"] {
-            metrics.steps.with_label_values(&[mode]);
+        for mode in StepMode::ALL {
+            metrics.steps.with_label_values(&[mode.label()]);
+            metrics.step_seconds.with_label_values(&[mode.label()]);
         }
         for finished in Finished::ALL {
             metrics
@@ -208,10 +241,24 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// A step ran by `mode`, with `overlaid` nonzeros laid over its rows.
-    pub fn stepped(&self, mode: &str, overlaid: usize) {
-        self.steps.with_label_values(&[mode]).inc();
+    /// A step ran, for so long, with `overlaid` nonzeros laid over its rows.
+    pub fn stepped(&self, mode: StepMode, time: Duration, overlaid: usize) {
+        let label = [mode.label()];
+        self.steps.with_label_values(&label).inc();
+        let seconds = self.step_seconds.with_label_values(&label);
+        seconds.observe(time.as_secs_f64());
         self.overlay_nonzeros.inc_by(overlaid as u64);
+    }
+
+    /// Steps so far.
+    pub fn num_steps(&self) -> u64 {
+        let steps = StepMode::ALL.map(|mode| self.steps.with_label_values(&[mode.label()]).get());
+        steps.iter().sum()
+    }
+
+    /// A ticket was laid out for overlaying, which took `time`.
+    pub fn laid_out(&self, time: Duration) {
+        self.overlay_build_seconds.observe(time.as_secs_f64());
     }
 
     /// Another ticket (or none) was applied, which took `time`.
@@ -265,6 +312,17 @@ impl Maker<'_> {
         self.keep(IntCounterVec::new(opts(name, help), &[label])?)
     }
 
+    fn histograms(
+        &self,
+        name: &str,
+        help: &str,
+        buckets: &[f64],
+        label: &str,
+    ) -> prometheus::Result<HistogramVec> {
+        let opts = HistogramOpts::from(opts(name, help)).buckets(buckets.to_vec());
+        self.keep(HistogramVec::new(opts, &[label])?)
+    }
+
     fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> prometheus::Result<Histogram> {
         let opts = HistogramOpts::from(opts(name, help)).buckets(buckets.to_vec());
         self.keep(Histogram::with_opts(opts)?)
@@ -313,15 +371,22 @@ mod tests {
     }
 
     #[test]
-    fn a_swap_counts_once_and_a_deleted_ticket_leaves_no_series() {
+    fn work_counts_once_and_a_deleted_ticket_leaves_no_series() {
         let metrics = Metrics::new(16).unwrap();
         metrics.swapped(Duration::from_millis(3));
+        metrics.stepped(StepMode::Overlay, Duration::from_millis(7), 5);
+        metrics.laid_out(Duration::from_millis(1));
         metrics.ticket_requested("sql");
         metrics.finished(Finished::Length);
         let text = lines(&metrics);
         for line in [
             "tombola_ticket_swaps_total 1",
             "tombola_ticket_swap_seconds_count 1",
+            "tombola_engine_steps_total{mode=\"overlay\"} 1",
+            "tombola_engine_step_seconds_sum{mode=\"overlay\"} 0.007",
+            "tombola_engine_step_seconds_count{mode=\"apply\"} 0",
+            "tombola_overlay_nonzeros_total 5",
+            "tombola_overlay_build_seconds_count 1",
             "tombola_ticket_requests_total{ticket=\"sql\"} 1",
             "tombola_request_success_total{finished_reason=\"length\"} 1",
             "tombola_request_success_total{finished_reason=\"abort\"} 0",

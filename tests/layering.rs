@@ -55,6 +55,14 @@ const STRANGERS: &[(&str, &[&[&str]])] = &[
         "src/engine/scheduler",
         &[TENSORS, HTTP, &["tokio", "tokenizers"]],
     ),
+    (
+        "src/engine/policy/",
+        &[TENSORS, HTTP, &["tokio", "tokenizers"]],
+    ),
+    (
+        "src/engine/costs",
+        &[TENSORS, HTTP, &["tokio", "tokenizers"]],
+    ),
     ("src/engine/", &[HTTP, &["tokenizers", "minijinja"]]),
     ("src/server/", &[TENSORS]),
     ("src/bench/", &[TENSORS, HTTP, &["tokio", "tokenizers"]]),
@@ -311,11 +319,13 @@ mod planted {
             "use candle_core as c;",
             "candle_core",
         );
-        assert_found(
+        for file in [
             "src/engine/scheduler.rs",
-            "use candle_nn::ops;",
-            "candle_nn",
-        );
+            "src/engine/policy/by_cost.rs",
+            "src/engine/costs.rs",
+        ] {
+            assert_found(file, "use candle_nn::ops;", "candle_nn");
+        }
         assert_found(
             "src/server/openai.rs",
             "use candle_core::Tensor;",

@@ -89,6 +89,7 @@ pub fn evaluate(
         max_queue: QUEUE,
         kv_cache_bytes: cache_bytes(&resident, dataset, options),
         ticket_mode: TicketMode::Apply,
+        costs: None,
         threads: compute.threads(),
         end_tokens: base.end_tokens(),
     };

@@ -52,8 +52,8 @@ pub struct ServeArgs {
         value_parser = mebibytes,
     )]
     max_ticket_mib: Mebibytes,
-    /// Memory for tickets, in MiB; the least recently used leave it first. One takes about the size of
-    /// its file, where tickets are overlaid about two and a half times that.
+    /// Memory for tickets, in MiB; the least recently used leave it first. One takes about two and a half
+    /// times the size of its file, where tickets are only applied about its size.
     #[arg(
         long,
         value_name = "MIB",
@@ -86,15 +86,13 @@ pub struct ServeArgs {
         value_parser = at_least_one,
     )]
     max_num_batched_tokens: usize,
-    /// How tickets reach requests: written into the weights, one ticket a step (apply), or laid over
-    /// them, all tickets in one step (overlay).
-    #[arg(
-        long,
-        value_name = "MODE",
-        env = "TOMBOLA_TICKET_MODE",
-        default_value_t
-    )]
-    ticket_mode: TicketMode,
+    /// How tickets reach requests: written into the weights, one ticket a step (apply), laid over them,
+    /// all tickets in one step (overlay), or step by step whichever costs less (auto) [default: auto].
+    #[arg(long, value_name = "MODE", env = "TOMBOLA_TICKET_MODE")]
+    ticket_mode: Option<TicketMode>,
+    /// Give the same answer to the same request whatever else runs: tickets are always overlaid.
+    #[arg(long, env = "TOMBOLA_DETERMINISTIC")]
+    deterministic: bool,
     /// Requests that wait beyond those that run; more are answered 429.
     #[arg(
         long,
@@ -131,6 +129,20 @@ pub struct ServeArgs {
     drain_seconds: u64,
 }
 
+impl ServeArgs {
+    /// How tickets reach requests.
+    fn mode(&self) -> anyhow::Result<TicketMode> {
+        match (self.deterministic, self.ticket_mode) {
+            (false, mode) => Ok(mode.unwrap_or_default()),
+            (true, None | Some(TicketMode::Overlay)) => Ok(TicketMode::Overlay),
+            (true, Some(mode)) => bail!(
+                "--deterministic overlays tickets, and --ticket-mode {mode} wants it otherwise: leave \
+                 one of them out"
+            ),
+        }
+    }
+}
+
 /// A size given in MiB that fits an address.
 #[derive(Clone, Copy, Debug)]
 struct Mebibytes(usize);
@@ -165,6 +177,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
 }
 
 async fn serve(args: ServeArgs) -> anyhow::Result<()> {
+    let mode = args.mode()?;
     // First, so that a taken port is told before minutes of loading.
     let listener = TcpListener::bind((args.host.as_str(), args.port))
         .await
@@ -186,7 +199,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let (state, _engine) = tokio::select! {
         // Not in the runtime's threads: it takes long.
-        started = tokio::task::spawn_blocking(move || start(&args)) => started??,
+        started = tokio::task::spawn_blocking(move || start(&args, mode)) => started??,
         () = signals.recv() => {
             tracing::info!("a signal came before the start was complete");
             std::process::exit(0);
@@ -205,7 +218,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
 }
 
 /// All that stands behind the routes, and the engine's thread, which ends when dropped.
-fn start(args: &ServeArgs) -> anyhow::Result<(AppState, engine::EngineThread)> {
+fn start(args: &ServeArgs, mode: TicketMode) -> anyhow::Result<(AppState, engine::EngineThread)> {
     let mut opened = args.base.open()?;
     if let Some(name) = &args.served_model_name {
         opened.name.clone_from(name);
@@ -221,9 +234,9 @@ fn start(args: &ServeArgs) -> anyhow::Result<(AppState, engine::EngineThread)> {
     let registry_options = RegistryOptions {
         max_ticket_bytes,
         memory_budget: args.ticket_memory_mib.bytes(),
-        memory_of: match args.ticket_mode {
+        memory_of: match mode {
             TicketMode::Apply => |ticket: &Ticket, _| ticket.resident_bytes(),
-            TicketMode::Overlay => TicketOverlay::resident_bytes_of,
+            TicketMode::Auto | TicketMode::Overlay => TicketOverlay::resident_bytes_of,
         },
         allow_foreign_base: args.allow_foreign_base,
     };
@@ -231,7 +244,7 @@ fn start(args: &ServeArgs) -> anyhow::Result<(AppState, engine::EngineThread)> {
     for (path, error) in &folder.refused {
         tracing::warn!("{} is not served: {error}", path.display());
     }
-    let config = engine_config(args, &opened);
+    let config = engine_config(args, mode, &opened);
     let metrics = Arc::new(Metrics::new(base.max_positions)?);
     let (engine, thread) = engine::spawn(base, &config, Arc::clone(&metrics))?;
     let limit = engine.limits().max_model_len;
@@ -251,13 +264,14 @@ fn start(args: &ServeArgs) -> anyhow::Result<(AppState, engine::EngineThread)> {
     ))
 }
 
-fn engine_config(args: &ServeArgs, base: &OpenBase) -> EngineConfig {
+fn engine_config(args: &ServeArgs, mode: TicketMode, base: &OpenBase) -> EngineConfig {
     EngineConfig {
         max_num_seqs: args.max_num_seqs,
         max_num_batched_tokens: args.max_num_batched_tokens,
         max_queue: args.max_queue,
         kv_cache_bytes: args.kv_cache_mib.bytes(),
-        ticket_mode: args.ticket_mode,
+        ticket_mode: mode,
+        costs: None,
         threads: args.compute.threads(),
         end_tokens: base.end_tokens(),
     }
@@ -266,6 +280,31 @@ fn engine_config(args: &ServeArgs, base: &OpenBase) -> EngineConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(clap::Parser)]
+    struct Cli {
+        #[command(flatten)]
+        serve: ServeArgs,
+    }
+
+    #[test]
+    fn deterministic_overlays_and_takes_no_contradiction() {
+        let mode = |args: &[&str]| {
+            let args = std::iter::once(&"tombola").chain(args);
+            <Cli as clap::Parser>::parse_from(args).serve.mode()
+        };
+        assert_eq!(mode(&[]).unwrap(), TicketMode::Auto);
+        assert_eq!(mode(&["--deterministic"]).unwrap(), TicketMode::Overlay);
+        for chosen in TicketMode::ALL {
+            let chosen = ["--ticket-mode", chosen.name()];
+            assert_eq!(mode(&chosen).unwrap().name(), chosen[1]);
+            let both = mode(&[&chosen[..], &["--deterministic"]].concat());
+            match both {
+                Ok(mode) => assert_eq!((mode, chosen[1]), (TicketMode::Overlay, "overlay")),
+                Err(error) => assert!(error.to_string().contains(&chosen.join(" ")), "{error}"),
+            }
+        }
+    }
 
     #[test]
     fn counts_and_sizes_are_checked() {

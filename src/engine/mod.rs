@@ -3,9 +3,12 @@
 //! kernels' pool for its whole life, so that a step forks from inside that pool.)
 
 mod blocks;
+mod calibration;
+mod costs;
 mod handle;
 mod mode;
 mod plan;
+mod policy;
 mod request;
 mod runner;
 mod sampler;
@@ -19,17 +22,20 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+pub use calibration::{Measured, measure_costs};
+pub use costs::{Costs, PerTicket};
 pub use handle::{Command, EngineHandle, EngineInbox, Limits, OutputStream, SubmitError, channel};
 pub use mode::TicketMode;
 use plan::{Chunk, Groups, Plan, SequenceId};
+pub use policy::Load;
+use policy::{ByCost, Policy, TurnLimits, Turns};
 use rayon::prelude::*;
 pub use request::{
     FinishReason, GREEDY_BELOW, Output, Request, SamplingParams, SequenceError, StepResult,
     TokenLogprobs,
 };
 use runner::Runner;
-use scheduler::Scheduler;
-pub use scheduler::SchedulerConfig;
+use scheduler::{Demand, Scheduler, SchedulerConfig};
 use sequence::Sequence;
 
 use crate::kernels;
@@ -49,6 +55,8 @@ pub struct EngineConfig {
     pub kv_cache_bytes: usize,
     /// How tickets reach the rows that name them.
     pub ticket_mode: TicketMode,
+    /// What [`TicketMode::Auto`] decides by; measured at the start where it is `None`.
+    pub costs: Option<Costs>,
     /// Threads that compute.
     pub threads: usize,
     /// Tokens that end a text.
@@ -57,7 +65,7 @@ pub struct EngineConfig {
 
 /// Steps that a ticket keeps its turn while others wait: a swap costs less than one step, so it
 /// adds little, and a newcomer waits for no more than these.
-const TURN_STEPS: usize = 8;
+pub const TURN_STEPS: usize = 8;
 
 /// Alternatives a token that a request may ask for.
 const MAX_LOGPROBS: usize = 20;
@@ -123,16 +131,17 @@ pub fn spawn(
         max_num_batched_tokens: tokens,
         blocks,
         block_size: BLOCK,
-        turn_steps: TURN_STEPS,
     });
     let threads = |e: &dyn std::fmt::Display| EngineError::Threads(e.to_string());
     let pool = kernels::Pool::new(config.threads).map_err(|e| threads(&e))?;
+    let mut runner = Runner::new(base, blocks)?;
+    let policy = policy(config, &mut runner, &pool)?;
     let max_model_len = limits.max_model_len;
     let (handle, inbox) = channel(limits, seqs.saturating_add(config.max_queue));
     let engine = Engine {
-        runner: Runner::new(base, blocks)?,
+        runner,
         scheduler,
-        ticket_mode: config.ticket_mode,
+        policy,
         sequences: HashMap::new(),
         next_id: 0,
         max_model_len,
@@ -150,6 +159,29 @@ pub fn spawn(
     Ok((handle, joined))
 }
 
+/// How steps are shared out, by the mode; measures the base where that is wanted.
+fn policy(
+    config: &EngineConfig,
+    runner: &mut Runner,
+    pool: &kernels::Pool,
+) -> Result<Policy, ModelError> {
+    let limits = TurnLimits {
+        steps: TURN_STEPS,
+        tokens: config.max_num_batched_tokens,
+    };
+    let costs = match (config.ticket_mode, &config.costs) {
+        (TicketMode::Overlay, _) => return Ok(Policy::Together),
+        (TicketMode::Apply, _) => return Ok(Policy::Turns(Turns::new(limits))),
+        (TicketMode::Auto, Some(costs)) => costs.clone(),
+        (TicketMode::Auto, None) => {
+            let Measured { costs, took } = pool.install(|| runner.measure_costs())?;
+            tracing::info!("costs, measured in {:.2} s: {costs}", took.as_secs_f64());
+            costs
+        }
+    };
+    Ok(Policy::ByCost(Box::new(ByCost::new(costs, limits))))
+}
+
 /// Runs the engine and ends the process if it panics: the weights may be half patched, and nothing
 /// must be served from them.
 fn or_exit(run: impl FnOnce()) {
@@ -162,7 +194,7 @@ fn or_exit(run: impl FnOnce()) {
 struct Engine {
     runner: Runner,
     scheduler: Scheduler,
-    ticket_mode: TicketMode,
+    policy: Policy,
     sequences: HashMap<SequenceId, Sequence>,
     next_id: SequenceId,
     max_model_len: usize,
@@ -176,17 +208,41 @@ impl Engine {
         while self.receive() {
             self.drop_cancelled();
             let start = Instant::now();
-            let plan = match self.ticket_mode {
-                TicketMode::Apply => self.scheduler.schedule_turn(),
-                TicketMode::Overlay => self.scheduler.schedule_all(),
-            };
-            if let Some(plan) = plan {
+            if let Some(plan) = self.plan() {
                 self.step(&plan, start);
             } else {
                 // All blocks and slots are free when nothing runs, so something can.
                 assert!(self.scheduler.is_idle(), "sequences wait and none can run");
             }
             self.report();
+        }
+    }
+
+    /// The next step, as the policy wants it; `None` where there is nothing to do.
+    fn plan(&mut self) -> Option<Plan> {
+        loop {
+            let demand = self.scheduler.demand();
+            let loads: Vec<Load> = demand.iter().map(|demand| self.load(demand)).collect();
+            let groups = self.policy.next(&loads)?;
+            let plan = self.scheduler.schedule(&groups);
+            if let Some(plan) = &plan {
+                self.policy.ran(plan.rows());
+            }
+            // A group may have lost its blocks meanwhile; then another one goes.
+            if plan.is_some() || groups == Groups::All {
+                return plan;
+            }
+        }
+    }
+
+    fn load(&self, demand: &Demand) -> Load {
+        let (_, oldest) = demand.since;
+        let lease = self.sequences[&oldest].lease.as_ref();
+        Load {
+            group: demand.group,
+            rows: demand.rows,
+            nonzeros: lease.map_or(0, |lease| lease.ticket().nonzeros()),
+            laid_out: lease.is_none_or(runner::is_laid_out),
         }
     }
 
@@ -238,6 +294,7 @@ impl Engine {
         let swap = self.runner.swap(None);
         let swap = swap.unwrap_or_else(|error| panic!("a ticket cannot be reverted: {error}"));
         self.count(swap);
+        self.policy.reverted();
     }
 
     fn count(&self, swap: Option<SwapReport>) {
@@ -284,14 +341,12 @@ impl Engine {
         let output = self.runner.step(plan, &self.scheduler, &self.sequences);
         let output = output.unwrap_or_else(|error| panic!("a step failed: {error}"));
         self.count(output.swap);
-        let mode = match plan.groups {
-            Groups::One(_) => TicketMode::Apply,
-            Groups::All => TicketMode::Overlay,
-        };
-        self.metrics.stepped(mode.name(), output.overlaid);
+        for took in output.laid_out {
+            self.metrics.laid_out(took);
+        }
         self.postprocess(plan, output.logits);
-        let took = start.elapsed().as_secs_f64();
-        self.metrics.step_seconds.observe(took);
+        self.metrics
+            .stepped(plan.mode(), start.elapsed(), output.overlaid);
     }
 
     /// Hands each sequence its rows of logits, on all cores: it scores its prompt by them and

@@ -1,5 +1,6 @@
 //! What a step runs: plain data, from the scheduler to the runner.
 
+use crate::metrics::StepMode;
 use crate::ticket::Digest;
 
 /// What a group shares: the content of its ticket, or the bare base.
@@ -9,18 +10,29 @@ pub type Group = Option<Digest>;
 pub type SequenceId = u64;
 
 /// Whose sequences a step runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Groups {
     /// Everybody's.
     All,
+    /// Everybody's but those of a few.
+    AllBut(Vec<Group>),
     One(Group),
 }
 
 impl Groups {
-    pub fn contain(self, group: Group) -> bool {
+    pub fn all_but(few: Vec<Group>) -> Self {
+        if few.is_empty() {
+            Self::All
+        } else {
+            Self::AllBut(few)
+        }
+    }
+
+    pub fn contain(&self, group: Group) -> bool {
         match self {
             Self::All => true,
-            Self::One(one) => one == group,
+            Self::AllBut(few) => !few.contains(&group),
+            Self::One(one) => *one == group,
         }
     }
 }
@@ -31,6 +43,22 @@ pub struct Plan {
     pub groups: Groups,
     /// Those of one group follow one another.
     pub chunks: Vec<Chunk>,
+}
+
+impl Plan {
+    /// Tokens that the step computes.
+    pub fn rows(&self) -> usize {
+        self.chunks.iter().map(|chunk| chunk.len).sum()
+    }
+
+    /// How the step's tickets reach its rows.
+    pub fn mode(&self) -> StepMode {
+        match self.groups {
+            _ if self.chunks.iter().all(|chunk| chunk.group.is_none()) => StepMode::Base,
+            Groups::One(_) => StepMode::Apply,
+            Groups::All | Groups::AllBut(_) => StepMode::Overlay,
+        }
+    }
 }
 
 /// Tokens `start..start + len` of a sequence.

@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
 
+use super::calibration::{Measured, measure_costs};
 use super::plan::{Chunk, Groups, Plan, SequenceId};
 use super::scheduler::Scheduler;
 use super::sequence::Sequence;
@@ -29,6 +31,8 @@ pub struct StepOutput {
     pub swap: Option<SwapReport>,
     /// Nonzeros of the tickets that were laid over rows of the step.
     pub overlaid: usize,
+    /// What it took to lay out the tickets that were overlaid for the first time, one by one.
+    pub laid_out: Vec<Duration>,
 }
 
 impl Runner {
@@ -40,8 +44,13 @@ impl Runner {
         })
     }
 
-    /// Runs a plan: one of a single group with its ticket applied, one of all groups with each row's
-    /// ticket laid over the bare base.
+    /// What steps and tickets cost on this base.
+    pub fn measure_costs(&mut self) -> Result<Measured, ModelError> {
+        measure_costs(&mut self.base)
+    }
+
+    /// Runs a plan: one of a single group with its ticket applied, one of several with each row's ticket
+    /// laid over the bare base.
     pub fn step(
         &mut self,
         plan: &Plan,
@@ -49,15 +58,15 @@ impl Runner {
         sequences: &HashMap<SequenceId, Sequence>,
     ) -> Result<StepOutput, ModelError> {
         let lease = |chunk: &Chunk| sequences[&chunk.id].lease.as_ref();
-        let swap = self.swap(match plan.groups {
-            Groups::One(_) => plan.chunks.first().and_then(lease),
-            Groups::All => None,
-        })?;
+        let applies = matches!(plan.groups, Groups::One(_));
+        let ticket = plan.chunks.first().and_then(lease);
+        let swap = self.swap(ticket.filter(|_| applies))?;
         let mut batch = Batch::default();
+        let mut laid_out = Vec::new();
         for chunk in &plan.chunks {
             push(&mut batch, chunk, scheduler, &sequences[&chunk.id]);
-            if let (Groups::All, Some(lease)) = (plan.groups, lease(chunk)) {
-                batch.overlay(&self.overlay(lease)?);
+            if let Some(lease) = lease(chunk).filter(|_| !applies) {
+                batch.overlay(&self.overlay(lease, &mut laid_out)?);
             }
         }
         let overlaid = batch.overlaid.iter().map(|over| over.ticket.nonzeros());
@@ -75,12 +84,22 @@ impl Runner {
             logits,
             swap,
             overlaid,
+            laid_out,
         })
     }
 
     /// The leased ticket as the decoder lays it over rows: made once, and kept with the ticket.
-    fn overlay(&self, lease: &Lease) -> Result<Arc<TicketOverlay>, ModelError> {
-        lease.derived(|ticket| TicketOverlay::new(ticket, &self.base.manifest))
+    fn overlay(
+        &self,
+        lease: &Lease,
+        laid_out: &mut Vec<Duration>,
+    ) -> Result<Arc<TicketOverlay>, ModelError> {
+        lease.derived(|ticket| {
+            let start = Instant::now();
+            let overlay = TicketOverlay::new(ticket, &self.base.manifest)?;
+            laid_out.push(start.elapsed());
+            Ok(overlay)
+        })
     }
 
     /// The digest of the resident parameters as they are now.
@@ -96,6 +115,11 @@ impl Runner {
         }
         Ok(report)
     }
+}
+
+/// Whether the ticket can be overlaid as it is, or has to be laid out first.
+pub fn is_laid_out(lease: &Lease) -> bool {
+    lease.has_derived()
 }
 
 /// Appends a chunk's rows.

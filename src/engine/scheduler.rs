@@ -1,13 +1,12 @@
 //! Which sequences run in the next step: plain data, no tensors, no tokens, no clocks.
 //!
-//! Sequences that name one ticket form a group. A step runs either all groups together, each row
-//! under its own ticket, or one group, with its ticket applied; then groups take turns of
-//! [`SchedulerConfig::turn_steps`] steps, longest-waiting first. A place that falls free goes to the
-//! group with the fewest running sequences; a group that has none at all takes one from the group with
-//! the most. So no ticket starves. Within a step, running sequences decode first, then prompts are
-//! computed in chunks, and waiting sequences are admitted, oldest first, while the token budget and the
-//! KV blocks last. Where blocks run out, the youngest running sequence is preempted: it gives its
-//! blocks back and is computed again later.
+//! Sequences that name one ticket form a group. A step runs either all groups together or one of them;
+//! which, is the policy's to say, by what [`Scheduler::demand`] tells of the groups. A place that falls
+//! free goes to the group with the fewest running sequences; a group that has none at all takes one
+//! from the group with the most. So no ticket starves. Within a step, running sequences decode first,
+//! then prompts are computed in chunks, and waiting sequences are admitted, oldest first, while the
+//! token budget and the KV blocks last. Where blocks run out, the youngest running sequence is
+//! preempted: it gives its blocks back and is computed again later.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -25,9 +24,6 @@ pub struct SchedulerConfig {
     pub blocks: usize,
     /// Positions of one block.
     pub block_size: usize,
-    /// Steps that a group keeps its turn while others wait. A turn also ends when it has used
-    /// `max_num_batched_tokens`, so that a long prompt's chunks are turns of their own.
-    pub turn_steps: usize,
 }
 
 #[derive(Debug)]
@@ -43,12 +39,15 @@ struct Entry {
     blocks: Vec<u32>,
 }
 
-/// A group's turn, and what is left of it.
-#[derive(Clone, Copy, Debug)]
-struct Turn {
-    group: Group,
-    steps: usize,
-    tokens: usize,
+/// What a group would do in the next step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Demand {
+    pub group: Group,
+    /// Since when it waits: the step in which it was last served, or its oldest sequence came; and that
+    /// sequence.
+    pub since: (u64, SequenceId),
+    /// Tokens that it would compute in a step of its own.
+    pub rows: usize,
 }
 
 /// Two queues, both in order of arrival, and the blocks.
@@ -58,8 +57,6 @@ pub struct Scheduler {
     waiting: VecDeque<Entry>,
     running: Vec<Entry>,
     blocks: BlockAllocator,
-    /// Whose turn it is.
-    turn: Option<Turn>,
     /// The last step of each group that has sequences.
     served: HashMap<Group, u64>,
     step: u64,
@@ -73,7 +70,6 @@ impl Scheduler {
             config,
             waiting: VecDeque::new(),
             running: Vec::new(),
-            turn: None,
             served: HashMap::new(),
             step: 0,
             preemptions: 0,
@@ -146,35 +142,44 @@ impl Scheduler {
         self.preemptions
     }
 
-    /// Plans the next step for the group whose turn it is, and counts its tokens as computed; `None`
-    /// when there is nothing to do.
-    pub fn schedule_turn(&mut self) -> Option<Plan> {
-        loop {
-            self.make_room();
-            let group = self.take_turn()?;
-            self.step += 1;
-            self.served.insert(group, self.step);
-            let (plan, tokens) = self.plan(Groups::One(group));
-            // A group whose only sequence was the youngest has just preempted itself.
-            if !plan.chunks.is_empty() {
-                if let Some(turn) = &mut self.turn {
-                    turn.steps = turn.steps.saturating_sub(1);
-                    turn.tokens = turn.tokens.saturating_sub(tokens);
-                }
-                return Some(plan);
-            }
+    /// The groups that have something to do, those first that wait longest; none where there is nothing
+    /// to do at all.
+    pub fn demand(&self) -> Vec<Demand> {
+        let mut demands: HashMap<Group, Demand> = HashMap::new();
+        let mut add = |entry: &Entry, rows: usize| {
+            let since = self.waits_since(entry);
+            let demand = demands.entry(entry.group).or_insert(Demand {
+                group: entry.group,
+                since,
+                rows: 0,
+            });
+            demand.since = since.min(demand.since);
+            demand.rows += rows;
+        };
+        for entry in &self.running {
+            add(entry, entry.tokens - entry.computed);
         }
+        for at in self.oldest_admissible() {
+            add(&self.waiting[at], self.waiting[at].tokens);
+        }
+        let mut demands: Vec<Demand> = demands.into_values().collect();
+        for demand in &mut demands {
+            demand.rows = demand.rows.min(self.config.max_num_batched_tokens);
+        }
+        demands.sort_unstable_by_key(|demand| demand.since);
+        demands
     }
 
-    /// Plans the next step for all groups together, and counts its tokens as computed; `None` when
-    /// there is nothing to do.
-    pub fn schedule_all(&mut self) -> Option<Plan> {
+    /// Plans the next step for these groups, and counts its tokens as computed; `None` where they have
+    /// nothing to do, or where a group's only sequence was the youngest and had to give up its blocks.
+    pub fn schedule(&mut self, groups: &Groups) -> Option<Plan> {
         // Where prompts take the whole step anyway, nobody would get the room.
-        if self.prompt_tokens(Groups::All) < self.config.max_num_batched_tokens {
+        let by_itself = matches!(groups, Groups::One(_));
+        if by_itself || self.prompt_tokens(groups) < self.config.max_num_batched_tokens {
             self.make_room();
         }
         self.step += 1;
-        let (mut plan, _) = self.plan(Groups::All);
+        let mut plan = self.plan(groups);
         for chunk in &plan.chunks {
             self.served.insert(chunk.group, self.step);
         }
@@ -182,36 +187,15 @@ impl Scheduler {
         (!plan.chunks.is_empty()).then_some(plan)
     }
 
-    /// A step for these groups, and how many tokens it takes.
-    fn plan(&mut self, groups: Groups) -> (Plan, usize) {
+    fn plan(&mut self, groups: &Groups) -> Plan {
         let mut budget = self.config.max_num_batched_tokens;
         let mut chunks = self.decode(groups, &mut budget);
         self.admit(groups, budget);
         chunks.extend(self.prefill(groups, &mut budget));
-        let tokens = self.config.max_num_batched_tokens - budget;
-        (Plan { groups, chunks }, tokens)
-    }
-
-    /// The group that runs next: the one whose turn it is, until the turn is used up and another
-    /// one waits.
-    fn take_turn(&mut self) -> Option<Group> {
-        let current = self.turn.filter(|turn| self.has_work(turn.group));
-        if let Some(Turn {
-            group,
-            steps: 1..,
-            tokens: 1..,
-        }) = current
-        {
-            return Some(group);
+        Plan {
+            groups: groups.clone(),
+            chunks,
         }
-        let current = current.map(|turn| turn.group);
-        let group = self.longest_waiting(current).or(current)?;
-        self.turn = Some(Turn {
-            group,
-            steps: self.config.turn_steps,
-            tokens: self.config.max_num_batched_tokens,
-        });
-        Some(group)
     }
 
     /// Where a group waits and nothing of it runs for want of blocks or places, the group with the
@@ -242,26 +226,8 @@ impl Scheduler {
         running
     }
 
-    /// Of the groups with work other than `except`, the one that was not served for longest.
-    fn longest_waiting(&self, except: Option<Group>) -> Option<Group> {
-        let mut since: HashMap<Group, (u64, SequenceId)> = HashMap::new();
-        for entry in self.entries().filter(|entry| Some(entry.group) != except) {
-            let waits = self.waits_since(entry);
-            let first = since.entry(entry.group).or_insert(waits);
-            *first = waits.min(*first);
-        }
-        let mut groups: Vec<Group> = since.keys().copied().collect();
-        groups.sort_unstable_by_key(|group| since[group]);
-        groups.into_iter().find(|&group| self.has_work(group))
-    }
-
     fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.running.iter().chain(&self.waiting)
-    }
-
-    /// A sequence of the group runs, or could be admitted now.
-    fn has_work(&self, group: Group) -> bool {
-        self.running.iter().any(|entry| entry.group == group) || self.admissible(group).is_some()
     }
 
     /// Of each group that waits: its running sequences, and the place of its oldest in the queue. The
@@ -284,31 +250,46 @@ impl Scheduler {
         let oldest = self.oldest_waiting();
         let mine = *oldest.get(&group)?;
         let before = oldest.into_values().filter(|other| *other <= mine);
-        self.fits(mine.1, before.map(|(_, at)| at).collect())
+        let queued: Vec<usize> = before.map(|(_, at)| at).collect();
+        self.fit(&queued).then_some(mine.1)
     }
 
     /// Where in the queue the sequence is that goes next of these groups, if it fits.
-    fn next_admissible(&self, groups: Groups) -> Option<usize> {
+    fn next_admissible(&self, groups: &Groups) -> Option<usize> {
         match groups {
-            Groups::One(group) => self.admissible(group),
+            Groups::One(group) => self.admissible(*group),
             Groups::All => {
                 let (_, at) = self.oldest_waiting().into_values().min()?;
-                self.fits(at, vec![at])
+                self.fit(&[at]).then_some(at)
+            }
+            Groups::AllBut(_) => {
+                let oldest = self.oldest_waiting().into_iter();
+                let oldest = oldest.filter(|(group, _)| groups.contain(*group));
+                let (group, _) = oldest.min_by_key(|(_, place)| *place)?;
+                self.admissible(group)
             }
         }
     }
 
-    /// `at`, if all of these in the queue find blocks and places.
-    fn fits(&self, at: usize, queued: Vec<usize>) -> Option<usize> {
+    /// Where in the queue the oldest sequences of the groups are that are [`Self::admissible`].
+    fn oldest_admissible(&self) -> Vec<usize> {
+        let mut queued: Vec<(usize, usize)> = self.oldest_waiting().into_values().collect();
+        queued.sort_unstable();
+        let queued: Vec<usize> = queued.into_iter().map(|(_, at)| at).collect();
+        let fitting = (1..=queued.len()).take_while(|&n| self.fit(&queued[..n]));
+        queued[..fitting.count()].to_vec()
+    }
+
+    /// Whether all of these in the queue find blocks and places.
+    fn fit(&self, queued: &[usize]) -> bool {
         let needed = |&at: &usize| self.waiting[at].tokens.div_ceil(self.config.block_size);
         let blocks: usize = queued.iter().map(needed).sum();
         let sequences = self.running.len() + queued.len();
-        let fits = blocks <= self.blocks.free() && sequences <= self.config.max_num_seqs;
-        fits.then_some(at)
+        blocks <= self.blocks.free() && sequences <= self.config.max_num_seqs
     }
 
     /// One token for each running sequence of the groups whose prompt is computed.
-    fn decode(&mut self, groups: Groups, budget: &mut usize) -> Vec<Chunk> {
+    fn decode(&mut self, groups: &Groups, budget: &mut usize) -> Vec<Chunk> {
         let mut chunks = Vec::new();
         let mut at = 0;
         while at < self.running.len() && *budget > 0 {
@@ -349,7 +330,7 @@ impl Scheduler {
 
     /// Moves waiting sequences of the groups to the running ones, with blocks for all their tokens,
     /// as long as tokens of the budget are left for them.
-    fn admit(&mut self, groups: Groups, budget: usize) {
+    fn admit(&mut self, groups: &Groups, budget: usize) {
         let mut pending = self.prompt_tokens(groups);
         while pending < budget {
             let Some(at) = self.next_admissible(groups) else {
@@ -366,7 +347,7 @@ impl Scheduler {
     }
 
     /// Tokens of running sequences of the groups that are not computed yet.
-    fn prompt_tokens(&self, groups: Groups) -> usize {
+    fn prompt_tokens(&self, groups: &Groups) -> usize {
         let running = self.running.iter();
         let running = running.filter(|entry| groups.contain(entry.group));
         running.map(|entry| entry.tokens - entry.computed).sum()
@@ -374,7 +355,7 @@ impl Scheduler {
 
     /// Chunks of prompts as long as the budget lasts: first those of the group that was not served for
     /// longest, then the oldest. So a flood of one ticket's prompts does not hold up another's.
-    fn prefill(&mut self, groups: Groups, budget: &mut usize) -> Vec<Chunk> {
+    fn prefill(&mut self, groups: &Groups, budget: &mut usize) -> Vec<Chunk> {
         let mut order: Vec<usize> = (0..self.running.len()).collect();
         order.retain(|&at| groups.contain(self.running[at].group));
         order.sort_by_key(|&at| self.waits_since(&self.running[at]));

@@ -3,12 +3,14 @@
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use super::error::ModelError;
 use super::weights::{Projection, layers};
-use crate::kernels::overlay::OverlayLayout;
+use crate::kernels::overlay::{OverlayLayout, OverlayRows, overlay};
 use crate::ticket::{BaseManifest, BoundTicket, TensorDelta, Ticket};
 
 /// A ticket's deltas by the fused weights that they are for, arranged for the sparse product.
@@ -46,6 +48,40 @@ impl TicketOverlay {
     /// What is beside a layer's weight; `None` where the ticket does not touch it.
     pub fn layout(&self, layer: usize, projection: Projection) -> Option<&OverlayLayout> {
         self.layers[layer][projection as usize].as_ref()
+    }
+
+    /// Computes all that the ticket adds to a step of `rows` rows, on made-up activations, and throws it
+    /// away: how long it took, without what surrounds it. The base is the one that the ticket was
+    /// arranged for.
+    ///
+    /// # Errors
+    /// There is no memory for the activations.
+    pub fn time(
+        &self,
+        rows: usize,
+        manifest: &BaseManifest,
+        device: &Device,
+    ) -> Result<Duration, ModelError> {
+        let mut took = Duration::ZERO;
+        for projection in Projection::ALL {
+            // All layers have the shapes of the first. The activations are made before the clock runs.
+            let shape = shape_of(manifest, projection);
+            let [y, x] = shape.map(|n| Tensor::ones((rows, n), DType::F32, device));
+            let (y, x) = (y?, x?);
+            for layer in &self.layers {
+                if let Some(layout) = &layer[projection as usize] {
+                    let part = OverlayRows {
+                        rows: 0..rows,
+                        layout,
+                        scale: 1.0,
+                    };
+                    let start = Instant::now();
+                    overlay(&y, &x, &[part])?;
+                    took += start.elapsed();
+                }
+            }
+        }
+        Ok(took)
     }
 
     pub fn nonzeros(&self) -> usize {
@@ -100,6 +136,14 @@ fn fused<'a>(
         deltas.extend(ticket.tensors().get(&name).map(|delta| (first, delta)));
     }
     (shape, deltas)
+}
+
+/// The shape of a fused weight, as the first layer has it.
+fn shape_of(manifest: &BaseManifest, projection: Projection) -> [usize; 2] {
+    let parts = projection.parts(0, manifest).into_iter();
+    parts.fold([0, 0], |_, (name, first, rows)| {
+        [first + rows, manifest.parameters[&name].shape[1]]
+    })
 }
 
 /// Rows of a batch that a ticket is laid over.

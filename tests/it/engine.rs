@@ -1,7 +1,9 @@
 //! The engine as its callers see it: the same tokens whatever the company, tickets that do not
 //! touch each other, cancellation, preemption, and an end rather than a wrong answer.
 
+mod modes;
 mod scoring;
+mod sequences;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -31,6 +33,7 @@ pub fn config() -> EngineConfig {
         max_queue: 1000,
         kv_cache_bytes: 1 << 20,
         ticket_mode: TicketMode::Apply,
+        costs: None,
         threads: 2,
         end_tokens: vec![2],
     }
@@ -193,85 +196,6 @@ fn company_changes_no_token_and_swaps_leave_the_base_as_loaded() {
     }
 }
 
-#[test]
-fn tickets_in_one_batch_give_what_each_gives_alone() {
-    let overlay = EngineConfig {
-        ticket_mode: TicketMode::Overlay,
-        ..config()
-    };
-    for dtype in [Dtype::F32, Dtype::Bf16] {
-        let engine = same_tokens(dtype, &overlay, 40);
-        base_is_as_loaded(&engine);
-        assert_eq!(engine.count("ticket_swaps_total"), 0);
-        assert_eq!(engine.count("engine_steps_total{mode=\"apply\"}"), 0);
-        // Several tickets a step: one holds no more nonzeros than this.
-        let one = leases(1).0[0].ticket().nonzeros() as u64;
-        let steps = engine.count("engine_steps_total{mode=\"overlay\"}");
-        assert!(engine.count("overlay_nonzeros_total") > steps * one);
-    }
-}
-
-/// Log-probabilities of one long prompt under a ticket.
-fn scores(engine: &Running, ticket: &Lease) -> Vec<f32> {
-    let prompt: Vec<u32> = (0..60).map(|i| 3 + i * 37 % 250).collect();
-    let request = Request {
-        scored: vec![1..30, 30..prompt.len()],
-        prompt,
-        params: SamplingParams {
-            max_tokens: 1,
-            ..Default::default()
-        },
-        ticket: Some(ticket.clone()),
-    };
-    let outputs = drain(&mut engine.handle.submit(request).unwrap());
-    outputs[0]
-        .prompt_logprobs
-        .clone()
-        .expect("they were asked for")
-}
-
-#[test]
-fn memory_counts_what_an_overlay_takes() {
-    let base = load_tiny(MODEL, Dtype::F32);
-    let (leases, _folder) = leases(1);
-    let ticket = leases[0].ticket();
-    let made = TicketOverlay::new(ticket, &base.manifest).unwrap();
-    assert_eq!(made.nonzeros(), ticket.nonzeros());
-    let takes = ticket.resident_bytes() + made.bytes();
-    let counted = TicketOverlay::resident_bytes_of(ticket, &base.manifest);
-    assert!(takes <= counted, "{takes} of {counted} bytes");
-    let other = load_tiny("qwen2", Dtype::F32).manifest;
-    let error = TicketOverlay::new(ticket, &other).unwrap_err().to_string();
-    assert!(error.contains(&other.fingerprint.to_string()), "{error}");
-    // Besides the offsets, 16 bytes a nonzero and 4 a row are never reached.
-    let rows: usize = ticket.tensors().values().map(TensorDelta::rows).sum();
-    let bound = 16 * ticket.nonzeros() + 4 * rows + 100 * ticket.tensors().len();
-    assert!(counted <= bound, "{counted} of {bound} bytes");
-}
-
-#[test]
-fn overlaid_and_applied_tickets_agree() {
-    let (leases, _folder) = leases(2);
-    let overlay = EngineConfig {
-        ticket_mode: TicketMode::Overlay,
-        ..config()
-    };
-    // In bf16 an applied weight is rounded, an overlaid delta is not.
-    for (dtype, tolerance) in [(Dtype::F32, 1e-4), (Dtype::Bf16, 0.05)] {
-        let [applied, overlaid] = [&config(), &overlay].map(|config| start(dtype, config));
-        let mut all = Vec::new();
-        for lease in &leases {
-            let (want, got) = (scores(&applied, lease), scores(&overlaid, lease));
-            for (want, got) in want.iter().zip(&got) {
-                assert!((want - got).abs() < tolerance, "{dtype}: {want} {got}");
-            }
-            all.push(want);
-        }
-        let differ = all[0].iter().zip(&all[1]).any(|(a, b)| (a - b).abs() > 0.1);
-        assert!(differ, "the tickets make no difference");
-    }
-}
-
 /// The weights of an idle engine are bit for bit what they were.
 fn base_is_as_loaded(engine: &Running) {
     let runtime = tokio::runtime::Builder::new_current_thread().build();
@@ -292,205 +216,6 @@ fn preempted_sequences_give_the_same_tokens() {
         "nothing was preempted"
     );
     assert_eq!(engine.handle.limits().max_model_len, 10 * BLOCK);
-}
-
-#[test]
-fn greedy_tokens_are_the_decoders() {
-    let base = load_tiny(MODEL, Dtype::F32);
-    let prompt = vec![5, 6, 7, 8];
-    let want = Player::new(&base, 1, 40).greedy(&prompt, 12);
-    let engine = start(Dtype::F32, &config());
-    let params = SamplingParams {
-        max_tokens: 12,
-        temperature: 0.0,
-        ignore_eos: true,
-        logprobs: Some(2),
-        ..Default::default()
-    };
-    let request = Request {
-        prompt,
-        params,
-        ..Request::default()
-    };
-    let outputs = drain(&mut engine.handle.submit(request).unwrap());
-    assert_eq!(outputs.iter().map(|o| o.token).collect::<Vec<_>>(), want);
-    assert_eq!(outputs[11].finish, Some(FinishReason::Length));
-    for output in outputs {
-        let logprobs = output.logprobs.unwrap();
-        assert_eq!(logprobs.top[0], (output.token, logprobs.chosen));
-        assert!(logprobs.top[1].1 <= logprobs.chosen && logprobs.chosen < 0.0);
-    }
-}
-
-#[test]
-fn a_stop_token_ends_the_sequence_and_is_its_last() {
-    let engine = start(Dtype::F32, &config());
-    let run = |params| {
-        let request = Request {
-            prompt: vec![5, 6, 7, 8],
-            params,
-            ..Request::default()
-        };
-        drain(&mut engine.handle.submit(request).unwrap())
-    };
-    let greedy = SamplingParams {
-        temperature: 0.0,
-        ignore_eos: true,
-        max_tokens: 12,
-        ..Default::default()
-    };
-    let free = run(greedy.clone());
-    let stop = free[5].token;
-    let at = free.iter().position(|output| output.token == stop).unwrap();
-    let outputs = run(SamplingParams {
-        stop_token_ids: vec![stop],
-        ..greedy.clone()
-    });
-    assert_eq!(outputs.len(), at + 1);
-    assert_eq!(outputs[at].token, stop);
-    assert_eq!(outputs[at].finish, Some(FinishReason::Stop));
-    let later = run(SamplingParams {
-        stop_token_ids: vec![stop],
-        min_tokens: at + 2,
-        ..greedy
-    });
-    assert!(later.len() >= at + 2 && later[at].token != stop);
-}
-
-#[test]
-fn the_context_bounds_a_sequence() {
-    let engine = start(Dtype::F32, &config());
-    let limit = engine.handle.limits().max_model_len;
-    let params = SamplingParams {
-        max_tokens: 10_000,
-        ignore_eos: true,
-        ..Default::default()
-    };
-    let request = Request {
-        prompt: vec![9; limit - 3],
-        params,
-        ..Request::default()
-    };
-    let outputs = drain(&mut engine.handle.submit(request).unwrap());
-    assert_eq!(outputs.len(), 3);
-    assert_eq!(outputs[2].finish, Some(FinishReason::Length));
-}
-
-#[test]
-fn a_dropped_stream_is_gone_after_a_step_and_frees_its_blocks() {
-    let engine = start(Dtype::F32, &config());
-    let endless = || Request {
-        prompt: vec![3; 20],
-        params: SamplingParams {
-            max_tokens: 480,
-            ignore_eos: true,
-            ..Default::default()
-        },
-        ..Request::default()
-    };
-    let streams = (0..5).map(|_| engine.handle.submit(endless()).unwrap());
-    let mut streams: Vec<OutputStream> = streams.collect();
-    streams[0].blocking_recv().unwrap().unwrap();
-    drop(streams);
-    let steps = || engine.metrics.step_seconds.get_sample_count();
-    let at_drop = steps();
-    eventually("the engine is idle", || {
-        engine.metrics.requests_running.get() == 0 && engine.metrics.kv_cache_usage.get() == 0.0
-    });
-    // The one that was under way, and no more.
-    assert!(steps() - at_drop <= 1, "{} steps", steps() - at_drop);
-}
-
-#[test]
-fn an_idle_engine_holds_no_ticket() {
-    for mode in TicketMode::ALL {
-        idle_engine_holds_no_ticket(mode);
-    }
-}
-
-fn idle_engine_holds_no_ticket(ticket_mode: TicketMode) {
-    let one = {
-        let (registry, _folder) = registry(1, 0.5, 1 << 24);
-        registry.get("t0").unwrap().resident_bytes()
-    };
-    // Memory for one of the two at a time.
-    let (registry, _folder) = registry(2, 0.5, one + one / 2);
-    let engine = start(
-        Dtype::F32,
-        &EngineConfig {
-            ticket_mode,
-            ..config()
-        },
-    );
-    for turn in 0..4 {
-        let mut lease = None;
-        eventually("memory for the other ticket", || {
-            lease = registry.lease(&format!("t{}", turn % 2)).ok();
-            lease.is_some()
-        });
-        let request = Request {
-            prompt: vec![5, 6, 7],
-            params: SamplingParams::default(),
-            ticket: lease,
-            ..Request::default()
-        };
-        assert!(!tokens(&mut engine.handle.submit(request).unwrap()).is_empty());
-    }
-}
-
-#[test]
-fn a_ticket_that_breaks_the_model_ends_its_own_sequences_only() {
-    let (registry, _folder) = registry(1, 1e38, 1 << 24);
-    let engine = start(Dtype::F32, &config());
-    let request = |ticket| Request {
-        prompt: vec![5, 6, 7],
-        params: SamplingParams {
-            temperature: 0.0,
-            ..Default::default()
-        },
-        ticket,
-        ..Request::default()
-    };
-    let before = tokens(&mut engine.handle.submit(request(None)).unwrap());
-    let broken = request(Some(registry.lease("t0").unwrap()));
-    let mut stream = engine.handle.submit(broken).unwrap();
-    assert_eq!(stream.blocking_recv(), Some(Err(SequenceError::NotFinite)));
-    assert_eq!(stream.blocking_recv(), None);
-    let after = tokens(&mut engine.handle.submit(request(None)).unwrap());
-    assert_eq!(after, before);
-}
-
-#[test]
-fn a_ticket_that_breaks_the_model_leaves_its_batch_alone() {
-    let (registry, _folder) = registry(2, 1e38, 1 << 24);
-    let (good, _good_folder) = leases(1);
-    let overlay = EngineConfig {
-        ticket_mode: TicketMode::Overlay,
-        ..config()
-    };
-    let engine = start(Dtype::F32, &overlay);
-    let request = |ticket: Option<&Lease>| Request {
-        prompt: vec![5, 6, 7],
-        params: SamplingParams {
-            temperature: 0.0,
-            max_tokens: 40,
-            ignore_eos: true,
-            ..Default::default()
-        },
-        ticket: ticket.cloned(),
-        ..Request::default()
-    };
-    let alone = [None, Some(&good[0])];
-    let alone = alone.map(|lease| tokens(&mut engine.handle.submit(request(lease)).unwrap()));
-    let broken = registry.lease("t0").unwrap();
-    let company = [None, Some(&broken), Some(&good[0]), Some(&broken)];
-    let streams = company.map(|lease| engine.handle.submit(request(lease)).unwrap());
-    let [mut base, mut first, mut fine, mut second] = streams;
-    for stream in [&mut first, &mut second] {
-        assert_eq!(stream.blocking_recv(), Some(Err(SequenceError::NotFinite)));
-        assert_eq!(stream.blocking_recv(), None);
-    }
-    assert_eq!([tokens(&mut base), tokens(&mut fine)], alone);
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod clients;
 mod common;
 mod data;
 mod decoder;
+mod deterministic;
 mod end_to_end;
 mod engine;
 mod eval;

@@ -124,7 +124,7 @@ fn a_broken_model_ends_a_scored_sequence_at_its_first_chunk() {
     let mut stream = engine.handle.submit(request).unwrap();
     assert_eq!(stream.blocking_recv(), Some(Err(SequenceError::NotFinite)));
     assert_eq!(stream.blocking_recv(), None);
-    let steps = || engine.metrics.step_seconds.get_sample_count();
+    let steps = || engine.metrics.num_steps();
     eventually("the step is counted", || steps() > 0);
     assert_eq!(steps(), 1);
 }

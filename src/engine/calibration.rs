@@ -1,0 +1,233 @@
+//! Measures what steps and tickets cost on the resident base, with a made-up ticket.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use half::bf16;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::costs::{Costs, PerTicket};
+use crate::model::{BLOCK, Base, Batch, ModelError, Projection, TicketOverlay, layers};
+use crate::ticket::{BaseManifest, BoundTicket, Deltas, Metadata, TensorDelta, Ticket};
+
+/// Costs, and how long it took to measure them.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    pub costs: Costs,
+    pub took: Duration,
+}
+
+/// What measuring may take; a large base may need longer for the few points that there have to be.
+const BUDGET: Duration = Duration::from_millis(1500);
+/// Runs of one thing; their median counts.
+const REPEATS: usize = 3;
+/// Shares of the weights that the made-up tickets touch, the smaller first.
+const DENSITIES: [f64; 2] = [0.001, 0.01];
+/// Nonzeros of a made-up ticket at most: it touches the first layers only where the base is large.
+const MOST_NONZEROS: usize = 2_000_000;
+/// Rows of the overlays that are measured.
+const OVERLAY_ROWS: [usize; 4] = [1, 4, 16, 64];
+/// Rows of the steps that are measured, the most important first.
+const STEP_ROWS: [usize; 5] = [1, 16, 64, 256, 4];
+/// Steps that are measured in any case: with one alone nobody would know what a row costs.
+const STEPS_AT_LEAST: usize = 2;
+/// A step of more rows is of prompts: it wants no logits but those of each sequence's last.
+const DECODE_ROWS: usize = 64;
+
+/// Measures, on all threads of the pool that it is called in. The base is bit for bit the same after.
+///
+/// # Errors
+/// There is no memory, or a step fails.
+pub fn measure_costs(base: &mut Base) -> Result<Measured, ModelError> {
+    let start = Instant::now();
+    let end = start + BUDGET;
+    let small = of_ticket(base, DENSITIES[0], end)?;
+    let large = of_ticket(base, DENSITIES[1], end)?;
+    let per_ticket = |cost: &dyn Fn(&OfTicket) -> f64| {
+        let line = PerTicket::through(
+            (small.nonzeros, cost(&small)),
+            (large.nonzeros, cost(&large)),
+        );
+        // Of the layers that were touched.
+        let fixed = line.fixed * large.of_layers;
+        PerTicket { fixed, ..line }
+    };
+    let overlays = OVERLAY_ROWS.iter().enumerate();
+    let overlays = overlays.map(|(at, &rows)| (rows, per_ticket(&|ticket| ticket.overlays[at])));
+    let overlays = overlays.collect();
+    let apply = per_ticket(&|ticket| ticket.apply);
+    let revert = per_ticket(&|ticket| ticket.revert);
+    let layout = per_ticket(&|ticket| ticket.layout);
+    let steps = steps(base, end)?;
+    Ok(Measured {
+        costs: Costs::new(steps, overlays, apply, revert, layout),
+        took: start.elapsed(),
+    })
+}
+
+/// What one made-up ticket costs, in seconds.
+struct OfTicket {
+    nonzeros: usize,
+    /// How often the layers that it touches go into those of the base.
+    of_layers: f64,
+    apply: f64,
+    revert: f64,
+    layout: f64,
+    /// By [`OVERLAY_ROWS`].
+    overlays: Vec<f64>,
+}
+
+fn of_ticket(base: &mut Base, density: f64, end: Instant) -> Result<OfTicket, ModelError> {
+    let manifest = Arc::clone(&base.manifest);
+    let device = base.decoder.weights().embedding.device().clone();
+    let all = layers(&manifest);
+    let nonzeros_of_layer = DENSITIES[1] * manifest.adaptable_weights() as f64 / all as f64;
+    let touched = (MOST_NONZEROS as f64 / nonzeros_of_layer) as usize;
+    let touched = touched.clamp(1, all);
+    let ticket = Arc::new(made_up(&manifest, touched, density));
+
+    let mut swap = |ticket: Option<&Arc<BoundTicket>>| {
+        let report = base.resident.swap(ticket, 1.0)?;
+        Ok::<_, ModelError>(report.map_or(Duration::ZERO, |report| report.took))
+    };
+    let (mut applies, mut reverts) = (Vec::new(), Vec::new());
+    while applies.len() < REPEATS && (applies.is_empty() || Instant::now() < end) {
+        applies.push(swap(Some(&ticket))?);
+        reverts.push(swap(None)?);
+    }
+    let start = Instant::now();
+    let overlay = TicketOverlay::new(&ticket, &manifest)?;
+    let layout = start.elapsed();
+    let time = |&rows: &usize| median(end, || overlay.time(rows, &manifest, &device));
+    Ok(OfTicket {
+        nonzeros: ticket.nonzeros(),
+        of_layers: all as f64 / touched as f64,
+        apply: middle(applies),
+        revert: middle(reverts),
+        layout: layout.as_secs_f64(),
+        overlays: OVERLAY_ROWS.iter().map(time).collect::<Result<_, _>>()?,
+    })
+}
+
+/// Steps of the bare base, `(rows, seconds)`: as many as the time is enough for.
+fn steps(base: &Base, end: Instant) -> Result<Vec<(usize, f64)>, ModelError> {
+    let most = STEP_ROWS.into_iter().max().unwrap_or(1);
+    let cache = base.kv_cache(most.div_ceil(span(base)))?;
+    let mut steps: Vec<(usize, f64)> = Vec::new();
+    for rows in STEP_ROWS {
+        let left = end.saturating_duration_since(Instant::now()).as_secs_f64();
+        // At the worst, as long a row as in what was measured last.
+        let (last, seconds) = steps.last().copied().unwrap_or((1, 0.0));
+        if steps.len() >= STEPS_AT_LEAST && seconds * rows as f64 / last as f64 > left {
+            continue;
+        }
+        let batch = batch(base, rows);
+        let time = || {
+            let start = Instant::now();
+            base.decoder.forward(&batch, &cache)?;
+            Ok(start.elapsed())
+        };
+        steps.push((rows, median(end, time)?));
+    }
+    Ok(steps)
+}
+
+/// Rows of one sequence of a measured step.
+fn span(base: &Base) -> usize {
+    BLOCK.min(base.max_positions)
+}
+
+/// A step of so many rows, in sequences of one block.
+fn batch(base: &Base, rows: usize) -> Batch {
+    let vocabulary = base.decoder.config().vocab_size;
+    let mut batch = Batch::default();
+    for (block, first) in (0..rows).step_by(span(base)).enumerate() {
+        let last = rows.min(first + span(base));
+        let tokens: Vec<u32> = (first..last).map(|i| (i % vocabulary) as u32).collect();
+        batch.push(&tokens, 0, &[block as u32], true);
+    }
+    if rows <= DECODE_ROWS {
+        batch.logits_rows = (0..rows as u32).collect();
+    }
+    batch
+}
+
+/// The median of a few runs, of fewer where time runs out.
+fn median(
+    end: Instant,
+    mut run: impl FnMut() -> Result<Duration, ModelError>,
+) -> Result<f64, ModelError> {
+    let mut runs = vec![run()?];
+    while runs.len() < REPEATS && Instant::now() + runs[0] < end {
+        runs.push(run()?);
+    }
+    Ok(middle(runs))
+}
+
+/// The median, in seconds.
+fn middle(mut runs: Vec<Duration>) -> f64 {
+    runs.sort_unstable();
+    runs[runs.len() / 2].as_secs_f64()
+}
+
+/// A ticket of random positions in the first `layers` layers.
+fn made_up(manifest: &BaseManifest, layers: usize, density: f64) -> BoundTicket {
+    let mut rng = StdRng::seed_from_u64(layers as u64);
+    let mut tensors = BTreeMap::new();
+    for layer in 0..layers {
+        for projection in Projection::ALL {
+            for (name, _, rows) in projection.parts(layer, manifest) {
+                let columns = manifest.parameters[&name].shape[1];
+                let delta = random([rows, columns], density, &mut rng);
+                tensors.insert(name, delta);
+            }
+        }
+    }
+    let metadata = Metadata {
+        name: "made-up".to_owned(),
+        base_name: "resident".to_owned(),
+        base_fingerprint: manifest.fingerprint,
+        density,
+        license: None,
+        training: None,
+    };
+    let ticket = Ticket::new(metadata, tensors).and_then(|ticket| ticket.bind(manifest, false));
+    ticket.expect("what is made from the manifest fits it")
+}
+
+/// A delta of about `density` of the weights, at least one.
+fn random(shape: [usize; 2], density: f64, rng: &mut StdRng) -> TensorDelta {
+    let weights = shape[0] * shape[1];
+    // As far apart on average as the density says.
+    let widest = ((2.0 / density) as usize).max(1);
+    let mut kept = vec![rng.random_range(0..weights.min(widest))];
+    while let Some(next) = kept.last().map(|last| last + rng.random_range(1..=widest))
+        && next < weights
+    {
+        kept.push(next);
+    }
+    let deltas = vec![bf16::from_f32(1e-3); kept.len()];
+    let delta = TensorDelta::from_flat(shape, &kept, Deltas::Bf16(deltas));
+    delta.expect("ascending positions within the weight")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn random_positions_are_as_dense_as_asked() {
+        let mut rng = StdRng::seed_from_u64(1);
+        for density in [0.001, 0.01, 0.1] {
+            let delta = random([400, 500], density, &mut rng);
+            let found = delta.nonzeros() as f64 / 200_000.0;
+            assert!(
+                (found / density - 1.0).abs() < 0.25,
+                "{found} for {density}"
+            );
+        }
+        assert_eq!(random([1, 1], 0.001, &mut rng).nonzeros(), 1);
+    }
+}

@@ -1,0 +1,170 @@
+//! All groups together or some by themselves, by what each costs.
+//!
+//! All together, tickets laid over their rows, is the rule. A ticket keeps an account of what its steps
+//! would have cost less (or do cost less) with its group by itself and the ticket applied. When that
+//! reaches what a swap costs, and a turn would save as much again, the group is on its own: it takes
+//! turns with the rest, which stay together, and pays each swap from its account. So at most about twice of what would have been
+//! cheapest in hindsight is spent (the ski-rental rule), and nothing flaps, since each swap has to be
+//! earned again. A turn ends when it is used up while others wait, or when making them wait has cost as
+//! much as coming back will; next is who waits longest. So no ticket starves.
+
+use std::collections::HashMap;
+
+use super::{Load, TurnLimits, Turns};
+use crate::engine::costs::Costs;
+use crate::engine::plan::{Group, Groups};
+use crate::ticket::Digest;
+
+/// Decides by cost, step by step.
+#[derive(Debug)]
+pub struct ByCost {
+    costs: Costs,
+    limits: TurnLimits,
+    /// Turns of the groups on their own, and of the rest as the base.
+    turns: Turns,
+    applied: Option<Applied>,
+    /// Of the tickets at work. They stay as they are while nothing at all is.
+    accounts: HashMap<Digest, Account>,
+    /// Whose step is next.
+    coming: Groups,
+}
+
+/// The ticket that has the weights.
+#[derive(Clone, Copy, Debug)]
+struct Applied {
+    ticket: Digest,
+    /// Seconds that its steps cost more than if all had run together, while others waited.
+    lost: f64,
+}
+
+/// What a ticket would save by being applied, in seconds.
+#[derive(Debug, Default)]
+struct Account {
+    /// By the steps so far, up to the cost of a swap.
+    saved: f64,
+    /// By the coming step.
+    gain: f64,
+    /// What applying and reverting it costs.
+    swap: f64,
+    /// A turn of steps like the coming one would save a swap, so another one would pay again.
+    lasting: bool,
+    /// Its layout has been counted in.
+    layout_counted: bool,
+}
+
+impl Account {
+    /// Whether a swap has paid, with the coming step.
+    fn earned(&self) -> bool {
+        self.gain > 0.0 && self.lasting && self.saved + self.gain >= self.swap
+    }
+}
+
+impl ByCost {
+    pub fn new(costs: Costs, limits: TurnLimits) -> Self {
+        Self {
+            costs,
+            limits,
+            turns: Turns::new(limits),
+            applied: None,
+            accounts: HashMap::new(),
+            coming: Groups::All,
+        }
+    }
+
+    /// Whose step is next; see [`super::Policy::next`].
+    pub fn next(&mut self, loads: &[Load]) -> Option<Groups> {
+        self.look_ahead(loads);
+        self.count_loss(loads);
+        let units: Vec<Load> = loads.iter().map(|load| self.unit(load)).collect();
+        let turn = self.turns.next(&units)?;
+        if units.iter().all(|unit| unit.group == turn) {
+            // Nobody else waits for its end: a newcomer need not either.
+            self.turns.use_up();
+        }
+        self.coming = match turn {
+            Some(ticket) => {
+                self.apply(ticket);
+                Groups::One(turn)
+            }
+            None => {
+                self.applied = None;
+                let own = units.iter().filter(|unit| unit.group.is_some());
+                Groups::all_but(own.map(|unit| unit.group).collect())
+            }
+        };
+        Some(self.coming.clone())
+    }
+
+    /// The step ran: books it for those who were in it.
+    pub fn ran(&mut self, rows: usize) {
+        self.turns.ran(rows);
+        for (&ticket, account) in &mut self.accounts {
+            if self.coming.contain(Some(ticket)) {
+                account.saved = (account.saved + account.gain).clamp(0.0, account.swap);
+            }
+        }
+    }
+
+    pub fn reverted(&mut self) {
+        self.applied = None;
+    }
+
+    /// What the coming step would save each ticket. Who has nothing to do loses the account.
+    fn look_ahead(&mut self, loads: &[Load]) {
+        let total = loads.iter().map(|load| load.rows).sum();
+        let alone = loads.len() == 1;
+        let mut kept = HashMap::new();
+        for load in loads {
+            let Some(ticket) = load.group else { continue };
+            let mut account = self.accounts.remove(&ticket).unwrap_or_default();
+            account.swap = self.costs.swap(load.nonzeros);
+            account.gain = self.costs.gain(load, total);
+            // Alone it has no turns: it stays.
+            let steps = self.limits.steps_of(load.rows) as f64;
+            account.lasting = alone || account.gain * steps >= account.swap;
+            // Beside others a ticket will be overlaid sooner or later; alone it may never be.
+            if alone && !load.laid_out && !account.layout_counted {
+                account.gain += self.costs.layout.of(load.nonzeros);
+                account.layout_counted = true;
+            }
+            kept.insert(ticket, account);
+        }
+        self.accounts = kept;
+    }
+
+    /// What it costs that others wait for the ticket that is applied.
+    fn count_loss(&mut self, loads: &[Load]) {
+        if let Some(applied) = &mut self.applied {
+            let account = self.accounts.get(&applied.ticket);
+            let gain = account.map_or(0.0, |account| account.gain);
+            applied.lost = match loads {
+                [_] => 0.0,
+                _ => applied.lost + (-gain).max(0.0),
+            };
+        }
+    }
+
+    /// The load as turns are taken: a group on its own as it is, any other as if it were the base's.
+    fn unit(&self, load: &Load) -> Load {
+        let account = load.group.and_then(|ticket| self.accounts.get(&ticket));
+        let on_its_own = account.is_some_and(|account| match self.applied {
+            Some(applied) if load.group == Some(applied.ticket) => {
+                account.earned() || applied.lost < account.swap
+            }
+            _ => account.earned(),
+        });
+        let group: Group = load.group.filter(|_| on_its_own);
+        Load { group, ..*load }
+    }
+
+    /// Gives a ticket the weights, which it pays for.
+    fn apply(&mut self, ticket: Digest) {
+        if self.applied.is_some_and(|applied| applied.ticket == ticket) {
+            return;
+        }
+        if let Some(account) = self.accounts.get_mut(&ticket) {
+            account.saved -= account.swap;
+        }
+        self.applied = Some(Applied { ticket, lost: 0.0 });
+    }
+}

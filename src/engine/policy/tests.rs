@@ -1,0 +1,363 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::engine::costs::{Costs, PerTicket, tests::small_base};
+use crate::engine::plan::Plan;
+use crate::engine::scheduler::{Demand, Scheduler, SchedulerConfig};
+use crate::ticket::Digest;
+
+const LIMITS: TurnLimits = TurnLimits {
+    steps: 8,
+    tokens: 512,
+};
+const MILLION: usize = 1_000_000;
+
+fn ticket(n: u8) -> Group {
+    Some(Digest([n; 32]))
+}
+
+fn load(group: Group, rows: usize, nonzeros: usize) -> Load {
+    Load {
+        group,
+        rows,
+        nonzeros,
+        laid_out: true,
+    }
+}
+
+fn by_cost() -> ByCost {
+    ByCost::new(small_base(), LIMITS)
+}
+
+/// The next step of groups that always have this to do.
+fn step(policy: &mut ByCost, loads: &[Load]) -> Groups {
+    let groups = policy.next(loads).expect("there is something to do");
+    let rows = loads.iter().filter(|load| groups.contain(load.group));
+    policy.ran(rows.map(|load| load.rows).sum());
+    groups
+}
+
+/// The same for groups that are listed by how long they wait.
+fn steps(policy: &mut ByCost, loads: &[Load], count: usize) -> Vec<Groups> {
+    let mut waiting = loads.to_vec();
+    let mut one = || {
+        let groups = step(policy, &waiting);
+        // Stable: who was served goes behind those who were not.
+        waiting.sort_by_key(|load| groups.contain(load.group));
+        groups
+    };
+    (0..count).map(|_| one()).collect()
+}
+
+#[test]
+fn a_ticket_alone_is_applied_once_overlaying_it_has_cost_a_swap() {
+    let (costs, nonzeros) = (small_base(), MILLION + MILLION / 10);
+    let loads = [load(ticket(1), 1, nonzeros)];
+    let after = costs.swap(nonzeros) / costs.overlay(nonzeros, 1);
+    let groups = steps(&mut by_cost(), &loads, 200);
+    let overlaid = groups.iter().take_while(|g| **g == Groups::All).count();
+    assert_eq!(overlaid, after.ceil() as usize - 1);
+    let then = &groups[overlaid..];
+    assert!(then.iter().all(|groups| *groups == Groups::One(ticket(1))));
+    // A prompt costs as much at once.
+    let loads = [load(ticket(1), 512, MILLION)];
+    assert_eq!(step(&mut by_cost(), &loads), Groups::One(ticket(1)));
+}
+
+#[test]
+fn a_ticket_alone_is_not_laid_out_for_a_few_steps() {
+    let fresh = Load {
+        laid_out: false,
+        ..load(ticket(1), 1, MILLION)
+    };
+    let mut policy = by_cost();
+    assert_eq!(step(&mut policy, &[fresh]), Groups::One(ticket(1)));
+    // The layout would have cost more than two swaps, and it counts once.
+    policy.reverted();
+    assert_eq!(step(&mut policy, &[fresh]), Groups::One(ticket(1)));
+    policy.reverted();
+    assert_eq!(step(&mut policy, &[fresh]), Groups::All);
+    // In company it will be overlaid in the end, so the layout does not count.
+    let company = [fresh, load(None, 1, 0)];
+    assert_eq!(step(&mut by_cost(), &company), Groups::All);
+}
+
+#[test]
+fn the_base_alone_is_never_anything_else() {
+    let groups = steps(&mut by_cost(), &[load(None, 4, 0)], 20);
+    assert!(groups.iter().all(|groups| *groups == Groups::All));
+    assert_eq!(by_cost().next(&[]), None);
+}
+
+#[test]
+fn decoding_groups_run_together() {
+    let loads = [1, 2, 3].map(|n| load(ticket(n), 2, MILLION));
+    let groups = steps(&mut by_cost(), &loads, 100);
+    assert!(groups.iter().all(|groups| *groups == Groups::All));
+}
+
+#[test]
+fn company_ends_the_turn_of_one_that_decodes() {
+    let mut policy = by_cost();
+    let one = load(ticket(1), 1, MILLION);
+    assert_eq!(steps(&mut policy, &[one], 50)[49], Groups::One(ticket(1)));
+    let both = [load(ticket(2), 1, MILLION), one];
+    assert_eq!(step(&mut policy, &both), Groups::All);
+}
+
+#[test]
+fn a_dense_prompt_is_applied_and_takes_turns_with_those_who_decode() {
+    let dense = load(ticket(9), 512, 10 * MILLION);
+    let decode = [1, 2].map(|n| load(ticket(n), 4, MILLION));
+    let loads = [dense, decode[0], decode[1]];
+    let groups = steps(&mut by_cost(), &loads, 90);
+    // At once, and for a chunk: that is a turn.
+    assert_eq!(groups[0], Groups::One(ticket(9)));
+    let rest = Groups::AllBut(vec![ticket(9)]);
+    assert_eq!(groups[1..9], vec![rest; 8]);
+    assert_eq!(groups[9], Groups::One(ticket(9)));
+    let own = groups.iter().filter(|g| **g == Groups::One(ticket(9)));
+    assert_eq!(own.count(), 10);
+}
+
+#[test]
+fn dense_prompts_take_turns() {
+    let loads = [1, 2, 3].map(|n| load(ticket(n), 256, 10 * MILLION));
+    let groups = steps(&mut by_cost(), &loads, 60);
+    for n in 1..=3 {
+        let own = groups.iter().filter(|g| **g == Groups::One(ticket(n)));
+        assert_eq!(own.count(), 20, "{groups:?}");
+    }
+}
+
+#[test]
+fn what_was_worth_a_swap_is_so_again_unless_another_came_meanwhile() {
+    let mut policy = by_cost();
+    let one = [load(ticket(1), 1, MILLION)];
+    steps(&mut policy, &one, 100);
+    // Idle, so the base was restored.
+    policy.reverted();
+    assert_eq!(step(&mut policy, &one), Groups::One(ticket(1)));
+    // It did not save what the second swap took.
+    policy.reverted();
+    assert_eq!(step(&mut policy, &one), Groups::All);
+    steps(&mut policy, &one, 100);
+    policy.reverted();
+    step(&mut policy, &[load(ticket(2), 1, MILLION)]);
+    assert_eq!(step(&mut policy, &one), Groups::All);
+}
+
+/// Seconds that a step takes, with its swap; `applied` is what has the weights.
+fn seconds(costs: &Costs, loads: &[Load], groups: &Groups, applied: &mut Group) -> f64 {
+    let mine = loads.iter().filter(|load| groups.contain(load.group));
+    let mine: Vec<Load> = mine.copied().collect();
+    match groups {
+        Groups::One(group) => {
+            let swapped = *applied != *group;
+            *applied = *group;
+            costs.step(mine[0].rows) + f64::from(swapped) * costs.swap(mine[0].nonzeros)
+        }
+        _ => {
+            *applied = None;
+            costs.together(&mine)
+        }
+    }
+}
+
+/// Costs of any machine: each some power of two away from the small base's.
+fn any_costs() -> impl Strategy<Value = Costs> {
+    let factor = || (-4i32..=4).prop_map(|power| 2f64.powi(power));
+    (factor(), factor(), factor()).prop_map(|(step, swap, overlay)| {
+        let base = small_base();
+        let times = |cost: PerTicket, factor: f64| PerTicket {
+            fixed: cost.fixed * factor,
+            per_nonzero: cost.per_nonzero * factor,
+        };
+        let steps = base.steps().iter().map(|&(rows, s)| (rows, s * step));
+        let overlays = base.overlays().iter();
+        let overlays = overlays.map(|&(rows, cost)| (rows, times(cost, overlay)));
+        Costs::new(
+            steps.collect(),
+            overlays.collect(),
+            times(base.apply, swap),
+            times(base.revert, swap),
+            base.layout,
+        )
+    })
+}
+
+proptest! {
+    /// Ski rental: what one ticket alone costs beyond the bare steps is at most twice of the cheaper of
+    /// overlaying it all the way and one swap.
+    #[test]
+    fn hindsight_is_at_most_twice_as_good(
+        costs in any_costs(),
+        nonzeros in 1usize..20 * MILLION,
+        rows in prop::collection::vec(1usize..512, 1..60),
+    ) {
+        let mut policy = ByCost::new(costs.clone(), LIMITS);
+        let (mut extra, mut overlaid, mut applied) = (0.0, 0.0, None);
+        for rows in rows {
+            let loads = [load(ticket(1), rows, nonzeros)];
+            let groups = step(&mut policy, &loads);
+            extra += seconds(&costs, &loads, &groups, &mut applied) - costs.step(rows);
+            overlaid += costs.overlay(nonzeros, rows);
+        }
+        let best = costs.swap(nonzeros).min(overlaid);
+        prop_assert!(extra <= 2.0 * best * (1.0 + 1e-9), "{extra} of {best}");
+    }
+
+    /// Each swap is earned by what the steps saved, whatever comes and goes: nothing flaps.
+    #[test]
+    fn swaps_are_paid_from_what_they_save(
+        costs in any_costs(),
+        history in prop::collection::vec(
+            prop::collection::btree_map(0u8..4, 1usize..300, 1..4), 1..200
+        ),
+    ) {
+        let mut policy = ByCost::new(costs.clone(), LIMITS);
+        let sizes = [0, 10 * MILLION, MILLION, 40 * MILLION];
+        let mut applied = None;
+        let mut paid: BTreeMap<Group, (f64, f64)> = BTreeMap::new();
+        for at_work in history {
+            let group = |n: u8| if n == 0 { None } else { ticket(n) };
+            let one = |(&n, &rows): (&u8, &usize)| load(group(n), rows, sizes[usize::from(n)]);
+            let loads: Vec<Load> = at_work.iter().map(one).collect();
+            let total = loads.iter().map(|load| load.rows).sum();
+            let groups = step(&mut policy, &loads);
+            for load in loads.iter().filter(|load| groups.contain(load.group)) {
+                let (swaps, saved) = paid.entry(load.group).or_default();
+                *saved += costs.gain(load, total).max(0.0);
+                if groups == Groups::One(load.group) && applied != load.group {
+                    *swaps += costs.swap(load.nonzeros);
+                }
+                prop_assert!(*swaps <= *saved * (1.0 + 1e-9), "{swaps} of {saved}");
+            }
+            applied = match groups {
+                Groups::One(group) => group,
+                _ => None,
+            };
+        }
+    }
+
+    /// Under the same work for long, either way alone would not be much cheaper. Groups are looked at one
+    /// by one, each beside all others, so turns for all that would pay only together are not seen: where
+    /// overlays cost about what a step does. Then up to a half is lost.
+    #[test]
+    fn steady_work_is_done_the_cheaper_way(
+        costs in any_costs(),
+        rows in 1usize..256,
+        sizes in prop::collection::vec(MILLION / 10..40 * MILLION, 1..5),
+    ) {
+        let loads = (1u8..).zip(&sizes).map(|(n, &nonzeros)| load(ticket(n), rows, nonzeros));
+        let loads: Vec<Load> = loads.collect();
+        let mut policy = ByCost::new(costs.clone(), LIMITS);
+        let mut waiting = loads.clone();
+        let (mut spent, mut done, mut applied) = (0.0, 0, None);
+        for now in 0..800 {
+            let groups = step(&mut policy, &waiting);
+            let took = seconds(&costs, &waiting, &groups, &mut applied);
+            if now >= 400 {
+                spent += took;
+                done += waiting.iter().filter(|load| groups.contain(load.group)).count();
+            }
+            waiting.sort_by_key(|load| groups.contain(load.group));
+        }
+        let turn_steps = LIMITS.steps_of(rows);
+        let together = costs.together(&loads) / loads.len() as f64;
+        let in_turns = costs.in_turns(&loads, turn_steps) / loads.len() as f64;
+        let (mine, best) = (spent / f64::from(done as u32), together.min(in_turns));
+        let clear = |load: &Load| {
+            let share = costs.overlay(load.nonzeros, rows) / costs.step(rows);
+            !(0.25..=1.5).contains(&share)
+        };
+        let most = if loads.iter().all(clear) { 1.35 } else { 1.6 };
+        prop_assert!(mine <= most * best, "{mine}, together {together}, in turns {in_turns}");
+    }
+}
+
+/// A group's sequences: prompt tokens, tokens to generate, group, and when they come.
+type Job = (usize, usize, u8, usize);
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    /// With a real scheduler: everything ends, and meanwhile nobody with something to do waits longer
+    /// than a turn of each other group, and a step.
+    #[test]
+    fn nobody_starves(
+        costs in any_costs(),
+        jobs in prop::collection::vec((1usize..600, 1usize..60, 0u8..5, 0usize..100), 1..30),
+        sizes in prop::collection::vec(1000usize..40 * MILLION, 5),
+    ) {
+        run_to_the_end(ByCost::new(costs, LIMITS), &jobs, &sizes)?;
+    }
+}
+
+fn run_to_the_end(mut policy: ByCost, jobs: &[Job], sizes: &[usize]) -> Result<(), TestCaseError> {
+    let mut scheduler = Scheduler::new(SchedulerConfig {
+        max_num_seqs: 16,
+        max_num_batched_tokens: LIMITS.tokens,
+        blocks: 1000,
+        block_size: 16,
+    });
+    let group = |n: u8| if n == 0 { None } else { ticket(n) };
+    let mut left: BTreeMap<u64, usize> = BTreeMap::new();
+    let mut last_served: BTreeMap<Group, usize> = BTreeMap::new();
+    for now in 0.. {
+        prop_assert!(now < 20_000, "{} never end", left.len());
+        for (id, job) in (1u64..).zip(jobs).filter(|(_, job)| job.3 == now) {
+            scheduler.add(id, group(job.2), job.0);
+            left.insert(id, job.1);
+        }
+        let weighed = |demand: &Demand| {
+            let nonzeros = (1u8..).zip(sizes).find(|(n, _)| ticket(*n) == demand.group);
+            load(
+                demand.group,
+                demand.rows,
+                nonzeros.map_or(0, |(_, size)| *size),
+            )
+        };
+        let loads: Vec<Load> = scheduler.demand().iter().map(weighed).collect();
+        last_served.retain(|group, _| loads.iter().any(|load| load.group == *group));
+        for load in &loads {
+            let since = *last_served.entry(load.group).or_insert(now);
+            let most = loads.len().max(5) * (LIMITS.steps + 1);
+            prop_assert!(
+                now - since <= most,
+                "{:?} waits since {since}, {now}",
+                load.group
+            );
+        }
+        let Some(groups) = policy.next(&loads) else {
+            if now > 100 && left.is_empty() {
+                return Ok(());
+            }
+            continue;
+        };
+        let Some(plan) = scheduler.schedule(&groups) else {
+            prop_assert!(groups != Groups::All);
+            continue;
+        };
+        policy.ran(plan.rows());
+        served(&mut scheduler, &plan, &mut left);
+        last_served.extend(plan.chunks.iter().map(|chunk| (chunk.group, now)));
+    }
+    Ok(())
+}
+
+/// A token for each sequence that samples.
+fn served(scheduler: &mut Scheduler, plan: &Plan, left: &mut BTreeMap<u64, usize>) {
+    for chunk in plan.chunks.iter().filter(|chunk| chunk.samples) {
+        let rest = left.get_mut(&chunk.id).expect("a sequence that runs");
+        *rest -= 1;
+        if *rest == 0 {
+            left.remove(&chunk.id);
+            scheduler.remove(chunk.id);
+        } else {
+            scheduler.extend(chunk.id);
+        }
+    }
+}
