@@ -10,7 +10,7 @@ def processor():
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         key, _, value = line.partition(":")
         about.setdefault(key.strip(), value.strip())
-    flags = about.get("flags", "").split()
-    vectors = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
+    flags = about.get("flags", about.get("Features", "")).split()
+    vectors = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd") if flag in flags]
     name = about.get("model name", platform.processor())
-    return f"{os.cpu_count()} cores of {name} ({', '.join(vectors) or 'no AVX2'})"
+    return f"{os.cpu_count()} cores of {name} ({', '.join(vectors) or 'no vectors known'})"

@@ -1,4 +1,4 @@
-//! `tombola bench serve` against the real server, through the binary.
+//! `tombola bench serve` against the real server, and `tombola bench costs`, through the binary.
 
 use std::process::{Command, Output};
 
@@ -7,9 +7,13 @@ use serde_json::Value;
 use crate::common::{Server, cache};
 
 fn bench(args: &[&str]) -> Output {
+    bench_of("serve", args)
+}
+
+fn bench_of(what: &str, args: &[&str]) -> Output {
     let cache = cache();
     let mut command = Command::new(env!("CARGO_BIN_EXE_tombola"));
-    command.args(["bench", "serve", "--cache-dir"]);
+    command.args(["bench", what, "--cache-dir"]);
     command
         .arg(cache.path())
         .args(args)
@@ -103,4 +107,50 @@ fn what_cannot_be_measured_says_why() {
     fails(&["--rate", "0"], "above 0");
     fails(&["--rate", "3", "--concurrency", "2"], "--rate");
     fails(&["--tokenizer", "no/such/tokenizer.json"], "--tokenizer");
+}
+
+#[test]
+fn costs_are_measured_and_printed() {
+    let json = bench_of("costs", &["--dtype", "bf16", "--json"]);
+    let errors = String::from_utf8_lossy(&json.stderr);
+    assert!(json.status.success(), "{errors}");
+    let report: Value = serde_json::from_slice(&json.stdout).expect("JSON");
+    let positive = |value: &Value| value.as_f64().is_some_and(|value| value > 0.0);
+    assert!(
+        positive(&report["seconds"]) && report["dtype"] == "bf16",
+        "{report}"
+    );
+    let costs = &report["costs"];
+    let steps = costs["steps"].as_array().expect("steps");
+    assert!(
+        steps.len() >= 2 && steps.iter().all(|step| positive(&step["ms"])),
+        "{report}"
+    );
+    let rows: Vec<u64> = steps
+        .iter()
+        .map(|step| step["rows"].as_u64().unwrap())
+        .collect();
+    assert!(rows.is_sorted() && rows[0] == 1, "{report}");
+    for what in ["apply", "revert", "layout"] {
+        assert!(positive(&costs[what]["ns_per_nonzero"]), "{what}: {report}");
+    }
+    let overlays = costs["overlays"].as_array().expect("overlays");
+    assert!(
+        overlays
+            .iter()
+            .all(|cost| positive(&cost["ns_per_nonzero"])),
+        "{report}"
+    );
+    for ticket in report["tickets"].as_array().expect("tickets") {
+        assert!(
+            positive(&ticket["swap_ms"]) && positive(&ticket["overlay_ms"]),
+            "{report}"
+        );
+        assert!(positive(&ticket["applied_after_steps"]), "{report}");
+    }
+    let table = bench_of("costs", &["--dtype", "bf16"]);
+    let table = String::from_utf8_lossy(&table.stdout);
+    for line in ["step           1 row", "overlay", "10 %: swap"] {
+        assert!(table.contains(line), "{table}");
+    }
 }

@@ -1,31 +1,19 @@
-//! `tombola bench`: measure a server as its clients see it.
+//! `tombola bench serve`: measure a server as its clients see it.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use clap::{Args, Subcommand};
+use clap::Args;
 use serde_json::json;
 
-use super::base::{BaseArgs, CacheArgs, at_least_one, bar_of, print};
 use crate::bench::{self, Arrivals, Kind, Popularity, Report, Server, Words, Work};
+use crate::cli::base::{BaseArgs, CacheArgs, at_least_one, bar_of, print};
 use crate::model::DEFAULT_MODEL;
 use crate::text::Text;
 
-/// Arguments of `tombola bench`.
+/// Arguments of `tombola bench serve`.
 #[derive(Debug, Args)]
-pub struct BenchArgs {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Load an OpenAI-style server with requests, and measure throughput and latencies.
-    Serve(Box<ServeArgs>),
-}
-
-#[derive(Debug, Args)]
-struct ServeArgs {
+pub struct ServeArgs {
     /// The server.
     #[arg(long, default_value = "http://127.0.0.1:8000")]
     url: String,
@@ -80,17 +68,11 @@ fn positive(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Runs what was asked for.
+/// Loads a server and prints what was measured.
 ///
 /// # Errors
 /// The server or the tokenizer cannot be used, or a request failed.
-pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
-    match &args.command {
-        Command::Serve(args) => serve(args),
-    }
-}
-
-fn serve(args: &ServeArgs) -> anyhow::Result<()> {
+pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let words = Words::new(&tokenizer(&args.tokenizer, &args.cache)?)?;
     let server = Server::new(
         &args.url,

@@ -1,0 +1,176 @@
+//! `tombola bench costs`: measure what steps and tickets cost on this machine.
+
+use std::fmt::Write as _;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::cli::base::{BaseArgs, ComputeArgs, print};
+use crate::engine::{Costs, Load, Measured, PerTicket, TURN_STEPS, measure_costs};
+use crate::kernels;
+
+/// Arguments of `tombola bench costs`.
+#[derive(Debug, Args)]
+pub struct CostsArgs {
+    #[command(flatten)]
+    base: BaseArgs,
+    #[command(flatten)]
+    compute: ComputeArgs,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Densities that the table says something of.
+const DENSITIES: [f64; 3] = [0.001, 0.01, 0.1];
+/// The most groups that are looked at.
+const MOST_GROUPS: usize = 64;
+
+/// Loads the base, measures and prints.
+///
+/// # Errors
+/// The base cannot be loaded or run.
+pub fn run(args: &CostsArgs) -> anyhow::Result<()> {
+    let mut base = args.base.open()?.load(&args.compute, None)?;
+    let threads = args.compute.threads();
+    let pool = kernels::Pool::new(threads)?;
+    let Measured { costs, took } = pool.install(|| measure_costs(&mut base))?;
+    let weights = base.manifest.adaptable_weights();
+    let tickets = DENSITIES.map(|density| Outlook::new(&costs, weights, density));
+    let (name, dtype) = (&base.manifest.name, args.compute.dtype);
+    let text = if args.json {
+        let report = json!({
+            "model": name,
+            "dtype": dtype.to_string(),
+            "threads": threads,
+            "seconds": took.as_secs_f64(),
+            "costs": as_json(&costs),
+            "tickets": tickets.map(|ticket| ticket.as_json()),
+        });
+        format!("{report:#}\n")
+    } else {
+        let took = took.as_secs_f64();
+        let title = format!("{name} in {dtype}, {threads} threads, measured in {took:.2} s\n\n");
+        title + &table(&costs) + &outlook(&tickets)
+    };
+    print(&text)
+}
+
+/// What the costs mean for tickets of one density.
+struct Outlook {
+    density: f64,
+    nonzeros: usize,
+    /// Seconds to apply and revert one.
+    swap: f64,
+    /// Seconds that one row takes longer overlaid.
+    overlay: f64,
+    /// Steps of one row after which a swap would have paid.
+    applied_after: f64,
+    /// The fewest groups of one row each, a ticket a group, that are faster together than by turns.
+    together_from: Option<usize>,
+}
+
+impl Outlook {
+    fn new(costs: &Costs, weights: usize, density: f64) -> Self {
+        let nonzeros = (density * weights as f64).round() as usize;
+        let load = Load {
+            group: None,
+            rows: 1,
+            nonzeros,
+            laid_out: true,
+        };
+        let pays = |groups: &usize| {
+            let loads = vec![load; *groups];
+            costs.together(&loads) < costs.in_turns(&loads, TURN_STEPS)
+        };
+        let (swap, overlay) = (costs.swap(nonzeros), costs.overlay(nonzeros, 1));
+        Self {
+            density,
+            nonzeros,
+            swap,
+            overlay,
+            applied_after: (swap / overlay.max(f64::MIN_POSITIVE)).ceil(),
+            together_from: (2..=MOST_GROUPS).find(pays),
+        }
+    }
+
+    fn as_json(&self) -> Value {
+        json!({
+            "density": self.density,
+            "nonzeros": self.nonzeros,
+            "swap_ms": 1e3 * self.swap,
+            "overlay_ms": 1e3 * self.overlay,
+            "applied_after_steps": self.applied_after,
+            "together_from_groups": self.together_from,
+        })
+    }
+}
+
+fn as_json(costs: &Costs) -> Value {
+    let per_ticket = |cost: PerTicket| {
+        json!({
+            "fixed_ms": 1e3 * cost.fixed,
+            "ns_per_nonzero": 1e9 * cost.per_nonzero,
+        })
+    };
+    let step = |&(rows, seconds): &(usize, f64)| json!({"rows": rows, "ms": 1e3 * seconds});
+    let overlay = |&(rows, cost): &(usize, PerTicket)| {
+        let mut cost = per_ticket(cost);
+        cost["rows"] = rows.into();
+        cost
+    };
+    json!({
+        "steps": costs.steps().iter().map(step).collect::<Vec<_>>(),
+        "overlays": costs.overlays().iter().map(overlay).collect::<Vec<_>>(),
+        "apply": per_ticket(costs.apply),
+        "revert": per_ticket(costs.revert),
+        "layout": per_ticket(costs.layout),
+    })
+}
+
+fn table(costs: &Costs) -> String {
+    let mut text = String::new();
+    let mut line = |what: &str, rows: Option<usize>, value: String| {
+        let rows = match rows {
+            Some(1) => "1 row".to_owned(),
+            Some(rows) => format!("{rows} rows"),
+            None => String::new(),
+        };
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{what:<10}{rows:>10}  {value}");
+    };
+    let per_ticket = |cost: PerTicket| {
+        let (fixed, nonzero) = (1e3 * cost.fixed, 1e9 * cost.per_nonzero);
+        format!("{nonzero:8.2} ns a nonzero + {fixed:.2} ms")
+    };
+    for &(rows, seconds) in costs.steps() {
+        line("step", Some(rows), format!("{:8.2} ms", 1e3 * seconds));
+    }
+    line("apply", None, per_ticket(costs.apply));
+    line("revert", None, per_ticket(costs.revert));
+    line("lay out", None, per_ticket(costs.layout));
+    for &(rows, cost) in costs.overlays() {
+        line("overlay", Some(rows), per_ticket(cost));
+    }
+    text
+}
+
+fn outlook(tickets: &[Outlook]) -> String {
+    let mut text = "\nTickets, each for one row a step:\n".to_owned();
+    for ticket in tickets {
+        let together = match ticket.together_from {
+            Some(groups) => format!("together from {groups} tickets on"),
+            None => "always by turns".to_owned(),
+        };
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            text,
+            "{:>6} %: swap {:.2} ms, overlay {:.2} ms; alone, applied after {} steps; {together}",
+            100.0 * ticket.density,
+            1e3 * ticket.swap,
+            1e3 * ticket.overlay,
+            ticket.applied_after,
+        );
+    }
+    text
+}
