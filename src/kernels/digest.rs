@@ -23,7 +23,8 @@ pub fn hash_values(hasher: &mut Sha256, tensor: &Tensor) -> Result<()> {
     }
 }
 
-fn hash_elements<T: Element>(hasher: &mut Sha256, values: &[T]) {
+/// Adds values to a digest, widened to f32, little-endian.
+pub fn hash_elements<T: Element>(hasher: &mut Sha256, values: &[T]) {
     let mut bytes = Vec::with_capacity(4 * 4096);
     for values in values.chunks(4096) {
         bytes.clear();

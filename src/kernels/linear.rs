@@ -14,6 +14,7 @@ use super::parallel::{Scattered, for_each_range};
 use super::simd::{dispatch, multiplies_pairs};
 use pairs::Pairs;
 use panel::Panel;
+pub(super) use panel::Rows;
 
 /// `x·Wᵀ + b` for activations `x` `[rows, in]` (f32 on the CPU), a row-major weight
 /// `[out, in]` of any dtype that the kernels know, and a bias `[out]` in the activations' dtype.
@@ -56,8 +57,8 @@ impl CustomOp2 for Linear {
     }
 }
 
-/// Weight rows that a thread takes at least.
-const GRAIN: usize = 24;
+/// Weight rows that a thread takes at least: whole tiles of whatever height.
+pub(super) const GRAIN: usize = 24;
 
 /// `y[r, o] = Σ_k x[r, k]·w[o, k]`, threads by ranges of weight rows.
 fn product<W: Element>(x: &[f32], weight: &[W], inner: usize, y: &mut [f32]) {
@@ -82,14 +83,26 @@ fn product<W: Element>(x: &[f32], weight: &[W], inner: usize, y: &mut [f32]) {
             });
         });
     }
-    let x = &panel::Rows::new(x, inner);
+    let x = &Rows::new(x, inner);
     for_each_range(out, GRAIN, |range| {
-        dispatch(Panel {
-            x,
-            weight: &weight[range.start * inner..range.end * inner],
-            inner,
-            store: |row, o, value| store(&range, row, o, value),
-        });
+        let weight = &weight[range.start * inner..range.end * inner];
+        panel(x, weight, inner, |row, o, value| store(&range, row, o, value));
+    });
+}
+
+/// All rows of `x` times a few rows of a weight: `store(r, o, Σ_k x[r, k]·w[o, k])`. A sum is the same
+/// whatever the other rows are.
+pub(super) fn panel<W: Element>(
+    x: &Rows,
+    weight: &[W],
+    inner: usize,
+    store: impl Fn(usize, usize, f32),
+) {
+    dispatch(Panel {
+        x,
+        weight,
+        inner,
+        store,
     });
 }
 

@@ -1,7 +1,7 @@
 //! The operations of a step, one file each: a portable body that the compiler vectorises for the
 //! instruction set found at run time, behind a function over candle tensors.
 //!
-//! Dispatch over dtype and device ends here: callers pass tensors. A CUDA twin of an operation is
+//! Dispatch over dtype, device and quantisation ends here: callers pass tensors and weights. A CUDA twin of an operation is
 //! the `cuda_fwd` of the same candle op. Activations are f32 on the CPU whatever the weights are.
 //!
 //! Every operation computes a row of its result in one order that does not depend on the other
@@ -23,12 +23,14 @@ pub mod overlay;
 mod parallel;
 mod pattern;
 mod pool;
+pub mod quantized;
 pub mod residual;
 pub mod rms_norm;
 pub mod rope;
 pub mod sampled;
 pub mod scatter;
 mod simd;
+pub mod weight;
 
 pub use element::Element;
 pub use pattern::Pattern;
