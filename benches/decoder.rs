@@ -1,6 +1,7 @@
 //! The default base, one step at a time: single-stream decode, 16 streams, 16 streams under random
-//! tickets that are laid over them, and a 512-token prefill, in f32 and bf16. Throughput is in tokens.
-//! The floor beside each decode is a plain read of as many bytes as the weights take.
+//! tickets that are laid over them, and a 512-token prefill, in f32 and bf16; the first two and the last
+//! with quantised weights. Throughput is in tokens. The floor beside each decode is a plain read of as
+//! many bytes as the weights take.
 //!
 //! `cargo bench --bench decoder`
 
@@ -14,7 +15,7 @@ use tombola::kernels::Pool;
 use tombola::model::{BLOCK, Base, Batch, Dtype, TicketOverlay};
 
 use common::floor::read;
-use common::{load, pool, random_ticket};
+use common::{load, load_quantized, pool, random_ticket};
 
 /// Tokens that each sequence has before the measured step.
 const CONTEXT: usize = 128;
@@ -71,6 +72,27 @@ fn steps(c: &mut Criterion) {
     }
 }
 
+/// The weights as the file has them.
+fn quantized(c: &mut Criterion) {
+    let pool = pool();
+    let base = load_quantized();
+    let mut group = c.benchmark_group("quantised");
+    group.sample_size(20);
+    for (name, sequences, rows, context) in [
+        ("decode x1", 1, 1, CONTEXT),
+        ("decode x16", 16, 1, CONTEXT),
+        ("prefill 512", 1, 512, 0),
+    ] {
+        let batch = batch(sequences, rows, context, |_| None);
+        let blocks = sequences * (context + rows).div_ceil(BLOCK);
+        let cache = base.kv_cache(blocks).expect("a cache");
+        group.throughput(Throughput::Elements((sequences * rows) as u64));
+        let step = || base.decoder.forward(&batch, &cache).expect("a step");
+        group.bench_function(name, |b| b.iter(|| pool.install(step)));
+    }
+    group.finish();
+}
+
 /// Sequences of a step with tickets.
 const STREAMS: usize = 16;
 
@@ -105,5 +127,5 @@ fn overlaid(group: &mut BenchmarkGroup<WallTime>, pool: &Pool, base: &Base) {
     }
 }
 
-criterion_group!(benches, steps);
+criterion_group!(benches, steps, quantized);
 criterion_main!(benches);

@@ -358,6 +358,7 @@ mod planted {
             "fn f() { x.dtype() != DType::F32 }",
             "fn f() { DType::F32 == x.dtype() }",
             "fn f() { device.is_cuda() }",
+            "fn f() { match w { Weight::Quantized(q) => 1, _ => 2 } }",
             "use candle_core::DType::*;",
         ] {
             assert_found("src/engine/runner.rs", text, "decides by");

@@ -17,12 +17,23 @@ use tombola::ticket::{BoundTicket, Deltas, Metadata, TensorDelta, Ticket};
 
 /// The default base, resident.
 pub fn load(dtype: Dtype) -> Base {
+    load_as(dtype, false)
+}
+
+/// The default base, its weights as its file has them.
+#[allow(dead_code)] // Not every bench has a use for it.
+pub fn load_quantized() -> Base {
+    load_as(Dtype::F32, true)
+}
+
+fn load_as(dtype: Dtype, keep_quantized: bool) -> Base {
     let cache = CacheDir::at(CacheDir::default_path());
     let gguf = default_gguf(&cache, &mut |_| ()).expect("the default base");
     let options = LoadOptions {
         dtype,
         device: DeviceSpec::Cpu,
         max_positions: None,
+        keep_quantized,
     };
     let checkpoint = Checkpoint::open(&Files::Gguf(gguf)).expect("a checkpoint");
     Base::load("base", &checkpoint, &options, &cache, &mut |_| ()).expect("a base")

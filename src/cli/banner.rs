@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::net::SocketAddr;
 
+use indicatif::DecimalBytes;
 use serde_json::{Value, json};
 
 use crate::server::AppState;
@@ -25,8 +26,12 @@ pub fn announce(address: SocketAddr, state: &AppState) -> anyhow::Result<()> {
     )?;
     writeln!(
         out,
-        "  base     {} ({}, fingerprint {:.12}…)",
-        manifest.name, base.dtype, fingerprint
+        "  base     {} ({}{}, {}, fingerprint {:.12}…)",
+        manifest.name,
+        if base.quantized { "quantised, " } else { "" },
+        base.dtype,
+        DecimalBytes(base.weight_bytes as u64),
+        fingerprint
     )?;
     if tickets.is_empty() {
         writeln!(

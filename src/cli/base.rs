@@ -7,11 +7,12 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use candle_core::Tensor;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::engine::TicketMode;
 use crate::model::{
     self, Base, CacheDir, Checkpoint, DEFAULT_MODEL, DeviceSpec, Dtype, LoadOptions, ModelError,
     Progress, Source, Stage,
@@ -113,7 +114,44 @@ pub struct ComputeArgs {
     threads: Option<usize>,
 }
 
+/// Whether a base stays as its file has it.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct QuantizedArgs {
+    /// Leave the weights of a GGUF file quantised: the base takes about the file's size. --dtype is what
+    /// keys and values are kept in then, and weights that are not quantised. Tickets are overlaid.
+    #[arg(long, env = "TOMBOLA_KEEP_QUANTIZED")]
+    pub keep_quantized: bool,
+}
+
+impl QuantizedArgs {
+    /// How tickets reach requests, where `asked` says how or leaves it open: nothing can be written into
+    /// quantised weights, so there is nothing to choose.
+    ///
+    /// # Errors
+    /// If that is asked.
+    pub fn ticket_mode(self, asked: Option<TicketMode>) -> anyhow::Result<TicketMode> {
+        match asked {
+            Some(TicketMode::Apply) if self.keep_quantized => bail!(
+                "--keep-quantized with --ticket-mode apply: quantised weights cannot be written \
+                 into; leave the mode out, or overlay the tickets"
+            ),
+            None | Some(TicketMode::Auto) if self.keep_quantized => Ok(TicketMode::Overlay),
+            asked => Ok(asked.unwrap_or_default()),
+        }
+    }
+}
+
 impl ComputeArgs {
+    /// How a base is made resident, for all the positions that it was trained for, dense.
+    pub fn load_options(&self) -> LoadOptions {
+        LoadOptions {
+            dtype: self.dtype,
+            device: self.device,
+            max_positions: None,
+            keep_quantized: false,
+        }
+    }
+
     /// Threads that compute.
     pub fn threads(&self) -> usize {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
@@ -177,19 +215,10 @@ impl OpenBase {
     }
 
     /// Makes the base resident under its name.
-    pub fn load(
-        &self,
-        compute: &ComputeArgs,
-        max_positions: Option<usize>,
-    ) -> Result<Base, ModelError> {
-        let options = LoadOptions {
-            dtype: compute.dtype,
-            device: compute.device,
-            max_positions,
-        };
+    pub fn load(&self, options: &LoadOptions) -> Result<Base, ModelError> {
         let (checkpoint, cache) = (&self.checkpoint, &self.cache);
         let mut bars = Bars::default();
-        Base::load(&self.name, checkpoint, &options, cache, &mut |progress| {
+        Base::load(&self.name, checkpoint, options, cache, &mut |progress| {
             bars.show(progress);
         })
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::base::{BaseArgs, ComputeArgs, at_least_one, print};
+use super::base::{BaseArgs, ComputeArgs, QuantizedArgs, at_least_one, print};
 use super::evaluation::{Candidate, evaluate};
 use super::folder::FolderArgs;
 use crate::data::{self, DataOptions, Dataset};
@@ -20,6 +20,8 @@ pub struct EvalArgs {
     base: BaseArgs,
     #[command(flatten)]
     compute: ComputeArgs,
+    #[command(flatten)]
+    quantized: QuantizedArgs,
     /// A ticket to evaluate beside the base: its file, or the name of one in the ticket folder. May
     /// be given several times.
     #[arg(long = "ticket", value_name = "FILE|NAME")]
@@ -77,6 +79,7 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let evaluated = evaluate(
         base,
         &args.compute,
+        args.quantized,
         tickets,
         args.allow_foreign_base,
         &dataset,

@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 
-use super::base::{ComputeArgs, OpenBase, bar_of};
+use super::base::{ComputeArgs, OpenBase, QuantizedArgs, bar_of};
 use super::ticket;
 use crate::data::Dataset;
 use crate::engine::{self, EngineConfig, TicketMode};
 use crate::eval::{self, EvalOptions, EvalResult};
 use crate::metrics::Metrics;
-use crate::model::{BLOCK, Base};
+use crate::model::{BLOCK, Base, LoadOptions};
 use crate::registry::Lease;
 use crate::ticket::{BaseManifest, Ticket};
 
@@ -74,12 +74,16 @@ pub struct Evaluated {
 pub fn evaluate(
     base: OpenBase,
     compute: &ComputeArgs,
+    quantized: QuantizedArgs,
     tickets: Vec<Candidate>,
     allow_foreign_base: bool,
     dataset: &Dataset,
     options: &EvalOptions,
 ) -> anyhow::Result<Vec<Evaluated>> {
-    let resident = base.load(compute, None)?;
+    let resident = base.load(&LoadOptions {
+        keep_quantized: quantized.keep_quantized,
+        ..compute.load_options()
+    })?;
     let leases = tickets.into_iter();
     let leases = leases.map(|ticket| ticket.lease(&resident.manifest, allow_foreign_base));
     let leases = leases.collect::<anyhow::Result<Vec<_>>>()?;
@@ -88,7 +92,10 @@ pub fn evaluate(
         max_num_batched_tokens: STEP_TOKENS,
         max_queue: QUEUE,
         kv_cache_bytes: cache_bytes(&resident, dataset, options),
-        ticket_mode: TicketMode::Apply,
+        ticket_mode: match quantized.keep_quantized {
+            false => TicketMode::Apply,
+            true => TicketMode::Overlay,
+        },
         costs: None,
         threads: compute.threads(),
         end_tokens: base.end_tokens(),

@@ -10,12 +10,12 @@ use clap::builder::NonEmptyStringValueParser;
 use tokio::net::TcpListener;
 
 use super::banner::announce;
-use super::base::{BaseArgs, ComputeArgs, OpenBase, at_least_one};
+use super::base::{BaseArgs, ComputeArgs, OpenBase, QuantizedArgs, at_least_one};
 use super::folder::FolderArgs;
 use super::signals::Signals;
 use crate::engine::{self, EngineConfig, TicketMode};
 use crate::metrics::Metrics;
-use crate::model::TicketOverlay;
+use crate::model::{LoadOptions, TicketOverlay};
 use crate::registry::{Registry, RegistryOptions};
 use crate::server::{self, AppState, Door, Drained, ServedBase, ServerOptions};
 use crate::ticket::Ticket;
@@ -33,6 +33,8 @@ pub struct ServeArgs {
     port: u16,
     #[command(flatten)]
     compute: ComputeArgs,
+    #[command(flatten)]
+    quantized: QuantizedArgs,
     /// The name that requests use for the base [default: the model's own].
     #[arg(
         long,
@@ -87,7 +89,8 @@ pub struct ServeArgs {
     )]
     max_num_batched_tokens: usize,
     /// How tickets reach requests: written into the weights, one ticket a step (apply), laid over them,
-    /// all tickets in one step (overlay), or step by step whichever costs less (auto) [default: auto].
+    /// all tickets in one step (overlay), or step by step whichever costs less (auto) [default: auto,
+    /// with --keep-quantized overlay].
     #[arg(long, value_name = "MODE", env = "TOMBOLA_TICKET_MODE")]
     ticket_mode: Option<TicketMode>,
     /// Give the same answer to the same request whatever else runs: tickets are always overlaid.
@@ -133,7 +136,7 @@ impl ServeArgs {
     /// How tickets reach requests.
     fn mode(&self) -> anyhow::Result<TicketMode> {
         match (self.deterministic, self.ticket_mode) {
-            (false, mode) => Ok(mode.unwrap_or_default()),
+            (false, mode) => self.quantized.ticket_mode(mode),
             (true, None | Some(TicketMode::Overlay)) => Ok(TicketMode::Overlay),
             (true, Some(mode)) => bail!(
                 "--deterministic overlays tickets, and --ticket-mode {mode} wants it otherwise: leave \
@@ -223,11 +226,17 @@ fn start(args: &ServeArgs, mode: TicketMode) -> anyhow::Result<(AppState, engine
     if let Some(name) = &args.served_model_name {
         opened.name.clone_from(name);
     }
-    let base = opened.load(&args.compute, args.max_model_len)?;
+    let base = opened.load(&LoadOptions {
+        max_positions: args.max_model_len,
+        keep_quantized: args.quantized.keep_quantized,
+        ..args.compute.load_options()
+    })?;
     let manifest = Arc::clone(&base.manifest);
     let served = ServedBase {
         manifest: Arc::clone(&manifest),
         dtype: args.compute.dtype.to_string(),
+        quantized: args.quantized.keep_quantized,
+        weight_bytes: base.resident.bytes(),
         loaded_digest: base.loaded_digest,
     };
     let max_ticket_bytes = args.max_ticket_mib.bytes() as u64;

@@ -83,7 +83,7 @@ fn train(args: &TrainArgs, base: &OpenBase, data: &Data) -> anyhow::Result<Train
     let tuned = args.method.calibrate_from.as_deref();
     let tuned = tuned.map(|model| ModelFiles::open(model, &args.base.cache.dir()));
     let tuned = tuned.transpose()?;
-    let resident = base.load(&args.compute, None)?;
+    let resident = base.load(&args.compute.load_options())?;
     let manifest = Arc::clone(&resident.manifest);
     let ticket = |name: &String| bound(name, &args.out, &manifest);
     let mask = match (&args.method.mask_from, &tuned) {

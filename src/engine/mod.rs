@@ -80,6 +80,10 @@ pub enum EngineError {
     Budget { tokens: usize, seqs: usize },
     #[error("{given} bytes of KV cache hold no block of {BLOCK} tokens, which takes {block} bytes")]
     Cache { given: usize, block: usize },
+    #[error(
+        "tickets cannot be applied to a base that is kept quantised: --ticket-mode overlay serves them"
+    )]
+    Quantized,
     #[error("threads cannot be started: {0}")]
     Threads(String),
     #[error(transparent)]
@@ -115,6 +119,9 @@ pub fn spawn(
     } = *config;
     if tokens < seqs {
         return Err(EngineError::Budget { tokens, seqs });
+    }
+    if config.ticket_mode == TicketMode::Apply && !base.resident.can_apply() {
+        return Err(EngineError::Quantized);
     }
     let blocks = config.kv_cache_bytes / base.block_bytes();
     if blocks == 0 {

@@ -4,13 +4,15 @@ use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use candle_core::quantized::gguf_file::Content;
+use candle_core::quantized::GgmlDType;
+use candle_core::quantized::gguf_file::{Content, TensorInfo};
 use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Tensor};
 
 use super::config::ModelConfig;
 use super::error::{ModelError, first_line};
 use super::gguf::Gguf;
+use crate::kernels::quantized::{self, QuantizedWeight};
 
 /// A base's files on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,7 +95,6 @@ impl Checkpoint {
 
     /// Reads one parameter, as f32 on the CPU.
     pub fn load(&self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
-        let path = || self.path.clone();
         let tensor = match &self.format {
             Format::Safetensors(map) if map.get(name).is_ok() => {
                 let tensor = map
@@ -106,19 +107,94 @@ impl Checkpoint {
             Format::Safetensors(_) => None,
             Format::Gguf(gguf) => gguf.load(name, &self.config)?,
         };
-        let Some(tensor) = tensor else {
-            let (path, name) = (path(), name.to_owned());
-            return Err(ModelError::MissingParameter { path, name });
-        };
-        if tensor.dims() != shape {
-            return Err(ModelError::ParameterShape {
-                path: path(),
-                name: name.to_owned(),
-                found: tensor.dims().to_vec(),
-                expected: shape.to_vec(),
-            });
-        }
+        let tensor = tensor.ok_or_else(|| self.missing(name))?;
+        self.check_shape(name, tensor.dims(), shape)?;
         Ok(tensor)
+    }
+
+    /// Reads one matrix as it is stored, which only a GGUF file can have quantised.
+    pub fn load_quantized(
+        &self,
+        name: &str,
+        shape: &[usize],
+    ) -> Result<QuantizedWeight, ModelError> {
+        let Some((gguf, info)) = self.stored(name) else {
+            return Err(self.missing(name));
+        };
+        self.check_shape(name, info.shape.dims(), shape)?;
+        gguf.load_quantized(name, &self.config)
+    }
+
+    /// Whether a parameter is stored quantised.
+    pub fn is_quantized(&self, name: &str) -> bool {
+        self.kind(name).is_some_and(quantized::is_quantized)
+    }
+
+    fn kind(&self, name: &str) -> Option<GgmlDType> {
+        Some(self.stored(name)?.1.ggml_dtype)
+    }
+
+    /// A tensor of a GGUF file by its checkpoint name.
+    fn stored(&self, name: &str) -> Option<(&Gguf, &TensorInfo)> {
+        match &self.format {
+            Format::Safetensors(_) => None,
+            Format::Gguf(gguf) => Some((gguf, gguf.info(name)?)),
+        }
+    }
+
+    /// Whether the matrices of `names` can be kept as they are stored.
+    ///
+    /// # Errors
+    /// If the base is no GGUF file, none of them is quantised, or one is in a way that has no kernel.
+    pub fn check_keep_quantized<'a>(
+        &self,
+        names: impl Iterator<Item = &'a String>,
+    ) -> Result<(), ModelError> {
+        let refuse = |reason| {
+            let path = self.path.clone();
+            Err(ModelError::KeepQuantized { path, reason })
+        };
+        if let Format::Safetensors(_) = &self.format {
+            let reason =
+                "it is a folder of safetensors, and only GGUF files hold quantised weights";
+            return refuse(reason.to_owned());
+        }
+        let kinds = names.filter_map(|name| Some((name, self.kind(name)?)));
+        let kinds: Vec<_> = kinds
+            .filter(|(_, kind)| quantized::is_quantized(*kind))
+            .collect();
+        if kinds.is_empty() {
+            return refuse("none of its weights is quantised; leave the flag out".to_owned());
+        }
+        match kinds.iter().find(|(_, k)| !quantized::is_supported(*k)) {
+            Some((name, kind)) => refuse(format!(
+                "{name} is {kind:?}, and there are kernels for {} alone",
+                quantized::SUPPORTED
+            )),
+            None => Ok(()),
+        }
+    }
+
+    fn missing(&self, name: &str) -> ModelError {
+        let (path, name) = (self.path.clone(), name.to_owned());
+        ModelError::MissingParameter { path, name }
+    }
+
+    fn check_shape(
+        &self,
+        name: &str,
+        found: &[usize],
+        expected: &[usize],
+    ) -> Result<(), ModelError> {
+        if found == expected {
+            return Ok(());
+        }
+        Err(ModelError::ParameterShape {
+            path: self.path.clone(),
+            name: name.to_owned(),
+            found: found.to_vec(),
+            expected: expected.to_vec(),
+        })
     }
 }
 

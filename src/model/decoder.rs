@@ -117,15 +117,11 @@ impl Decoder {
     /// `logits_rows`, `[logits rows, vocab]` in f32; `None` where no row's are wanted.
     pub fn forward(&self, batch: &Batch, cache: &KvCache) -> Result<Option<Tensor>> {
         let device = self.weights.embedding.device();
-        let tokens = Tensor::new(batch.tokens.as_slice(), device)?;
         let rope = self.rope.at(&batch.positions)?;
         let norm_dtype = self.weights.norm.dtype();
         // A copy of rows of the embedding, to add to.
-        let x = self
-            .weights
-            .embedding
-            .index_select(&tokens, 0)?
-            .to_dtype(norm_dtype)?;
+        let x = self.weights.embedding.select(&batch.tokens)?;
+        let x = x.to_dtype(norm_dtype)?;
         for (i, layer) in self.weights.layers.iter().enumerate() {
             let h = self.norm(&x, &layer.input_norm)?;
             residual::add(&x, &self.attend(i, &h, batch, &rope, cache)?)?;

@@ -46,6 +46,12 @@ pub enum ModelError {
     ForeignTicket { ticket: Digest, base: Digest },
     #[error("the parameter {0} that the ticket adapts is not resident")]
     UnknownParameter(String),
+    #[error("{path} cannot be kept quantised (--keep-quantized): {reason}", path = path.display())]
+    KeepQuantized { path: PathBuf, reason: String },
+    #[error(
+        "{0} cannot be written into: the base is kept quantised, and takes tickets overlaid only"
+    )]
+    Quantized(String),
     #[error(transparent)]
     Compute(#[from] candle_core::Error),
 }

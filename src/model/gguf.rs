@@ -5,11 +5,13 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use candle_core::quantized::gguf_file::{Content, Value};
+use candle_core::quantized::QTensor;
+use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
 use candle_core::{Device, Tensor};
 
 use super::config::{Family, MAX_LAYERS, ModelConfig, RopeScaling};
 use super::error::{ModelError, first_line};
+use crate::kernels::quantized::QuantizedWeight;
 
 /// An open GGUF file.
 pub struct Gguf {
@@ -171,9 +173,36 @@ impl Gguf {
     }
 
     fn tensor(&self, name: &str) -> candle_core::Result<Tensor> {
+        self.stored(name)?.dequantize(&Device::Cpu)
+    }
+
+    fn stored(&self, name: &str) -> candle_core::Result<QTensor> {
         let mut reader = self.reader.lock().expect("no reader panicked");
-        let tensor = self.content.tensor(&mut *reader, name, &Device::Cpu)?;
-        tensor.dequantize(&Device::Cpu)
+        self.content.tensor(&mut *reader, name, &Device::Cpu)
+    }
+
+    /// How a parameter is stored, by its checkpoint name; `None` where the file has no such tensor.
+    pub fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.content.tensor_infos.get(&stored_name(name)?)
+    }
+
+    /// A matrix as it is stored, by its checkpoint name. Its shape must be that of the configuration.
+    pub fn load_quantized(
+        &self,
+        name: &str,
+        config: &ModelConfig,
+    ) -> Result<QuantizedWeight, ModelError> {
+        let stored = stored_name(name).unwrap_or_default();
+        let weight = self.stored(&stored).and_then(|tensor| {
+            let rows = tensor.shape().dims2()?.0;
+            let order = (0..rows).map(|row| match permuted_heads(name, config) {
+                Some(heads) => stored_row(row, rows / heads),
+                None => row,
+            });
+            QuantizedWeight::new(&tensor, order)
+        });
+        let naming = |e| ModelError::invalid(&self.path, format!("{stored}: {}", first_line(&e)));
+        weight.map_err(naming)
     }
 
     /// A parameter in f32 by its checkpoint name; `None` where the file has no such tensor.
@@ -184,17 +213,31 @@ impl Gguf {
         if !self.content.tensor_infos.contains_key(&stored) {
             return Ok(None);
         }
-        let tensor = self
-            .tensor(&stored)
-            .map_err(|e| ModelError::invalid(&self.path, first_line(&e)))?;
-        let permuted = matches!(config.family, Family::Llama | Family::Mistral);
-        let heads = match () {
-            () if permuted && name.contains(".q_proj.") => config.heads,
-            () if permuted && name.contains(".k_proj.") => config.kv_heads,
-            () => return Ok(Some(tensor)),
-        };
-        Ok(Some(unpermute(&tensor, heads)?))
+        let tensor = self.tensor(&stored).map_err(|e| {
+            ModelError::invalid(&self.path, format!("{stored}: {}", first_line(&e)))
+        })?;
+        match permuted_heads(name, config) {
+            Some(heads) => Ok(Some(unpermute(&tensor, heads)?)),
+            None => Ok(Some(tensor)),
+        }
     }
+}
+
+/// The heads of a parameter whose rows llama.cpp has permuted.
+fn permuted_heads(name: &str, config: &ModelConfig) -> Option<usize> {
+    let permuted = matches!(config.family, Family::Llama | Family::Mistral);
+    match () {
+        () if permuted && name.contains(".q_proj.") => Some(config.heads),
+        () if permuted && name.contains(".k_proj.") => Some(config.kv_heads),
+        () => None,
+    }
+}
+
+/// Where llama.cpp stores a row of a parameter whose heads have so many: [`unpermute`] for one row.
+fn stored_row(row: usize, head_rows: usize) -> usize {
+    let (head, place) = (row / head_rows, row % head_rows);
+    let (half, pair) = (place / (head_rows / 2), place % (head_rows / 2));
+    head * head_rows + 2 * pair + half
 }
 
 /// Undoes llama.cpp's permutation of query and key rows: (head, pair, half) back to (head, half,

@@ -25,6 +25,8 @@ pub struct LoadOptions {
     pub device: DeviceSpec,
     /// Positions that sequences may have; `None` takes what the model was trained for.
     pub max_positions: Option<usize>,
+    /// Leave the weights of a GGUF file quantised. Tickets can only be overlaid then.
+    pub keep_quantized: bool,
 }
 
 /// A resident base.
@@ -54,11 +56,17 @@ impl Base {
             let asked = max_positions;
             return Err(ModelError::ContextLength { asked, trained });
         }
+        if options.keep_quantized {
+            let shapes = parameters(checkpoint.config());
+            let matrices = shapes.iter().filter(|(_, shape)| shape.len() == 2);
+            checkpoint.check_keep_quantized(matrices.map(|(name, _)| name))?;
+        }
         let manifest = Arc::new(describe(name, checkpoint, cache, progress)?);
         let place = Placement::new(options.device, options.dtype);
         let config = checkpoint.config().clone();
         let mut count = report(Stage::Load, progress);
-        let (weights, views) = Loader::new(checkpoint, &place, &mut count).load()?;
+        let (weights, views) =
+            Loader::new(checkpoint, &place, options.keep_quantized, &mut count).load()?;
         let resident = Resident::new(views, manifest.fingerprint);
         Ok(Self {
             manifest,
@@ -72,8 +80,11 @@ impl Base {
 
     /// Takes the base apart to train it: the decoder, and its parameters by checkpoint name, which
     /// share the decoder's storage. An applied ticket stays in the weights.
-    pub fn into_trainable(self) -> (Decoder, BTreeMap<String, Tensor>) {
-        (self.decoder, self.resident.into_parameters())
+    ///
+    /// # Errors
+    /// If the base is kept quantised.
+    pub fn into_trainable(self) -> Result<(Decoder, BTreeMap<String, Tensor>), ModelError> {
+        Ok((self.decoder, self.resident.into_parameters()?))
     }
 
     /// Room for `blocks` blocks of keys and values of this base.

@@ -10,13 +10,13 @@ use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
 
 use super::error::ModelError;
-use crate::kernels::digest::hash_values;
 use crate::kernels::scatter::{self, Saved};
+use crate::kernels::weight::Weight;
 use crate::ticket::{BoundTicket, Digest};
 
 /// The base's parameters by checkpoint name, and the ticket that is applied to them.
 pub struct Resident {
-    parameters: BTreeMap<String, Tensor>,
+    parameters: BTreeMap<String, Weight>,
     /// The base's fingerprint, which tickets are bound to.
     fingerprint: Digest,
     applied: Option<Applied>,
@@ -39,7 +39,7 @@ pub struct SwapReport {
 }
 
 impl Resident {
-    pub(super) fn new(parameters: BTreeMap<String, Tensor>, fingerprint: Digest) -> Self {
+    pub(super) fn new(parameters: BTreeMap<String, Weight>, fingerprint: Digest) -> Self {
         Self {
             parameters,
             fingerprint,
@@ -47,8 +47,24 @@ impl Resident {
         }
     }
 
-    pub(super) fn into_parameters(self) -> BTreeMap<String, Tensor> {
-        self.parameters
+    /// The parameters, to train.
+    ///
+    /// # Errors
+    /// If any is kept quantised.
+    pub(super) fn into_parameters(self) -> Result<BTreeMap<String, Tensor>, ModelError> {
+        let names = self.parameters.keys();
+        let tensor = |name: &String| Ok((name.clone(), tensor(&self.parameters, name)?.clone()));
+        names.map(tensor).collect()
+    }
+
+    /// Whether tickets can be applied: not to a base that is kept quantised.
+    pub fn can_apply(&self) -> bool {
+        self.parameters.values().all(Weight::is_dense)
+    }
+
+    /// Bytes that the parameters take.
+    pub fn bytes(&self) -> usize {
+        self.parameters.values().map(Weight::bytes).sum()
     }
 
     /// The digest of the ticket that is applied now.
@@ -60,7 +76,8 @@ impl Resident {
     /// another first. Returns `None` where that is so already.
     ///
     /// # Errors
-    /// If the ticket is bound to another base; nothing has changed then.
+    /// If the ticket is bound to another base, or adapts a weight that is kept quantised; nothing has
+    /// changed then.
     pub fn swap(
         &mut self,
         ticket: Option<&Arc<BoundTicket>>,
@@ -76,6 +93,9 @@ impl Resident {
                 ticket: ticket.bound_to(),
                 base: self.fingerprint,
             });
+        }
+        for name in ticket.iter().flat_map(|ticket| ticket.tensors().keys()) {
+            tensor(&self.parameters, name)?;
         }
         let start = Instant::now();
         let mut nonzeros = self.revert()?;
@@ -94,7 +114,7 @@ impl Resident {
             saved: Vec::new(),
         });
         for (name, delta) in ticket.tensors() {
-            let weight = parameter(&self.parameters, name)?;
+            let weight = tensor(&self.parameters, name)?;
             applied.saved.push(scatter::apply(weight, delta, scale)?);
         }
         Ok(())
@@ -107,18 +127,19 @@ impl Resident {
         };
         let mut nonzeros = 0;
         for ((name, delta), saved) in applied.ticket.tensors().iter().zip(&applied.saved) {
-            scatter::revert(parameter(&self.parameters, name)?, delta, saved)?;
+            scatter::revert(tensor(&self.parameters, name)?, delta, saved)?;
             nonzeros += delta.nonzeros();
         }
         self.applied = None;
         Ok(nonzeros)
     }
 
-    /// The digest of each parameter's values as they are now, with whatever is applied.
+    /// The digest of each parameter's values as they are now, with whatever is applied: the same whether
+    /// they are in f32 or kept quantised.
     pub fn digests(&self) -> Result<BTreeMap<String, Digest>, ModelError> {
-        let digest = |(name, tensor): (&String, &Tensor)| {
+        let digest = |(name, weight): (&String, &Weight)| {
             let mut hasher = Sha256::new();
-            hash_values(&mut hasher, tensor)?;
+            weight.hash_values(&mut hasher)?;
             Ok((name.clone(), Digest(hasher.finalize().into())))
         };
         self.parameters.par_iter().map(digest).collect()
@@ -134,10 +155,13 @@ impl Resident {
     }
 }
 
-fn parameter<'a>(
-    parameters: &'a BTreeMap<String, Tensor>,
+/// A parameter, to write into.
+fn tensor<'a>(
+    parameters: &'a BTreeMap<String, Weight>,
     name: &str,
 ) -> Result<&'a Tensor, ModelError> {
-    let parameter = parameters.get(name);
-    parameter.ok_or_else(|| ModelError::UnknownParameter(name.to_owned()))
+    let weight = parameters.get(name);
+    let weight = weight.ok_or_else(|| ModelError::UnknownParameter(name.to_owned()))?;
+    let quantized = |_| ModelError::Quantized(name.to_owned());
+    weight.dense().map_err(quantized)
 }

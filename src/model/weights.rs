@@ -3,26 +3,30 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Result as CandleResult, Tensor};
 
 use super::checkpoint::Checkpoint;
 use super::config::ModelConfig;
 use super::device::Placement;
 use super::error::ModelError;
-use crate::kernels::linear::linear;
+use crate::kernels::quantized::QuantizedWeight;
+use crate::kernels::weight::Weight;
 use crate::ticket::BaseManifest;
 
 /// A linear layer: weight `[out, in]`, bias `[out]`.
 #[derive(Debug)]
 pub struct Linear {
-    weight: Tensor,
+    weight: Weight,
     bias: Option<Tensor>,
 }
 
 impl Linear {
-    /// `[out, in]`.
-    pub fn weight(&self) -> &Tensor {
-        &self.weight
+    /// `[out, in]`, to train.
+    ///
+    /// # Errors
+    /// If it is kept quantised.
+    pub fn weight(&self) -> CandleResult<&Tensor> {
+        self.weight.dense()
     }
 
     /// `[out]`.
@@ -31,8 +35,8 @@ impl Linear {
     }
 
     /// `[rows, in]` → `[rows, out]`.
-    pub fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        linear(x, &self.weight, self.bias.as_ref())
+    pub fn forward(&self, x: &Tensor) -> CandleResult<Tensor> {
+        self.weight.linear(x, self.bias.as_ref())
     }
 }
 
@@ -100,7 +104,7 @@ impl Layer {
 #[derive(Debug)]
 pub struct Weights {
     /// `[vocab, hidden]`.
-    pub embedding: Tensor,
+    pub embedding: Weight,
     pub layers: Vec<Layer>,
     pub norm: Tensor,
     pub head: Linear,
@@ -169,8 +173,9 @@ pub fn is_adaptable(name: &str) -> bool {
 pub struct Loader<'a> {
     checkpoint: &'a Checkpoint,
     place: &'a Placement,
+    keep_quantized: bool,
     shapes: BTreeMap<String, Vec<usize>>,
-    views: BTreeMap<String, Tensor>,
+    views: BTreeMap<String, Weight>,
     progress: &'a mut dyn FnMut(usize, usize),
 }
 
@@ -179,27 +184,29 @@ impl<'a> Loader<'a> {
     pub fn new(
         checkpoint: &'a Checkpoint,
         place: &'a Placement,
+        keep_quantized: bool,
         progress: &'a mut dyn FnMut(usize, usize),
     ) -> Self {
         Self {
             shapes: parameters(checkpoint.config()),
             checkpoint,
             place,
+            keep_quantized,
             views: BTreeMap::new(),
             progress,
         }
     }
 
     /// The weights, and every parameter by its checkpoint name: a view that shares their storage.
-    pub fn load(mut self) -> Result<(Weights, BTreeMap<String, Tensor>), ModelError> {
+    pub fn load(mut self) -> Result<(Weights, BTreeMap<String, Weight>), ModelError> {
         let config = self.checkpoint.config();
-        let embedding = self.single("model.embed_tokens.weight", self.place.weights)?;
+        let embedding = self.matrix(&["model.embed_tokens.weight".to_owned()])?;
         let layers: Result<_, ModelError> = (0..config.layers).map(|i| self.layer(i)).collect();
         let layers = layers?;
         let head = if config.tie_word_embeddings {
             embedding.clone()
         } else {
-            self.single("lm_head.weight", self.place.weights)?
+            self.matrix(&["lm_head.weight".to_owned()])?
         };
         let weights = Weights {
             embedding,
@@ -250,7 +257,7 @@ impl<'a> Loader<'a> {
                 .map(|module| format!("{module}.{kind}"))
                 .collect()
         };
-        let weight = self.fused(&names("weight"), self.place.weights)?;
+        let weight = self.matrix(&names("weight"))?;
         let bias = if bias {
             Some(self.fused(&names("bias"), self.place.activations)?)
         } else {
@@ -261,6 +268,29 @@ impl<'a> Loader<'a> {
 
     fn single(&mut self, name: &str, dtype: DType) -> Result<Tensor, ModelError> {
         self.fused(&[name.to_owned()], dtype)
+    }
+
+    /// Matrices one after the other along their rows: as they are stored, where any is quantised and
+    /// that is to be kept.
+    fn matrix(&mut self, names: &[String]) -> Result<Weight, ModelError> {
+        let mut names_of = names.iter();
+        if self.keep_quantized && names_of.any(|name| self.checkpoint.is_quantized(name)) {
+            return self.quantized(names);
+        }
+        let dense = self.fused(names, self.place.weights)?;
+        Ok(Weight::Dense(dense))
+    }
+
+    fn quantized(&mut self, names: &[String]) -> Result<Weight, ModelError> {
+        let mut parts = Vec::with_capacity(names.len());
+        for name in names {
+            let part = self.checkpoint.load_quantized(name, &self.shapes[name])?;
+            let view = Weight::Quantized(part.clone());
+            self.views.insert(name.clone(), view);
+            parts.push(part);
+        }
+        (self.progress)(self.views.len(), self.shapes.len());
+        Ok(Weight::Quantized(QuantizedWeight::cat(&parts)?))
     }
 
     /// Parameters one after the other along their rows, in one storage.
@@ -277,7 +307,8 @@ impl<'a> Loader<'a> {
         let mut row = 0;
         for (name, part) in names.iter().zip(&parts) {
             let rows = part.dim(0)?;
-            self.views.insert(name.clone(), fused.narrow(0, row, rows)?);
+            let view = Weight::Dense(fused.narrow(0, row, rows)?);
+            self.views.insert(name.clone(), view);
             row += rows;
         }
         (self.progress)(self.views.len(), self.shapes.len());

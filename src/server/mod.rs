@@ -71,8 +71,12 @@ impl Default for ServerOptions {
 #[derive(Clone, Debug)]
 pub struct ServedBase {
     pub manifest: Arc<BaseManifest>,
-    /// How its values are kept: `f32`, `bf16`.
+    /// How its values are kept, but for those that are kept quantised: `f32`, `bf16`.
     pub dtype: String,
+    /// Its weights are kept quantised, as its file has them.
+    pub quantized: bool,
+    /// Bytes that its parameters take.
+    pub weight_bytes: usize,
     /// The digest of its resident parameters when they were loaded.
     pub loaded_digest: Digest,
 }

@@ -164,7 +164,7 @@ fn train_here(
         manifest: Arc::clone(&base.manifest),
         on_top_of: job.on_top_of.clone(),
     };
-    let (decoder, parameters) = base.into_trainable();
+    let (decoder, parameters) = base.into_trainable()?;
     let valid = job.valid.map_or(&[][..], |valid| &valid.examples);
     let run = Run {
         config: &config,

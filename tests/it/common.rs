@@ -63,19 +63,37 @@ pub fn ids(value: &serde_json::Value) -> Vec<u32> {
     serde_json::from_value(value.clone()).expect("token ids")
 }
 
-pub fn load(files: &Files, dtype: Dtype) -> Base {
-    let options = LoadOptions {
+/// All positions, nothing kept quantised.
+pub fn dense(dtype: Dtype) -> LoadOptions {
+    LoadOptions {
         dtype,
         device: DeviceSpec::Cpu,
         max_positions: None,
-    };
+        keep_quantized: false,
+    }
+}
+
+pub fn load(files: &Files, dtype: Dtype) -> Base {
+    load_with(files, &dense(dtype))
+}
+
+pub fn load_with(files: &Files, options: &LoadOptions) -> Base {
     let checkpoint = Checkpoint::open(files).expect("a checkpoint");
-    let base = Base::load("base", &checkpoint, &options, &scratch(), &mut |_| ());
+    let base = Base::load("base", &checkpoint, options, &scratch(), &mut |_| ());
     base.expect("a base that loads")
 }
 
 pub fn load_default(dtype: Dtype) -> Base {
     load(&Files::Gguf(default_gguf_path()), dtype)
+}
+
+/// The default base, its weights as its file has them.
+pub fn load_default_quantized() -> Base {
+    let options = LoadOptions {
+        keep_quantized: true,
+        ..dense(Dtype::F32)
+    };
+    load_with(&Files::Gguf(default_gguf_path()), &options)
 }
 
 /// One of the random models of `tests/golden/tiny`.

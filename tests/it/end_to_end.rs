@@ -68,6 +68,48 @@ fn base_and_ticket_in_one_batch_answer_as_transformers_does() {
     assert!(server.terminate().success());
 }
 
+/// A base that stays quantised answers as the dense one does, and needs what its file needs.
+#[test]
+fn a_quantised_base_and_its_tickets_answer_as_transformers_does() {
+    let server = Server::start(&["--keep-quantized"]);
+    assert!(
+        server.banner.contains("(quantised, f32, "),
+        "{}",
+        server.banner
+    );
+    answers_are_golden(&server);
+    let question = json!({
+        "model": "arc", "temperature": 0, "max_tokens": 4, "messages": [{"role": "user", "content":
+            "Question: Which of these is a liquid at room temperature?\nA. iron\nB. water\nC. salt\nD. oxygen"}],
+    });
+    let (status, answer) = post(&server, "/v1/chat/completions", question);
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(metric(&server, "tombola_ticket_swaps_total"), 0.0);
+    assert!(metric(&server, "tombola_overlay_nonzeros_total") > 0.0);
+    let facts: Value = serde_json::from_str(&get(&server, "/v1/base?verify=true")).unwrap();
+    assert_eq!(
+        (&facts["quantized"], &facts["intact"]),
+        (&json!(true), &json!(true))
+    );
+    let weights = facts["weights"].as_u64().unwrap();
+    assert!(facts["weight_bytes"].as_u64().unwrap() < weights, "{facts}");
+    assert!(server.terminate().success());
+}
+
+#[test]
+fn a_quantised_base_cannot_take_tickets_applied() {
+    let output = Command::new(env!("CARGO_BIN_EXE_tombola"))
+        .args(["--port", "0", "--keep-quantized", "--ticket-mode", "apply"])
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        log.contains("--keep-quantized with --ticket-mode apply"),
+        "{log}"
+    );
+}
+
 fn answers_are_golden(server: &Server) {
     let base = golden_json("base.json");
     let sql = golden_json("sql.json");

@@ -147,6 +147,24 @@ fn a_ticket_is_measured_beside_the_base() {
 }
 
 #[test]
+fn a_quantised_base_has_the_loss_of_the_dense_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = rows(folder.path(), &ROWS[..2]);
+    let losses = |more: &[&str]| -> Vec<f64> {
+        let args = ["--ticket", "sql", "--no-answers", "--json"];
+        let output = eval(&data, &[&args[..], more].concat());
+        let report: Value = serde_json::from_str(&stdout(&output)).unwrap();
+        let results = report["results"].as_array().unwrap().iter();
+        results.map(|r| r["loss"].as_f64().unwrap()).collect()
+    };
+    let (dense, kept) = (losses(&[]), losses(&["--keep-quantized"]));
+    assert_eq!(dense[0], kept[0]);
+    // Applied here and overlaid there: rounded otherwise.
+    assert!((dense[1] - kept[1]).abs() < 1e-3, "{dense:?} {kept:?}");
+    assert!(kept[1] < kept[0]);
+}
+
+#[test]
 fn long_rows_are_cut_and_told() {
     let folder = tempfile::tempdir().unwrap();
     let long = "SELECT one ".repeat(40);

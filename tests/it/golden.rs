@@ -7,7 +7,10 @@ use serde_json::Value;
 use tombola::model::{Base, Dtype, TicketOverlay};
 use tombola::ticket::{BoundTicket, Ticket};
 
-use crate::common::{Player, TINY, golden, golden_json, ids, load_default, load_tiny};
+use crate::common::{
+    Player, TINY, default_gguf_path, golden, golden_json, ids, load_default,
+    load_default_quantized, load_tiny,
+};
 
 /// How near log-probabilities must be: the worst and the mean of a case's top 20.
 #[derive(Clone, Copy)]
@@ -94,6 +97,25 @@ fn the_default_base_equals_transformers() {
 #[test]
 fn the_default_base_in_bf16_is_near_transformers() {
     check(&load_default(Dtype::Bf16), "base.json", BF16, false);
+}
+
+/// Its weights are widened as they are used, so nothing is lost: the tolerance is that of f32.
+#[test]
+fn the_default_base_kept_quantised_equals_transformers() {
+    let base = load_default_quantized();
+    check(&base, "base.json", F32, true);
+    let file = std::fs::metadata(default_gguf_path()).unwrap().len();
+    let bytes = base.resident.bytes() as u64;
+    assert!(bytes <= file, "{bytes} bytes of a file of {file}");
+    let over = TicketOverlay::new(&sql_ticket(&base), &base.manifest).unwrap();
+    check_under(
+        &base,
+        Some(&Arc::new(over)),
+        "sql.json",
+        F32_BF16_DELTAS,
+        true,
+    );
+    assert_eq!(base.resident.digest().unwrap(), base.loaded_digest);
 }
 
 /// The reference SQL ticket; its deltas are the golden's, rounded to bf16.

@@ -40,6 +40,7 @@ fn error_of(files: Files) -> String {
         dtype: Dtype::F32,
         device: DeviceSpec::Cpu,
         max_positions: None,
+        keep_quantized: false,
     };
     let folder = tempfile::tempdir().unwrap();
     let cache = CacheDir::at(folder.path().to_owned());

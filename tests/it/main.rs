@@ -14,6 +14,7 @@ mod golden;
 mod http;
 mod hub;
 mod loading;
+mod quantized;
 mod resident;
 mod text;
 mod train;

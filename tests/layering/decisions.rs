@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::source::Token;
 
-const DECIDED_TYPES: &[&str] = &["DType", "Device", "GgmlDType", "DeviceLocation"];
+const DECIDED_TYPES: &[&str] = &["DType", "Device", "GgmlDType", "DeviceLocation", "Weight"];
 const DECIDING_METHODS: &[&str] = &["is_cpu", "is_cuda", "is_metal"];
 
 /// Where `tokens` decide by one of [`DECIDED_TYPES`]: in the head of a match arm, in a `let` pattern,

@@ -31,7 +31,7 @@ const MOST_GROUPS: usize = 64;
 /// # Errors
 /// The base cannot be loaded or run.
 pub fn run(args: &CostsArgs) -> anyhow::Result<()> {
-    let mut base = args.base.open()?.load(&args.compute, None)?;
+    let mut base = args.base.open()?.load(&args.compute.load_options())?;
     let threads = args.compute.threads();
     let pool = kernels::Pool::new(threads)?;
     let Measured { costs, took } = pool.install(|| measure_costs(&mut base))?;

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use indicatif::HumanCount;
 
 use super::args::TrainArgs;
-use crate::cli::base::{OpenBase, print};
+use crate::cli::base::{OpenBase, QuantizedArgs, print};
 use crate::cli::eval::report::Report;
 use crate::cli::evaluation::{Candidate, Evaluated, evaluate};
 use crate::cli::folder::ticket_file;
@@ -42,7 +42,8 @@ pub fn show(
                 max_tokens: args.run.max_tokens,
             };
             let tickets = candidates(args)?;
-            evaluate(base, &args.compute, tickets, false, valid, &options)?
+            let dense = QuantizedArgs::default();
+            evaluate(base, &args.compute, dense, tickets, false, valid, &options)?
         }
     };
     let samples = valid.map(|valid| samples(valid, &evaluated, &text));

@@ -10,7 +10,7 @@ use crate::model::{Layer, Linear, ModelConfig, Projection};
 
 /// `x·Wᵀ + b`. The product is candle's: at hundreds of rows its GEMM is the fastest there is.
 pub fn product(x: &Tensor, linear: &Linear) -> Result<Tensor> {
-    let y = x.matmul(&linear.weight().t()?)?;
+    let y = x.matmul(&linear.weight()?.t()?)?;
     match linear.bias() {
         Some(bias) => y.broadcast_add(bias),
         None => Ok(y),
@@ -183,7 +183,7 @@ impl LayerPass<'_> {
         if linear.bias().is_some() && gradients.everything() {
             gradients.add(Slot::Bias(self.index, projection), &dy.sum(0)?)?;
         }
-        wanted.then(|| dy.matmul(linear.weight())).transpose()
+        wanted.then(|| dy.matmul(linear.weight()?)).transpose()
     }
 
     /// The queries, keys and values of a fused product, each `[rows, heads, head_dim]`.

@@ -172,9 +172,7 @@ impl Backprop<'_> {
     }
 
     fn embed(&self, rows: &Rows) -> Result<Tensor> {
-        let embedding = &self.decoder.weights().embedding;
-        let tokens = Tensor::new(rows.tokens.as_slice(), embedding.device())?;
-        embedding.index_select(&tokens, 0)
+        self.decoder.weights().embedding.select(&rows.tokens)
     }
 
     fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
@@ -214,7 +212,7 @@ impl Backprop<'_> {
             if gradients.everything() {
                 gradients.product(head, &hidden, &logits)?;
             }
-            let dy = logits.matmul(weights.head.weight())?;
+            let dy = logits.matmul(weights.head.weight()?)?;
             pass.norm_gradient(Slot::Norm, &x, &dy, gradients)?;
             parts.push(pass.norm_backward(&x, &weights.norm, &dy)?);
         }

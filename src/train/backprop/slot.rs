@@ -51,17 +51,17 @@ impl Slot {
     /// The tensor, where the decoder has it.
     pub fn tensor(self, weights: &Weights) -> Option<&Tensor> {
         match self {
-            Self::Embedding => Some(&weights.embedding),
+            Self::Embedding => weights.embedding.dense().ok(),
             Self::InputNorm(layer) => Some(&weights.layers[layer].input_norm),
             Self::Weight(layer, projection) => {
-                Some(weights.layers[layer].linear(projection).weight())
+                weights.layers[layer].linear(projection).weight().ok()
             }
             Self::Bias(layer, projection) => weights.layers[layer].linear(projection).bias(),
             Self::QueryNorm(layer) => weights.layers[layer].q_norm.as_ref(),
             Self::KeyNorm(layer) => weights.layers[layer].k_norm.as_ref(),
             Self::PostAttentionNorm(layer) => Some(&weights.layers[layer].post_attention_norm),
             Self::Norm => Some(&weights.norm),
-            Self::Head => Some(weights.head.weight()),
+            Self::Head => weights.head.weight().ok(),
         }
     }
 

@@ -92,6 +92,8 @@ impl Server {
         let base = ServedBase {
             manifest,
             dtype: "f32".to_owned(),
+            quantized: false,
+            weight_bytes: 256,
             loaded_digest: Digest::of(b"loaded"),
         };
         let options = ServerOptions {

@@ -61,7 +61,8 @@ async fn the_base_is_verified_on_demand() {
     let loaded = Digest::of(b"loaded").to_string();
     let expected = json!({
         "object": "base", "name": "tiny", "fingerprint": Digest::of(b"tiny").to_string(),
-        "dtype": "f32", "parameters": 1, "weights": 64, "adaptable_weights": 64,
+        "dtype": "f32", "quantized": false, "weight_bytes": 256, "parameters": 1, "weights": 64,
+        "adaptable_weights": 64,
         "max_model_len": CONTEXT, "loaded_digest": loaded,
     });
     assert_eq!(facts, expected);
