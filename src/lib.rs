@@ -47,9 +47,8 @@
 //! Each is held by a test (`tests/layering.rs` reads the `use` lines):
 //!
 //! - `ticket` knows no tokio, no model and no HTTP; `engine`'s `scheduler`, `policy` and `costs` know no
-//!   tensor; `server`,
-//!   `eval` and `data` know no tensor; `engine` knows no text; `train` knows neither `engine` nor
-//!   `server`.
+//!   tensor; `server`, `eval` and `data` know no tensor; `engine` knows no text; `train` knows neither
+//!   `engine` nor `server`.
 //! - No match over dtype or device outside `kernels` and `model::device`.
 //! - The base is bit-identical to what was loaded after any history of swaps.
 //! - A row's result does not depend on its neighbours, its chunking or its place in the batch. (Applied

@@ -1,8 +1,9 @@
-//! The operations of a step, one file each: a portable body that the compiler vectorises for the
-//! instruction set found at run time, behind a function over candle tensors.
+//! The operations of a step, one file each: a body that is compiled for each instruction set and chosen
+//! at run time (see [`simd`]), behind a function over candle tensors.
 //!
-//! Dispatch over dtype, device and quantisation ends here: callers pass tensors and weights. A CUDA twin of an operation is
-//! the `cuda_fwd` of the same candle op. Activations are f32 on the CPU whatever the weights are.
+//! Dispatch over dtype, device and quantisation ends here: callers pass tensors and weights. A CUDA twin
+//! of an operation is the `cuda_fwd` of the same candle op. Activations are f32 on the CPU whatever the
+//! weights are.
 //!
 //! Every operation computes a row of its result in one order that does not depend on the other
 //! rows, so a sequence's numbers are the same alone and in company.
