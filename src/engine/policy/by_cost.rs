@@ -3,9 +3,9 @@
 //! All together, tickets laid over their rows, is the rule. A ticket keeps an account of what its steps
 //! would have cost less (or do cost less) with its group by itself and the ticket applied. When that
 //! reaches what a swap costs, and a turn would save as much again, the group is on its own: it takes
-//! turns with the rest, which stay together, and pays each swap from its account. So at most about twice of what would have been
-//! cheapest in hindsight is spent (the ski-rental rule), and nothing flaps, since each swap has to be
-//! earned again. A turn ends when it is used up while others wait, or when making them wait has cost as
+//! turns with the rest, which stay together, and pays each swap from its account. So at most about
+//! twice of what would have been cheapest in hindsight is spent (the ski-rental rule), and nothing flaps,
+//! since each swap has to be earned again. A turn ends when it is used up while others wait, or when making them wait has cost as
 //! much as coming back will; next is who waits longest. So no ticket starves.
 
 use std::collections::HashMap;
