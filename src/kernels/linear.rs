@@ -87,7 +87,7 @@ fn product<W: Element>(x: &[f32], weight: &[W], inner: usize, y: &mut [f32]) {
     for_each_range(out, GRAIN, |range| {
         let weight = &weight[range.start * inner..range.end * inner];
         panel(x, weight, inner, |row, o, value| {
-            store(&range, row, o, value)
+            store(&range, row, o, value);
         });
     });
 }

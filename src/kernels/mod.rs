@@ -21,6 +21,7 @@ pub mod linear;
 mod math;
 pub mod optimizer;
 pub mod overlay;
+pub mod pages;
 mod parallel;
 mod pattern;
 mod pool;

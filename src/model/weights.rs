@@ -9,6 +9,7 @@ use super::checkpoint::Checkpoint;
 use super::config::ModelConfig;
 use super::device::Placement;
 use super::error::ModelError;
+use crate::kernels::pages;
 use crate::kernels::quantized::QuantizedWeight;
 use crate::kernels::weight::Weight;
 use crate::ticket::BaseManifest;
@@ -304,6 +305,7 @@ impl<'a> Loader<'a> {
             [part] => part.clone(),
             parts => Tensor::cat(parts, 0)?,
         };
+        pages::gather(&fused)?;
         let mut row = 0;
         for (name, part) in names.iter().zip(&parts) {
             let rows = part.dim(0)?;
