@@ -93,7 +93,8 @@ pub struct ServeArgs {
     /// with --keep-quantized overlay].
     #[arg(long, value_name = "MODE", env = "TOMBOLA_TICKET_MODE")]
     ticket_mode: Option<TicketMode>,
-    /// Give the same answer to the same request whatever else runs: tickets are always overlaid.
+    /// Give the same answer to the same request, if it is greedy or has a seed, whatever else runs:
+    /// tickets are always overlaid.
     #[arg(long, env = "TOMBOLA_DETERMINISTIC")]
     deterministic: bool,
     /// Requests that wait beyond those that run; more are answered 429.

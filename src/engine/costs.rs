@@ -140,8 +140,8 @@ impl Costs {
     }
 }
 
-/// The value at `rows`, on lines between the points; before the first and after the last in proportion
-/// to the slope there. No rows cost nothing.
+/// The value at `rows`, on lines between the points; before the first that of the first, after the last
+/// by the slope there. No rows cost nothing.
 fn interpolate(points: &[(usize, f64)], rows: usize) -> f64 {
     let (first, last) = (points[0], points[points.len() - 1]);
     if rows == 0 {

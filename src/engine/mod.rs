@@ -120,7 +120,7 @@ pub fn spawn(
     if tokens < seqs {
         return Err(EngineError::Budget { tokens, seqs });
     }
-    if config.ticket_mode == TicketMode::Apply && !base.resident.can_apply() {
+    if config.ticket_mode != TicketMode::Overlay && !base.resident.can_apply() {
         return Err(EngineError::Quantized);
     }
     let blocks = config.kv_cache_bytes / base.block_bytes();
@@ -233,7 +233,7 @@ impl Engine {
             let groups = self.policy.next(&loads)?;
             let plan = self.scheduler.schedule(&groups);
             if let Some(plan) = &plan {
-                self.policy.ran(plan.rows());
+                self.policy.ran(&plan.rows_by_group());
             }
             // A group may have lost its blocks meanwhile; then another one goes.
             if plan.is_some() || groups == Groups::All {

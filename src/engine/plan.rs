@@ -46,9 +46,13 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Tokens that the step computes.
-    pub fn rows(&self) -> usize {
-        self.chunks.iter().map(|chunk| chunk.len).sum()
+    /// Tokens that the step computes, by group.
+    pub fn rows_by_group(&self) -> Vec<(Group, usize)> {
+        let groups = self.chunks.chunk_by(|a, b| a.group == b.group);
+        let rows = |chunks: &[Chunk]| chunks.iter().map(|chunk| chunk.len).sum();
+        groups
+            .map(|chunks| (chunks[0].group, rows(chunks)))
+            .collect()
     }
 
     /// How the step's tickets reach its rows.

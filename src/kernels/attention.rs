@@ -26,8 +26,8 @@ pub struct Span {
     pub blocks: Vec<u32>,
 }
 
-// Scores of a block are whole vectors.
-const _: () = assert!(BLOCK.is_multiple_of(LANES));
+// The scores of a block are one vector.
+const _: () = assert!(BLOCK == LANES);
 
 /// Softmax attention `softmax(q·Kᵀ·scale)·V` of queries `[rows, heads, dim]` (a view with contiguous rows
 /// too) over a layer's key and value blocks (see [`super::kv`]), into which the batch's own keys are already written. The row

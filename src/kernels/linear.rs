@@ -20,7 +20,8 @@ pub(super) use panel::Rows;
 /// `[out, in]` of any dtype that the kernels know, and a bias `[out]` in the activations' dtype.
 ///
 /// The sum over `in` is taken in one order whatever the number of rows, so a row's result does
-/// not depend on the batch it is in.
+/// not depend on the batch it is in. Where the processor multiplies pairs of bf16 itself, `x` is rounded
+/// to bf16 for weights in bf16.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let y = x.apply_op2_no_bwd(weight, &Linear)?;
     match bias {
@@ -114,8 +115,11 @@ mod tests {
     use candle_core::{DType, Device};
     use proptest::prelude::*;
 
-    /// The product in f64, from the values as stored.
+    /// The product in f64, from the values as stored, and as `x` is rounded for them.
     fn reference(x: &Tensor, weight: &Tensor) -> Vec<Vec<f64>> {
+        let rounds = weight.dtype() == DType::BF16 && multiplies_pairs();
+        let dtype = if rounds { DType::BF16 } else { DType::F32 };
+        let x = x.to_dtype(dtype).unwrap().to_dtype(DType::F32).unwrap();
         let weight = weight.to_dtype(DType::F32).unwrap();
         let (x, weight): (Vec<Vec<f32>>, Vec<Vec<f32>>) =
             (x.to_vec2().unwrap(), weight.to_vec2().unwrap());

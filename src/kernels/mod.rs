@@ -3,7 +3,7 @@
 //!
 //! Dispatch over dtype, device and quantisation ends here: callers pass tensors and weights. A CUDA twin
 //! of an operation is the `cuda_fwd` of the same candle op. Activations are f32 on the CPU whatever the
-//! weights are.
+//! weights are; a product may round them on its way (see [`linear`]).
 //!
 //! Every operation computes a row of its result in one order that does not depend on the other
 //! rows, so a sequence's numbers are the same alone and in company.

@@ -74,7 +74,7 @@ fn enter(team: &Arc<Team>) {
 
 /// The team of this thread.
 pub fn team() -> Arc<Team> {
-    TEAM.with_borrow(|team| Arc::clone(team.as_ref().unwrap_or(&ALL.team)))
+    TEAM.with_borrow(|team| Arc::clone(team.as_ref().unwrap_or_else(|| &ALL.team)))
 }
 
 /// A team with its threads, which end when it is dropped.
@@ -223,7 +223,7 @@ impl Team {
         }
     }
 
-    /// Wakes so many of those who sleep.
+    /// Wakes those who sleep, of so many.
     fn wake(&self, most: usize) {
         // Either a worker sees the new state after it has said that it sleeps, or this sees it asleep.
         fence(Ordering::SeqCst);
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_of_several_pools_do_not_wait_for_each_other() {
+    fn callers_that_come_at_once_all_get_their_work_done() {
         let pool = Pool::new(2).unwrap();
         std::thread::scope(|scope| {
             for _ in 0..4 {

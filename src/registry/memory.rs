@@ -50,7 +50,8 @@ pub(super) struct Memory {
     budget: usize,
     usage: Arc<Usage>,
     /// Everything in memory that has an alias, by the content. What is leased is found here too, so
-    /// that one content is never in memory twice, whatever its aliases.
+    /// that aliases share one content in memory. (What is uploaded again while a lease outlives its last
+    /// alias is loaded anew.)
     cache: Mutex<LruCache<Digest, Arc<Held>>>,
 }
 

@@ -42,8 +42,9 @@ struct Applied {
 struct Account {
     /// By the steps so far, up to the cost of a swap.
     saved: f64,
-    /// By the coming step.
+    /// By the coming step, if all its rows are in it.
     gain: f64,
+    rows: usize,
     /// What applying and reverting it costs.
     swap: f64,
     /// A turn of steps like the coming one would save a swap, so another one would pay again.
@@ -95,12 +96,14 @@ impl ByCost {
         Some(self.coming.clone())
     }
 
-    /// The step ran: books it for those who were in it.
-    pub fn ran(&mut self, rows: usize) {
+    /// The step ran: books it for those who were in it, by how much of what they could do was done.
+    pub fn ran(&mut self, rows: &[(Group, usize)]) {
         self.turns.ran(rows);
-        for (&ticket, account) in &mut self.accounts {
-            if self.coming.contain(Some(ticket)) {
-                account.saved = (account.saved + account.gain).clamp(0.0, account.swap);
+        for &(group, rows) in rows {
+            let account = group.and_then(|ticket| self.accounts.get_mut(&ticket));
+            if let Some(account) = account {
+                let share = rows as f64 / account.rows.max(1) as f64;
+                account.saved = (account.saved + share * account.gain).clamp(0.0, account.swap);
             }
         }
     }
@@ -119,6 +122,7 @@ impl ByCost {
             let mut account = self.accounts.remove(&ticket).unwrap_or_default();
             account.swap = self.costs.swap(load.nonzeros);
             account.gain = self.costs.gain(load, total);
+            account.rows = load.rows;
             // Alone it has no turns: it stays.
             let steps = self.limits.steps_of(load.rows) as f64;
             account.lasting = alone || account.gain * steps >= account.swap;

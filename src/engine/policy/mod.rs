@@ -42,8 +42,8 @@ impl Policy {
         }
     }
 
-    /// The step ran, and computed so many tokens.
-    pub fn ran(&mut self, rows: usize) {
+    /// The step ran, and computed so many tokens of each of these groups.
+    pub fn ran(&mut self, rows: &[(Group, usize)]) {
         match self {
             Self::Together => {}
             Self::Turns(turns) => turns.ran(rows),

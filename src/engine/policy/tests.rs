@@ -34,8 +34,9 @@ fn by_cost() -> ByCost {
 /// The next step of groups that always have this to do.
 fn step(policy: &mut ByCost, loads: &[Load]) -> Groups {
     let groups = policy.next(loads).expect("there is something to do");
-    let rows = loads.iter().filter(|load| groups.contain(load.group));
-    policy.ran(rows.map(|load| load.rows).sum());
+    let ran = loads.iter().filter(|load| groups.contain(load.group));
+    let rows: Vec<_> = ran.map(|load| (load.group, load.rows)).collect();
+    policy.ran(&rows);
     groups
 }
 
@@ -64,6 +65,24 @@ fn a_ticket_alone_is_applied_once_overlaying_it_has_cost_a_swap() {
     // A prompt costs as much at once.
     let loads = [load(ticket(1), 512, MILLION)];
     assert_eq!(step(&mut by_cost(), &loads), Groups::One(ticket(1)));
+}
+
+#[test]
+fn only_what_ran_is_booked() {
+    let loads = [1, 2].map(|n| load(ticket(n), 64, 10 * MILLION));
+    let mut policy = by_cost();
+    let mut seen = Vec::new();
+    for _ in 0..40 {
+        let groups = policy.next(&loads).expect("there is something to do");
+        // The second one never finds room in a step.
+        match groups.contain(ticket(1)) {
+            true => policy.ran(&[(ticket(1), 64)]),
+            false => policy.ran(&[]),
+        }
+        seen.push(groups);
+    }
+    assert!(seen.contains(&Groups::One(ticket(1))));
+    assert!(!seen.contains(&Groups::One(ticket(2))));
 }
 
 #[test]
@@ -336,7 +355,7 @@ fn run_to_the_end(mut policy: ByCost, jobs: &[Job], sizes: &[usize]) -> Result<(
             prop_assert!(groups != Groups::All);
             continue;
         };
-        policy.ran(plan.rows());
+        policy.ran(&plan.rows_by_group());
         served(&mut scheduler, &plan, &mut left);
         last_served.extend(plan.chunks.iter().map(|chunk| (chunk.group, now)));
     }

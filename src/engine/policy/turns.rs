@@ -74,9 +74,10 @@ impl Turns {
         }
     }
 
-    pub fn ran(&mut self, rows: usize) {
+    /// A step computed so many tokens of each of these groups.
+    pub fn ran(&mut self, rows: &[(Group, usize)]) {
         if let Some(turn) = &mut self.turn {
-            turn.ran(rows);
+            turn.ran(rows.iter().map(|(_, rows)| rows).sum());
         }
     }
 }

@@ -48,7 +48,7 @@ impl ByTurns {
             let loads: Vec<Load> = self.demand().iter().map(load).collect();
             let group = self.turns.next(&loads)?;
             if let Some(plan) = self.scheduler.schedule(&Groups::One(group)) {
-                self.turns.ran(plan.rows());
+                self.turns.ran(&plan.rows_by_group());
                 return Some(plan);
             }
         }
