@@ -21,7 +21,6 @@ pub fn load(dtype: Dtype) -> Base {
 }
 
 /// The default base, its weights as its file has them.
-#[allow(dead_code)] // Not every bench has a use for it.
 pub fn load_quantized() -> Base {
     load_as(Dtype::F32, true)
 }
