@@ -15,8 +15,11 @@ pub trait Arithmetic: Copy {
     type Wide: Wide;
     /// How many of them a loop can hold as sums, beside what it multiplies.
     const SUMS: usize;
-    /// `a * b + c`.
-    fn mul_add(a: f32, b: f32, c: f32) -> f32;
+    /// `a * b + c`, with one rounding where nothing else is said.
+    #[inline(always)]
+    fn mul_add(a: f32, b: f32, c: f32) -> f32 {
+        a.mul_add(b, c)
+    }
     /// Adds the products of the pairs of bf16 in each lane to its sum. Only where the machine
     /// [`multiplies_pairs`] is this more than what stands for it in tests.
     #[inline(always)]
@@ -61,11 +64,6 @@ impl Arithmetic for Fused {
     type Wide = Lanes<Self>;
     /// Of four registers each, of the 32 that aarch64 has.
     const SUMS: usize = 6;
-
-    #[inline(always)]
-    fn mul_add(a: f32, b: f32, c: f32) -> f32 {
-        a.mul_add(b, c)
-    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -73,11 +71,6 @@ impl Arithmetic for FusedAvx2 {
     type Wide = wide::x86::TwoOf8;
     /// Of two registers each, of 16.
     const SUMS: usize = 6;
-
-    #[inline(always)]
-    fn mul_add(a: f32, b: f32, c: f32) -> f32 {
-        a.mul_add(b, c)
-    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -85,22 +78,12 @@ impl Arithmetic for FusedAvx512 {
     type Wide = wide::x86::OneOf16;
     /// Of one register each, of 32.
     const SUMS: usize = 16;
-
-    #[inline(always)]
-    fn mul_add(a: f32, b: f32, c: f32) -> f32 {
-        a.mul_add(b, c)
-    }
 }
 
 #[cfg(target_arch = "x86_64")]
 impl Arithmetic for FusedAvx512Bf16 {
     type Wide = wide::x86::OneOf16;
     const SUMS: usize = FusedAvx512::SUMS;
-
-    #[inline(always)]
-    fn mul_add(a: f32, b: f32, c: f32) -> f32 {
-        a.mul_add(b, c)
-    }
 
     #[inline(always)]
     fn dot_pairs(a: &[bf16; 2 * LANES], b: &[bf16; 2 * LANES], sums: Self::Wide) -> Self::Wide {
