@@ -1,5 +1,6 @@
 //! The linear layer: `y = x·Wᵀ + b`. candle has no bf16 product on the CPU, so it is ours.
 
+mod outer;
 mod packed;
 mod pairs;
 mod panel;
@@ -11,7 +12,8 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
 use super::element::{Element, elements, with_element};
 use super::parallel::{Scattered, for_each_range};
-use super::simd::{dispatch, multiplies_pairs};
+use super::simd::{LANES, dispatch, multiplies_pairs};
+use outer::Outer;
 use pairs::Pairs;
 use panel::Panel;
 pub(super) use panel::Rows;
@@ -60,6 +62,8 @@ impl CustomOp2 for Linear {
 
 /// Weight rows that a thread takes at least: whole tiles of whatever height.
 pub(super) const GRAIN: usize = 24;
+/// The same for outer products.
+const OUTER_GRAIN: usize = 2 * LANES;
 
 /// `y[r, o] = Σ_k x[r, k]·w[o, k]`, threads by ranges of weight rows.
 fn product<W: Element>(x: &[f32], weight: &[W], inner: usize, y: &mut [f32]) {
@@ -81,6 +85,23 @@ fn product<W: Element>(x: &[f32], weight: &[W], inner: usize, y: &mut [f32]) {
                 weight: &weight[range.start * inner..range.end * inner],
                 inner,
                 store: |row, o, value| store(&range, row, o, value),
+            });
+        });
+    }
+    if x.len() / inner >= outer::MANY && out.is_multiple_of(LANES) {
+        let x = &outer::Rows::new(x, inner);
+        return for_each_range(out, OUTER_GRAIN, |range| {
+            dispatch(Outer {
+                x,
+                weight: &weight[range.start * inner..range.end * inner],
+                inner,
+                store: |row, o, values: &[f32; LANES]| {
+                    assert!(range.start + o + LANES <= range.end);
+                    let start = row * out + range.start + o;
+                    // SAFETY: the elements are in this range of weight rows (asserted), and ranges do
+                    // not overlap.
+                    unsafe { y.slice(start..start + LANES) }.copy_from_slice(values);
+                },
             });
         });
     }
@@ -163,8 +184,11 @@ mod tests {
     #[test]
     fn many_rows_are_taken_in_blocks() {
         let random = |shape| Tensor::randn(0f32, 1., shape, &Device::Cpu).unwrap();
-        let (x, weight) = (random((201, 600)), random((50, 600)));
-        for weight in [&weight, &weight.to_dtype(DType::BF16).unwrap()] {
+        let x = random((201, 600));
+        // The first by panels, the second by outer products.
+        let weights = [random((50, 600)), random((96, 600))];
+        let narrow = weights.each_ref().map(|w| w.to_dtype(DType::BF16).unwrap());
+        for weight in weights.iter().chain(&narrow) {
             let got: Vec<Vec<f32>> = linear(&x, weight, None).unwrap().to_vec2().unwrap();
             for (got, want) in got.iter().zip(reference(&x, weight)) {
                 let close = |(got, want): (&f32, f64)| (f64::from(*got) - want).abs() < 1e-3;

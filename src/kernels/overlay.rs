@@ -81,7 +81,11 @@ impl InplaceOp2 for Overlay<'_> {
         let parts: Vec<_> = pieces.collect();
         let mut pieces: Vec<Option<Piece>> = parts.iter().map(|_| None).collect();
         let made = Scattered::new(&mut pieces);
-        for_each_range(parts.len(), 1, |range| {
+        let transposes = parts
+            .iter()
+            .any(|(part, rows)| Piece::is_vector(part, rows));
+        let grain = if transposes { 1 } else { parts.len() };
+        for_each_range(parts.len(), grain, |range| {
             for at in range {
                 let (part, rows) = &parts[at];
                 // SAFETY: each piece is made once.
@@ -104,7 +108,8 @@ impl InplaceOp2 for Overlay<'_> {
 
 /// Batch rows that are taken at once at most.
 const WIDEST: usize = 16;
-/// Batch rows from which on they are taken as one vector, with `x` and `y` transposed.
+/// Batch rows from which on they are taken as one vector, with `x` and `y` transposed, where there are
+/// nonzeros enough.
 const VECTOR_FROM: usize = 3;
 
 /// A few rows of a batch under one ticket.
@@ -123,15 +128,20 @@ enum Input<'a> {
 }
 
 impl<'a> Piece<'a> {
+    /// Whether such rows are taken as one vector.
+    fn is_vector(part: &OverlayRows, rows: &Range<usize>) -> bool {
+        rows.len() >= VECTOR_FROM && part.layout.by_vector
+    }
+
     fn new(part: &'a OverlayRows<'a>, rows: Range<usize>, x: &'a [f32]) -> Self {
         let inner = part.layout.inner;
         let x = &x[rows.start * inner..rows.end * inner];
-        let input = if rows.len() < VECTOR_FROM {
-            Input::Rows(x)
-        } else {
+        let input = if Self::is_vector(part, &rows) {
             let lanes = rows.len().next_power_of_two();
             let values = transposed(x, inner, lanes);
             Input::Columns { values, lanes }
+        } else {
+            Input::Rows(x)
         };
         Self { part, rows, input }
     }

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use half::bf16;
 use wide::Lanes;
-pub use wide::Wide;
+pub use wide::{Line, Wide};
 
 /// How `a * b + c` is computed, one by one and [`LANES`] at once. Within one process it is always the
 /// same way.
@@ -269,6 +269,16 @@ mod tests {
             let mut stored = [0.0; LANES];
             wide.store(&mut stored);
             assert_eq!(wide.sum(), sum_lanes(stored));
+            let one = stored[1];
+            wide.add(A::Wide::splat(0.5)).store(&mut stored);
+            assert_eq!(stored[1], one + 0.5);
+            let at = |row: usize, column: usize| (row * LANES + column) as f32;
+            let mut block = std::array::from_fn(|i| Line(std::array::from_fn(|j| at(i, j))));
+            A::Wide::transpose(&mut block);
+            assert_eq!(
+                block.map(|line| line.0),
+                std::array::from_fn(|i| std::array::from_fn(|j| at(j, i)))
+            );
             sum_lanes(sums) + wide.sum()
         }
     }

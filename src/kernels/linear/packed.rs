@@ -4,12 +4,7 @@ use std::mem::MaybeUninit;
 
 use super::super::element::Element;
 use super::super::parallel::{Scattered, for_each_range};
-use super::super::simd::{Arithmetic, Vectorised, dispatch};
-
-/// A cache line of `N` numbers.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-pub struct Line<T, const N: usize>(pub [T; N]);
+use super::super::simd::{Arithmetic, Line, Vectorised, dispatch};
 
 /// Rows that are multiplied at once.
 pub const PAIR: usize = 2;

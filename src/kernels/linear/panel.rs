@@ -1,8 +1,8 @@
 //! All rows of `x` times a range of weight rows, in registers.
 
 use super::super::element::Element;
-use super::super::simd::{Arithmetic, LANES, Vectorised, Wide, prefetch};
-use super::packed::{Line, PAIR, Packed};
+use super::super::simd::{Arithmetic, LANES, Line, Vectorised, Wide, prefetch};
+use super::packed::{PAIR, Packed};
 
 /// Activations as a [`Panel`] takes them.
 pub type Rows = Packed<f32, LANES>;
@@ -104,7 +104,7 @@ impl<W: Element, F: Fn(usize, usize, f32)> Panel<'_, W, F> {
         &self,
         o: usize,
         rows: std::ops::Range<usize>,
-        scratch: &mut [[Line<f32, LANES>; O]],
+        scratch: &mut [[Line; O]],
     ) {
         let inner = self.inner;
         let scratch = &mut scratch[..self.x.steps()];

@@ -9,6 +9,8 @@ pub struct OverlayLayout {
     /// Output rows of a block, the last one may have fewer.
     pub(super) block_rows: usize,
     nonzeros: usize,
+    /// Whether its nonzeros are worth that `x` and `y` are transposed for several batch rows.
+    pub(super) by_vector: bool,
     pub(super) order: Order,
     /// Of the nonzeros in their order, and of what fills up.
     pub(super) columns: Columns,
@@ -41,13 +43,15 @@ pub(super) enum Order {
 pub(super) const QUAD: usize = 4;
 /// Nonzeros for each row of the weight from which on they lie by row.
 const BY_ROW_FROM: usize = 24;
-/// Output rows of a block at most: the sums of [`super::WIDEST`] batch rows take 16 KiB then, half of a
-/// small first-level cache.
+/// Output rows of a block at most where batch rows are taken as a vector: the sums of [`super::WIDEST`] take
+/// 16 KiB then, half of a small first-level cache.
 const BLOCK_ROWS: usize = 256;
+/// Output rows that a block's [`u16`]s can tell apart.
+const MOST_ROWS: usize = 1 << 16;
 /// Blocks that a weight is cut into where it has the nonzeros for them, so that several cores have work.
 const BLOCKS: usize = 8;
 /// Nonzeros below which a block is not cut further.
-const BLOCK_NONZEROS: usize = 1024;
+const BLOCK_NONZEROS: usize = 512;
 
 /// The parameters that a weight is fused of, each with the row that it begins at, ascending.
 type Parts<'a> = [(usize, &'a TensorDelta)];
@@ -60,8 +64,10 @@ impl OverlayLayout {
     /// If a delta reaches beyond the weight, which a ticket that is bound to its base rules out.
     pub fn new([out, inner]: [usize; 2], parts: &Parts) -> Self {
         let nonzeros = count(parts);
+        let by_vector = nonzeros >= inner + 2 * out;
+        let most = if by_vector { BLOCK_ROWS } else { MOST_ROWS };
         let blocks = (nonzeros / BLOCK_NONZEROS).clamp(1, BLOCKS);
-        let block_rows = out.div_ceil(blocks.max(out.div_ceil(BLOCK_ROWS))).max(1);
+        let block_rows = out.div_ceil(blocks.max(out.div_ceil(most))).max(1);
         let arranged = if is_by_row(out, nonzeros) {
             by_row([out, inner], parts, block_rows)
         } else {
@@ -77,6 +83,7 @@ impl OverlayLayout {
             inner,
             block_rows,
             nonzeros,
+            by_vector,
             order,
             columns: if inner <= MAX_U16_COLUMNS {
                 Columns::U16(columns.into_iter().map(|column| column as u16).collect())
@@ -181,7 +188,7 @@ fn by_column([out, inner]: [usize; 2], parts: &Parts, block_rows: usize) -> Arra
     let mut deltas = vec![0f32; nonzeros];
     for (row, column, delta) in entries(parts) {
         let place = &mut places[row / block_rows * inner + column];
-        // Lossless: a block has at most BLOCK_ROWS rows, and tickets keep columns in u32 at most.
+        // Lossless: a block has at most MOST_ROWS rows, and tickets keep columns in u32 at most.
         rows[*place] = (row % block_rows) as u16;
         columns[*place] = column as u32;
         deltas[*place] = delta;
@@ -207,7 +214,7 @@ fn by_row([out, inner]: [usize; 2], parts: &Parts, block_rows: usize) -> Arrange
                 offsets.push(deltas.len());
             }
             blocks.resize(row / block_rows + 1, rows.len());
-            // Lossless: a block has at most BLOCK_ROWS rows.
+            // Lossless: a block has at most MOST_ROWS rows.
             rows.push((row % block_rows) as u16);
             last = Some(row);
         }

@@ -18,9 +18,25 @@ pub trait Wide: Copy {
     fn store(self, into: &mut [f32; LANES]);
     /// `self · by + to`.
     fn mul_add(self, by: Self, to: Self) -> Self;
+    fn add(self, other: Self) -> Self;
     /// The sum of all lanes, in the order of [`sum_lanes`].
     fn sum(self) -> f32;
+    /// Makes rows of columns.
+    #[inline(always)]
+    fn transpose(block: &mut [Line; LANES]) {
+        for i in 0..LANES {
+            let (above, rest) = block.split_at_mut(i);
+            for (value, line) in rest[0].0.iter_mut().zip(above) {
+                std::mem::swap(value, &mut line.0[i]);
+            }
+        }
+    }
 }
+
+/// [`LANES`] numbers in memory, in a cache line.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub struct Line<T = f32, const N: usize = LANES>(pub [T; N]);
 
 /// Lanes as an array, for the compiler to vectorise.
 #[derive(Clone, Copy)]
@@ -70,6 +86,15 @@ impl<A: Arithmetic> Wide for Lanes<A> {
     }
 
     #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        let mut lanes = self.0;
+        for (lane, other) in lanes.iter_mut().zip(other.0) {
+            *lane += other;
+        }
+        Self::new(lanes)
+    }
+
+    #[inline(always)]
     fn sum(self) -> f32 {
         sum_lanes(self.0)
     }
@@ -79,7 +104,7 @@ impl<A: Arithmetic> Wide for Lanes<A> {
 pub(super) mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{LANES, Wide, bf16};
+    use super::{LANES, Line, Wide, bf16};
 
     /// Two registers of AVX2.
     #[derive(Clone, Copy)]
@@ -142,9 +167,26 @@ pub(super) mod x86 {
         }
 
         #[inline(always)]
+        fn add(self, other: Self) -> Self {
+            // SAFETY: see `zero`.
+            unsafe {
+                Self(
+                    _mm256_add_ps(self.0, other.0),
+                    _mm256_add_ps(self.1, other.1),
+                )
+            }
+        }
+
+        #[inline(always)]
         fn sum(self) -> f32 {
             // SAFETY: see `zero`.
             unsafe { sum_of_8(_mm256_add_ps(self.0, self.1)) }
+        }
+
+        #[inline(always)]
+        fn transpose(block: &mut [Line; LANES]) {
+            // SAFETY: see `zero`.
+            unsafe { transpose_by_8(block) }
         }
     }
 
@@ -194,6 +236,18 @@ pub(super) mod x86 {
         }
 
         #[inline(always)]
+        fn add(self, other: Self) -> Self {
+            // SAFETY: see `zero`.
+            unsafe { Self(_mm512_add_ps(self.0, other.0)) }
+        }
+
+        #[inline(always)]
+        fn transpose(block: &mut [Line; LANES]) {
+            // SAFETY: a machine that has AVX-512 has AVX2.
+            unsafe { transpose_by_8(block) }
+        }
+
+        #[inline(always)]
         fn sum(self) -> f32 {
             // SAFETY: see `zero`.
             unsafe {
@@ -224,6 +278,72 @@ pub(super) mod x86 {
                 std::mem::transmute::<__m512i, __m512bh>(bits)
             };
             OneOf16(_mm512_dpbf16_ps(sums.0, pairs(a), pairs(b)))
+        }
+    }
+
+    /// Makes rows of columns: each quarter by itself, those beside the diagonal change places.
+    ///
+    /// # Safety
+    /// The machine must have AVX2.
+    #[inline(always)]
+    unsafe fn transpose_by_8(block: &mut [Line; LANES]) {
+        for (top, left) in [(0, 0), (8, 8), (0, 8)] {
+            // SAFETY: the caller's promise.
+            let (one, other) =
+                unsafe { (columns_of(block, top, left), columns_of(block, left, top)) };
+            for i in 0..8 {
+                for (row, from, values) in [(left + i, top, one[i]), (top + i, left, other[i])] {
+                    let into = &mut block[row].0[from..from + 8];
+                    // SAFETY: as long as the register; the store needs no alignment.
+                    unsafe { _mm256_storeu_ps(into.as_mut_ptr(), values) }
+                }
+            }
+        }
+    }
+
+    /// The columns of the eight by eight numbers at `[top, left]`.
+    ///
+    /// # Safety
+    /// The machine must have AVX2.
+    #[inline(always)]
+    unsafe fn columns_of(block: &[Line; LANES], top: usize, left: usize) -> [__m256; 8] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let a = columns_of_four(block, top, left);
+            let b = columns_of_four(block, top + 4, left);
+            [
+                _mm256_permute2f128_ps::<0x20>(a[0], b[0]),
+                _mm256_permute2f128_ps::<0x20>(a[1], b[1]),
+                _mm256_permute2f128_ps::<0x20>(a[2], b[2]),
+                _mm256_permute2f128_ps::<0x20>(a[3], b[3]),
+                _mm256_permute2f128_ps::<0x31>(a[0], b[0]),
+                _mm256_permute2f128_ps::<0x31>(a[1], b[1]),
+                _mm256_permute2f128_ps::<0x31>(a[2], b[2]),
+                _mm256_permute2f128_ps::<0x31>(a[3], b[3]),
+            ]
+        }
+    }
+
+    /// The columns of four rows of eight: register `i` holds columns `i` and `i + 4`.
+    ///
+    /// # Safety
+    /// The machine must have AVX2.
+    #[inline(always)]
+    unsafe fn columns_of_four(block: &[Line; LANES], top: usize, left: usize) -> [__m256; 4] {
+        // SAFETY: AVX2 is the caller's promise; each load is of eight numbers of a slice as long.
+        unsafe {
+            let a = _mm256_loadu_ps(block[top].0[left..left + 8].as_ptr());
+            let b = _mm256_loadu_ps(block[top + 1].0[left..left + 8].as_ptr());
+            let c = _mm256_loadu_ps(block[top + 2].0[left..left + 8].as_ptr());
+            let d = _mm256_loadu_ps(block[top + 3].0[left..left + 8].as_ptr());
+            let (ab, ab_high) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+            let (cd, cd_high) = (_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+            [
+                _mm256_shuffle_ps::<0x44>(ab, cd),
+                _mm256_shuffle_ps::<0xEE>(ab, cd),
+                _mm256_shuffle_ps::<0x44>(ab_high, cd_high),
+                _mm256_shuffle_ps::<0xEE>(ab_high, cd_high),
+            ]
         }
     }
 

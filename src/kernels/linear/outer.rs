@@ -1,0 +1,186 @@
+//! The product for many rows of `x`, by outer products: a vector holds one of the partial sums of
+//! [`LANES`] weight rows at once. A [`Panel`](super::panel::Panel) reads less before it can begin, this one less while
+//! it multiplies. Both take each sum in the same order.
+
+use std::ops::Range;
+
+use super::super::element::Element;
+use super::super::parallel::{Scattered, for_each_range};
+use super::super::simd::{Arithmetic, LANES, Line, Vectorised, Wide, dispatch, prefetch};
+
+/// Rows of `x` from which on arranging the weights for this pays.
+pub const MANY: usize = 96;
+
+/// Groups of rows that a thread arranges at least.
+const GRAIN: usize = 4;
+
+/// Activations `[rows, inner]` as an [`Outer`] takes them: of a group of rows, what each partial sum
+/// multiplies follows one another, `[group, lane, step, row]`. Filled up with zeros.
+pub struct Rows {
+    values: Vec<f32>,
+    rows: usize,
+    /// Terms of each partial sum.
+    steps: usize,
+    at_once: usize,
+}
+
+/// Rows of `x` that are multiplied at once.
+struct AtOnce;
+
+impl Vectorised for AtOnce {
+    type Output = usize;
+
+    #[inline(always)]
+    fn run<A: Arithmetic>(self) -> usize {
+        // As many sums as there are registers for, beside a vector of weights.
+        if A::SUMS >= 16 { 14 } else { 6 }
+    }
+}
+
+impl Rows {
+    pub fn new(x: &[f32], inner: usize) -> Self {
+        let at_once = dispatch(AtOnce);
+        let (rows, steps) = (x.len() / inner, inner.div_ceil(LANES));
+        let groups = rows.div_ceil(at_once);
+        let group = LANES * steps * at_once;
+        let mut values = vec![0.0; groups * group];
+        let into = Scattered::new(&mut values);
+        for_each_range(groups, GRAIN, |range| {
+            for at in range {
+                // SAFETY: each group is one thread's.
+                let values = unsafe { into.slice(at * group..(at + 1) * group) };
+                let x = &x[at * at_once * inner..rows.min((at + 1) * at_once) * inner];
+                for (row, x) in x.chunks_exact(inner).enumerate() {
+                    for (step, x) in x.chunks(LANES).enumerate() {
+                        for (lane, x) in x.iter().enumerate() {
+                            values[(lane * steps + step) * at_once + row] = *x;
+                        }
+                    }
+                }
+            }
+        });
+        Self {
+            values,
+            rows,
+            steps,
+            at_once,
+        }
+    }
+}
+
+/// The product of all rows of `x` with a range of weight rows `[out, inner]`, a multiple of [`LANES`];
+/// every [`LANES`] elements are given to `store` as `(row of x, first row of the weight, values)`.
+pub struct Outer<'a, W, F> {
+    pub x: &'a Rows,
+    pub weight: &'a [W],
+    pub inner: usize,
+    pub store: F,
+}
+
+impl<W: Element, F: Fn(usize, usize, &[f32; LANES])> Vectorised for Outer<'_, W, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<A: Arithmetic>(self) {
+        if self.x.at_once == 14 {
+            self.groups::<A, 14>();
+        } else {
+            self.groups::<A, 6>();
+        }
+    }
+}
+
+impl<W: Element, F: Fn(usize, usize, &[f32; LANES])> Outer<'_, W, F> {
+    #[inline(always)]
+    fn groups<A: Arithmetic, const R: usize>(&self) {
+        let (steps, out) = (self.x.steps, self.weight.len() / self.inner);
+        let mut lines = vec![Line([0.0; LANES]); LANES * steps];
+        let mut partial = [[Line([0.0; LANES]); LANES]; R];
+        let groups = self.x.rows.div_ceil(R);
+        for o in (0..out).step_by(LANES) {
+            self.arrange::<A>(o, &mut lines);
+            for (group, x) in self.x.values.chunks_exact(LANES * steps * R).enumerate() {
+                let part = |group| (o + LANES) * self.inner + LANES * self.inner * group / groups;
+                self.ask(part(group)..part(group + 1));
+                let rows = group * R..self.x.rows.min((group + 1) * R);
+                self.group::<A, R>(o, rows, x, &lines, &mut partial);
+            }
+        }
+    }
+
+    /// Asks for weights that come next.
+    #[inline(always)]
+    fn ask(&self, range: Range<usize>) {
+        for at in range.step_by(64 / size_of::<W>()) {
+            prefetch(self.weight, at);
+        }
+    }
+
+    /// [`LANES`] weight rows, widened, as `[lane, step]`: a line holds a column of them.
+    #[inline(always)]
+    fn arrange<A: Arithmetic>(&self, o: usize, lines: &mut [Line]) {
+        let (inner, steps) = (self.inner, self.x.steps);
+        let rows = |i: usize| &self.weight[(o + i) * inner..(o + i + 1) * inner];
+        for step in 0..steps {
+            let mut block = [Line([0.0; LANES]); LANES];
+            for (i, line) in block.iter_mut().enumerate() {
+                let weights = &rows(i)[step * LANES..];
+                match weights.first_chunk() {
+                    Some(weights) => W::widen_lanes::<A::Wide>(weights).store(&mut line.0),
+                    None => {
+                        for (value, weight) in line.0.iter_mut().zip(weights) {
+                            *value = weight.widen();
+                        }
+                    }
+                }
+            }
+            A::Wide::transpose(&mut block);
+            for (lane, line) in block.into_iter().enumerate() {
+                lines[lane * steps + step] = line;
+            }
+        }
+    }
+
+    /// [`LANES`] weight rows times a group of rows, one partial sum of each after the other.
+    #[inline(always)]
+    fn group<A: Arithmetic, const R: usize>(
+        &self,
+        o: usize,
+        rows: Range<usize>,
+        x: &[f32],
+        lines: &[Line],
+        partial: &mut [[Line; LANES]; R],
+    ) {
+        let steps = self.x.steps;
+        let lanes = lines.chunks_exact(steps).zip(x.chunks_exact(steps * R));
+        for (lane, (lines, x)) in lanes.enumerate() {
+            let mut sums = [A::Wide::zero(); R];
+            for (line, x) in lines.iter().zip(x.as_chunks::<R>().0) {
+                let weight = A::Wide::load(&line.0);
+                for (sum, x) in sums.iter_mut().zip(x) {
+                    *sum = weight.mul_add(A::Wide::splat(*x), *sum);
+                }
+            }
+            for (partial, sum) in partial.iter_mut().zip(sums) {
+                sum.store(&mut partial[lane].0);
+            }
+        }
+        for (row, partial) in rows.zip(partial) {
+            let mut sums = [A::Wide::zero(); LANES];
+            for (sum, line) in sums.iter_mut().zip(partial) {
+                *sum = A::Wide::load(&line.0);
+            }
+            // In the order of `sum_lanes`.
+            let mut width = LANES / 2;
+            while width > 0 {
+                for i in 0..width {
+                    sums[i] = sums[i].add(sums[i + width]);
+                }
+                width /= 2;
+            }
+            let mut values = [0.0; LANES];
+            sums[0].store(&mut values);
+            (self.store)(row, o, &values);
+        }
+    }
+}
