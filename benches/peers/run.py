@@ -17,6 +17,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 import table
+from allowance import allowance
 from answers import answers
 from cells import CELLS, rounded
 from processes import Others
@@ -135,7 +136,8 @@ def measure_dtype(a, results, dtype):
                 measure(a, results, servers[name], dtype, round_, cell)
         for name, server in servers.items():
             now, peak = server.memory()
-            results.add(what="memory", peer=name, dtype=dtype, now=now, peak=peak)
+            allowed = {"allowed": allowance(server.setup, dtype)} if name == "tombola" else {}
+            results.add(what="memory", peer=name, dtype=dtype, now=now, peak=peak, **allowed)
 
 
 def main():

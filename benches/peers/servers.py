@@ -23,10 +23,14 @@ class Setup(NamedTuple):
     threads: int
 
 
-def tombola(setup, dtype, port):
+def tombola_bare(setup, dtype, port):
     return [setup.tombola, "serve", "--model", setup.folder / "model", "--served-model-name", "base", "--dtype", dtype,
-            "--port", port, "--threads", setup.threads, "--max-num-seqs", SEQUENCES, "--max-model-len", CONTEXT,
-            "--tickets", setup.folder / "tickets"], {}
+            "--port", port, "--threads", setup.threads, "--max-num-seqs", SEQUENCES, "--max-model-len", CONTEXT], {}
+
+
+def tombola(setup, dtype, port):
+    command, environment = tombola_bare(setup, dtype, port)
+    return [*command, "--tickets", setup.folder / "tickets"], environment
 
 
 def llamacpp(setup, dtype, port):
@@ -74,6 +78,8 @@ TICKETS = {"": [], "one": ["one-0"], "eight": [f"one-{i}" for i in range(8)],
 
 PEERS = {
     "tombola": Peer("Tombola", tombola, ready="/ready", adapters=TICKETS),
+    # What tickets that nobody asks for cost.
+    "tombola-bare": Peer("Tombola, no tickets", tombola_bare, ready="/ready", adapters={"": []}),
     "llamacpp": Peer("llama.cpp", llamacpp, kind="llamacpp"),
     "vllm": Peer("vLLM", vllm),
     "mistralrs": Peer("mistral.rs", mistralrs),
@@ -82,7 +88,7 @@ PEERS = {
 
 def version(folder, name):
     """Of a peer that install.sh put there; None where it did not."""
-    if name == "tombola":
+    if name.startswith("tombola"):
         return ""
     return next((mark.name.removeprefix(f"{name}-") for mark in (folder / ".done").glob(f"{name}-*")), None)
 
@@ -95,7 +101,7 @@ class Server:
     """A peer that runs."""
 
     def __init__(self, name, setup, dtype, log, patience=900):
-        self.name, self.peer = name, PEERS[name]
+        self.name, self.peer, self.setup = name, PEERS[name], setup
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]

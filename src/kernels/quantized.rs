@@ -1,5 +1,5 @@
 //! Weights that stay as a GGUF file has them: rows of blocks, a few bits a weight. A few rows at a time
-//! are widened to f32, within the cache, and multiplied by the kernel of dense weights, so a result is
+//! are widened to f32, within the cache, and multiplied by the panels of dense weights, so a result is
 //! bit for bit that of the same weights in f32, and as little dependent on the batch.
 //!
 //! candle's own product (`QMatMul`) is not used: it rounds the activations to 8 bits, takes other paths,

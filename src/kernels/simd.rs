@@ -230,15 +230,21 @@ pub const LANES: usize = 16;
 
 /// The sum of all lanes, as a tree of fixed shape.
 #[inline(always)]
-pub fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
+pub fn sum_lanes(lanes: [f32; LANES]) -> f32 {
+    tree(lanes, |a, b| a + b)
+}
+
+/// What `add` makes of all terms, as a tree of fixed shape.
+#[inline(always)]
+pub fn tree<T: Copy>(mut terms: [T; LANES], add: impl Fn(T, T) -> T) -> T {
     let mut width = LANES / 2;
     while width > 0 {
         for i in 0..width {
-            lanes[i] += lanes[i + width];
+            terms[i] = add(terms[i], terms[i + width]);
         }
         width /= 2;
     }
-    lanes[0]
+    terms[0]
 }
 
 #[cfg(test)]
@@ -269,9 +275,9 @@ mod tests {
             let mut stored = [0.0; LANES];
             wide.store(&mut stored);
             assert_eq!(wide.sum(), sum_lanes(stored));
-            let one = stored[1];
+            let more = stored.map(|lane| lane + 0.5);
             wide.add(A::Wide::splat(0.5)).store(&mut stored);
-            assert_eq!(stored[1], one + 0.5);
+            assert_eq!(stored, more);
             let at = |row: usize, column: usize| (row * LANES + column) as f32;
             let mut block = std::array::from_fn(|i| Line(std::array::from_fn(|j| at(i, j))));
             A::Wide::transpose(&mut block);

@@ -3,8 +3,8 @@
 //! All together, tickets laid over their rows, is the rule. A ticket keeps an account of what its steps
 //! would have cost less (or do cost less) with its group by itself and the ticket applied. When that
 //! reaches what a swap costs, and a turn would save as much again, the group is on its own: it takes
-//! turns with the rest, which stay together, and pays each swap from its account. So at most about
-//! twice of what would have been cheapest in hindsight is spent (the ski-rental rule), and nothing flaps,
+//! turns with the rest, which stay together, and pays each swap from its account. So a ticket by itself
+//! costs at most twice what would have been cheapest in hindsight (the ski-rental rule), and nothing flaps,
 //! since each swap has to be earned again. A turn ends when it is used up while others wait, or when making them wait has cost as
 //! much as coming back will; next is who waits longest. So no ticket starves.
 
@@ -25,8 +25,6 @@ pub struct ByCost {
     applied: Option<Applied>,
     /// Of the tickets at work. They stay as they are while nothing at all is.
     accounts: HashMap<Digest, Account>,
-    /// Whose step is next.
-    coming: Groups,
 }
 
 /// The ticket that has the weights.
@@ -68,7 +66,6 @@ impl ByCost {
             turns: Turns::new(limits),
             applied: None,
             accounts: HashMap::new(),
-            coming: Groups::All,
         }
     }
 
@@ -82,7 +79,7 @@ impl ByCost {
             // Nobody else waits for its end: a newcomer need not either.
             self.turns.use_up();
         }
-        self.coming = match turn {
+        Some(match turn {
             Some(ticket) => {
                 self.apply(ticket);
                 Groups::One(turn)
@@ -92,8 +89,7 @@ impl ByCost {
                 let own = units.iter().filter(|unit| unit.group.is_some());
                 Groups::all_but(own.map(|unit| unit.group).collect())
             }
-        };
-        Some(self.coming.clone())
+        })
     }
 
     /// The step ran: books it for those who were in it, by how much of what they could do was done.

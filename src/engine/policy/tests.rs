@@ -264,7 +264,7 @@ proptest! {
     /// Under the same work neither way alone would take half the time, but for what a ticket's first swap
     /// costs and what is spent until it is earned. (Groups are looked at one by one, each beside all
     /// others, so turns for all that would pay only together are not seen: where overlays cost about what
-    /// a step does, up to a half is lost.)
+    /// a step does, up to a half is lost; with more than four of them, it may be more.)
     #[test]
     fn steady_work_is_done_the_cheaper_way(
         costs in any_costs(),

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::super::element::Element;
 use super::super::parallel::{Scattered, for_each_range};
-use super::super::simd::{Arithmetic, LANES, Line, Vectorised, Wide, dispatch, prefetch};
+use super::super::simd::{Arithmetic, LANES, Line, Vectorised, Wide, dispatch, prefetch, tree};
 
 /// Rows of `x` from which on arranging the weights for this pays.
 pub const MANY: usize = 96;
@@ -24,22 +24,37 @@ pub struct Rows {
     at_once: usize,
 }
 
-/// Rows of `x` that are multiplied at once.
-struct AtOnce;
+/// Rows of `x` that are multiplied at once, each with a sum in registers.
+const fn rows_at_once<A: Arithmetic>() -> usize {
+    if A::SUMS >= FOR_MANY {
+        FOR_MANY
+    } else {
+        FOR_FEW
+    }
+}
 
-impl Vectorised for AtOnce {
+/// With the registers of AVX-512, where two are left for what is multiplied.
+const FOR_MANY: usize = 14;
+/// With others.
+const FOR_FEW: usize = 6;
+
+struct RowsAtOnce;
+
+impl Vectorised for RowsAtOnce {
     type Output = usize;
 
     #[inline(always)]
     fn run<A: Arithmetic>(self) -> usize {
-        // As many sums as there are registers for, beside a vector of weights.
-        if A::SUMS >= 16 { 14 } else { 6 }
+        rows_at_once::<A>()
     }
 }
 
 impl Rows {
     pub fn new(x: &[f32], inner: usize) -> Self {
-        let at_once = dispatch(AtOnce);
+        Self::in_groups(x, inner, dispatch(RowsAtOnce))
+    }
+
+    fn in_groups(x: &[f32], inner: usize, at_once: usize) -> Self {
         let (rows, steps) = (x.len() / inner, inner.div_ceil(LANES));
         let groups = rows.div_ceil(at_once);
         let group = LANES * steps * at_once;
@@ -82,10 +97,10 @@ impl<W: Element, F: Fn(usize, usize, &[f32; LANES])> Vectorised for Outer<'_, W,
 
     #[inline(always)]
     fn run<A: Arithmetic>(self) {
-        if self.x.at_once == 14 {
-            self.groups::<A, 14>();
+        if rows_at_once::<A>() == FOR_MANY {
+            self.groups::<A, FOR_MANY>();
         } else {
-            self.groups::<A, 6>();
+            self.groups::<A, FOR_FEW>();
         }
     }
 }
@@ -93,6 +108,7 @@ impl<W: Element, F: Fn(usize, usize, &[f32; LANES])> Vectorised for Outer<'_, W,
 impl<W: Element, F: Fn(usize, usize, &[f32; LANES])> Outer<'_, W, F> {
     #[inline(always)]
     fn groups<A: Arithmetic, const R: usize>(&self) {
+        assert_eq!(self.x.at_once, R, "activations for another instruction set");
         let (steps, out) = (self.x.steps, self.weight.len() / self.inner);
         let mut lines = vec![Line([0.0; LANES]); LANES * steps];
         let mut partial = [[Line([0.0; LANES]); LANES]; R];
@@ -170,17 +186,75 @@ impl<W: Element, F: Fn(usize, usize, &[f32; LANES])> Outer<'_, W, F> {
             for (sum, line) in sums.iter_mut().zip(partial) {
                 *sum = A::Wide::load(&line.0);
             }
-            // In the order of `sum_lanes`.
-            let mut width = LANES / 2;
-            while width > 0 {
-                for i in 0..width {
-                    sums[i] = sums[i].add(sums[i + width]);
-                }
-                width /= 2;
-            }
             let mut values = [0.0; LANES];
-            sums[0].store(&mut values);
+            tree(sums, A::Wide::add).store(&mut values);
             (self.store)(row, o, &values);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use half::{bf16, f16};
+    use proptest::prelude::*;
+
+    use super::super::super::simd::Fused;
+    use super::super::panel::{self, Panel};
+    use super::*;
+
+    /// By outer products of so many rows at once, on any machine.
+    fn outer<W: Element, const R: usize>(x: &[f32], weight: &[W], inner: usize) -> Vec<f32> {
+        let (rows, out) = (x.len() / inner, weight.len() / inner);
+        let y = RefCell::new(vec![f32::NAN; rows * out]);
+        let outer = Outer {
+            x: &Rows::in_groups(x, inner, R),
+            weight,
+            inner,
+            store: |row, o, values: &[f32; LANES]| {
+                y.borrow_mut()[row * out + o..][..LANES].copy_from_slice(values);
+            },
+        };
+        outer.groups::<Fused, R>();
+        y.into_inner()
+    }
+
+    fn by_panel<W: Element>(x: &[f32], weight: &[W], inner: usize) -> Vec<f32> {
+        let (rows, out) = (x.len() / inner, weight.len() / inner);
+        let y = RefCell::new(vec![f32::NAN; rows * out]);
+        let panel = Panel {
+            x: &panel::Rows::new(x, inner),
+            weight,
+            inner,
+            store: |row, o, value| y.borrow_mut()[row * out + o] = value,
+        };
+        panel.run::<Fused>();
+        y.into_inner()
+    }
+
+    fn check<W: Element>(x: &[f32], weight: &[W], inner: usize) -> Result<(), TestCaseError> {
+        let want = by_panel(x, weight, inner);
+        prop_assert_eq!(&outer::<W, FOR_FEW>(x, weight, inner), &want);
+        prop_assert_eq!(&outer::<W, FOR_MANY>(x, weight, inner), &want);
+        Ok(())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn every_bit_is_that_of_the_panel(
+            rows in 1usize..40, inner in 1usize..100, tiles in 1usize..4, seed: u64,
+        ) {
+            let value = |i: usize| ((i as u64 ^ seed) % 1013) as f32 / 500.0 - 1.0;
+            let x: Vec<f32> = (0..rows * inner).map(value).collect();
+            let weight: Vec<f32> = (0..tiles * LANES * inner).map(|i| value(i + 7)).collect();
+            check(&x, &weight, inner)?;
+            let narrow: Vec<bf16> = weight.iter().copied().map(bf16::from_f32).collect();
+            check(&x, &narrow, inner)?;
+            let narrow: Vec<f16> = weight.iter().copied().map(f16::from_f32).collect();
+            check(&x, &narrow, inner)?;
         }
     }
 }

@@ -47,18 +47,20 @@ impl<C: Column, D: Element> ByColumn<'_, C, D> {
     fn by_row<A: Arithmetic>(mut self, x: &[f32]) {
         let inner = x.len() / self.y.len();
         let mut y = std::mem::take(&mut self.y);
-        match &mut y[..] {
-            [first, second] => {
-                let (x, x_second) = x.split_at(inner);
-                for (row, column, delta) in self.nonzeros() {
-                    first[row] = A::mul_add(delta, x[column], first[row]);
-                    second[row] = A::mul_add(delta, x_second[column], second[row]);
-                }
-            }
-            rows => {
-                for (y, x) in rows.iter_mut().zip(x.chunks_exact(inner)) {
+        for (y, x) in y.chunks_mut(2).zip(x.chunks(2 * inner.max(1))) {
+            match y {
+                [first, second] => {
+                    let (x, x_second) = x.split_at(inner);
                     for (row, column, delta) in self.nonzeros() {
-                        y[row] = A::mul_add(delta, x[column], y[row]);
+                        first[row] = A::mul_add(delta, x[column], first[row]);
+                        second[row] = A::mul_add(delta, x_second[column], second[row]);
+                    }
+                }
+                rows => {
+                    for y in rows {
+                        for (row, column, delta) in self.nonzeros() {
+                            y[row] = A::mul_add(delta, x[column], y[row]);
+                        }
                     }
                 }
             }

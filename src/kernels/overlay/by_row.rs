@@ -51,33 +51,35 @@ impl<C: Column, D: Element> ByRow<'_, C, D> {
     fn by_row<A: Arithmetic>(mut self, x: &[f32]) {
         let inner = x.len() / self.y.len();
         let mut y = std::mem::take(&mut self.y);
-        match &mut y[..] {
-            [first, second] => {
-                let (x, x_second) = x.split_at(inner);
-                for (row, quads) in self.quads() {
-                    let mut sums = [[0f32; QUAD]; 2];
-                    for (columns, deltas) in quads {
-                        for i in 0..QUAD {
-                            let column = columns[i].index();
-                            sums[0][i] = A::mul_add(deltas[i], x[column], sums[0][i]);
-                            sums[1][i] = A::mul_add(deltas[i], x_second[column], sums[1][i]);
-                        }
-                    }
-                    first[row] = A::mul_add(self.scale, total(sums[0]), first[row]);
-                    second[row] = A::mul_add(self.scale, total(sums[1]), second[row]);
-                }
-            }
-            rows => {
-                for (y, x) in rows.iter_mut().zip(x.chunks_exact(inner)) {
+        for (y, x) in y.chunks_mut(2).zip(x.chunks(2 * inner.max(1))) {
+            match y {
+                [first, second] => {
+                    let (x, x_second) = x.split_at(inner);
                     for (row, quads) in self.quads() {
-                        let mut sums = [0f32; QUAD];
+                        let mut sums = [[0f32; QUAD]; 2];
                         for (columns, deltas) in quads {
                             for i in 0..QUAD {
-                                let x = x[columns[i].index()];
-                                sums[i] = A::mul_add(deltas[i], x, sums[i]);
+                                let column = columns[i].index();
+                                sums[0][i] = A::mul_add(deltas[i], x[column], sums[0][i]);
+                                sums[1][i] = A::mul_add(deltas[i], x_second[column], sums[1][i]);
                             }
                         }
-                        y[row] = A::mul_add(self.scale, total(sums), y[row]);
+                        first[row] = A::mul_add(self.scale, total(sums[0]), first[row]);
+                        second[row] = A::mul_add(self.scale, total(sums[1]), second[row]);
+                    }
+                }
+                rows => {
+                    for y in rows {
+                        for (row, quads) in self.quads() {
+                            let mut sums = [0f32; QUAD];
+                            for (columns, deltas) in quads {
+                                for i in 0..QUAD {
+                                    let x = x[columns[i].index()];
+                                    sums[i] = A::mul_add(deltas[i], x, sums[i]);
+                                }
+                            }
+                            y[row] = A::mul_add(self.scale, total(sums), y[row]);
+                        }
                     }
                 }
             }

@@ -106,6 +106,15 @@ proptest! {
 }
 
 #[test]
+fn prompts_are_those_of_the_dense_weight() {
+    let (quantized, values) = weight(GgmlDType::Q4_1, (48, 64));
+    // So many that the dense weight is multiplied in another way.
+    let x = random((130, 64));
+    let y = linear(&x, &quantized, None).unwrap();
+    assert_eq!(bits(&y), bits(&dense_linear(&x, &values, None).unwrap()));
+}
+
+#[test]
 fn rows_are_put_in_order() {
     let stored = QTensor::quantize(&random((4, 64)), GgmlDType::Q4_1).unwrap();
     let turned = QuantizedWeight::new(&stored, [2, 0, 3, 1].into_iter()).unwrap();

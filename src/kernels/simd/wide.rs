@@ -33,7 +33,7 @@ pub trait Wide: Copy {
     }
 }
 
-/// [`LANES`] numbers in memory, in a cache line.
+/// `N` numbers in memory that begin with a cache line.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
 pub struct Line<T = f32, const N: usize = LANES>(pub [T; N]);
