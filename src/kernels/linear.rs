@@ -16,7 +16,6 @@ use super::simd::{LANES, dispatch, multiplies_pairs};
 use outer::Outer;
 use pairs::Pairs;
 use panel::Panel;
-pub(super) use panel::Rows;
 
 /// `x·Wᵀ + b` for activations `x` `[rows, in]` (f32 on the CPU), a row-major weight
 /// `[out, in]` of any dtype that the kernels know, and a bias `[out]` in the activations' dtype.
@@ -60,74 +59,114 @@ impl CustomOp2 for Linear {
     }
 }
 
-/// Weight rows that a thread takes at least: whole tiles of whatever height.
-pub(super) const GRAIN: usize = 24;
-/// The same for outer products.
-const OUTER_GRAIN: usize = LANES;
-
 /// `y[r, o] = Σ_k x[r, k]·w[o, k]`, threads by ranges of weight rows.
 fn product<W: Element>(x: &[f32], weight: &[W], inner: usize, y: &mut [f32]) {
     if inner == 0 {
         return;
     }
     let out = weight.len() / inner;
-    let y = Scattered::new(y);
-    let store = |range: &Range<usize>, row: usize, o: usize, value: f32| {
-        assert!(range.start + o < range.end);
-        // SAFETY: the element is in this range of weight rows (asserted), and ranges do not overlap.
-        unsafe { y.write(row * out + range.start + o, value) }
-    };
+    let y = Results::new(y, out);
+    let weights = |range: &Range<usize>| range.start * inner..range.end * inner;
     if let (Some(weight), true) = (W::as_bf16(weight), multiplies_pairs()) {
         let x = &pairs::Rows::new(x, inner);
-        return for_each_range(out, GRAIN, |range| {
+        return for_each_range(out, PANEL_GRAIN, |range| {
             dispatch(Pairs {
                 x,
-                weight: &weight[range.start * inner..range.end * inner],
+                weight: &weight[weights(&range)],
                 inner,
-                store: |row, o, value| store(&range, row, o, value),
+                // SAFETY: ranges do not overlap.
+                store: |row, o, value| unsafe { y.write(&range, row, o, &[value]) },
             });
         });
     }
-    if x.len() / inner >= outer::MANY && out.is_multiple_of(LANES) {
-        let x = &outer::Rows::new(x, inner);
-        return for_each_range(out, OUTER_GRAIN, |range| {
-            dispatch(Outer {
-                x,
-                weight: &weight[range.start * inner..range.end * inner],
-                inner,
-                store: |row, o, values: &[f32; LANES]| {
-                    assert!(range.start + o + LANES <= range.end);
-                    let start = row * out + range.start + o;
-                    // SAFETY: the elements are in this range of weight rows (asserted), and ranges do
-                    // not overlap.
-                    unsafe { y.slice(start..start + LANES) }.copy_from_slice(values);
-                },
-            });
-        });
-    }
-    let x = &Rows::new(x, inner);
-    for_each_range(out, GRAIN, |range| {
-        let weight = &weight[range.start * inner..range.end * inner];
-        panel(x, weight, inner, |row, o, value| {
-            store(&range, row, o, value);
+    let x = Activations::new(x, inner, out);
+    for_each_range(out, x.grain(), |range| {
+        x.times(&weight[weights(&range)], inner, |row, o, values| {
+            // SAFETY: ranges do not overlap.
+            unsafe { y.write(&range, row, o, values) }
         });
     });
 }
 
-/// All rows of `x` times a few rows of a weight: `store(r, o, Σ_k x[r, k]·w[o, k])`. A sum is the same
-/// whatever the other rows are.
-pub(super) fn panel<W: Element>(
-    x: &Rows,
-    weight: &[W],
-    inner: usize,
-    store: impl Fn(usize, usize, f32),
-) {
-    dispatch(Panel {
-        x,
-        weight,
-        inner,
-        store,
-    });
+/// Weight rows that panels are given in multiples of: whole tiles of whatever height.
+const PANEL_GRAIN: usize = 24;
+
+/// Activations `[rows, inner]`, arranged for the product that suits so many rows.
+pub(super) enum Activations {
+    Panel(panel::Rows),
+    Outer(outer::Rows),
+}
+
+impl Activations {
+    /// For a weight `[out, inner]`.
+    pub fn new(x: &[f32], inner: usize, out: usize) -> Self {
+        if x.len() / inner >= outer::MANY && out.is_multiple_of(LANES) {
+            Self::Outer(outer::Rows::new(x, inner))
+        } else {
+            Self::Panel(panel::Rows::new(x, inner))
+        }
+    }
+
+    /// Rows that [`Self::times`] is given in multiples of, but for the weight's last.
+    pub fn grain(&self) -> usize {
+        match self {
+            Self::Panel(_) => PANEL_GRAIN,
+            Self::Outer(_) => LANES,
+        }
+    }
+
+    /// All rows of `x` times some rows of the weight: sums are given to `store` as `(row of x, row of the
+    /// weight, that sum and those that follow)`. A sum is the same whatever the other rows are.
+    pub fn times<W: Element>(
+        &self,
+        weight: &[W],
+        inner: usize,
+        store: impl Fn(usize, usize, &[f32]),
+    ) {
+        match self {
+            Self::Panel(x) => dispatch(Panel {
+                x,
+                weight,
+                inner,
+                store: |row, o, value| store(row, o, &[value]),
+            }),
+            Self::Outer(x) => dispatch(Outer {
+                x,
+                weight,
+                inner,
+                store: |row, o, values: &[f32; LANES]| store(row, o, values),
+            }),
+        }
+    }
+}
+
+/// A result `[rows, out]` whose columns are shared out among threads.
+pub(super) struct Results<'a> {
+    y: Scattered<'a, f32>,
+    out: usize,
+}
+
+impl<'a> Results<'a> {
+    pub fn new(y: &'a mut [f32], out: usize) -> Self {
+        let y = Scattered::new(y);
+        Self { y, out }
+    }
+
+    /// Writes what follows column `o` of those in `range`.
+    ///
+    /// # Safety
+    /// No other thread may write these columns.
+    ///
+    /// # Panics
+    /// If there are more values than columns in the range.
+    #[inline(always)]
+    pub unsafe fn write(&self, range: &Range<usize>, row: usize, o: usize, values: &[f32]) {
+        assert!(range.start + o + values.len() <= range.end && range.end <= self.out);
+        let start = row * self.out + range.start + o;
+        // SAFETY: these columns are the caller's alone (its promise), and the values lie in them
+        // (asserted).
+        unsafe { self.y.slice(start..start + values.len()) }.copy_from_slice(values);
+    }
 }
 
 #[cfg(test)]

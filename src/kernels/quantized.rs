@@ -1,5 +1,5 @@
 //! Weights that stay as a GGUF file has them: rows of blocks, a few bits a weight. A few rows at a time
-//! are widened to f32, within the cache, and multiplied by the panels of dense weights, so a result is
+//! are widened to f32, within the cache, and multiplied by the kernels of dense weights, so a result is
 //! bit for bit that of the same weights in f32, and as little dependent on the batch.
 //!
 //! candle's own product (`QMatMul`) is not used: it rounds the activations to 8 bits, takes other paths,
@@ -18,8 +18,8 @@ use sha2::Sha256;
 
 use super::digest::hash_elements;
 use super::element::elements;
-use super::linear::{GRAIN, Rows, panel};
-use super::parallel::{Scattered, for_each_range};
+use super::linear::{Activations, Results};
+use super::parallel::for_each_range;
 use blocks::{Widen, widener};
 
 /// A weight `[out, in]`: parameters `[rows, in]` one after the other, each quantised in its own way.
@@ -133,7 +133,9 @@ impl QuantizedWeight {
 
     /// Adds the values, widened to f32, to a digest: as those of the same weight in f32.
     pub fn hash_values(&self, hasher: &mut Sha256) {
-        self.in_tiles(0..self.rows(), |_, values| hash_elements(hasher, values));
+        self.in_tiles(0..self.rows(), 32, |_, values| {
+            hash_elements(hasher, values);
+        });
     }
 
     /// The values of some rows, row-major.
@@ -152,11 +154,16 @@ impl QuantizedWeight {
         }
     }
 
-    /// Hands the values of some rows on, a few rows at a time, so that they stay in the cache.
-    fn in_tiles(&self, rows: Range<usize>, mut take: impl FnMut(Range<usize>, &[f32])) {
-        let mut values = vec![0f32; GRAIN.min(rows.len()) * self.inner];
-        for start in rows.clone().step_by(GRAIN) {
-            let tile = start..(start + GRAIN).min(rows.end);
+    /// Hands the values of some rows on, `height` at a time: few, so that they stay in the cache.
+    fn in_tiles(
+        &self,
+        rows: Range<usize>,
+        height: usize,
+        mut take: impl FnMut(Range<usize>, &[f32]),
+    ) {
+        let mut values = vec![0f32; height.min(rows.len()) * self.inner];
+        for start in rows.clone().step_by(height) {
+            let tile = start..(start + height).min(rows.end);
             let values = &mut values[..tile.len() * self.inner];
             self.widen(tile.clone(), values);
             take(tile, values);
@@ -208,15 +215,13 @@ fn product(x: &[f32], weight: &QuantizedWeight, y: &mut [f32]) {
     if weight.inner == 0 {
         return;
     }
-    let y = Scattered::new(y);
-    let x = &Rows::new(x, weight.inner);
-    for_each_range(out, GRAIN, |range| {
-        weight.in_tiles(range, |tile, values| {
-            panel(x, values, weight.inner, |row, o, value| {
-                assert!(tile.start + o < tile.end);
-                // SAFETY: the element is in this tile of weight rows (asserted), and tiles do not
-                // overlap.
-                unsafe { y.write(row * out + tile.start + o, value) }
+    let y = Results::new(y, out);
+    let x = Activations::new(x, weight.inner, out);
+    for_each_range(out, x.grain(), |range| {
+        weight.in_tiles(range, x.grain(), |tile, values| {
+            x.times(values, weight.inner, |row, o, values| {
+                // SAFETY: neither ranges nor the tiles of one overlap.
+                unsafe { y.write(&tile, row, o, values) }
             });
         });
     });

@@ -23,6 +23,10 @@ pub struct ByCost {
     /// Turns of the groups on their own, and of the rest as the base.
     turns: Turns,
     applied: Option<Applied>,
+    /// Whose turn the coming step is; `None` for all that are not on their own.
+    turn: Group,
+    /// What `applied` will have lost by it.
+    lost: f64,
     /// Of the tickets at work. They stay as they are while nothing at all is.
     accounts: HashMap<Digest, Account>,
 }
@@ -47,7 +51,8 @@ struct Account {
     swap: f64,
     /// A turn of steps like the coming one would save a swap, so another one would pay again.
     lasting: bool,
-    /// Its layout has been counted in.
+    /// The gain has its layout in it, which counts once.
+    with_layout: bool,
     layout_counted: bool,
 }
 
@@ -65,27 +70,26 @@ impl ByCost {
             limits,
             turns: Turns::new(limits),
             applied: None,
+            turn: None,
+            lost: 0.0,
             accounts: HashMap::new(),
         }
     }
 
-    /// Whose step is next; see [`super::Policy::next`].
+    /// Whose step is next; see [`super::Policy::next`]. Nothing is booked before it [`Self::ran`].
     pub fn next(&mut self, loads: &[Load]) -> Option<Groups> {
         self.look_ahead(loads);
-        self.count_loss(loads);
+        self.lost = self.loss(loads);
         let units: Vec<Load> = loads.iter().map(|load| self.unit(load)).collect();
         let turn = self.turns.next(&units)?;
         if units.iter().all(|unit| unit.group == turn) {
             // Nobody else waits for its end: a newcomer need not either.
             self.turns.use_up();
         }
+        self.turn = turn;
         Some(match turn {
-            Some(ticket) => {
-                self.apply(ticket);
-                Groups::One(turn)
-            }
+            Some(_) => Groups::One(turn),
             None => {
-                self.applied = None;
                 let own = units.iter().filter(|unit| unit.group.is_some());
                 Groups::all_but(own.map(|unit| unit.group).collect())
             }
@@ -95,11 +99,13 @@ impl ByCost {
     /// The step ran: books it for those who were in it, by how much of what they could do was done.
     pub fn ran(&mut self, rows: &[(Group, usize)]) {
         self.turns.ran(rows);
+        self.take_turn();
         for &(group, rows) in rows {
             let account = group.and_then(|ticket| self.accounts.get_mut(&ticket));
             if let Some(account) = account {
                 let share = rows as f64 / account.rows.max(1) as f64;
                 account.saved = (account.saved + share * account.gain).clamp(0.0, account.swap);
+                account.layout_counted |= account.with_layout;
             }
         }
     }
@@ -123,24 +129,24 @@ impl ByCost {
             let steps = self.limits.steps_of(load.rows) as f64;
             account.lasting = alone || account.gain * steps >= account.swap;
             // Beside others a ticket will be overlaid sooner or later; alone it may never be.
-            if alone && !load.laid_out && !account.layout_counted {
+            account.with_layout = alone && !load.laid_out && !account.layout_counted;
+            if account.with_layout {
                 account.gain += self.costs.layout.of(load.nonzeros);
-                account.layout_counted = true;
             }
             kept.insert(ticket, account);
         }
         self.accounts = kept;
     }
 
-    /// What it costs that others wait for the ticket that is applied.
-    fn count_loss(&mut self, loads: &[Load]) {
-        if let Some(applied) = &mut self.applied {
-            let account = self.accounts.get(&applied.ticket);
-            let gain = account.map_or(0.0, |account| account.gain);
-            applied.lost = match loads {
-                [_] => 0.0,
-                _ => applied.lost + (-gain).max(0.0),
-            };
+    /// What it will have cost that others wait for the ticket that is applied.
+    fn loss(&self, loads: &[Load]) -> f64 {
+        match (&self.applied, loads) {
+            (None, _) | (_, [_]) => 0.0,
+            (Some(applied), _) => {
+                let account = self.accounts.get(&applied.ticket);
+                let gain = account.map_or(0.0, |account| account.gain);
+                applied.lost + (-gain).max(0.0)
+            }
         }
     }
 
@@ -149,7 +155,7 @@ impl ByCost {
         let account = load.group.and_then(|ticket| self.accounts.get(&ticket));
         let on_its_own = account.is_some_and(|account| match self.applied {
             Some(applied) if load.group == Some(applied.ticket) => {
-                account.earned() || applied.lost < account.swap
+                account.earned() || self.lost < account.swap
             }
             _ => account.earned(),
         });
@@ -157,14 +163,20 @@ impl ByCost {
         Load { group, ..*load }
     }
 
-    /// Gives a ticket the weights, which it pays for.
-    fn apply(&mut self, ticket: Digest) {
-        if self.applied.is_some_and(|applied| applied.ticket == ticket) {
+    /// The weights are whose turn it is; a ticket that has just got them pays for it.
+    fn take_turn(&mut self) {
+        let Some(ticket) = self.turn else {
+            self.applied = None;
             return;
+        };
+        match &mut self.applied {
+            Some(applied) if applied.ticket == ticket => applied.lost = self.lost,
+            _ => {
+                if let Some(account) = self.accounts.get_mut(&ticket) {
+                    account.saved -= account.swap;
+                }
+                self.applied = Some(Applied { ticket, lost: 0.0 });
+            }
         }
-        if let Some(account) = self.accounts.get_mut(&ticket) {
-            account.saved -= account.swap;
-        }
-        self.applied = Some(Applied { ticket, lost: 0.0 });
     }
 }

@@ -86,6 +86,20 @@ fn only_what_ran_is_booked() {
 }
 
 #[test]
+fn a_step_that_does_not_run_is_not_paid() {
+    let fresh = Load {
+        laid_out: false,
+        ..load(ticket(1), 1, MILLION)
+    };
+    let mut policy = by_cost();
+    // Its group lost its blocks each time.
+    for _ in 0..5 {
+        assert_eq!(policy.next(&[fresh]), Some(Groups::One(ticket(1))));
+        policy.reverted();
+    }
+}
+
+#[test]
 fn a_ticket_alone_is_not_laid_out_for_a_few_steps() {
     let fresh = Load {
         laid_out: false,
