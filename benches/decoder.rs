@@ -110,7 +110,7 @@ fn overlaid(group: &mut BenchmarkGroup<WallTime>, pool: &Pool, base: &Base) {
     for (label, density, tickets) in cases {
         let over = |seed| {
             let ticket = random_ticket(base, density, seed);
-            Arc::new(TicketOverlay::new(&ticket, &base.manifest).expect("a ticket of this base"))
+            Arc::new(base.lay_out(&ticket).expect("a ticket of this base"))
         };
         let cache = base.kv_cache(STREAMS * (CONTEXT + 1).div_ceil(BLOCK));
         let cache = cache.expect("a cache");

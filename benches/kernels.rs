@@ -10,7 +10,7 @@ use std::hint::black_box;
 use candle_core::{DType, Device, Tensor};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use tombola::kernels::activation::silu_mul;
-use tombola::kernels::attention::{Span, attention};
+use tombola::kernels::attention::{Span, Spans, attention};
 use tombola::kernels::kv::{BLOCK, zeros};
 use tombola::kernels::linear::linear;
 
@@ -146,6 +146,7 @@ fn attentions(c: &mut Criterion) {
                 })
                 .collect();
             let queries = filled((sequences * rows, HEADS, HEAD_DIM), DType::F32);
+            let spans = Spans::new(&spans, HEADS / KV_HEADS, &Device::Cpu).expect("spans");
             let step = || {
                 for (keys, values) in &caches {
                     let y = attention(&queries, keys, values, &spans, None, 0.125);

@@ -52,7 +52,8 @@
 //! - No match over dtype or device outside `kernels` and `model::device`.
 //! - The base is bit-identical to what was loaded after any history of swaps.
 //! - A row's result does not depend on its neighbours, its chunking or its place in the batch. (Applied
-//!   and overlaid tickets give results that differ by rounding.)
+//!   and overlaid tickets give results that differ by rounding; and on a GPU the products are cuBLAS's, which
+//!   chooses by the number of rows.)
 
 pub mod bench;
 pub mod cli;

@@ -103,11 +103,11 @@ fn manifest(model: &str, cache: &CacheDir) -> Result<BaseManifest, ModelError> {
 /// How a base is computed.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct ComputeArgs {
-    /// What the weights are kept in: f32 or bf16.
+    /// What the weights are kept in: f32, bf16 or f16.
     #[arg(long, env = "TOMBOLA_DTYPE", default_value = "f32")]
     pub dtype: Dtype,
-    /// Where the base is resident: cpu.
-    #[arg(long, env = "TOMBOLA_DEVICE", default_value = "cpu")]
+    /// Where the base is resident: cpu, cuda, cuda:N, or auto: the first GPU, where this build and the machine have one.
+    #[arg(long, env = "TOMBOLA_DEVICE", default_value = "auto")]
     pub device: DeviceSpec,
     /// Threads that compute [default: all cores].
     #[arg(long, value_name = "N", env = "TOMBOLA_THREADS", value_parser = at_least_one)]

@@ -15,10 +15,9 @@ use super::folder::FolderArgs;
 use super::signals::Signals;
 use crate::engine::{self, EngineConfig, TicketMode};
 use crate::metrics::Metrics;
-use crate::model::{LoadOptions, TicketOverlay};
-use crate::registry::{Registry, RegistryOptions};
+use crate::model::{Base, LoadOptions};
+use crate::registry::{MemoryOf, Registry, RegistryOptions};
 use crate::server::{self, AppState, Door, Drained, ServedBase, ServerOptions};
-use crate::ticket::Ticket;
 
 /// Arguments of `tombola serve`; each is an environment variable too.
 #[derive(Clone, Debug, Args)]
@@ -94,7 +93,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "MODE", env = "TOMBOLA_TICKET_MODE")]
     ticket_mode: Option<TicketMode>,
     /// Give the same answer to the same request, if it is greedy or has a seed, whatever else runs:
-    /// tickets are always overlaid.
+    /// tickets are always overlaid. On the CPU only.
     #[arg(long, env = "TOMBOLA_DETERMINISTIC")]
     deterministic: bool,
     /// Requests that wait beyond those that run; more are answered 429.
@@ -136,6 +135,13 @@ pub struct ServeArgs {
 impl ServeArgs {
     /// How tickets reach requests.
     fn mode(&self) -> anyhow::Result<TicketMode> {
+        if self.deterministic && self.compute.device.is_gpu() {
+            bail!(
+                "--deterministic with --device {}: on a GPU a row's result depends on how many rows there \
+                 are; the CPU has one order",
+                self.compute.device
+            );
+        }
         match (self.deterministic, self.ticket_mode) {
             (false, mode) => self.quantized.ticket_mode(mode),
             (true, None | Some(TicketMode::Overlay)) => Ok(TicketMode::Overlay),
@@ -227,10 +233,14 @@ fn start(args: &ServeArgs, mode: TicketMode) -> anyhow::Result<(AppState, engine
     if let Some(name) = &args.served_model_name {
         opened.name.clone_from(name);
     }
+    let mut compute = args.compute.load_options();
+    if args.deterministic {
+        compute.device = compute.device.or_cpu();
+    }
     let base = opened.load(&LoadOptions {
         max_positions: args.max_model_len,
         keep_quantized: args.quantized.keep_quantized,
-        ..args.compute.load_options()
+        ..compute
     })?;
     let manifest = Arc::clone(&base.manifest);
     let served = ServedBase {
@@ -243,11 +253,8 @@ fn start(args: &ServeArgs, mode: TicketMode) -> anyhow::Result<(AppState, engine
     let max_ticket_bytes = args.max_ticket_mib.bytes() as u64;
     let registry_options = RegistryOptions {
         max_ticket_bytes,
-        memory_budget: args.ticket_memory_mib.bytes(),
-        memory_of: match mode {
-            TicketMode::Apply => |ticket: &Ticket, _| ticket.resident_bytes(),
-            TicketMode::Auto | TicketMode::Overlay => TicketOverlay::resident_bytes_of,
-        },
+        memory_budget: ticket_memory(args, &base),
+        memory_of: MemoryOf::new(base.memory_of_tickets(mode != TicketMode::Apply)),
         allow_foreign_base: args.allow_foreign_base,
     };
     let folder = Registry::open(&args.folder.tickets, manifest, registry_options)?;
@@ -272,6 +279,17 @@ fn start(args: &ServeArgs, mode: TicketMode) -> anyhow::Result<(AppState, engine
         AppState::new(engine, registry, opened.text, served, metrics, options),
         thread,
     ))
+}
+
+/// Bytes of memory for tickets: what is asked for, or what the device has left.
+fn ticket_memory(args: &ServeArgs, base: &Base) -> usize {
+    let asked = args.ticket_memory_mib.bytes();
+    let room = base.room_for_tickets(asked, args.kv_cache_mib.bytes());
+    if room < asked {
+        let (room, asked) = (room >> 20, asked >> 20);
+        tracing::warn!("{room} MiB are left for tickets, of --ticket-memory-mib {asked}");
+    }
+    room
 }
 
 fn engine_config(args: &ServeArgs, mode: TicketMode, base: &OpenBase) -> EngineConfig {

@@ -1,16 +1,12 @@
 //! Measures what steps and tickets cost on the resident base, with a made-up ticket.
 
-use std::collections::BTreeMap;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use half::bf16;
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
-
 use super::costs::{Costs, PerTicket};
-use crate::model::{BLOCK, Base, Batch, ModelError, Projection, TicketOverlay, layers};
-use crate::ticket::{BaseManifest, BoundTicket, Deltas, Metadata, TensorDelta, Ticket};
+use crate::model::{BLOCK, Base, Batch, ModelError, Projection, layers};
+use crate::ticket::{BaseManifest, BoundTicket, random};
 
 /// Costs, and how long it took to measure them.
 #[derive(Clone, Debug)]
@@ -82,7 +78,6 @@ struct OfTicket {
 
 fn of_ticket(base: &mut Base, density: f64, end: Instant) -> Result<OfTicket, ModelError> {
     let manifest = Arc::clone(&base.manifest);
-    let device = base.decoder.weights().embedding.device().clone();
     let all = layers(&manifest);
     let nonzeros_of_layer = DENSITIES[1] * manifest.adaptable_weights() as f64 / all as f64;
     let touched = (MOST_NONZEROS as f64 / nonzeros_of_layer) as usize;
@@ -99,9 +94,9 @@ fn of_ticket(base: &mut Base, density: f64, end: Instant) -> Result<OfTicket, Mo
         reverts.push(swap(None)?);
     }
     let start = Instant::now();
-    let overlay = TicketOverlay::new(&ticket, &manifest)?;
+    let overlay = base.lay_out(&ticket)?;
     let layout = start.elapsed();
-    let time = |&rows: &usize| median(end, || overlay.time(rows, &manifest, &device));
+    let time = |&rows: &usize| median(end, || overlay.time(rows, base));
     Ok(OfTicket {
         nonzeros: ticket.nonzeros(),
         of_layers: all as f64 / touched as f64,
@@ -128,6 +123,7 @@ fn steps(base: &Base, end: Instant) -> Result<Vec<(usize, f64)>, ModelError> {
         let time = || {
             let start = Instant::now();
             base.decoder.forward(&batch, &cache)?;
+            base.device().synchronize()?;
             Ok(start.elapsed())
         };
         steps.push((rows, median(end, time)?));
@@ -175,60 +171,11 @@ fn middle(mut runs: Vec<Duration>) -> f64 {
 
 /// A ticket of random positions in the first `layers` layers.
 fn made_up(manifest: &BaseManifest, layers: usize, density: f64) -> BoundTicket {
-    let mut rng = StdRng::seed_from_u64(layers as u64);
-    let mut tensors = BTreeMap::new();
-    for layer in 0..layers {
-        for projection in Projection::ALL {
-            for (name, _, rows) in projection.parts(layer, manifest) {
-                let columns = manifest.parameters[&name].shape[1];
-                let delta = random([rows, columns], density, &mut rng);
-                tensors.insert(name, delta);
-            }
-        }
-    }
-    let metadata = Metadata {
-        name: "made-up".to_owned(),
-        base_name: "resident".to_owned(),
-        base_fingerprint: manifest.fingerprint,
-        density,
-        license: None,
-        training: None,
-    };
-    let ticket = Ticket::new(metadata, tensors).and_then(|ticket| ticket.bind(manifest, false));
-    ticket.expect("what is made from the manifest fits it")
-}
-
-/// A delta of about `density` of the weights, at least one.
-fn random(shape: [usize; 2], density: f64, rng: &mut StdRng) -> TensorDelta {
-    let weights = shape[0] * shape[1];
-    // As far apart on average as the density says.
-    let widest = ((2.0 / density) as usize).max(1);
-    let mut kept = vec![rng.random_range(0..weights.min(widest))];
-    while let Some(next) = kept.last().map(|last| last + rng.random_range(1..=widest))
-        && next < weights
-    {
-        kept.push(next);
-    }
-    let deltas = vec![bf16::from_f32(1e-3); kept.len()];
-    let delta = TensorDelta::from_flat(shape, &kept, Deltas::Bf16(deltas));
-    delta.expect("ascending positions within the weight")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn random_positions_are_as_dense_as_asked() {
-        let mut rng = StdRng::seed_from_u64(1);
-        for density in [0.001, 0.01, 0.1] {
-            let delta = random([400, 500], density, &mut rng);
-            let found = delta.nonzeros() as f64 / 200_000.0;
-            assert!(
-                (found / density - 1.0).abs() < 0.25,
-                "{found} for {density}"
-            );
-        }
-        assert_eq!(random([1, 1], 0.001, &mut rng).nonzeros(), 1);
-    }
+    let layer = |layer| Projection::ALL.map(|projection| projection.parts(layer, manifest));
+    let touched = (0..layers).flat_map(layer).flatten();
+    let touched: HashSet<String> = touched.map(|(name, ..)| name).collect();
+    let ticket = random(manifest, density, layers as u64, |name| {
+        touched.contains(name)
+    });
+    ticket.expect("a layer has weights enough to keep some")
 }

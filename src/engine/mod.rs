@@ -36,7 +36,7 @@ pub use request::{
 };
 use runner::Runner;
 use scheduler::{Demand, Scheduler, SchedulerConfig};
-use sequence::Sequence;
+use sequence::{ChunkOutput, Sequence};
 
 use crate::kernels;
 use crate::metrics::Metrics;
@@ -351,25 +351,25 @@ impl Engine {
         for took in output.laid_out {
             self.metrics.laid_out(took);
         }
-        self.postprocess(plan, output.logits);
+        self.postprocess(plan, output.chunks);
         self.metrics
             .stepped(plan.mode(), start.elapsed(), output.overlaid);
     }
 
-    /// Hands each sequence its rows of logits, on all cores: it scores its prompt by them and
+    /// Hands each sequence what the step gave it, on all cores: it scores its prompt by that and
     /// chooses its next token.
-    fn postprocess(&mut self, plan: &Plan, logits: Vec<Vec<Vec<f32>>>) {
-        let rows = plan.chunks.iter().zip(logits);
-        let rows = rows.filter(|(_, rows)| !rows.is_empty());
-        let mut rows: HashMap<SequenceId, (&Chunk, Vec<Vec<f32>>)> =
-            rows.map(|row| (row.0.id, row)).collect();
+    fn postprocess(&mut self, plan: &Plan, outputs: Vec<ChunkOutput>) {
+        let outputs = plan.chunks.iter().zip(outputs);
+        let outputs = outputs.filter(|(_, output)| !output.is_empty());
+        let mut outputs: HashMap<SequenceId, (&Chunk, ChunkOutput)> =
+            outputs.map(|output| (output.0.id, output)).collect();
         let sequences = self.sequences.iter_mut();
         let work: Vec<_> = sequences
-            .filter_map(|(id, sequence)| Some((sequence, rows.remove(id)?)))
+            .filter_map(|(id, sequence)| Some((sequence, outputs.remove(id)?)))
             .collect();
         let goes_on: Vec<(&Chunk, bool)> = work
             .into_par_iter()
-            .map(|(sequence, (chunk, rows))| (chunk, sequence.step(chunk, rows)))
+            .map(|(sequence, (chunk, output))| (chunk, sequence.step(chunk, output)))
             .collect();
         for (chunk, goes_on) in goes_on {
             if !goes_on {

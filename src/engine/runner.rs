@@ -9,7 +9,10 @@ use candle_core::Tensor;
 use super::calibration::{Measured, measure_costs};
 use super::plan::{Chunk, Groups, Plan, SequenceId};
 use super::scheduler::Scheduler;
-use super::sequence::Sequence;
+use super::sequence::{ChunkOutput, Next, Sequence};
+use crate::kernels::argmax::argmax;
+use crate::kernels::indices::Indices;
+use crate::kernels::select::select;
 use crate::model::{Base, Batch, KvCache, ModelError, SwapReport, TicketOverlay};
 use crate::registry::Lease;
 use crate::ticket::Digest;
@@ -25,8 +28,8 @@ pub struct Runner {
 
 /// What one step gave.
 pub struct StepOutput {
-    /// The rows of logits that each chunk of the plan wants, in its order: see [`Sequence::step`].
-    pub logits: Vec<Vec<Vec<f32>>>,
+    /// What each chunk of the plan gives, in its order.
+    pub chunks: Vec<ChunkOutput>,
     /// The swap that the step began with, if any.
     pub swap: Option<SwapReport>,
     /// Nonzeros of the tickets that were laid over rows of the step.
@@ -72,16 +75,12 @@ impl Runner {
         let overlaid = batch.overlaid.iter().map(|over| over.ticket.nonzeros());
         let overlaid = overlaid.sum();
         let logits = self.base.decoder.forward(&batch, &self.cache)?;
-        let rows = logits.as_ref().map(Tensor::to_vec2).transpose()?;
-        let mut rows = rows.unwrap_or_default().into_iter();
-        let logits = plan.chunks.iter().map(|chunk| {
-            let scored = sequences[&chunk.id].scored_by(chunk).len();
-            let wanted = scored + usize::from(chunk.samples);
-            rows.by_ref().take(wanted).collect()
-        });
-        let logits = logits.collect();
+        let chunks = match logits {
+            Some(logits) => read(plan, sequences, &logits)?,
+            None => plan.chunks.iter().map(|_| ChunkOutput::default()).collect(),
+        };
         Ok(StepOutput {
-            logits,
+            chunks,
             swap,
             overlaid,
             laid_out,
@@ -94,9 +93,9 @@ impl Runner {
         lease: &Lease,
         laid_out: &mut Vec<Duration>,
     ) -> Result<Arc<TicketOverlay>, ModelError> {
-        lease.derived(|ticket| {
+        lease.ticket().derived(|ticket| {
             let start = Instant::now();
-            let overlay = TicketOverlay::new(ticket, &self.base.manifest)?;
+            let overlay = self.base.lay_out(ticket)?;
             laid_out.push(start.elapsed());
             Ok(overlay)
         })
@@ -117,9 +116,59 @@ impl Runner {
     }
 }
 
+/// Reads what the chunks want of the logits `[rows, vocab]`: whole rows, or the likeliest token alone where that is
+/// enough, so that no more than that is copied from where the base is.
+fn read(
+    plan: &Plan,
+    sequences: &HashMap<SequenceId, Sequence>,
+    logits: &Tensor,
+) -> Result<Vec<ChunkOutput>, ModelError> {
+    let (mut whole, mut row) = (Vec::new(), 0);
+    let mut any_best = false;
+    for chunk in &plan.chunks {
+        let sequence = &sequences[&chunk.id];
+        let scored = sequence.scored_by(chunk).len() as u32;
+        whole.extend(row..row + scored);
+        row += scored;
+        if chunk.samples {
+            match sequence.takes_the_best() {
+                true => any_best = true,
+                false => whole.push(row),
+            }
+            row += 1;
+        }
+    }
+    let best = if any_best {
+        argmax(logits)?
+    } else {
+        Vec::new()
+    };
+    let rows = match whole.len() {
+        0 => Vec::new(),
+        all if all == row as usize => logits.to_vec2()?,
+        _ => select(logits, &Indices::new(&whole, logits.device())?)?.to_vec2()?,
+    };
+    let (mut rows, mut at) = (rows.into_iter(), 0);
+    let outputs = plan.chunks.iter().map(|chunk| {
+        let sequence = &sequences[&chunk.id];
+        let scored: Vec<Vec<f32>> = rows
+            .by_ref()
+            .take(sequence.scored_by(chunk).len())
+            .collect();
+        at += scored.len() + usize::from(chunk.samples);
+        let next = match chunk.samples {
+            true if sequence.takes_the_best() => Some(Next::Best(best[at - 1])),
+            true => rows.next().map(Next::Logits),
+            false => None,
+        };
+        ChunkOutput { scored, next }
+    });
+    Ok(outputs.collect())
+}
+
 /// Whether the ticket can be overlaid as it is, or has to be laid out first.
 pub fn is_laid_out(lease: &Lease) -> bool {
-    lease.has_derived()
+    lease.ticket().has_derived()
 }
 
 /// Appends a chunk's rows.

@@ -6,6 +6,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::request::{GREEDY_BELOW, SamplingParams, TokenLogprobs};
+use crate::kernels::argmax::greatest;
 
 /// A sequence's sampling state. It sees that sequence alone, so neighbours in a batch change
 /// nothing, and one random number is drawn a token.
@@ -58,6 +59,31 @@ impl Sampler {
         self.ends.contains(&token)
     }
 
+    /// Whether the next token is the likeliest one, and nothing else of the logits is wanted.
+    pub fn takes_the_best(&self) -> bool {
+        let params = &self.params;
+        let plain = params.logit_bias.is_empty()
+            && params.repetition_penalty == 1.0
+            && params.presence_penalty == 0.0
+            && params.frequency_penalty == 0.0;
+        let may_end = self.generated >= params.min_tokens || self.ends.is_empty();
+        plain && may_end && params.logprobs.is_none() && params.temperature < GREEDY_BELOW
+    }
+
+    /// Takes the likeliest token, where [`Self::takes_the_best`].
+    pub fn take(&mut self, token: u32) -> Sampled {
+        self.count(token);
+        Sampled {
+            token,
+            logprobs: None,
+        }
+    }
+
+    fn count(&mut self, token: u32) {
+        *self.output.entry(token).or_default() += 1;
+        self.generated += 1;
+    }
+
     /// Chooses the next token by a row of logits `[vocab]`, which is changed on the way. `None` where
     /// no logit is a finite number: the ticket has broken the model.
     pub fn sample(&mut self, logits: &mut [f32]) -> Option<Sampled> {
@@ -68,14 +94,13 @@ impl Sampler {
         });
         self.adjust(logits);
         silence(logits);
-        let best = argmax(logits)?;
+        let best = greatest(logits)?;
         let token = if self.params.temperature < GREEDY_BELOW {
             best
         } else {
             self.draw(logits, best)
         };
-        *self.output.entry(token).or_default() += 1;
-        self.generated += 1;
+        self.count(token);
         let logprobs = raw.map(|(top, raw)| logprobs(&raw, token, top));
         Some(Sampled { token, logprobs })
     }
@@ -190,20 +215,11 @@ fn silence(logits: &mut [f32]) {
     }
 }
 
-/// The token of the greatest logit, the lowest among equals; `None` where all are −∞.
-fn argmax(logits: &[f32]) -> Option<u32> {
-    let most = logits
-        .iter()
-        .fold(f32::NEG_INFINITY, |most, &x| most.max(x));
-    let at = logits.iter().position(|&x| x == most)?;
-    (most > f32::NEG_INFINITY).then_some(at as u32)
-}
-
 /// The log-probability of a token by a row of raw logits `[vocab]`; `None` where no logit is a finite
 /// number. What is none counts as −∞, as in sampling.
 pub fn logprob(logits: &mut [f32], token: u32) -> Option<f32> {
     silence(logits);
-    argmax(logits)?;
+    greatest(logits)?;
     Some(log_softmax(logits)(logits[token as usize]))
 }
 

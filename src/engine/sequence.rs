@@ -11,6 +11,29 @@ use super::sampler::Sampler;
 use super::scores::PromptScores;
 use crate::registry::Lease;
 
+/// What a step computes for a sequence.
+#[derive(Debug, Default)]
+pub struct ChunkOutput {
+    /// A row of logits `[vocab]` for each position that the chunk scores.
+    pub scored: Vec<Vec<f32>>,
+    /// By what the next token is chosen; `None` where the chunk does not sample.
+    pub next: Option<Next>,
+}
+
+impl ChunkOutput {
+    pub fn is_empty(&self) -> bool {
+        self.scored.is_empty() && self.next.is_none()
+    }
+}
+
+/// By what a token is chosen.
+#[derive(Debug)]
+pub enum Next {
+    Logits(Vec<f32>),
+    /// The likeliest token, where that is all that is wanted; `None` where no logit is a finite number.
+    Best(Option<u32>),
+}
+
 /// One stream of tokens.
 pub struct Sequence {
     /// The prompt and what was generated.
@@ -67,21 +90,28 @@ impl Sequence {
         scores.map_or(&[], |scores| scores.due(rows_of(chunk)))
     }
 
-    /// Takes in the logits of a chunk: a row for each position that it scores, and if it samples
-    /// the row that the next token is chosen by. Returns whether the sequence goes on.
-    pub fn step(&mut self, chunk: &Chunk, mut logits: Vec<Vec<f32>>) -> bool {
-        let last = if chunk.samples { logits.pop() } else { None };
+    /// Whether the next token needs no more of its logits than which is the greatest.
+    pub fn takes_the_best(&self) -> bool {
+        self.sampler.takes_the_best()
+    }
+
+    /// Takes in what came out of a chunk. Returns whether the sequence goes on.
+    pub fn step(&mut self, chunk: &Chunk, mut output: ChunkOutput) -> bool {
         if let Some(scores) = &mut self.scores
-            && !scores.take(rows_of(chunk), &mut logits, &self.tokens)
+            && !scores.take(rows_of(chunk), &mut output.scored, &self.tokens)
         {
             return self.fail(SequenceError::NotFinite);
         }
-        last.is_none_or(|mut logits| self.sample(&mut logits))
+        output.next.is_none_or(|next| self.sample(next))
     }
 
-    /// Chooses the next token by its logits and sends it; returns whether the sequence goes on.
-    fn sample(&mut self, logits: &mut [f32]) -> bool {
-        let Some(sampled) = self.sampler.sample(logits) else {
+    /// Chooses the next token and sends it; returns whether the sequence goes on.
+    fn sample(&mut self, next: Next) -> bool {
+        let sampled = match next {
+            Next::Best(best) => best.map(|token| self.sampler.take(token)),
+            Next::Logits(mut logits) => self.sampler.sample(&mut logits),
+        };
+        let Some(sampled) = sampled else {
             return self.fail(SequenceError::NotFinite);
         };
         self.tokens.push(sampled.token);

@@ -46,6 +46,11 @@ impl InplaceOp1 for Clear {
         });
         Ok(())
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, target: &mut candle_core::CudaStorage, layout: &Layout) -> Result<()> {
+        super::cuda::training::clear(target, layout)
+    }
 }
 
 struct Add {
@@ -64,10 +69,7 @@ impl InplaceOp2 for Add {
         values: &CpuStorage,
         values_layout: &Layout,
     ) -> Result<()> {
-        if layout.shape() != values_layout.shape() {
-            let (target, values) = (layout.shape(), values_layout.shape());
-            candle_core::bail!("{values:?} cannot be added to {target:?}");
-        }
+        check(layout, values_layout)?;
         let values = elements::<f32>(values, values_layout)?;
         let target = Scattered::new(elements_mut::<f32>(target, layout)?);
         for_each_range(values.len(), GRAIN, |range| {
@@ -79,6 +81,35 @@ impl InplaceOp2 for Add {
         });
         Ok(())
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        target: &mut candle_core::CudaStorage,
+        layout: &Layout,
+        values: &candle_core::CudaStorage,
+        values_layout: &Layout,
+    ) -> Result<()> {
+        use super::cuda::{Launch, View, ViewMut};
+        use candle_core::DType::F32;
+        check(layout, values_layout)?;
+        let (count, device) = (layout.shape().elem_count(), target.device.clone());
+        let launch = Launch::single(&device, "accumulate")?
+            .write(&ViewMut::new(target, layout)?.of(F32)?)
+            .read(&View::new(values, values_layout)?.of(F32)?)
+            .u64(count as u64)
+            .u32(u32::from(self.absolute));
+        // SAFETY: accumulate's arguments; both have so many values.
+        unsafe { launch.run_over(count) }
+    }
+}
+
+fn check(target: &Layout, values: &Layout) -> Result<()> {
+    if target.shape() != values.shape() {
+        let (target, values) = (target.shape(), values.shape());
+        candle_core::bail!("{values:?} cannot be added to {target:?}");
+    }
+    Ok(())
 }
 
 struct AddRows<'a> {
@@ -97,13 +128,7 @@ impl InplaceOp2 for AddRows<'_> {
         values: &CpuStorage,
         values_layout: &Layout,
     ) -> Result<()> {
-        let (n, width) = layout.shape().dims2()?;
-        let inside = self.rows.iter().all(|&row| (row as usize) < n);
-        if values_layout.shape().dims() != [self.rows.len(), width] || !inside {
-            let values = values_layout.shape();
-            let rows = self.rows.len();
-            candle_core::bail!("{rows} rows of {values:?} cannot be added to [{n}, {width}]");
-        }
+        let width = self.check(layout, values_layout)?;
         let values = elements::<f32>(values, values_layout)?;
         let target = elements_mut::<f32>(target, layout)?;
         for (&row, values) in self.rows.iter().zip(values.chunks_exact(width)) {
@@ -113,6 +138,41 @@ impl InplaceOp2 for AddRows<'_> {
             }
         }
         Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        target: &mut candle_core::CudaStorage,
+        layout: &Layout,
+        values: &candle_core::CudaStorage,
+        values_layout: &Layout,
+    ) -> Result<()> {
+        use super::cuda::{Launch, View, ViewMut, pointer, upload};
+        use candle_core::DType::F32;
+        let (width, device) = (self.check(layout, values_layout)?, target.device.clone());
+        let rows = upload(&device, self.rows)?;
+        let launch = Launch::single(&device, "accumulate_rows")?
+            .write(&ViewMut::new(target, layout)?.of(F32)?)
+            .u64(pointer(&rows))
+            .read(&View::new(values, values_layout)?.of(F32)?)
+            .size(self.rows.len())?
+            .size(width)?;
+        // SAFETY: accumulate_rows' arguments; every row is in the target (checked).
+        unsafe { launch.run_columns(width) }
+    }
+}
+
+impl AddRows<'_> {
+    /// The target's width, once the rows are known to fit.
+    fn check(&self, target: &Layout, values: &Layout) -> Result<usize> {
+        let (n, width) = target.shape().dims2()?;
+        let inside = self.rows.iter().all(|&row| (row as usize) < n);
+        if values.shape().dims() != [self.rows.len(), width] || !inside {
+            let (values, rows) = (values.shape(), self.rows.len());
+            candle_core::bail!("{rows} rows of {values:?} cannot be added to [{n}, {width}]");
+        }
+        Ok(width)
     }
 }
 

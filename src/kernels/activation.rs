@@ -36,6 +36,27 @@ impl CustomOp1 for SiluMul {
         });
         Ok((CpuStorage::F32(y), Shape::from((rows, n))))
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        gate_up: &candle_core::CudaStorage,
+        layout: &Layout,
+    ) -> Result<(candle_core::CudaStorage, Shape)> {
+        use super::cuda::{Launch, View, ViewMut, alloc};
+        let (rows, width) = layout.shape().dims2()?;
+        let shape = Shape::from((rows, width / 2));
+        let view = View::new(gate_up, layout)?;
+        let mut y = alloc(&gate_up.device, view.dtype(), &shape)?;
+        let launch = Launch::new(&gate_up.device, "silu_mul", view.dtype())?
+            .write(&ViewMut::new(&mut y, &Layout::contiguous(&shape))?)
+            .read(&view)
+            .size(width / 2)?
+            .u64(shape.elem_count() as u64);
+        // SAFETY: silu_mul's arguments; y has a value for each pair of gate and up.
+        unsafe { launch.run_over(shape.elem_count()) }?;
+        Ok((y, shape))
+    }
 }
 
 struct Row<'a> {
@@ -75,11 +96,7 @@ impl CustomOp2 for SiluMulBackward {
         dy_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (rows, width) = layout.shape().dims2()?;
-        let n = width / 2;
-        if dy_layout.shape().dims() != [rows, n] {
-            let dy = dy_layout.shape();
-            candle_core::bail!("silu-mul backward: {dy:?} is no gradient for [{rows}, {width}]");
-        }
+        let n = check_gradient(layout, dy_layout)?;
         let (gate_up, dy) = (
             elements::<f32>(gate_up, layout)?,
             elements::<f32>(dy, dy_layout)?,
@@ -103,6 +120,42 @@ impl CustomOp2 for SiluMulBackward {
         });
         Ok((CpuStorage::F32(dx), Shape::from((rows, width))))
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        gate_up: &candle_core::CudaStorage,
+        layout: &Layout,
+        dy: &candle_core::CudaStorage,
+        dy_layout: &Layout,
+    ) -> Result<(candle_core::CudaStorage, Shape)> {
+        use super::cuda::{Launch, View, ViewMut, alloc};
+        use candle_core::DType::F32;
+        let n = check_gradient(layout, dy_layout)?;
+        let shape = layout.shape().clone();
+        let mut dx = alloc(&gate_up.device, F32, &shape)?;
+        let count = dy_layout.shape().elem_count();
+        let launch = Launch::single(&gate_up.device, "silu_mul_backward")?
+            .write(&ViewMut::new(&mut dx, &Layout::contiguous(&shape))?)
+            .read(&View::new(gate_up, layout)?.of(F32)?)
+            .read(&View::new(dy, dy_layout)?.of(F32)?)
+            .size(n)?
+            .u64(count as u64);
+        // SAFETY: silu_mul_backward's arguments; dy has a value for each pair of gate and up.
+        unsafe { launch.run_over(count) }?;
+        Ok((dx, shape))
+    }
+}
+
+/// Half the width of `gate_up`, once the gradient is known to fit.
+fn check_gradient(gate_up: &Layout, dy: &Layout) -> Result<usize> {
+    let (rows, width) = gate_up.shape().dims2()?;
+    let n = width / 2;
+    if dy.shape().dims() != [rows, n] {
+        let dy = dy.shape();
+        candle_core::bail!("silu-mul backward: {dy:?} is no gradient for [{rows}, {width}]");
+    }
+    Ok(n)
 }
 
 struct RowBackward<'a> {

@@ -5,7 +5,7 @@ mod tile;
 use std::ops::Range;
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, Device, Layout, Result, Shape, Tensor};
 
 use super::element::{Element, elements, rows as rows_of, with_element};
 use super::kv::BLOCK;
@@ -26,6 +26,29 @@ pub struct Span {
     pub blocks: Vec<u32>,
 }
 
+/// The sequences of a step, put where the kernels run.
+pub struct Spans<'a> {
+    host: &'a [Span],
+    #[cfg(feature = "cuda")]
+    on_gpu: Option<super::cuda::DeviceSpans>,
+}
+
+impl<'a> Spans<'a> {
+    /// For heads of which `group` share a key head.
+    pub fn new(host: &'a [Span], group: usize, device: &Device) -> Result<Self> {
+        #[cfg(not(feature = "cuda"))]
+        let _ = (group, device);
+        Ok(Self {
+            host,
+            #[cfg(feature = "cuda")]
+            on_gpu: match device {
+                Device::Cuda(device) => Some(super::cuda::DeviceSpans::new(device, host, group)?),
+                _ => None,
+            },
+        })
+    }
+}
+
 // The scores of a block are one vector.
 const _: () = assert!(BLOCK == LANES);
 
@@ -36,7 +59,7 @@ pub fn attention(
     queries: &Tensor,
     keys: &Tensor,
     values: &Tensor,
-    spans: &[Span],
+    spans: &Spans,
     window: Option<usize>,
     scale: f32,
 ) -> Result<Tensor> {
@@ -49,7 +72,7 @@ pub fn attention(
 }
 
 struct Attention<'a> {
-    spans: &'a [Span],
+    spans: &'a Spans<'a>,
     window: usize,
     scale: f32,
 }
@@ -68,16 +91,8 @@ impl CustomOp3 for Attention<'_> {
         values: &CpuStorage,
         values_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (rows, heads, dim) = queries_layout.shape().dims3()?;
-        let (blocks, kv_heads, key_dim, block) = keys_layout.shape().dims4()?;
-        let fits = key_dim == dim && block == BLOCK && heads.is_multiple_of(kv_heads);
-        if !fits || values_layout.shape().dims() != [blocks, kv_heads, BLOCK, dim] {
-            let (keys, values) = (keys_layout.shape(), values_layout.shape());
-            candle_core::bail!(
-                "attention: {heads} heads of {dim}, keys {keys:?}, values {values:?}"
-            );
-        }
-        self.check(rows, blocks)?;
+        let ([rows, heads, dim], kv_heads) =
+            self.check(queries_layout, keys_layout, values_layout)?;
         let queries = rows_of::<f32>(queries, queries_layout)?;
         let mut y = vec![0f32; rows * heads * dim];
         with_element!(keys, T => {
@@ -91,13 +106,65 @@ impl CustomOp3 for Attention<'_> {
         });
         Ok((CpuStorage::F32(y), Shape::from((rows, heads, dim))))
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        queries: &candle_core::CudaStorage,
+        queries_layout: &Layout,
+        keys: &candle_core::CudaStorage,
+        keys_layout: &Layout,
+        values: &candle_core::CudaStorage,
+        values_layout: &Layout,
+    ) -> Result<(candle_core::CudaStorage, Shape)> {
+        use super::cuda::{Attend, View};
+        let ([rows, heads, dim], kv_heads) =
+            self.check(queries_layout, keys_layout, values_layout)?;
+        let Some(spans) = &self.spans.on_gpu else {
+            candle_core::bail!("attention: spans that are not on the GPU");
+        };
+        let attend = Attend {
+            spans,
+            rows,
+            group: heads / kv_heads,
+            kv_heads,
+            dim,
+            window: self.window,
+            scale: self.scale,
+        };
+        let keys_view = View::new(keys, keys_layout)?;
+        let values = View::new(values, values_layout)?;
+        // SAFETY: the shapes, rows and blocks that were checked.
+        let y = unsafe { attend.run(&keys.device, (queries, queries_layout), keys_view, values) }?;
+        Ok((y, Shape::from((rows, heads, dim))))
+    }
 }
 
 impl Attention<'_> {
+    /// The queries' shape and the number of key heads, once everything is known to fit.
+    fn check(
+        &self,
+        queries: &Layout,
+        keys: &Layout,
+        values: &Layout,
+    ) -> Result<([usize; 3], usize)> {
+        let (rows, heads, dim) = queries.shape().dims3()?;
+        let (blocks, kv_heads, key_dim, block) = keys.shape().dims4()?;
+        let fits = key_dim == dim && block == BLOCK && heads.is_multiple_of(kv_heads);
+        if !fits || values.shape().dims() != [blocks, kv_heads, BLOCK, dim] {
+            let (keys, values) = (keys.shape(), values.shape());
+            candle_core::bail!(
+                "attention: {heads} heads of {dim}, keys {keys:?}, values {values:?}"
+            );
+        }
+        self.check_spans(rows, blocks)?;
+        Ok(([rows, heads, dim], kv_heads))
+    }
+
     /// The spans cover the rows in order, and every position has a block.
-    fn check(&self, rows: usize, blocks: usize) -> Result<()> {
+    fn check_spans(&self, rows: usize, blocks: usize) -> Result<()> {
         let mut next = 0;
-        for span in self.spans {
+        for span in self.spans.host {
             let positions = span.first_position + span.rows;
             let known = span.blocks.iter().all(|&b| (b as usize) < blocks);
             if span.first_row != next || span.blocks.len() * BLOCK < positions || !known {
@@ -122,6 +189,7 @@ impl Attention<'_> {
         let at_once = (QUERIES / group).max(1);
         let tiles: Vec<(&Span, Range<usize>)> = self
             .spans
+            .host
             .iter()
             .flat_map(|span| {
                 let starts = (0..span.rows).step_by(at_once);

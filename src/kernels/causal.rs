@@ -38,8 +38,13 @@ pub fn causal_attention(
     options: &CausalOptions,
 ) -> Result<(Tensor, Tensor)> {
     let (rows, heads, dim) = q.dims3()?;
+    #[cfg(feature = "cuda")]
+    if q.device().is_cuda() {
+        check(q, k, v, options)?;
+        return super::cuda::training::Causal::new(q, k, options)?.forward([q, k, v]);
+    }
     let (qv, kv, vv) = (values(q)?, values(k)?, values(v)?);
-    let inputs = Inputs::new([&qv, &kv, &vv], q, k, options)?;
+    let inputs = Inputs::new([&qv, &kv, &vv], q, k, v, options)?;
     let (mut y, mut log_sums) = (vec![0f32; rows * heads * dim], vec![0f32; rows * heads]);
     {
         let (y, log_sums) = (Scattered::new(&mut y), Scattered::new(&mut log_sums));
@@ -59,12 +64,20 @@ pub fn causal_attention_backward(
     dy: &Tensor,
     options: &CausalOptions,
 ) -> Result<[Tensor; 3]> {
-    let (qv, kv, vv) = (values(q)?, values(k)?, values(v)?);
-    let inputs = Inputs::new([&qv, &kv, &vv], q, k, options)?;
-    let (y, log_sums, dy) = (values(y)?, values(log_sums)?, values(dy)?);
-    if y.len() != qv.len() || dy.len() != qv.len() {
+    let (rows, heads, _) = q.dims3()?;
+    let shapes = y.dims() == q.dims() && dy.dims() == q.dims();
+    if !shapes || log_sums.dims() != [rows, heads] {
         candle_core::bail!("causal attention: gradients and results have the queries' shape");
     }
+    #[cfg(feature = "cuda")]
+    if q.device().is_cuda() {
+        check(q, k, v, options)?;
+        let attention = super::cuda::training::Causal::new(q, k, options)?;
+        return attention.backward([q, k, v], y, log_sums, dy);
+    }
+    let (qv, kv, vv) = (values(q)?, values(k)?, values(v)?);
+    let inputs = Inputs::new([&qv, &kv, &vv], q, k, v, options)?;
+    let (y, log_sums, dy) = (values(y)?, values(log_sums)?, values(dy)?);
     let given = Given {
         y: &y,
         log_sums: &log_sums,
@@ -89,6 +102,23 @@ pub fn causal_attention_backward(
     Ok([tensor(dq, q)?, tensor(dk, k)?, tensor(dv, v)?])
 }
 
+/// Whether queries, keys and values fit each other and the sequences.
+fn check(queries: &Tensor, keys: &Tensor, values: &Tensor, options: &CausalOptions) -> Result<()> {
+    let (rows, heads, dim) = queries.dims3()?;
+    let (key_rows, kv_heads, key_dim) = keys.dims3()?;
+    let sequences = options.sequences;
+    let last = sequences.last().map_or(0, |range| range.end);
+    let ordered = sequences
+        .windows(2)
+        .all(|pair| pair[0].end <= pair[1].start);
+    let fits = (key_rows, key_dim, values.dims()) == (rows, dim, keys.dims());
+    if !fits || !heads.is_multiple_of(kv_heads) || !ordered || last > rows {
+        let (q, k) = (queries.shape(), keys.shape());
+        candle_core::bail!("causal attention: queries {q:?}, keys {k:?}, sequences to {last}");
+    }
+    Ok(())
+}
+
 struct Inputs<'a> {
     q: &'a [f32],
     k: &'a [f32],
@@ -104,20 +134,12 @@ impl<'a> Inputs<'a> {
         [q, k, v]: [&'a [f32]; 3],
         queries: &Tensor,
         keys: &Tensor,
+        values: &Tensor,
         options: &'a CausalOptions<'a>,
     ) -> Result<Self> {
-        let (rows, heads, dim) = queries.dims3()?;
-        let (key_rows, kv_heads, key_dim) = keys.dims3()?;
-        let last = options.sequences.last().map_or(0, |range| range.end);
-        let ordered = options
-            .sequences
-            .windows(2)
-            .all(|pair| pair[0].end <= pair[1].start);
-        let fits = (key_rows, key_dim, v.len()) == (rows, dim, k.len());
-        if !fits || !heads.is_multiple_of(kv_heads) || !ordered || last > rows {
-            let (q, k) = (queries.shape(), keys.shape());
-            candle_core::bail!("causal attention: queries {q:?}, keys {k:?}, sequences to {last}");
-        }
+        check(queries, keys, values, options)?;
+        let (_, heads, dim) = queries.dims3()?;
+        let (_, kv_heads, _) = keys.dims3()?;
         Ok(Self {
             q,
             k,

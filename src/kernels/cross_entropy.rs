@@ -13,6 +13,10 @@ use super::simd::{Arithmetic, LANES, Vectorised, dispatch, sum_lanes};
 pub fn nll(logits: &Tensor, targets: &[u32]) -> Result<Vec<f32>> {
     let (rows, vocab) = logits.dims2()?;
     check(rows, vocab, targets)?;
+    #[cfg(feature = "cuda")]
+    if logits.device().is_cuda() {
+        return super::cuda::training::nll(logits, targets);
+    }
     let logits = values(logits)?;
     let mut losses = vec![0f32; rows];
     let out = Scattered::new(&mut losses);
@@ -80,6 +84,20 @@ impl InplaceOp1 for CrossEntropy<'_> {
                 logits[target] -= self.weight;
             }
         });
+        *self.losses.lock().expect("no thread panicked") = losses;
+        Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, logits: &mut candle_core::CudaStorage, layout: &Layout) -> Result<()> {
+        let (rows, vocab) = layout.shape().dims2()?;
+        check(rows, vocab, self.targets)?;
+        let device = logits.device.clone();
+        let view = super::cuda::ViewMut::new(logits, layout)?;
+        // SAFETY: logits of that shape.
+        let losses = unsafe {
+            super::cuda::training::cross_entropy(&device, view, self.targets, vocab, self.weight)
+        }?;
         *self.losses.lock().expect("no thread panicked") = losses;
         Ok(())
     }

@@ -16,10 +16,15 @@ pub fn hash_values(hasher: &mut Sha256, tensor: &Tensor) -> Result<()> {
     };
     match &*storage {
         Storage::Cpu(storage) => hash(hasher, storage),
-        _ => {
-            drop(storage);
-            hash_values(hasher, &tensor.to_device(&candle_core::Device::Cpu)?)
+        #[cfg(feature = "cuda")]
+        Storage::Cuda(storage) => {
+            with_element!(storage, T => {
+                let values = super::cuda::download::<T>(storage, layout)?;
+                hash_elements(hasher, &values);
+            });
+            Ok(())
         }
+        _ => candle_core::bail!("no digest on this device"),
     }
 }
 

@@ -163,7 +163,8 @@ pub fn rows_mut<'a, T: Element>(
     }
 }
 
-fn row_range(layout: &Layout) -> Result<(Range<usize>, usize)> {
+/// Where the rows of such a view begin and end in its storage, and how far they are apart.
+pub(super) fn row_range(layout: &Layout) -> Result<(Range<usize>, usize)> {
     let (dims, strides) = (layout.dims(), layout.stride());
     let mut size = 1;
     for (&dim, &stride) in dims.iter().zip(strides).skip(1).rev() {
@@ -214,7 +215,8 @@ impl<S: Deref<Target = Storage>> Deref for Values<S> {
     }
 }
 
-fn contiguous(layout: &Layout) -> Result<(usize, usize)> {
+/// Where a contiguous tensor's elements begin and end in its storage.
+pub(super) fn contiguous(layout: &Layout) -> Result<(usize, usize)> {
     match layout.contiguous_offsets() {
         Some(range) => Ok(range),
         None => candle_core::bail!("a kernel wants a contiguous tensor, not {layout:?}"),

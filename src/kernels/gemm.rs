@@ -182,12 +182,7 @@ impl InplaceOp3 for AddWeightGradient {
         x: &CpuStorage,
         x_layout: &Layout,
     ) -> Result<()> {
-        let (out, inner) = gradient_layout.shape().dims2()?;
-        let (rows, dy_out) = dy_layout.shape().dims2()?;
-        if (dy_out, x_layout.shape().dims()) != (out, &[rows, inner]) {
-            let (dy, x) = (dy_layout.shape(), x_layout.shape());
-            candle_core::bail!("a weight [{out}, {inner}] has no gradient of {dy:?} and {x:?}");
-        }
+        let [rows, inner, out] = check(gradient_layout, dy_layout, x_layout)?;
         let mut y = MatrixMut::new(
             elements_mut::<f32>(gradient, gradient_layout)?,
             [out, inner],
@@ -198,6 +193,36 @@ impl InplaceOp3 for AddWeightGradient {
         multiply(&mut y, Write::Add, 1.0, dy, x, Threads::All);
         Ok(())
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        gradient: &mut candle_core::CudaStorage,
+        gradient_layout: &Layout,
+        dy: &candle_core::CudaStorage,
+        dy_layout: &Layout,
+        x: &candle_core::CudaStorage,
+        x_layout: &Layout,
+    ) -> Result<()> {
+        use super::cuda::{View, ViewMut, add_gradient};
+        let shape = check(gradient_layout, dy_layout, x_layout)?;
+        let device = gradient.device.clone();
+        let gradient = ViewMut::new(gradient, gradient_layout)?;
+        let factors = [View::new(x, x_layout)?, View::new(dy, dy_layout)?];
+        // SAFETY: matrices of that shape.
+        unsafe { add_gradient(&device, &gradient, factors, shape) }
+    }
+}
+
+/// `[rows, in, out]`, once the factors are known to fit the gradient.
+fn check(gradient: &Layout, dy: &Layout, x: &Layout) -> Result<[usize; 3]> {
+    let (out, inner) = gradient.shape().dims2()?;
+    let (rows, dy_out) = dy.shape().dims2()?;
+    if (dy_out, x.shape().dims()) != (out, &[rows, inner]) {
+        let (dy, x) = (dy.shape(), x.shape());
+        candle_core::bail!("a weight [{out}, {inner}] has no gradient of {dy:?} and {x:?}");
+    }
+    Ok([rows, inner, out])
 }
 
 #[cfg(test)]

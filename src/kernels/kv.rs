@@ -5,33 +5,41 @@
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Result, Tensor};
-use half::bf16;
 use half::vec::HalfBitsVecExt as _;
+use half::{bf16, f16};
 
 use super::element::{Element, elements_mut, rows as rows_of, with_element};
+use super::indices::Indices;
 
 /// Positions of one block.
 pub const BLOCK: usize = 16;
 
-/// Zeros that take memory only where they are written.
+/// Zeros that take the CPU's memory only where they are written.
 pub fn zeros(shape: (usize, usize, usize, usize), dtype: DType, device: &Device) -> Result<Tensor> {
     // `vec![x; n]` leaves untouched pages to the system for plain numbers alone.
-    if let (Device::Cpu, DType::BF16) = (device, dtype) {
-        let (blocks, heads, rows, columns) = shape;
-        let zeros: Vec<bf16> = vec![0u16; blocks * heads * rows * columns].reinterpret_into();
-        return Tensor::from_vec(zeros, shape, device);
+    let (blocks, heads, rows, columns) = shape;
+    let zeros = || vec![0u16; blocks * heads * rows * columns];
+    match (device, dtype) {
+        (Device::Cpu, DType::BF16) => {
+            let zeros: Vec<bf16> = zeros().reinterpret_into();
+            Tensor::from_vec(zeros, shape, device)
+        }
+        (Device::Cpu, DType::F16) => {
+            let zeros: Vec<f16> = zeros().reinterpret_into();
+            Tensor::from_vec(zeros, shape, device)
+        }
+        _ => Tensor::zeros(shape, dtype, device),
     }
-    Tensor::zeros(shape, dtype, device)
 }
 
-/// Stores new keys and values (`[rows, kv heads, head dim]`, f32, views with contiguous rows too) of a
+/// Stores new keys and values (`[rows, kv heads, head dim]`, in the activations' dtype, views with contiguous rows too) of a
 /// layer; row `r` goes to `slots[r]`, which is `block · BLOCK + offset`.
 pub fn write(
     keys: &Tensor,
     values: &Tensor,
     new_keys: &Tensor,
     new_values: &Tensor,
-    slots: &[u32],
+    slots: &Indices,
 ) -> Result<()> {
     keys.inplace_op2(
         new_keys,
@@ -56,7 +64,7 @@ enum Order {
 }
 
 struct Write<'a> {
-    slots: &'a [u32],
+    slots: &'a Indices<'a>,
     order: Order,
 }
 
@@ -72,23 +80,7 @@ impl InplaceOp2 for Write<'_> {
         new: &CpuStorage,
         new_layout: &Layout,
     ) -> Result<()> {
-        let (rows, heads, dim) = new_layout.shape().dims3()?;
-        let (blocks, cache_heads, a, b) = cache_layout.shape().dims4()?;
-        let cache_block = match self.order {
-            Order::Keys => [a, b],
-            Order::Values => [b, a],
-        };
-        if cache_heads != heads || cache_block != [dim, BLOCK] {
-            let cache = cache_layout.shape();
-            candle_core::bail!("kv-write: {heads} heads of {dim} do not fit a cache {cache:?}");
-        }
-        let slots = blocks * BLOCK;
-        if rows != self.slots.len() || self.slots.iter().any(|&s| s as usize >= slots) {
-            candle_core::bail!(
-                "kv-write: {rows} rows for slots {:?} of {slots}",
-                self.slots
-            );
-        }
+        let [_, heads, dim] = self.check(cache_layout, new_layout)?;
         let (new, stride) = rows_of::<f32>(new, new_layout)?;
         let new = new.chunks(stride).map(|row| &row[..heads * dim]);
         with_element!(cache, T => {
@@ -96,9 +88,53 @@ impl InplaceOp2 for Write<'_> {
         });
         Ok(())
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        cache: &mut candle_core::CudaStorage,
+        cache_layout: &Layout,
+        new: &candle_core::CudaStorage,
+        new_layout: &Layout,
+    ) -> Result<()> {
+        use super::cuda::{Launch, View, ViewMut};
+        let [rows, heads, dim] = self.check(cache_layout, new_layout)?;
+        let device = cache.device.clone();
+        let cache = ViewMut::new(cache, cache_layout)?;
+        let (new, stride) = View::rows(new, new_layout)?;
+        let launch = Launch::new(&device, "kv_write", cache.dtype())?
+            .write(&cache)
+            .read(&new.of(cache.dtype())?)
+            .u64(stride as u64)
+            .u64(self.slots.pointer()?)
+            .size(heads)?
+            .size(dim)?
+            .u32(u32::from(matches!(self.order, Order::Keys)));
+        // SAFETY: kv_write's arguments; every row has a slot within the cache (checked).
+        unsafe { launch.run_rows(rows) }
+    }
 }
 
 impl Write<'_> {
+    /// `[rows, heads, dim]` of what is stored, once it is known to fit.
+    fn check(&self, cache: &Layout, new: &Layout) -> Result<[usize; 3]> {
+        let (rows, heads, dim) = new.shape().dims3()?;
+        let (blocks, cache_heads, a, b) = cache.shape().dims4()?;
+        let cache_block = match self.order {
+            Order::Keys => [a, b],
+            Order::Values => [b, a],
+        };
+        if cache_heads != heads || cache_block != [dim, BLOCK] {
+            let cache = cache.shape();
+            candle_core::bail!("kv-write: {heads} heads of {dim} do not fit a cache {cache:?}");
+        }
+        let (given, slots) = (self.slots.host(), blocks * BLOCK);
+        if rows != given.len() || given.iter().any(|&slot| slot as usize >= slots) {
+            candle_core::bail!("kv-write: {rows} rows for slots {given:?} of {slots}");
+        }
+        Ok([rows, heads, dim])
+    }
+
     fn store<'a, T: Element>(
         &self,
         cache: &mut [T],
@@ -106,7 +142,7 @@ impl Write<'_> {
         heads: usize,
         dim: usize,
     ) {
-        for (row, &slot) in new.zip(self.slots) {
+        for (row, &slot) in new.zip(self.slots.host()) {
             let (block, offset) = (slot as usize / BLOCK, slot as usize % BLOCK);
             for (head, values) in row.chunks_exact(dim).enumerate() {
                 let size = dim * BLOCK;

@@ -10,6 +10,7 @@ use std::ops::Range;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
+use super::bias;
 use super::element::{Element, elements, with_element};
 use super::parallel::{Scattered, for_each_range};
 use super::simd::{LANES, dispatch, multiplies_pairs};
@@ -17,21 +18,42 @@ use outer::Outer;
 use pairs::Pairs;
 use panel::Panel;
 
-/// `x·Wᵀ + b` for activations `x` `[rows, in]` (f32 on the CPU), a row-major weight
+/// `x·Wᵀ + b` for activations `x` `[rows, in]` (f32 on the CPU, the weight's dtype on a GPU), a row-major weight
 /// `[out, in]` of any dtype that the kernels know, and a bias `[out]` in the activations' dtype.
 ///
-/// The sum over `in` is taken in one order whatever the number of rows, so a row's result does
+/// On the CPU the sum over `in` is taken in one order whatever the number of rows, so a row's result does
 /// not depend on the batch it is in. Where the processor multiplies pairs of bf16 itself, `x` is rounded
-/// to bf16 for weights in bf16.
+/// to bf16 for weights in bf16. On a GPU the products are cuBLAS's, which chooses by the number of rows.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    let y = x.apply_op2_no_bwd(weight, &Linear)?;
-    match bias {
-        Some(bias) => y.broadcast_add(bias),
-        None => Ok(y),
+    let y = x.apply_op2_no_bwd(weight, &Linear { wide: false })?;
+    if let Some(bias) = bias {
+        bias::add(&y, bias)?;
     }
+    Ok(y)
 }
 
-struct Linear;
+/// `x·Wᵀ` as [`linear`], in f32 whatever the activations are in.
+pub fn logits(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    x.apply_op2_no_bwd(weight, &Linear { wide: true })
+}
+
+struct Linear {
+    /// Whether the result is in f32 on a GPU too.
+    #[cfg_attr(
+        not(feature = "cuda"),
+        expect(dead_code, reason = "the CPU's always is")
+    )]
+    wide: bool,
+}
+
+fn check(x: &Layout, weight: &Layout) -> Result<[usize; 3]> {
+    let (rows, inner) = x.shape().dims2()?;
+    let (out, weight_inner) = weight.shape().dims2()?;
+    if inner != weight_inner {
+        candle_core::bail!("linear: x is [{rows}, {inner}], the weight [{out}, {weight_inner}]");
+    }
+    Ok([rows, inner, out])
+}
 
 impl CustomOp2 for Linear {
     fn name(&self) -> &'static str {
@@ -45,17 +67,41 @@ impl CustomOp2 for Linear {
         weight: &CpuStorage,
         weight_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (rows, inner) = x_layout.shape().dims2()?;
-        let (out, weight_inner) = weight_layout.shape().dims2()?;
-        if inner != weight_inner {
-            candle_core::bail!(
-                "linear: x is [{rows}, {inner}], the weight [{out}, {weight_inner}]"
-            );
-        }
+        let [rows, inner, out] = check(x_layout, weight_layout)?;
         let x = elements::<f32>(x, x_layout)?;
         let mut y = vec![0f32; rows * out];
         with_element!(weight, T => product(x, elements::<T>(weight, weight_layout)?, inner, &mut y));
         Ok((CpuStorage::F32(y), Shape::from((rows, out))))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &candle_core::CudaStorage,
+        x_layout: &Layout,
+        weight: &candle_core::CudaStorage,
+        weight_layout: &Layout,
+    ) -> Result<(candle_core::CudaStorage, Shape)> {
+        use super::cuda::{Product, View, ViewMut, alloc, product};
+        let [rows, inner, out] = check(x_layout, weight_layout)?;
+        let shape = Shape::from((rows, out));
+        let weight = View::new(weight, weight_layout)?;
+        let dtype = match self.wide {
+            true => candle_core::DType::F32,
+            false => weight.dtype(),
+        };
+        let mut y = alloc(&x.device, dtype, &shape)?;
+        let of = Product {
+            x: View::new(x, x_layout)?,
+            weight,
+            y: ViewMut::new(&mut y, &Layout::contiguous(&shape))?,
+            shape: [rows, inner, out],
+            scale: 1.0,
+            keep: 0.0,
+        };
+        // SAFETY: matrices of that shape.
+        unsafe { product(&x.device, &of) }?;
+        Ok((y, shape))
     }
 }
 

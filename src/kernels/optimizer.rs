@@ -45,6 +45,10 @@ impl Step {
 
 /// The sum of squares of a contiguous f32 tensor, in one order whatever the number of threads.
 pub fn sum_of_squares(tensor: &Tensor) -> Result<f64> {
+    #[cfg(feature = "cuda")]
+    if tensor.device().is_cuda() {
+        return super::cuda::training::sum_of_squares(tensor);
+    }
     let values = values(tensor)?;
     let mut sums = vec![0f64; values.len().div_ceil(GRAIN)];
     let out = Scattered::new(&mut sums);
@@ -116,6 +120,29 @@ impl InplaceOp2 for Mean {
         });
         Ok(())
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        mean: &mut candle_core::CudaStorage,
+        mean_layout: &Layout,
+        gradient: &candle_core::CudaStorage,
+        gradient_layout: &Layout,
+    ) -> Result<()> {
+        use super::cuda::{Launch, View, ViewMut};
+        use candle_core::DType::F32;
+        same(mean_layout, gradient_layout)?;
+        let (count, device) = (mean_layout.shape().elem_count(), mean.device.clone());
+        let launch = Launch::single(&device, "update_mean")?
+            .write(&ViewMut::new(mean, mean_layout)?.of(F32)?)
+            .read(&View::new(gradient, gradient_layout)?.of(F32)?)
+            .u64(count as u64)
+            .u32(u32::from(self.power == Power::Square))
+            .f32(self.beta)
+            .f32(self.scale);
+        // SAFETY: update_mean's arguments; both have so many values.
+        unsafe { launch.run_over(count) }
+    }
 }
 
 struct MeanOf<'a> {
@@ -173,6 +200,34 @@ impl InplaceOp3 for Step {
             });
         });
         Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        weights: &mut candle_core::CudaStorage,
+        layout: &Layout,
+        direction: &candle_core::CudaStorage,
+        direction_layout: &Layout,
+        mean_square: &candle_core::CudaStorage,
+        mean_square_layout: &Layout,
+    ) -> Result<()> {
+        use super::cuda::{Launch, View, ViewMut};
+        use candle_core::DType::F32;
+        same(layout, direction_layout)?;
+        same(layout, mean_square_layout)?;
+        let (count, device) = (layout.shape().elem_count(), weights.device.clone());
+        let launch = Launch::single(&device, "optimizer_step")?
+            .write(&ViewMut::new(weights, layout)?.of(F32)?)
+            .read(&View::new(direction, direction_layout)?.of(F32)?)
+            .read(&View::new(mean_square, mean_square_layout)?.of(F32)?)
+            .u64(count as u64)
+            .f32(self.rate)
+            .f32(self.root)
+            .f32(self.eps)
+            .f32(self.keep);
+        // SAFETY: optimizer_step's arguments; all have so many values.
+        unsafe { launch.run_over(count) }
     }
 }
 

@@ -7,38 +7,200 @@ mod layout;
 
 use std::ops::Range;
 
-use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor};
+use candle_core::{CpuStorage, Device, InplaceOp2, Layout, Result, Tensor};
+use rayon::prelude::*;
 
 use super::element::{elements, elements_mut};
 use super::parallel::{Scattered, for_each_range};
 use super::simd::dispatch;
-use crate::ticket::{Columns, Deltas};
+use crate::ticket::{Columns, Deltas, TensorDelta};
 use by_column::ByColumn;
 use by_row::ByRow;
 use layout::Order;
 pub use layout::OverlayLayout;
 
+/// A ticket's deltas for one of the base's weights, `[out, in]`: those of the parameters that it is fused of, each
+/// with the row that it begins at, ascending.
+#[derive(Clone, Debug)]
+pub struct WeightDeltas<'a> {
+    pub shape: [usize; 2],
+    pub parts: Vec<(usize, &'a TensorDelta)>,
+}
+
+/// A ticket's deltas by the base's weights, arranged for the sparse product where the base is.
+pub enum Layouts {
+    Cpu(Vec<Option<OverlayLayout>>),
+    #[cfg(feature = "cuda")]
+    Gpu(Box<super::cuda::DeviceTicket>),
+}
+
+impl Layouts {
+    /// Arranges the deltas of weights, by their numbers; `None` where the ticket does not touch one.
+    ///
+    /// # Errors
+    /// There is no room for them on the GPU.
+    ///
+    /// # Panics
+    /// If a delta reaches beyond its weight, which a ticket that is bound to its base rules out.
+    pub fn new(weights: &[Option<WeightDeltas>], device: &Device) -> Result<Self> {
+        match device {
+            #[cfg(feature = "cuda")]
+            Device::Cuda(device) => {
+                let ticket = super::cuda::DeviceTicket::new(device, weights)?;
+                Ok(Self::Gpu(Box::new(ticket)))
+            }
+            _ => {
+                let arrange =
+                    |weight: &Option<WeightDeltas>| weight.as_ref().map(OverlayLayout::new);
+                Ok(Self::Cpu(weights.par_iter().map(arrange).collect()))
+            }
+        }
+    }
+
+    /// `[out, in]` of a weight that the ticket touches.
+    pub fn shape(&self, weight: usize) -> Option<[usize; 2]> {
+        match self {
+            Self::Cpu(layouts) => Some(layouts[weight].as_ref()?.shape()),
+            #[cfg(feature = "cuda")]
+            Self::Gpu(ticket) => ticket.shape(weight),
+        }
+    }
+
+    pub fn nonzeros(&self) -> usize {
+        match self {
+            Self::Cpu(layouts) => layouts.iter().flatten().map(OverlayLayout::nonzeros).sum(),
+            #[cfg(feature = "cuda")]
+            Self::Gpu(ticket) => ticket.nonzeros(),
+        }
+    }
+
+    /// Bytes of the memory that the base is in.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Cpu(layouts) => {
+                let heap = layouts.iter().flatten().map(OverlayLayout::bytes);
+                size_of_val(&layouts[..]) + heap.sum::<usize>()
+            }
+            #[cfg(feature = "cuda")]
+            Self::Gpu(ticket) => ticket.bytes(),
+        }
+    }
+
+    /// Bytes that [`Self::new`] makes of the same, at most.
+    pub fn bytes_for(weights: &[Option<WeightDeltas>], device: &Device) -> usize {
+        let of = |weight: &WeightDeltas| match device {
+            #[cfg(feature = "cuda")]
+            Device::Cuda(_) => super::cuda::DeviceTicket::bytes_for(weight),
+            _ => OverlayLayout::bytes_for(weight),
+        };
+        let entry = size_of::<Option<OverlayLayout>>();
+        let all = weights
+            .iter()
+            .map(|weight| entry + weight.as_ref().map_or(0, of));
+        all.sum()
+    }
+}
+
 /// Rows of a batch that are under one ticket.
+#[derive(Clone)]
 pub struct OverlayRows<'a> {
     pub rows: Range<usize>,
-    pub layout: &'a OverlayLayout,
+    pub ticket: &'a Layouts,
     pub scale: f32,
 }
 
-/// `y[rows] += scale·x[rows]·Δᵀ` for each of `parts`, whose rows ascend and do not overlap; `x` is
-/// `[rows, in]`, `y` is `[rows, out]`, in f32.
+/// The rows of a step that are under tickets, put where the kernels run.
+pub struct Overlays<'a> {
+    parts: Vec<OverlayRows<'a>>,
+    #[cfg(feature = "cuda")]
+    on_gpu: Option<super::cuda::DeviceSegments<'a>>,
+}
+
+impl<'a> Overlays<'a> {
+    /// For `parts` whose rows ascend and do not overlap.
+    ///
+    /// # Errors
+    /// They do not; or a ticket was arranged for another device.
+    pub fn new(parts: Vec<OverlayRows<'a>>, device: &Device) -> Result<Self> {
+        #[cfg(not(feature = "cuda"))]
+        let _ = device;
+        let mut free = 0;
+        for OverlayRows { rows, .. } in &parts {
+            if rows.start < free || rows.end < rows.start {
+                candle_core::bail!("overlay: rows {rows:?} behind row {free}");
+            }
+            free = rows.end;
+        }
+        Ok(Self {
+            #[cfg(feature = "cuda")]
+            on_gpu: match device {
+                Device::Cuda(device) => Some(on_gpu(device, &parts)?),
+                _ => None,
+            },
+            parts,
+        })
+    }
+
+    /// Whether any of the tickets touches a weight.
+    pub fn touch(&self, weight: usize) -> bool {
+        self.parts
+            .iter()
+            .any(|part| part.ticket.shape(weight).is_some())
+    }
+
+    /// `[out, in]` of the weight, once the batch's rows are known to hold all parts.
+    fn check(&self, weight: usize, y: &Layout, x: &Layout) -> Result<[usize; 2]> {
+        let ((rows, out), (x_rows, inner)) = (y.shape().dims2()?, x.shape().dims2()?);
+        if rows != x_rows {
+            candle_core::bail!("overlay: x has {x_rows} rows, y {rows}");
+        }
+        for part in &self.parts {
+            let shape = part.ticket.shape(weight);
+            if part.rows.end > rows || shape.is_some_and(|shape| shape != [out, inner]) {
+                candle_core::bail!(
+                    "overlay: rows {:?} of a delta {shape:?} for x [{x_rows}, {inner}] and y [{rows}, {out}]",
+                    part.rows,
+                );
+            }
+        }
+        Ok([out, inner])
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn on_gpu<'a>(
+    device: &candle_core::CudaDevice,
+    parts: &[OverlayRows<'a>],
+) -> Result<super::cuda::DeviceSegments<'a>> {
+    let part = |part: &OverlayRows<'a>| match part.ticket {
+        Layouts::Gpu(ticket) => Ok(super::cuda::DeviceRows {
+            ticket,
+            first_row: part.rows.start,
+            rows: part.rows.len(),
+            scale: part.scale,
+        }),
+        Layouts::Cpu(_) => candle_core::bail!("overlay: a ticket that is not on the GPU"),
+    };
+    let parts: Result<Vec<_>> = parts.iter().map(part).collect();
+    super::cuda::DeviceSegments::new(device, parts?)
+}
+
+/// `y[rows] += scale·x[rows]·Δᵀ` for each of the parts, with the deltas of one weight, by its number; `x` is
+/// `[rows, in]`, `y` is `[rows, out]`, both in the activations' dtype.
 ///
 /// The nonzeros of a row of the weight are added in one order, whatever the number of batch rows: a
-/// row's result does not depend on the batch that it is in.
+/// row's result does not depend on the batch that it is in. (On a GPU that holds for as long as it is not so many
+/// rows of one ticket that its deltas are better expanded.)
 ///
 /// # Errors
 /// If shapes do not fit.
-pub fn overlay(y: &Tensor, x: &Tensor, parts: &[OverlayRows]) -> Result<()> {
-    y.inplace_op2(x, &Overlay { parts })
+pub fn overlay(y: &Tensor, x: &Tensor, overlays: &Overlays, weight: usize) -> Result<()> {
+    y.inplace_op2(x, &Overlay { overlays, weight })
 }
 
 struct Overlay<'a> {
-    parts: &'a [OverlayRows<'a>],
+    overlays: &'a Overlays<'a>,
+    weight: usize,
 }
 
 impl InplaceOp2 for Overlay<'_> {
@@ -53,32 +215,19 @@ impl InplaceOp2 for Overlay<'_> {
         x: &CpuStorage,
         x_layout: &Layout,
     ) -> Result<()> {
-        let (rows, out) = y_layout.shape().dims2()?;
-        let (x_rows, inner) = x_layout.shape().dims2()?;
-        let mut free = 0;
-        for OverlayRows { rows, layout, .. } in self.parts {
-            let ordered = free <= rows.start && rows.start <= rows.end;
-            if !ordered || rows.end > x_rows || [layout.out, layout.inner] != [out, inner] {
-                candle_core::bail!(
-                    "overlay: rows {rows:?} of a delta [{}, {}] for x [{x_rows}, {inner}] and y \
-                     [{rows_of_y}, {out}]",
-                    layout.out,
-                    layout.inner,
-                    rows_of_y = y_layout.shape().dims()[0],
-                );
-            }
-            free = rows.end;
-        }
-        if rows != x_rows {
-            candle_core::bail!("overlay: x has {x_rows} rows, y {rows}");
-        }
+        self.overlays.check(self.weight, y_layout, x_layout)?;
         let x = elements::<f32>(x, x_layout)?;
         let y = Scattered::new(elements_mut::<f32>(y, y_layout)?);
-        let pieces = self.parts.iter().flat_map(|part| {
+        let parts = self
+            .overlays
+            .parts
+            .iter()
+            .filter_map(|part| part.of(self.weight));
+        let pieces = parts.flat_map(|part| {
             let starts = part.rows.clone().step_by(WIDEST);
-            starts.map(move |start| (part, start..part.rows.end.min(start + WIDEST)))
+            starts.map(move |start| (part.clone(), start..part.rows.end.min(start + WIDEST)))
         });
-        let parts: Vec<_> = pieces.collect();
+        let parts: Vec<(Part, Range<usize>)> = pieces.collect();
         let mut pieces: Vec<Option<Piece>> = parts.iter().map(|_| None).collect();
         let made = Scattered::new(&mut pieces);
         let transposes = parts
@@ -104,6 +253,47 @@ impl InplaceOp2 for Overlay<'_> {
         });
         Ok(())
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        y: &mut candle_core::CudaStorage,
+        y_layout: &Layout,
+        x: &candle_core::CudaStorage,
+        x_layout: &Layout,
+    ) -> Result<()> {
+        let shape = self.overlays.check(self.weight, y_layout, x_layout)?;
+        let Some(segments) = &self.overlays.on_gpu else {
+            candle_core::bail!("overlay: rows that are not on the GPU");
+        };
+        let device = y.device.clone();
+        let (y, x) = ((y, y_layout), (x, x_layout));
+        // SAFETY: the parts lie in the rows, and their weight has that shape (checked).
+        unsafe { super::cuda::overlay(&device, segments, self.weight, shape, y, x) }
+    }
+}
+
+/// Rows under a ticket, with the arrangement of one weight.
+#[derive(Clone)]
+struct Part<'a> {
+    rows: Range<usize>,
+    layout: &'a OverlayLayout,
+    scale: f32,
+}
+
+impl OverlayRows<'_> {
+    /// What is laid over these rows of a weight's product on the CPU, if anything.
+    fn of(&self, weight: usize) -> Option<Part<'_>> {
+        match self.ticket {
+            Layouts::Cpu(layouts) => Some(Part {
+                rows: self.rows.clone(),
+                layout: layouts[weight].as_ref()?,
+                scale: self.scale,
+            }),
+            #[cfg(feature = "cuda")]
+            Layouts::Gpu(_) => None,
+        }
+    }
 }
 
 /// Batch rows that are taken at once at most.
@@ -114,7 +304,7 @@ const VECTOR_FROM: usize = 3;
 
 /// A few rows of a batch under one ticket.
 struct Piece<'a> {
-    part: &'a OverlayRows<'a>,
+    part: &'a Part<'a>,
     rows: Range<usize>,
     input: Input<'a>,
 }
@@ -129,11 +319,11 @@ enum Input<'a> {
 
 impl<'a> Piece<'a> {
     /// Whether such rows are taken as one vector.
-    fn is_vector(part: &OverlayRows, rows: &Range<usize>) -> bool {
+    fn is_vector(part: &Part, rows: &Range<usize>) -> bool {
         rows.len() >= VECTOR_FROM && part.layout.by_vector
     }
 
-    fn new(part: &'a OverlayRows<'a>, rows: Range<usize>, x: &'a [f32]) -> Self {
+    fn new(part: &'a Part<'a>, rows: Range<usize>, x: &'a [f32]) -> Self {
         let inner = part.layout.inner;
         let x = &x[rows.start * inner..rows.end * inner];
         let input = if Self::is_vector(part, &rows) {

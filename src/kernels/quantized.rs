@@ -16,6 +16,7 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor};
 use sha2::Sha256;
 
+use super::bias;
 use super::digest::hash_elements;
 use super::element::elements;
 use super::linear::{Activations, Results};
@@ -180,10 +181,10 @@ impl fmt::Debug for Part {
 /// `x·Wᵀ + b` as [`super::linear::linear`] has it, bit for bit that of the weight in f32.
 pub fn linear(x: &Tensor, weight: &QuantizedWeight, bias: Option<&Tensor>) -> Result<Tensor> {
     let y = x.apply_op1_no_bwd(&Product(weight))?;
-    match bias {
-        Some(bias) => y.broadcast_add(bias),
-        None => Ok(y),
+    if let Some(bias) = bias {
+        bias::add(&y, bias)?;
     }
+    Ok(y)
 }
 
 struct Product<'a>(&'a QuantizedWeight);

@@ -5,7 +5,7 @@ use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor};
 use super::element::{elements, elements_mut};
 use super::parallel::{Scattered, for_each_range};
 
-/// `x += y`, in f32, for two tensors of one shape.
+/// `x += y`, for two tensors of one shape: `x` in f32, `y` in the activations' dtype (f32 on the CPU).
 pub fn add(x: &Tensor, y: &Tensor) -> Result<()> {
     x.inplace_op2(y, &Add)
 }
@@ -27,10 +27,7 @@ impl InplaceOp2 for Add {
         y: &CpuStorage,
         y_layout: &Layout,
     ) -> Result<()> {
-        if x_layout.shape() != y_layout.shape() {
-            let (x, y) = (x_layout.shape(), y_layout.shape());
-            candle_core::bail!("residual-add: {x:?} and {y:?}");
-        }
+        check(x_layout, y_layout)?;
         let y = elements::<f32>(y, y_layout)?;
         let x = Scattered::new(elements_mut::<f32>(x, x_layout)?);
         for_each_range(y.len(), GRAIN, |range| {
@@ -42,6 +39,35 @@ impl InplaceOp2 for Add {
         });
         Ok(())
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &mut candle_core::CudaStorage,
+        x_layout: &Layout,
+        y: &candle_core::CudaStorage,
+        y_layout: &Layout,
+    ) -> Result<()> {
+        use super::cuda::{Launch, View, ViewMut};
+        check(x_layout, y_layout)?;
+        let count = x_layout.shape().elem_count();
+        let y = View::new(y, y_layout)?;
+        let device = x.device.clone();
+        let launch = Launch::new(&device, "residual_add", y.dtype())?
+            .write(&ViewMut::new(x, x_layout)?.of(candle_core::DType::F32)?)
+            .read(&y)
+            .u64(count as u64);
+        // SAFETY: residual_add's arguments; both have so many values.
+        unsafe { launch.run_over(count) }
+    }
+}
+
+fn check(x: &Layout, y: &Layout) -> Result<()> {
+    if x.shape() != y.shape() {
+        let (x, y) = (x.shape(), y.shape());
+        candle_core::bail!("residual-add: {x:?} and {y:?}");
+    }
+    Ok(())
 }
 
 #[cfg(test)]

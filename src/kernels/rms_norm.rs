@@ -6,7 +6,8 @@ use super::element::{elements, values};
 use super::parallel::{Scattered, for_each_range};
 use super::simd::{Arithmetic, LANES, Vectorised, dispatch, sum_lanes};
 
-/// Rows `[…, n]` normalised, times the weight `[n]`.
+/// Rows `[…, n]` normalised, times the weight `[n]`; `x` is in f32, the result in the weight's dtype (which is
+/// f32 on the CPU).
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
     x.apply_op2_no_bwd(weight, &Forward { eps })
 }
@@ -51,6 +52,32 @@ impl CustomOp2 for Forward {
         });
         Ok((CpuStorage::F32(y), shape.clone()))
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &candle_core::CudaStorage,
+        x_layout: &Layout,
+        weight: &candle_core::CudaStorage,
+        weight_layout: &Layout,
+    ) -> Result<(candle_core::CudaStorage, Shape)> {
+        use super::cuda::{Launch, View, ViewMut, alloc};
+        let (shape, n) = (x_layout.shape(), weight_layout.shape().elem_count());
+        if shape.dims().last() != Some(&n) {
+            candle_core::bail!("rms-norm: x {shape:?}, {n} weights");
+        }
+        let weight = View::new(weight, weight_layout)?;
+        let mut y = alloc(&x.device, weight.dtype(), shape)?;
+        let launch = Launch::new(&x.device, "rms_norm", weight.dtype())?
+            .write(&ViewMut::new(&mut y, &Layout::contiguous(shape))?)
+            .read(&View::new(x, x_layout)?.of(candle_core::DType::F32)?)
+            .read(&weight)
+            .size(n)?
+            .f32(self.eps);
+        // SAFETY: rms_norm's arguments; x and y have rows of n values.
+        unsafe { launch.run_rows(shape.elem_count() / n.max(1)) }?;
+        Ok((y, shape.clone()))
+    }
 }
 
 /// Rows that a thread takes at least.
@@ -84,6 +111,10 @@ pub fn rms_norm_backward(x: &Tensor, weight: &Tensor, dy: &Tensor, eps: f32) -> 
 /// The gradient of the weight `[n]`: the sum over rows of `dy∘x·r`.
 pub fn rms_norm_weight_gradient(x: &Tensor, dy: &Tensor, eps: f32) -> Result<Tensor> {
     let n = x.dim(candle_core::D::Minus1)?;
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        return super::cuda::training::rms_norm_weight_gradient(x, dy, n, eps);
+    }
     let (xv, dy) = (values(x)?, values(dy)?);
     let mut gradient = vec![0f32; n];
     for (x, dy) in xv.chunks_exact(n).zip(dy.chunks_exact(n)) {
@@ -115,11 +146,7 @@ impl CustomOp3 for Backward {
     ) -> Result<(CpuStorage, Shape)> {
         let shape = x_layout.shape();
         let weight = elements::<f32>(weight, weight_layout)?;
-        let n = weight.len();
-        if shape.dims().last() != Some(&n) || dy_layout.shape() != shape {
-            let dy = dy_layout.shape();
-            candle_core::bail!("rms-norm backward: x {shape:?}, {n} weights, gradient {dy:?}");
-        }
+        let n = check_gradient(x_layout, weight_layout, dy_layout)?;
         let (x, dy) = (
             elements::<f32>(x, x_layout)?,
             elements::<f32>(dy, dy_layout)?,
@@ -144,6 +171,43 @@ impl CustomOp3 for Backward {
         });
         Ok((CpuStorage::F32(dx), shape.clone()))
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &candle_core::CudaStorage,
+        x_layout: &Layout,
+        weight: &candle_core::CudaStorage,
+        weight_layout: &Layout,
+        dy: &candle_core::CudaStorage,
+        dy_layout: &Layout,
+    ) -> Result<(candle_core::CudaStorage, Shape)> {
+        use super::cuda::{Launch, View, ViewMut, alloc};
+        use candle_core::DType::F32;
+        let n = check_gradient(x_layout, weight_layout, dy_layout)?;
+        let shape = x_layout.shape();
+        let mut dx = alloc(&x.device, F32, shape)?;
+        let launch = Launch::single(&x.device, "rms_norm_backward")?
+            .write(&ViewMut::new(&mut dx, &Layout::contiguous(shape))?)
+            .read(&View::new(x, x_layout)?.of(F32)?)
+            .read(&View::new(weight, weight_layout)?.of(F32)?)
+            .read(&View::new(dy, dy_layout)?.of(F32)?)
+            .size(n)?
+            .f32(self.eps);
+        // SAFETY: rms_norm_backward's arguments; all have rows of n values.
+        unsafe { launch.run_rows(shape.elem_count() / n.max(1)) }?;
+        Ok((dx, shape.clone()))
+    }
+}
+
+/// How many values a row has, once the gradient and the weight are known to fit.
+fn check_gradient(x: &Layout, weight: &Layout, dy: &Layout) -> Result<usize> {
+    let (shape, n) = (x.shape(), weight.shape().elem_count());
+    if shape.dims().last() != Some(&n) || dy.shape() != shape {
+        let dy = dy.shape();
+        candle_core::bail!("rms-norm backward: x {shape:?}, {n} weights, gradient {dy:?}");
+    }
+    Ok(n)
 }
 
 /// `1/√(mean(x²) + ε)`.

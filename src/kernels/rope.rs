@@ -7,7 +7,7 @@ use super::parallel::{Scattered, for_each_range};
 use super::rms_norm::Normalise;
 use super::simd::{Arithmetic, Vectorised, dispatch};
 
-/// Turns heads `[rows, heads, dim]` (f32, a view with contiguous rows too) by the angles of their rows,
+/// Turns heads `[rows, heads, dim]` (in the activations' dtype, a view with contiguous rows too) by the angles of their rows,
 /// whose cosines and sines are `[rows, dim / 2]`: value `i` together with value `i + dim / 2`. Where
 /// heads have a norm, its weight `[dim]` and ε, each is normalised first (see [`super::rms_norm`]).
 pub fn rotate(
@@ -16,13 +16,11 @@ pub fn rotate(
     sin: &Tensor,
     norm: Option<(&Tensor, f32)>,
 ) -> Result<()> {
-    let weight = norm.map(|(weight, _)| values(weight)).transpose()?;
-    let norm = weight.as_deref().zip(norm.map(|(_, eps)| eps));
     heads.inplace_op3(cos, sin, &Rotate { norm })
 }
 
 struct Rotate<'a> {
-    norm: Option<(&'a [f32], f32)>,
+    norm: Option<(&'a Tensor, f32)>,
 }
 
 /// Rows that a thread takes at least.
@@ -42,14 +40,10 @@ impl InplaceOp3 for Rotate<'_> {
         sin: &CpuStorage,
         sin_layout: &Layout,
     ) -> Result<()> {
-        let (rows, heads, dim) = x_layout.shape().dims3()?;
+        let [rows, heads, dim] = self.check(x_layout, [cos_layout, sin_layout])?;
         let half = dim / 2;
-        let norm_fits = self.norm.is_none_or(|(weight, _)| weight.len() == dim);
-        let angles = [cos_layout, sin_layout].map(|layout| layout.shape().dims() == [rows, half]);
-        if dim % 2 != 0 || angles != [true, true] || !norm_fits {
-            let (x, cos) = (x_layout.shape(), cos_layout.shape());
-            candle_core::bail!("rotate: heads {x:?}, angles {cos:?}");
-        }
+        let weight = self.norm.map(|(weight, _)| values(weight)).transpose()?;
+        let norm = weight.as_deref().zip(self.norm.map(|(_, eps)| eps));
         let (cos, sin) = (
             elements::<f32>(cos, cos_layout)?,
             elements::<f32>(sin, sin_layout)?,
@@ -63,7 +57,7 @@ impl InplaceOp3 for Rotate<'_> {
                 let angles = row * half..(row + 1) * half;
                 let (cos, sin) = (&cos[angles.clone()], &sin[angles]);
                 for head in heads.chunks_exact_mut(dim) {
-                    if let Some((weight, eps)) = self.norm {
+                    if let Some((weight, eps)) = norm {
                         dispatch(Normalise {
                             x: head,
                             weight,
@@ -75,6 +69,58 @@ impl InplaceOp3 for Rotate<'_> {
             }
         });
         Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &mut candle_core::CudaStorage,
+        x_layout: &Layout,
+        cos: &candle_core::CudaStorage,
+        cos_layout: &Layout,
+        sin: &candle_core::CudaStorage,
+        sin_layout: &Layout,
+    ) -> Result<()> {
+        use super::cuda::{Launch, View, ViewMut};
+        use candle_core::{DType, Storage};
+        let [rows, heads, dim] = self.check(x_layout, [cos_layout, sin_layout])?;
+        let device = x.device.clone();
+        let (x, stride) = ViewMut::rows(x, x_layout)?;
+        let launch = Launch::new(&device, "rotate", x.dtype())?
+            .write(&x)
+            .u64(stride as u64)
+            .read(&View::new(cos, cos_layout)?.of(DType::F32)?)
+            .read(&View::new(sin, sin_layout)?.of(DType::F32)?);
+        let norm = self.norm.map(|(weight, _)| weight.storage_and_layout());
+        let launch = match &norm {
+            None => launch.null(),
+            Some((weight, layout)) => match &**weight {
+                Storage::Cuda(weight) => launch.read(&View::new(weight, layout)?.of(x.dtype())?),
+                _ => candle_core::bail!("rotate: a norm that is not on the GPU"),
+            },
+        };
+        let launch = launch
+            .f32(self.norm.map_or(0.0, |(_, eps)| eps))
+            .size(heads)?
+            .size(dim)?;
+        // SAFETY: rotate's arguments; rows, heads and angles are of the shapes that were checked.
+        unsafe { launch.run_rows(rows) }
+    }
+}
+
+impl Rotate<'_> {
+    /// `[rows, heads, dim]`, once the angles and the norm are known to fit.
+    fn check(&self, x: &Layout, angles: [&Layout; 2]) -> Result<[usize; 3]> {
+        let (rows, heads, dim) = x.shape().dims3()?;
+        let norm_fits = self
+            .norm
+            .is_none_or(|(weight, _)| weight.elem_count() == dim);
+        let angles_fit = angles.map(|layout| layout.shape().dims() == [rows, dim / 2]);
+        if dim % 2 != 0 || angles_fit != [true, true] || !norm_fits {
+            let (x, cos) = (x.shape(), angles[0].shape());
+            candle_core::bail!("rotate: heads {x:?}, angles {cos:?}");
+        }
+        Ok([rows, heads, dim])
     }
 }
 

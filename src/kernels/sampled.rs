@@ -66,6 +66,15 @@ impl InplaceOp1 for Gather<'_> {
         *self.values.lock().expect("no thread panicked") = values;
         Ok(())
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, weight: &mut candle_core::CudaStorage, layout: &Layout) -> Result<()> {
+        check(self.pattern, layout)?;
+        // SAFETY: the matrix has the pattern's shape (checked).
+        let values = unsafe { super::cuda::training::gather(weight, layout, self.pattern) }?;
+        *self.values.lock().expect("no thread panicked") = values;
+        Ok(())
+    }
 }
 
 struct Set<'a> {
@@ -86,10 +95,7 @@ impl InplaceOp2 for Set<'_> {
     ) -> Result<()> {
         check(self.pattern, layout)?;
         let values = elements::<f32>(values, values_layout)?;
-        if values.len() != self.pattern.nonzeros() {
-            let nonzeros = self.pattern.nonzeros();
-            candle_core::bail!("{} values for {nonzeros} positions", values.len());
-        }
+        check_values(self.pattern, values_layout)?;
         with_element!(weight, T => {
             let weight = elements_mut::<T>(weight, layout)?;
             for (position, value) in self.pattern.flat().zip(values) {
@@ -99,6 +105,29 @@ impl InplaceOp2 for Set<'_> {
         });
         Ok(())
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        weight: &mut candle_core::CudaStorage,
+        layout: &Layout,
+        values: &candle_core::CudaStorage,
+        values_layout: &Layout,
+    ) -> Result<()> {
+        check(self.pattern, layout)?;
+        check_values(self.pattern, values_layout)?;
+        let values = super::cuda::View::new(values, values_layout)?;
+        // SAFETY: the matrix has the pattern's shape, and there is a value for each position (checked).
+        unsafe { super::cuda::training::set((weight, layout), values, self.pattern) }
+    }
+}
+
+fn check_values(pattern: &Pattern, values: &Layout) -> Result<()> {
+    let (values, nonzeros) = (values.shape().elem_count(), pattern.nonzeros());
+    if values != nonzeros {
+        candle_core::bail!("{values} values for {nonzeros} positions");
+    }
+    Ok(())
 }
 
 struct SampledGradient<'a> {
@@ -120,13 +149,8 @@ impl InplaceOp3 for SampledGradient<'_> {
         dy_layout: &Layout,
     ) -> Result<()> {
         let pattern = self.pattern;
-        let (rows, width) = x_layout.shape().dims2()?;
-        let fits = width == pattern.width() && dy_layout.shape().dims() == [rows, pattern.rows()];
+        let [rows, width] = self.check(gradient_layout, x_layout, dy_layout)?;
         let gradient = elements_mut::<f32>(gradient, gradient_layout)?;
-        if !fits || gradient.len() != pattern.nonzeros() {
-            let (x, dy) = (x_layout.shape(), dy_layout.shape());
-            candle_core::bail!("sampled gradient: x {x:?} and dy {dy:?} do not fit the pattern");
-        }
         let (x, dy) = (
             elements::<f32>(x, x_layout)?,
             elements::<f32>(dy, dy_layout)?,
@@ -142,6 +166,39 @@ impl InplaceOp3 for SampledGradient<'_> {
             add_tile(gradient, pattern, &x, &dy);
         }
         Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        gradient: &mut candle_core::CudaStorage,
+        gradient_layout: &Layout,
+        x: &candle_core::CudaStorage,
+        x_layout: &Layout,
+        dy: &candle_core::CudaStorage,
+        dy_layout: &Layout,
+    ) -> Result<()> {
+        use super::cuda::{View, ViewMut, training::add_sampled_gradient};
+        let [rows, _] = self.check(gradient_layout, x_layout, dy_layout)?;
+        let device = gradient.device.clone();
+        let gradient = ViewMut::new(gradient, gradient_layout)?.of(candle_core::DType::F32)?;
+        let factors = [View::new(x, x_layout)?, View::new(dy, dy_layout)?];
+        // SAFETY: the shapes that were checked.
+        unsafe { add_sampled_gradient(&device, &gradient, self.pattern, factors, rows) }
+    }
+}
+
+impl SampledGradient<'_> {
+    /// The shape of `x`, once everything is known to fit.
+    fn check(&self, gradient: &Layout, x: &Layout, dy: &Layout) -> Result<[usize; 2]> {
+        let pattern = self.pattern;
+        let (rows, width) = x.shape().dims2()?;
+        let fits = width == pattern.width() && dy.shape().dims() == [rows, pattern.rows()];
+        if !fits || gradient.shape().elem_count() != pattern.nonzeros() {
+            let (x, dy) = (x.shape(), dy.shape());
+            candle_core::bail!("sampled gradient: x {x:?} and dy {dy:?} do not fit the pattern");
+        }
+        Ok([rows, width])
     }
 }
 

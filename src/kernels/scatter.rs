@@ -3,38 +3,104 @@
 use std::sync::Mutex;
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Tensor, WithDType};
+use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Result, Tensor, WithDType};
 
 use super::element::{Column, Element, elements_mut, with_element};
+use super::overlay::{Layouts, WeightDeltas};
 use super::parallel::{Scattered, for_each_range};
 use super::simd::prefetch;
 use crate::ticket::{Columns, Deltas, TensorDelta};
 
-/// Base values that an applied delta has replaced, in the delta's order and the resident dtype.
-pub struct Saved(CpuStorage);
+/// A ticket's deltas with the weights that they are written into.
+pub enum Target<'a> {
+    /// One by one, as the CPU takes them: each parameter `[out, in]`, which may be a view of a fused weight.
+    Parameters(Vec<(&'a Tensor, &'a TensorDelta)>),
+    /// All at once, as a GPU takes them: the deltas as they are arranged there, and the base's weights by number.
+    Weights(&'a Layouts, &'a [Tensor]),
+}
 
-/// Sets `w[r, c] = round(w[r, c] + scale·δ)` at the delta's positions of a weight `[out, in]`, which
-/// may be a view of a fused one, and returns the values that were there.
+/// Whether tickets are written as [`Target::Weights`].
+pub fn takes_layouts(device: &Device) -> bool {
+    !device.is_cpu()
+}
+
+/// Base values that an applied ticket has replaced, in the order of its deltas and the resident dtype.
+pub enum Saved {
+    Cpu(Vec<CpuStorage>),
+    #[cfg(feature = "cuda")]
+    Gpu(super::cuda::DeviceSaved),
+}
+
+/// Sets `w[r, c] = round(w[r, c] + scale·δ)` at the deltas' positions, and returns the values that were there.
 ///
 /// # Errors
-/// If the weight has another number of rows; nothing is written then.
+/// If a weight has another shape than its deltas; nothing is written then.
 ///
 /// # Panics
 /// If a column is beyond the weight's, which a ticket that is bound to its base rules out.
-pub fn apply(weight: &Tensor, delta: &TensorDelta, scale: f32) -> Result<Saved> {
-    let saved = Mutex::new(None);
-    weight.inplace_op1(&Apply {
-        delta,
-        scale,
-        saved: &saved,
-    })?;
-    let saved = saved.into_inner().expect("no thread panicked");
-    Ok(Saved(saved.expect("the operation ran")))
+pub fn apply(target: &Target, scale: f32) -> Result<Saved> {
+    match target {
+        Target::Parameters(parameters) => {
+            for (weight, delta) in parameters {
+                check(delta, weight.layout())?;
+            }
+            let saved = parameters.iter().map(|(weight, delta)| {
+                let saved = Mutex::new(None);
+                weight.inplace_op1(&Apply {
+                    delta,
+                    scale,
+                    saved: &saved,
+                })?;
+                let saved = saved.into_inner().expect("no thread panicked");
+                Ok(saved.expect("the operation ran"))
+            });
+            Ok(Saved::Cpu(saved.collect::<Result<_>>()?))
+        }
+        #[cfg(feature = "cuda")]
+        Target::Weights(Layouts::Gpu(ticket), weights) => {
+            Ok(Saved::Gpu(super::cuda::apply(ticket, weights, scale)?))
+        }
+        Target::Weights(Layouts::Cpu(_), _) => {
+            candle_core::bail!("the CPU applies tickets parameter by parameter")
+        }
+    }
 }
 
-/// Writes the saved values back: the weight is bit for bit what it was before [`apply`].
-pub fn revert(weight: &Tensor, delta: &TensorDelta, saved: &Saved) -> Result<()> {
-    weight.inplace_op1(&Revert { delta, saved })
+/// Sets `w[r, c] = round(w[r, c] + scale·δ)` for one parameter, for good.
+///
+/// # Errors
+/// As [`apply`].
+///
+/// # Panics
+/// As [`apply`].
+pub fn add(weight: &Tensor, delta: &TensorDelta, scale: f32) -> Result<()> {
+    if !takes_layouts(weight.device()) {
+        return apply(&Target::Parameters(vec![(weight, delta)]), scale).map(drop);
+    }
+    let deltas = WeightDeltas {
+        shape: weight.dims2()?.into(),
+        parts: vec![(0, delta)],
+    };
+    let layouts = Layouts::new(&[Some(deltas)], weight.device())?;
+    let weights = std::slice::from_ref(weight);
+    apply(&Target::Weights(&layouts, weights), scale).map(drop)
+}
+
+/// Writes the saved values back: the weights are bit for bit what they were before [`apply`].
+pub fn revert(target: &Target, saved: &Saved) -> Result<()> {
+    match (target, saved) {
+        (Target::Parameters(parameters), Saved::Cpu(saved)) => {
+            for ((weight, delta), saved) in parameters.iter().zip(saved) {
+                weight.inplace_op1(&Revert { delta, saved })?;
+            }
+            Ok(())
+        }
+        #[cfg(feature = "cuda")]
+        (Target::Weights(Layouts::Gpu(ticket), weights), Saved::Gpu(saved)) => {
+            super::cuda::revert(ticket, weights, saved)
+        }
+        _ => candle_core::bail!("saved values of another device"),
+    }
 }
 
 struct Apply<'a> {
@@ -61,7 +127,7 @@ impl InplaceOp1 for Apply<'_> {
 
 struct Revert<'a> {
     delta: &'a TensorDelta,
-    saved: &'a Saved,
+    saved: &'a CpuStorage,
 }
 
 impl InplaceOp1 for Revert<'_> {
@@ -72,7 +138,7 @@ impl InplaceOp1 for Revert<'_> {
     fn cpu_fwd(&self, weight: &mut CpuStorage, layout: &Layout) -> Result<()> {
         let inner = check(self.delta, layout)?;
         with_element!(weight, T => {
-            let saved = self.saved.0.as_slice::<T>()?;
+            let saved = self.saved.as_slice::<T>()?;
             if saved.len() != self.delta.nonzeros() {
                 let nonzeros = self.delta.nonzeros();
                 candle_core::bail!("{} saved values for {nonzeros} nonzeros", saved.len());
@@ -236,10 +302,13 @@ mod tests {
             let exact = Tensor::new(want[at] + scale * value, &Device::Cpu).unwrap();
             want[at] = values(&exact.to_dtype(dtype).unwrap())[0];
         }
-        let saved = apply(&weight, &delta, scale).unwrap();
+        let target = Target::Parameters(vec![(&weight, &delta)]);
+        let saved = apply(&target, scale).unwrap();
         assert_eq!(values(&fused), want);
-        revert(&weight, &delta, &saved).unwrap();
+        revert(&target, &saved).unwrap();
         assert_eq!(values(&fused), before);
+        add(&weight, &delta, scale).unwrap();
+        assert_eq!(values(&fused), want);
     }
 
     proptest! {
@@ -282,7 +351,9 @@ mod tests {
     fn a_delta_of_another_height_writes_nothing() {
         let weight = Tensor::ones((3, 4), DType::F32, &Device::Cpu).unwrap();
         let delta = delta([2, 4], &[true; 8], false);
-        let error = apply(&weight, &delta, 1.0).err().unwrap().to_string();
+        let fitting = self::delta([3, 4], &[true; 12], false);
+        let target = Target::Parameters(vec![(&weight, &fitting), (&weight, &delta)]);
+        let error = apply(&target, 1.0).err().unwrap().to_string();
         assert!(error.contains("2 rows"), "{error}");
         assert_eq!(values(&weight), [1.0; 12]);
     }

@@ -4,8 +4,10 @@ use candle_core::{Device, Result, Tensor};
 use sha2::Sha256;
 
 use super::digest::hash_values;
+use super::indices::Indices;
 use super::linear;
 use super::quantized::{self, QuantizedWeight};
+use super::select::select;
 
 /// A parameter: a matrix `[out, in]`, or a vector (which is always dense).
 #[derive(Clone, Debug)]
@@ -53,11 +55,19 @@ impl Weight {
         }
     }
 
-    /// Rows by number, `[ids, in]`, in the weight's dtype or f32.
-    pub fn select(&self, ids: &[u32]) -> Result<Tensor> {
+    /// `x·Wᵀ` as [`Self::linear`], in f32 on any device.
+    pub fn logits(&self, x: &Tensor) -> Result<Tensor> {
         match self {
-            Self::Dense(tensor) => tensor.index_select(&Tensor::new(ids, tensor.device())?, 0),
-            Self::Quantized(weight) => weight.select(ids),
+            Self::Dense(tensor) => linear::logits(x, tensor),
+            Self::Quantized(weight) => quantized::linear(x, weight, None),
+        }
+    }
+
+    /// Rows by number, `[ids, in]`, in f32.
+    pub fn select(&self, ids: &Indices) -> Result<Tensor> {
+        match self {
+            Self::Dense(tensor) => select(tensor, ids),
+            Self::Quantized(weight) => weight.select(ids.host()),
         }
     }
 

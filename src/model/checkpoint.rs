@@ -12,7 +12,9 @@ use candle_core::{DType, Device, Tensor};
 use super::config::ModelConfig;
 use super::error::{ModelError, first_line};
 use super::gguf::Gguf;
+use super::made_up::MadeUp;
 use crate::kernels::quantized::{self, QuantizedWeight};
+use crate::ticket::Digest;
 
 /// A base's files on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,9 +36,26 @@ pub struct Checkpoint {
 enum Format {
     Safetensors(MmapedSafetensors),
     Gguf(Gguf),
+    MadeUp(MadeUp),
 }
 
 impl Checkpoint {
+    /// A checkpoint of that configuration whose weights are made up.
+    pub fn made_up(config: ModelConfig) -> Self {
+        Self {
+            config,
+            path: PathBuf::from("made-up"),
+            files: Vec::new(),
+            format: Format::MadeUp(MadeUp::new()),
+        }
+    }
+
+    /// The fingerprint of weights that are made up.
+    pub(super) fn made_up_fingerprint(&self) -> Option<Digest> {
+        let made_up = matches!(self.format, Format::MadeUp(_));
+        made_up.then(|| MadeUp::fingerprint(&self.config))
+    }
+
     /// Opens the files; no parameter is read yet.
     pub fn open(files: &Files) -> Result<Self, ModelError> {
         match files {
@@ -83,7 +102,7 @@ impl Checkpoint {
     /// The header of a GGUF file, which holds tokenizer and chat template; `None` for a folder.
     pub fn gguf_content(&self) -> Option<&Content> {
         match &self.format {
-            Format::Safetensors(_) => None,
+            Format::Safetensors(_) | Format::MadeUp(_) => None,
             Format::Gguf(gguf) => Some(gguf.content()),
         }
     }
@@ -93,7 +112,7 @@ impl Checkpoint {
         &self.files
     }
 
-    /// Reads one parameter, as f32 on the CPU.
+    /// Reads one parameter, as f32 on the CPU (in bf16 where it is made up).
     pub fn load(&self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
         let tensor = match &self.format {
             Format::Safetensors(map) if map.get(name).is_ok() => {
@@ -106,6 +125,7 @@ impl Checkpoint {
             }
             Format::Safetensors(_) => None,
             Format::Gguf(gguf) => gguf.load(name, &self.config)?,
+            Format::MadeUp(made_up) => Some(made_up.parameter(name, shape)?),
         };
         let tensor = tensor.ok_or_else(|| self.missing(name))?;
         self.check_shape(name, tensor.dims(), shape)?;
@@ -137,7 +157,7 @@ impl Checkpoint {
     /// A tensor of a GGUF file by its checkpoint name.
     fn stored(&self, name: &str) -> Option<(&Gguf, &TensorInfo)> {
         match &self.format {
-            Format::Safetensors(_) => None,
+            Format::Safetensors(_) | Format::MadeUp(_) => None,
             Format::Gguf(gguf) => Some((gguf, gguf.info(name)?)),
         }
     }

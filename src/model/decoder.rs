@@ -6,16 +6,18 @@ use candle_core::{Result, Tensor};
 
 use super::config::ModelConfig;
 use super::kv::{BLOCK, KvCache};
-use super::overlay::{Overlaid, TicketOverlay};
+use super::overlay::{Overlaid, TicketOverlay, weight_number};
 use super::rope::RopeTable;
 use super::weights::{Projection, Weights};
 use crate::kernels::activation::silu_mul;
-use crate::kernels::attention::{Span, attention};
+use crate::kernels::attention::{Span, Spans, attention};
+use crate::kernels::indices::Indices;
 use crate::kernels::kv;
-use crate::kernels::overlay::{OverlayRows, overlay};
+use crate::kernels::overlay::{OverlayRows, Overlays, overlay};
 use crate::kernels::residual;
 use crate::kernels::rms_norm::rms_norm;
 use crate::kernels::rope::rotate;
+use crate::kernels::select::select;
 
 /// The tokens of one step: rows of several sequences, one after the other.
 #[derive(Clone, Debug, Default)]
@@ -73,6 +75,15 @@ impl Batch {
     }
 }
 
+/// What all layers need of a batch.
+struct Step<'a> {
+    /// Cosines and sines of the rows' positions.
+    rope: (Tensor, Tensor),
+    slots: Indices<'a>,
+    spans: Spans<'a>,
+    overlays: Overlays<'a>,
+}
+
 /// The base's decoder: weights, and what is computed from the configuration once.
 #[derive(Debug)]
 pub struct Decoder {
@@ -117,24 +128,40 @@ impl Decoder {
     /// `logits_rows`, `[logits rows, vocab]` in f32; `None` where no row's are wanted.
     pub fn forward(&self, batch: &Batch, cache: &KvCache) -> Result<Option<Tensor>> {
         let device = self.weights.embedding.device();
-        let rope = self.rope.at(&batch.positions)?;
-        let norm_dtype = self.weights.norm.dtype();
-        // A copy of rows of the embedding, to add to.
-        let x = self.weights.embedding.select(&batch.tokens)?;
-        let x = x.to_dtype(norm_dtype)?;
+        let step = self.prepare(batch)?;
+        // A copy of rows of the embedding, to add to: the residual stream, in f32.
+        let tokens = Indices::new(&batch.tokens, device)?;
+        let x = self.weights.embedding.select(&tokens)?;
         for (i, layer) in self.weights.layers.iter().enumerate() {
             let h = self.norm(&x, &layer.input_norm)?;
-            residual::add(&x, &self.attend(i, &h, batch, &rope, cache)?)?;
+            residual::add(&x, &self.attend(i, &h, &step, cache)?)?;
             let h = self.norm(&x, &layer.post_attention_norm)?;
-            let h = silu_mul(&self.project(i, Projection::GateUp, &h, batch)?)?;
-            residual::add(&x, &self.project(i, Projection::Down, &h, batch)?)?;
+            let h = silu_mul(&self.project(i, Projection::GateUp, &h, &step)?)?;
+            residual::add(&x, &self.project(i, Projection::Down, &h, &step)?)?;
         }
         if batch.logits_rows.is_empty() {
             return Ok(None);
         }
-        let rows = Tensor::new(batch.logits_rows.as_slice(), device)?;
-        let x = self.norm(&x.index_select(&rows, 0)?, &self.weights.norm)?;
-        self.weights.head.forward(&x).map(Some)
+        let rows = Indices::new(&batch.logits_rows, device)?;
+        let x = self.norm(&select(&x, &rows)?, &self.weights.norm)?;
+        self.weights.head.logits(&x).map(Some)
+    }
+
+    /// What all layers need of a batch, put where the base is.
+    fn prepare<'a>(&self, batch: &'a Batch) -> Result<Step<'a>> {
+        let device = self.weights.embedding.device();
+        let group = self.config.heads / self.config.kv_heads;
+        let overlaid = batch.overlaid.iter().map(|over| OverlayRows {
+            rows: over.rows.clone(),
+            ticket: over.ticket.layouts(),
+            scale: 1.0,
+        });
+        Ok(Step {
+            rope: self.rope.at(&batch.positions)?,
+            slots: Indices::new(&batch.slots, device)?,
+            spans: Spans::new(&batch.spans, group, device)?,
+            overlays: Overlays::new(overlaid.collect(), device)?,
+        })
     }
 
     fn norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
@@ -142,14 +169,7 @@ impl Decoder {
     }
 
     /// The attention block of one layer: `[rows, hidden]` → `[rows, hidden]`.
-    fn attend(
-        &self,
-        index: usize,
-        x: &Tensor,
-        batch: &Batch,
-        rope: &(Tensor, Tensor),
-        cache: &KvCache,
-    ) -> Result<Tensor> {
+    fn attend(&self, index: usize, x: &Tensor, step: &Step, cache: &KvCache) -> Result<Tensor> {
         let ModelConfig {
             heads,
             kv_heads,
@@ -158,7 +178,7 @@ impl Decoder {
         } = self.config;
         let layer = &self.weights.layers[index];
         let rows = x.dim(0)?;
-        let qkv = self.project(index, Projection::Qkv, x, batch)?;
+        let qkv = self.project(index, Projection::Qkv, x, step)?;
         let qkv = qkv.reshape((rows, heads + 2 * kv_heads, dim))?;
         // Views: heads are turned, stored and read where the product has put them.
         let queries = qkv.narrow(1, 0, heads)?;
@@ -168,17 +188,17 @@ impl Decoder {
         for (part, norm) in [(&queries, &layer.q_norm), (&new_keys, &layer.k_norm)] {
             rotate(
                 part,
-                &rope.0,
-                &rope.1,
+                &step.rope.0,
+                &step.rope.1,
                 norm.as_ref().map(|norm| (norm, eps)),
             )?;
         }
         let (keys, values) = cache.layer(index);
-        kv::write(keys, values, &new_keys, &new_values, &batch.slots)?;
+        kv::write(keys, values, &new_keys, &new_values, &step.slots)?;
         let window = self.config.windows[index];
-        let y = attention(&queries, keys, values, &batch.spans, window, self.scale)?;
+        let y = attention(&queries, keys, values, &step.spans, window, self.scale)?;
         let y = y.reshape((rows, heads * dim))?;
-        self.project(index, Projection::O, &y, batch)
+        self.project(index, Projection::O, &y, step)
     }
 
     /// A layer's projection, each row with its ticket: `[rows, in]` → `[rows, out]`.
@@ -187,19 +207,12 @@ impl Decoder {
         layer: usize,
         projection: Projection,
         x: &Tensor,
-        batch: &Batch,
+        step: &Step,
     ) -> Result<Tensor> {
         let y = self.weights.layers[layer].linear(projection).forward(x)?;
-        let parts = batch.overlaid.iter().filter_map(|over| {
-            Some(OverlayRows {
-                rows: over.rows.clone(),
-                layout: over.ticket.layout(layer, projection)?,
-                scale: 1.0,
-            })
-        });
-        let parts: Vec<OverlayRows> = parts.collect();
-        if !parts.is_empty() {
-            overlay(&y, x, &parts)?;
+        let weight = weight_number(layer, projection);
+        if step.overlays.touch(weight) {
+            overlay(&y, x, &step.overlays, weight)?;
         }
         Ok(y)
     }

@@ -1,5 +1,6 @@
 use std::path::{Path, PathBuf};
 
+use super::device::DeviceSpec;
 use crate::ticket::Digest;
 
 /// Why a base could not be found, loaded or run. Each message is one line that names the file.
@@ -38,6 +39,15 @@ pub enum ModelError {
         "--max-model-len {asked} is beyond the {trained} tokens that the model was trained for"
     )]
     ContextLength { asked: usize, trained: usize },
+    #[error("--device {asked}: {reason}")]
+    Device { asked: DeviceSpec, reason: String },
+    #[error(
+        "the GPU has no kernel for heads of {dim}, {group} to a key head: at most 256 wide (even, from 64 on a multiple \
+         of 4, from 128 on of 8) and 8 to a key head"
+    )]
+    Heads { dim: usize, group: usize },
+    #[error("--keep-quantized: a base is kept quantised on the CPU only (--device cpu)")]
+    QuantizedOnGpu,
     #[error("there is no memory for {bytes} bytes of keys and values (--kv-cache-mib)")]
     NoMemory { bytes: usize },
     #[error("fetching {what}: {reason}")]

@@ -26,6 +26,9 @@ pub fn fingerprint(
     cache: &CacheDir,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Digest, ModelError> {
+    if let Some(made_up) = checkpoint.made_up_fingerprint() {
+        return Ok(made_up);
+    }
     let parameters = parameters(checkpoint.config());
     let entry = cache_entry(checkpoint.files(), &parameters, cache)?;
     if let Some(known) = fs::read_to_string(&entry)

@@ -22,10 +22,8 @@ impl KvCache {
         place: &Placement,
     ) -> Result<Self, ModelError> {
         let (heads, dim) = (config.kv_heads, config.head_dim);
-        // Asked for as a whole first: a failed allocation further on would end the process.
         let bytes = blocks * BLOCK * config.kv_values_per_token() * place.cache.size_in_bytes();
-        let room = Vec::<u8>::new().try_reserve_exact(bytes);
-        room.map_err(|_| ModelError::NoMemory { bytes })?;
+        place.check_room(bytes)?;
         let layer = |_| {
             let keys = zeros((blocks, heads, dim, BLOCK), place.cache, &place.device)?;
             let values = zeros((blocks, heads, BLOCK, dim), place.cache, &place.device)?;
@@ -34,7 +32,8 @@ impl KvCache {
         Ok(Self {
             layers: (0..config.layers)
                 .map(layer)
-                .collect::<candle_core::Result<_>>()?,
+                .collect::<candle_core::Result<_>>()
+                .map_err(|_| ModelError::NoMemory { bytes })?,
         })
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 use super::checkpoint::Checkpoint;
 use super::decoder::Decoder;
@@ -12,11 +12,13 @@ use super::error::ModelError;
 use super::fetch::CacheDir;
 use super::fingerprint::fingerprint;
 use super::kv::KvCache;
+use super::overlay::TicketOverlay;
 use super::progress::{Progress, Stage};
 use super::resident::Resident;
 use super::source::Source;
 use super::weights::{Loader, is_adaptable, parameters};
-use crate::ticket::{BaseManifest, Digest, ParameterInfo};
+use crate::kernels::scatter::takes_layouts;
+use crate::ticket::{BaseManifest, BoundTicket, Digest, ParameterInfo, Ticket};
 
 /// How a base is made resident.
 #[derive(Clone, Debug)]
@@ -61,13 +63,21 @@ impl Base {
             let matrices = shapes.iter().filter(|(_, shape)| shape.len() == 2);
             checkpoint.check_keep_quantized(matrices.map(|(name, _)| name))?;
         }
+        let device = match options.keep_quantized {
+            true => options.device.or_cpu(),
+            false => options.device,
+        };
+        let place = Placement::new(device, options.dtype)?;
+        if options.keep_quantized {
+            place.check_keep_quantized()?;
+        }
+        place.check_heads(checkpoint.config())?;
         let manifest = Arc::new(describe(name, checkpoint, cache, progress)?);
-        let place = Placement::new(options.device, options.dtype);
         let config = checkpoint.config().clone();
         let mut count = report(Stage::Load, progress);
         let (weights, views) =
             Loader::new(checkpoint, &place, options.keep_quantized, &mut count).load()?;
-        let resident = Resident::new(views, manifest.fingerprint);
+        let resident = Resident::new(views, &weights, Arc::clone(&manifest));
         Ok(Self {
             manifest,
             decoder: Decoder::new(config, weights, max_positions)?,
@@ -87,9 +97,63 @@ impl Base {
         Ok((self.decoder, self.resident.into_parameters()?))
     }
 
+    /// Where the base is.
+    pub fn device(&self) -> &Device {
+        &self.place.device
+    }
+
+    /// Arranges a ticket of this base to be laid over rows; see [`TicketOverlay::new`].
+    pub fn lay_out(&self, ticket: &BoundTicket) -> Result<TicketOverlay, ModelError> {
+        TicketOverlay::new(ticket, &self.manifest, self.device())
+    }
+
+    /// Says what a ticket takes of the memory, in bytes at most: more where it is arranged for the device, to be
+    /// `overlaid`, or to be applied on a GPU.
+    pub fn memory_of_tickets(
+        &self,
+        overlaid: bool,
+    ) -> impl Fn(&Ticket, &BaseManifest) -> usize + Send + Sync + 'static {
+        let device = self.device().clone();
+        let arranged = overlaid || takes_layouts(&device);
+        move |ticket, base| match arranged {
+            true => TicketOverlay::resident_bytes_of(ticket, base, &device),
+            false => ticket.resident_bytes(),
+        }
+    }
+
     /// Room for `blocks` blocks of keys and values of this base.
     pub fn kv_cache(&self, blocks: usize) -> Result<KvCache, ModelError> {
         KvCache::new(self.decoder.config(), blocks, &self.place)
+    }
+
+    /// What the device is called.
+    pub fn device_name(&self) -> String {
+        self.place.name()
+    }
+
+    /// Bytes that tickets may take of `asked`, beside `kv_cache` bytes of keys and values and what steps need for
+    /// themselves: fewer where the device has less.
+    pub fn room_for_tickets(&self, asked: usize, kv_cache: usize) -> usize {
+        /// What is left to steps: activations, expanded deltas, parts of attention.
+        const STEPS: usize = 1 << 30;
+        match self.place.free_memory() {
+            Some(free) => asked.min(free.saturating_sub(kv_cache + STEPS)),
+            None => asked,
+        }
+    }
+
+    /// Bytes of one weight of a projection.
+    pub fn weight_bytes(&self) -> usize {
+        self.place.weights.size_in_bytes()
+    }
+
+    /// Bytes of the weights that a step reads: all but an embedding that is not the head too, of which it reads rows.
+    pub fn step_bytes(&self) -> usize {
+        let embedding = match self.decoder.config().tie_word_embeddings {
+            true => 0,
+            false => self.decoder.weights().embedding.bytes(),
+        };
+        self.resident.bytes() - embedding
     }
 
     /// Bytes that one block of keys and values takes.

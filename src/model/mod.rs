@@ -13,6 +13,7 @@ mod gguf;
 mod hub;
 mod kv;
 mod load;
+mod made_up;
 mod overlay;
 mod progress;
 mod resident;

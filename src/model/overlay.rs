@@ -5,49 +5,60 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use candle_core::{DType, Device, Tensor};
-use rayon::prelude::*;
+use candle_core::{Device, Tensor};
 
 use super::error::ModelError;
+use super::load::Base;
 use super::weights::{Projection, layers};
-use crate::kernels::overlay::{OverlayLayout, OverlayRows, overlay};
-use crate::ticket::{BaseManifest, BoundTicket, TensorDelta, Ticket};
+use crate::kernels::overlay::{Layouts, OverlayRows, Overlays, WeightDeltas, overlay};
+use crate::ticket::{BaseManifest, BoundTicket, Ticket};
 
-/// A ticket's deltas by the fused weights that they are for, arranged for the sparse product.
+/// A ticket's deltas by the fused weights that they are for, arranged for the sparse product where the base is
+/// (and on a GPU for being applied too).
 pub struct TicketOverlay {
-    layers: Vec<LayerOverlay>,
+    layouts: Layouts,
 }
 
-/// In the order of [`Projection::ALL`]; `None` where the ticket does not touch the weight.
-type LayerOverlay = [Option<OverlayLayout>; Projection::ALL.len()];
+/// The number of a layer's fused weight among all of them.
+pub fn weight_number(layer: usize, projection: Projection) -> usize {
+    layer * Projection::ALL.len() + projection as usize
+}
 
 impl TicketOverlay {
     /// Arranges a ticket of the base that `manifest` describes, on all cores.
     ///
     /// # Errors
-    /// If the ticket is bound to another base.
-    pub fn new(ticket: &BoundTicket, manifest: &BaseManifest) -> Result<Self, ModelError> {
+    /// If the ticket is bound to another base, or there is no room for it on the device.
+    pub fn new(
+        ticket: &BoundTicket,
+        manifest: &BaseManifest,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
         if ticket.bound_to() != manifest.fingerprint {
             return Err(ModelError::ForeignTicket {
                 ticket: ticket.bound_to(),
                 base: manifest.fingerprint,
             });
         }
-        let layer = |layer| {
-            Projection::ALL.map(|projection| {
-                let (shape, deltas) = fused(ticket, manifest, layer, projection);
-                (!deltas.is_empty()).then(|| OverlayLayout::new(shape, &deltas))
-            })
-        };
-        let layers = (0..layers(manifest)).into_par_iter().map(layer);
-        Ok(Self {
-            layers: layers.collect(),
-        })
+        let layouts = Layouts::new(&fused(ticket, manifest), device)?;
+        Ok(Self { layouts })
     }
 
-    /// What is beside a layer's weight; `None` where the ticket does not touch it.
-    pub fn layout(&self, layer: usize, projection: Projection) -> Option<&OverlayLayout> {
-        self.layers[layer][projection as usize].as_ref()
+    /// What [`Self::new`] has made of the ticket, kept with it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn of(
+        ticket: &BoundTicket,
+        manifest: &BaseManifest,
+        device: &Device,
+    ) -> Result<Arc<Self>, ModelError> {
+        ticket.derived(|ticket| Self::new(ticket, manifest, device))
+    }
+
+    /// The deltas by [`weight_number`].
+    pub fn layouts(&self) -> &Layouts {
+        &self.layouts
     }
 
     /// Computes all that the ticket adds to a step of `rows` rows, on made-up activations, and throws it
@@ -56,86 +67,70 @@ impl TicketOverlay {
     ///
     /// # Errors
     /// There is no memory for the activations.
-    pub fn time(
-        &self,
-        rows: usize,
-        manifest: &BaseManifest,
-        device: &Device,
-    ) -> Result<Duration, ModelError> {
+    pub fn time(&self, rows: usize, base: &Base) -> Result<Duration, ModelError> {
+        let (manifest, device) = (&base.manifest, base.device());
+        let dtype = base.decoder.weights().norm.dtype();
         let mut took = Duration::ZERO;
+        let ticket = OverlayRows {
+            rows: 0..rows,
+            ticket: &self.layouts,
+            scale: 1.0,
+        };
+        let overlays = Overlays::new(vec![ticket], device)?;
         for projection in Projection::ALL {
             // All layers have the shapes of the first. The activations are made before the clock runs.
             let shape = shape_of(manifest, projection);
-            let [y, x] = shape.map(|n| Tensor::ones((rows, n), DType::F32, device));
+            let [y, x] = shape.map(|n| Tensor::ones((rows, n), dtype, device));
             let (y, x) = (y?, x?);
-            for layer in &self.layers {
-                if let Some(layout) = &layer[projection as usize] {
-                    let part = OverlayRows {
-                        rows: 0..rows,
-                        layout,
-                        scale: 1.0,
-                    };
-                    let start = Instant::now();
-                    overlay(&y, &x, &[part])?;
-                    took += start.elapsed();
+            device.synchronize()?;
+            let start = Instant::now();
+            for layer in 0..layers(manifest) {
+                let weight = weight_number(layer, projection);
+                if self.layouts.shape(weight).is_some() {
+                    overlay(&y, &x, &overlays, weight)?;
                 }
             }
+            device.synchronize()?;
+            took += start.elapsed();
         }
         Ok(took)
     }
 
     pub fn nonzeros(&self) -> usize {
-        self.layouts().map(OverlayLayout::nonzeros).sum()
+        self.layouts.nonzeros()
     }
 
-    /// Heap bytes.
+    /// Bytes of the memory that the base is in.
     pub fn bytes(&self) -> usize {
-        let layouts = self.layouts().map(OverlayLayout::bytes);
-        size_of_val(&self.layers[..]) + layouts.sum::<usize>()
+        self.layouts.bytes()
     }
 
-    /// Heap bytes that a ticket takes together with its overlay, at most.
-    pub fn resident_bytes_of(ticket: &Ticket, manifest: &BaseManifest) -> usize {
-        let mut bytes = ticket.resident_bytes();
-        for layer in 0..layers(manifest) {
-            bytes += size_of::<LayerOverlay>();
-            for projection in Projection::ALL {
-                let ([out, inner], deltas) = fused(ticket, manifest, layer, projection);
-                if !deltas.is_empty() {
-                    bytes += OverlayLayout::bytes_for([out, inner], &deltas);
-                }
-            }
-        }
-        bytes
-    }
-
-    fn layouts(&self) -> impl Iterator<Item = &OverlayLayout> {
-        self.layers.iter().flatten().flatten()
+    /// Bytes that a ticket takes together with its overlay, at most.
+    pub fn resident_bytes_of(ticket: &Ticket, manifest: &BaseManifest, device: &Device) -> usize {
+        ticket.resident_bytes() + Layouts::bytes_for(&fused(ticket, manifest), device)
     }
 }
 
 impl fmt::Debug for TicketOverlay {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TicketOverlay")
-            .field("layers", &self.layers.len())
             .field("nonzeros", &self.nonzeros())
             .finish()
     }
 }
 
-/// The shape of a layer's fused weight, and a ticket's deltas in it with the rows that they begin at.
-fn fused<'a>(
-    ticket: &'a Ticket,
-    manifest: &BaseManifest,
-    layer: usize,
-    projection: Projection,
-) -> ([usize; 2], Vec<(usize, &'a TensorDelta)>) {
-    let (mut shape, mut deltas) = ([0, 0], Vec::new());
-    for (name, first, rows) in projection.parts(layer, manifest) {
-        shape = [first + rows, manifest.parameters[&name].shape[1]];
-        deltas.extend(ticket.tensors().get(&name).map(|delta| (first, delta)));
-    }
-    (shape, deltas)
+/// A ticket's deltas by [`weight_number`].
+fn fused<'a>(ticket: &'a Ticket, manifest: &BaseManifest) -> Vec<Option<WeightDeltas<'a>>> {
+    let weight = |layer: usize, projection: Projection| {
+        let (mut shape, mut parts) = ([0, 0], Vec::new());
+        for (name, first, rows) in projection.parts(layer, manifest) {
+            shape = [first + rows, manifest.parameters[&name].shape[1]];
+            parts.extend(ticket.tensors().get(&name).map(|delta| (first, delta)));
+        }
+        (!parts.is_empty()).then_some(WeightDeltas { shape, parts })
+    };
+    let layer = |layer| Projection::ALL.map(|projection| weight(layer, projection));
+    (0..layers(manifest)).flat_map(layer).collect()
 }
 
 /// The shape of a fused weight, as the first layer has it.

@@ -5,20 +5,25 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
 
 use super::error::ModelError;
-use crate::kernels::scatter::{self, Saved};
+use super::overlay::TicketOverlay;
+use super::weights::{Projection, Weights};
+use crate::kernels::scatter::{self, Saved, Target};
 use crate::kernels::weight::Weight;
-use crate::ticket::{BoundTicket, Digest};
+use crate::ticket::{BaseManifest, BoundTicket, Digest};
 
 /// The base's parameters by checkpoint name, and the ticket that is applied to them.
 pub struct Resident {
     parameters: BTreeMap<String, Weight>,
-    /// The base's fingerprint, which tickets are bound to.
-    fingerprint: Digest,
+    /// The weights that parameters are fused into, by [`weight_number`](super::overlay::weight_number): the same
+    /// values. None where the base is kept quantised.
+    weights: Vec<Tensor>,
+    manifest: Arc<BaseManifest>,
+    device: Device,
     applied: Option<Applied>,
 }
 
@@ -26,8 +31,7 @@ struct Applied {
     /// Kept here, since it holds the positions that are to be restored.
     ticket: Arc<BoundTicket>,
     scale: f32,
-    /// What the ticket replaced, in the order of its tensors.
-    saved: Vec<Saved>,
+    saved: Saved,
 }
 
 /// What a swap did.
@@ -39,10 +43,21 @@ pub struct SwapReport {
 }
 
 impl Resident {
-    pub(super) fn new(parameters: BTreeMap<String, Weight>, fingerprint: Digest) -> Self {
+    pub(super) fn new(
+        parameters: BTreeMap<String, Weight>,
+        weights: &Weights,
+        manifest: Arc<BaseManifest>,
+    ) -> Self {
+        let fused = weights.layers.iter().flat_map(|layer| {
+            Projection::ALL.map(|projection| layer.linear(projection).weight().cloned())
+        });
         Self {
             parameters,
-            fingerprint,
+            weights: fused
+                .collect::<candle_core::Result<_>>()
+                .unwrap_or_default(),
+            manifest,
+            device: weights.embedding.device().clone(),
             applied: None,
         }
     }
@@ -76,8 +91,8 @@ impl Resident {
     /// another first. Returns `None` where that is so already.
     ///
     /// # Errors
-    /// If the ticket is bound to another base, or adapts a weight that is kept quantised; nothing has
-    /// changed then.
+    /// If the ticket is bound to another base, adapts a weight that is kept quantised, or has no room on the GPU;
+    /// nothing has changed then.
     pub fn swap(
         &mut self,
         ticket: Option<&Arc<BoundTicket>>,
@@ -88,14 +103,19 @@ impl Resident {
         if wanted == current {
             return Ok(None);
         }
-        if let Some(ticket) = ticket.filter(|ticket| ticket.bound_to() != self.fingerprint) {
+        if let Some(ticket) = ticket.filter(|ticket| ticket.bound_to() != self.manifest.fingerprint)
+        {
             return Err(ModelError::ForeignTicket {
                 ticket: ticket.bound_to(),
-                base: self.fingerprint,
+                base: self.manifest.fingerprint,
             });
         }
         for name in ticket.iter().flat_map(|ticket| ticket.tensors().keys()) {
             tensor(&self.parameters, name)?;
+        }
+        if let Some(ticket) = ticket.filter(|_| scatter::takes_layouts(&self.device)) {
+            // What can fail comes before anything is changed, and is not the swap's time.
+            TicketOverlay::of(ticket, &self.manifest, &self.device)?;
         }
         let start = Instant::now();
         let mut nonzeros = self.revert()?;
@@ -103,35 +123,47 @@ impl Resident {
             nonzeros += ticket.nonzeros();
             self.apply(ticket, scale)?;
         }
+        self.device.synchronize()?;
         let took = start.elapsed();
         Ok(Some(SwapReport { nonzeros, took }))
     }
 
     fn apply(&mut self, ticket: &Arc<BoundTicket>, scale: f32) -> Result<(), ModelError> {
-        let applied = self.applied.insert(Applied {
+        let saved = self.at_positions(ticket, |target| scatter::apply(target, scale))?;
+        self.applied = Some(Applied {
             ticket: Arc::clone(ticket),
             scale,
-            saved: Vec::new(),
+            saved,
         });
-        for (name, delta) in ticket.tensors() {
-            let weight = tensor(&self.parameters, name)?;
-            applied.saved.push(scatter::apply(weight, delta, scale)?);
-        }
         Ok(())
     }
 
     /// Writes back what the applied ticket replaced, if any; returns how many weights that were.
     fn revert(&mut self) -> Result<usize, ModelError> {
-        let Some(applied) = &mut self.applied else {
+        let Some(Applied { ticket, saved, .. }) = &self.applied else {
             return Ok(0);
         };
-        let mut nonzeros = 0;
-        for ((name, delta), saved) in applied.ticket.tensors().iter().zip(&applied.saved) {
-            scatter::revert(tensor(&self.parameters, name)?, delta, saved)?;
-            nonzeros += delta.nonzeros();
-        }
+        self.at_positions(ticket, |target| scatter::revert(target, saved))?;
+        let nonzeros = ticket.nonzeros();
         self.applied = None;
         Ok(nonzeros)
+    }
+
+    /// Runs `write` on the ticket's deltas and the weights that they are for, as the device takes them.
+    fn at_positions<T>(
+        &self,
+        ticket: &BoundTicket,
+        write: impl FnOnce(&Target) -> candle_core::Result<T>,
+    ) -> Result<T, ModelError> {
+        if scatter::takes_layouts(&self.device) {
+            let laid_out = TicketOverlay::of(ticket, &self.manifest, &self.device)?;
+            return Ok(write(&Target::Weights(laid_out.layouts(), &self.weights))?);
+        }
+        let mut parameters = Vec::with_capacity(ticket.tensors().len());
+        for (name, delta) in ticket.tensors() {
+            parameters.push((tensor(&self.parameters, name)?, delta));
+        }
+        Ok(write(&Target::Parameters(parameters))?)
     }
 
     /// The digest of each parameter's values as they are now, with whatever is applied: the same whether

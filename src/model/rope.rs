@@ -3,6 +3,8 @@
 use candle_core::{Device, Result, Tensor};
 
 use super::config::{ModelConfig, RopeScaling};
+use crate::kernels::indices::Indices;
+use crate::kernels::select::select;
 
 /// Cosines and sines of every position's angles, each `[positions, head_dim / 2]` in f32.
 #[derive(Debug)]
@@ -16,19 +18,21 @@ impl RopeTable {
         let frequencies = frequencies(config);
         let angle = |p: usize| frequencies.iter().map(move |f| p as f32 * f);
         let angles: Vec<f32> = (0..positions).flat_map(angle).collect();
-        let angles = Tensor::from_vec(angles, (positions, frequencies.len()), device)?;
+        // The same cosines on every device.
+        let angles = Tensor::from_vec(angles, (positions, frequencies.len()), &Device::Cpu)?;
         Ok(Self {
-            cos: angles.cos()?,
-            sin: angles.sin()?,
+            cos: angles.cos()?.to_device(device)?,
+            sin: angles.sin()?.to_device(device)?,
         })
     }
 
     /// The rows of a batch's positions.
     pub fn at(&self, positions: &[u32]) -> Result<(Tensor, Tensor)> {
-        let positions = Tensor::new(positions, self.cos.device())?;
-        let cos = self.cos.index_select(&positions, 0)?;
-        let sin = self.sin.index_select(&positions, 0)?;
-        Ok((cos, sin))
+        let positions = Indices::new(positions, self.cos.device())?;
+        Ok((
+            select(&self.cos, &positions)?,
+            select(&self.sin, &positions)?,
+        ))
     }
 }
 

@@ -35,6 +35,11 @@ impl Linear {
         self.bias.as_ref()
     }
 
+    /// `[rows, in]` → `[rows, out]`, in f32 on any device; without the bias.
+    pub fn logits(&self, x: &Tensor) -> CandleResult<Tensor> {
+        self.weight.logits(x)
+    }
+
     /// `[rows, in]` → `[rows, out]`.
     pub fn forward(&self, x: &Tensor) -> CandleResult<Tensor> {
         self.weight.linear(x, self.bias.as_ref())
@@ -299,12 +304,13 @@ impl<'a> Loader<'a> {
         let mut parts = Vec::with_capacity(names.len());
         for name in names {
             let part = self.checkpoint.load(name, &self.shapes[name])?;
-            parts.push(part.to_dtype(dtype)?.to_device(&self.place.device)?);
+            parts.push(part.to_dtype(dtype)?);
         }
         let fused = match parts.as_slice() {
             [part] => part.clone(),
             parts => Tensor::cat(parts, 0)?,
         };
+        let fused = fused.to_device(&self.place.device)?;
         pages::gather(&fused)?;
         let mut row = 0;
         for (name, part) in names.iter().zip(&parts) {

@@ -1,6 +1,5 @@
 //! One immutable content of a ticket, and a request's hold on it.
 
-use std::any::Any;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -134,33 +133,6 @@ impl Lease {
 
     pub fn ticket(&self) -> &Arc<BoundTicket> {
         &self.held.ticket
-    }
-
-    /// What is made of the ticket to use it: kept beside it, so that it is made once, goes when the
-    /// ticket leaves the memory, and is in the same budget.
-    ///
-    /// # Errors
-    /// It cannot be made; nothing is kept then.
-    ///
-    /// # Panics
-    /// If something of another type was made of it before.
-    pub fn derived<T: Any + Send + Sync, E>(
-        &self,
-        make: impl FnOnce(&BoundTicket) -> Result<T, E>,
-    ) -> Result<Arc<T>, E> {
-        let derived = match self.held.derived.get() {
-            Some(derived) => Arc::clone(derived),
-            None => {
-                let made = Arc::new(make(&self.held.ticket)?);
-                Arc::clone(self.held.derived.get_or_init(|| made))
-            }
-        };
-        Ok(derived.downcast().expect("one type is made of a ticket"))
-    }
-
-    /// Whether [`Self::derived`] has been made.
-    pub fn has_derived(&self) -> bool {
-        self.held.derived.get().is_some()
     }
 }
 

@@ -1,9 +1,8 @@
 //! Tickets in memory, under a byte budget: those that are leased, and the most recently used of
 //! the others.
 
-use std::any::Any;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 
 use lru::LruCache;
 
@@ -14,8 +13,6 @@ use crate::ticket::{BoundTicket, Digest};
 #[derive(Debug)]
 pub(super) struct Held {
     pub ticket: Arc<BoundTicket>,
-    /// What its user has made of it, whatever that is.
-    pub derived: OnceLock<Arc<dyn Any + Send + Sync>>,
     /// `None` outside of a registry.
     _room: Option<Room>,
 }
@@ -25,7 +22,6 @@ impl Held {
     pub fn unbudgeted(ticket: BoundTicket) -> Self {
         Self {
             ticket: Arc::new(ticket),
-            derived: OnceLock::new(),
             _room: None,
         }
     }
@@ -108,7 +104,6 @@ impl Memory {
         let content = ticket.digest();
         let make = || {
             Arc::new(Held {
-                derived: OnceLock::new(),
                 ticket: Arc::new(ticket),
                 _room: Some(room),
             })

@@ -10,6 +10,7 @@ mod memory;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,6 +25,24 @@ use crate::ticket::{BaseManifest, BoundTicket, Ticket, TicketError, validate_nam
 use folder::Folder;
 use memory::{Held, Memory};
 
+/// Says how many bytes of memory a ticket of a base takes.
+#[derive(Clone)]
+pub struct MemoryOf(Arc<OfTicket>);
+
+type OfTicket = dyn Fn(&Ticket, &BaseManifest) -> usize + Send + Sync;
+
+impl MemoryOf {
+    pub fn new(of: impl Fn(&Ticket, &BaseManifest) -> usize + Send + Sync + 'static) -> Self {
+        Self(Arc::new(of))
+    }
+}
+
+impl fmt::Debug for MemoryOf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MemoryOf")
+    }
+}
+
 /// How much a registry takes in.
 #[derive(Clone, Debug)]
 pub struct RegistryOptions {
@@ -32,7 +51,7 @@ pub struct RegistryOptions {
     /// Bytes of memory for tickets, leased and cached together.
     pub memory_budget: usize,
     /// Bytes that a ticket in memory takes of that, with all that is made of it to use it.
-    pub memory_of: fn(&Ticket, &BaseManifest) -> usize,
+    pub memory_of: MemoryOf,
     /// Let in tickets made for another base whose names and shapes fit this one.
     pub allow_foreign_base: bool,
 }
@@ -294,7 +313,7 @@ impl Registry {
         ticket: &BoundTicket,
         created: SystemTime,
     ) -> Generation {
-        let memory = (self.options.memory_of)(ticket, &self.base);
+        let memory = (self.options.memory_of.0)(ticket, &self.base);
         Generation::new(alias, path.to_owned(), ticket, memory, created)
     }
 
@@ -310,7 +329,7 @@ impl Registry {
         let bound = ticket.and_then(|t| t.bind(&self.base, self.options.allow_foreign_base));
         let ticket = bound.map_err(RegistryError::Invalid)?;
         let (needed, budget) = (
-            (self.options.memory_of)(&ticket, &self.base),
+            (self.options.memory_of.0)(&ticket, &self.base),
             self.memory.budget(),
         );
         if needed > budget {

@@ -18,6 +18,7 @@ pub mod import;
 mod manifest;
 pub mod merge;
 mod metadata;
+mod random;
 pub mod select;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ pub use error::TicketError;
 pub use format::read_bounded;
 pub use manifest::{BaseManifest, ParameterInfo};
 pub use metadata::{Metadata, validate_name};
+pub use random::random;
 
 /// A sparse task vector: per adapted parameter, the positions and the deltas.
 ///

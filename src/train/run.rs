@@ -79,7 +79,7 @@ impl Run<'_> {
     ) -> Result<Option<f64>, TrainError> {
         self.start.reset(self.parameters)?;
         for (name, delta) in deltas {
-            scatter::apply(&self.parameters[name], delta, 1.0)?;
+            scatter::add(&self.parameters[name], delta, 1.0)?;
         }
         self.loss()
     }

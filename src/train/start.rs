@@ -28,7 +28,7 @@ impl Start<'_> {
         if let Some(delta) = ticket.and_then(|ticket| ticket.tensors().get(name)) {
             // A copy first: what a checkpoint gives may be shared.
             let tensor = tensor.copy()?;
-            scatter::apply(&tensor, delta, 1.0)?;
+            scatter::add(&tensor, delta, 1.0)?;
             return Ok(tensor);
         }
         Ok(tensor)

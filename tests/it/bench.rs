@@ -1,4 +1,4 @@
-//! `tombola bench serve` against the real server, and `tombola bench costs`, through the binary.
+//! `tombola bench serve` against the real server, and the other benches, through the binary.
 
 use std::process::{Command, Output};
 
@@ -153,4 +153,32 @@ fn costs_are_measured_and_printed() {
     for line in ["step           1 row", "overlay", "10 %: swap"] {
         assert!(table.contains(line), "{table}");
     }
+}
+
+#[test]
+fn a_device_is_measured_with_a_made_up_base() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("figures.json");
+    let path = json.to_str().unwrap();
+    let device = ["--shape", "tiny", "--device", "cpu", "--dtype", "bf16"];
+    let runs = ["--context", "20", "--repeats", "2", "--json", path];
+    let output = bench_of("device", &[device, runs].concat());
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let table = String::from_utf8_lossy(&output.stdout).into_owned();
+    let figures: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    assert_eq!(
+        (&figures["dtype"], &figures["device"]),
+        (&"bf16".into(), &"the CPU".into())
+    );
+    for (what, rows) in [("steps", 7), ("swaps", 3), ("overlays", 6)] {
+        assert_eq!(figures[what].as_array().unwrap().len(), rows, "{what}");
+    }
+    for step in figures["steps"].as_array().unwrap() {
+        assert!(step["ms"].as_f64().unwrap() > 0.0 && step["of_floor"].as_f64().unwrap() > 0.0);
+    }
+    // The overlays' table has a row for each, with what the floor leaves.
+    assert_eq!(table.matches(" rows | ").count(), 7 + 6, "{table}");
+    let unknown = bench_of("device", &["--shape", "9b"]);
+    assert_eq!(unknown.status.code(), Some(2));
 }

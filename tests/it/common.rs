@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, LazyLock};
 
-use candle_core::{D, IndexOp, Tensor};
+use candle_core::{D, Device, IndexOp, Tensor};
 use half::bf16;
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -26,7 +26,13 @@ pub fn cache() -> CacheDir {
 
 /// A cache folder of the tests' own, for the fingerprints of what they make.
 pub fn scratch() -> CacheDir {
-    CacheDir::at(Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"))
+    let folder = folder("CARGO_TARGET_TMPDIR", env!("CARGO_TARGET_TMPDIR"));
+    CacheDir::at(folder.join("cache"))
+}
+
+/// A folder of cargo's: where it says now, if tests run elsewhere than they were built.
+fn folder(variable: &str, at_build: &str) -> PathBuf {
+    std::env::var_os(variable).map_or_else(|| PathBuf::from(at_build), PathBuf::from)
 }
 
 /// The default base's GGUF file, fetched on first use.
@@ -47,9 +53,8 @@ pub const TINY: [&str; 5] = [
 
 /// A file of `tests/golden`.
 pub fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/golden")
-        .join(name)
+    let root = folder("CARGO_MANIFEST_DIR", env!("CARGO_MANIFEST_DIR"));
+    root.join("tests/golden").join(name)
 }
 
 /// Parses a JSON file of `tests/golden`.
@@ -63,11 +68,17 @@ pub fn ids(value: &serde_json::Value) -> Vec<u32> {
     serde_json::from_value(value.clone()).expect("token ids")
 }
 
+/// Where bases are resident: on the CPU, unless `TOMBOLA_TEST_DEVICE` says otherwise (`deploy/gpu-check` does).
+pub fn device() -> DeviceSpec {
+    let named = std::env::var("TOMBOLA_TEST_DEVICE");
+    named.map_or(DeviceSpec::Cpu, |name| name.parse().expect("a device"))
+}
+
 /// All positions, nothing kept quantised.
 pub fn dense(dtype: Dtype) -> LoadOptions {
     LoadOptions {
         dtype,
-        device: DeviceSpec::Cpu,
+        device: device(),
         max_positions: None,
         keep_quantized: false,
     }
@@ -91,6 +102,7 @@ pub fn load_default(dtype: Dtype) -> Base {
 pub fn load_default_quantized() -> Base {
     let options = LoadOptions {
         keep_quantized: true,
+        device: DeviceSpec::Cpu,
         ..dense(Dtype::F32)
     };
     load_with(&Files::Gguf(default_gguf_path()), &options)
@@ -199,6 +211,7 @@ impl<'a> Player<'a> {
 
 /// Log-probabilities of each row of logits.
 pub fn logprobs(logits: &Tensor) -> Vec<Vec<f32>> {
+    let logits = logits.to_device(&Device::Cpu).unwrap();
     let logits = logits.to_dtype(candle_core::DType::F64).unwrap();
     let rows = candle_nn::ops::log_softmax(&logits, D::Minus1).unwrap();
     let rows = rows.to_dtype(candle_core::DType::F32).unwrap();

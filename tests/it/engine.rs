@@ -18,8 +18,8 @@ use tombola::engine::{
     SamplingParams, SequenceError, TicketMode, spawn,
 };
 use tombola::metrics::Metrics;
-use tombola::model::{BLOCK, Dtype, TicketOverlay};
-use tombola::registry::{Lease, Registry, RegistryOptions};
+use tombola::model::{BLOCK, Dtype};
+use tombola::registry::{Lease, MemoryOf, Registry, RegistryOptions};
 use tombola::ticket::{BaseManifest, Digest, TensorDelta};
 
 use crate::common::{Player, encode_ticket, load_tiny, random_delta};
@@ -95,7 +95,7 @@ pub fn registry(count: usize, largest: f32, memory_budget: usize) -> (Registry, 
     let options = RegistryOptions {
         max_ticket_bytes: 1 << 20,
         memory_budget,
-        memory_of: |ticket, _| ticket.resident_bytes(),
+        memory_of: MemoryOf::new(|ticket, _| ticket.resident_bytes()),
         allow_foreign_base: false,
     };
     let opened = Registry::open(folder.path(), base, options).unwrap();

@@ -107,7 +107,7 @@ fn the_default_base_kept_quantised_equals_transformers() {
     let file = std::fs::metadata(default_gguf_path()).unwrap().len();
     let bytes = base.resident.bytes() as u64;
     assert!(bytes <= file, "{bytes} bytes of a file of {file}");
-    let over = TicketOverlay::new(&sql_ticket(&base), &base.manifest).unwrap();
+    let over = base.lay_out(&sql_ticket(&base)).unwrap();
     check_under(
         &base,
         Some(&Arc::new(over)),
@@ -154,7 +154,7 @@ fn the_sql_ticket_laid_over_the_base_equals_transformers() {
     for (dtype, tolerance) in [(Dtype::F32, F32_BF16_DELTAS), (Dtype::Bf16, BF16)] {
         let base = load_default(dtype);
         let ticket = sql_ticket(&base);
-        let over = TicketOverlay::new(&ticket, &base.manifest).unwrap();
+        let over = base.lay_out(&ticket).unwrap();
         let greedy = dtype == Dtype::F32;
         check_under(&base, Some(&Arc::new(over)), "sql.json", tolerance, greedy);
         assert_eq!(base.resident.digest().unwrap(), base.loaded_digest);

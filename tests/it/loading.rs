@@ -305,6 +305,15 @@ fn dtypes_and_devices_are_parsed() {
     assert_eq!("bf16".parse(), Ok(Dtype::Bf16));
     assert_eq!("cpu".parse(), Ok(DeviceSpec::Cpu));
     assert!("f8".parse::<Dtype>().unwrap_err().contains("bf16"));
-    assert!("cuda:0".parse::<DeviceSpec>().unwrap_err().contains("cpu"));
+    assert!("gpu".parse::<DeviceSpec>().unwrap_err().contains("cuda:N"));
+    let gpu = "cuda:1".parse::<DeviceSpec>();
+    if cfg!(feature = "cuda") {
+        assert_eq!(gpu, Ok(DeviceSpec::Cuda(1)));
+        for bad in ["cuda:", "cuda:x", "cuda1"] {
+            assert!(bad.parse::<DeviceSpec>().unwrap_err().contains("cuda:N"));
+        }
+    } else {
+        assert!(gpu.unwrap_err().contains("--features cuda"));
+    }
     assert_eq!(Dtype::Bf16.bytes(), DType::BF16.size_in_bytes());
 }

@@ -196,7 +196,7 @@ fn ticket(base: &Base, seed: u64) -> Arc<BoundTicket> {
 }
 
 fn overlay(base: &Base, seed: u64) -> Arc<TicketOverlay> {
-    Arc::new(TicketOverlay::new(&ticket(base, seed), &base.manifest).unwrap())
+    Arc::new(base.lay_out(&ticket(base, seed)).unwrap())
 }
 
 #[test]

@@ -1,6 +1,7 @@
-//! `tombola bench`: measure a server as its clients see it, or what the resident base costs.
+//! `tombola bench`: measure a server as its clients see it, what the resident base costs, or a device.
 
 mod costs;
+mod device;
 mod serve;
 
 use clap::{Args, Subcommand};
@@ -18,6 +19,8 @@ enum Command {
     Serve(Box<serve::ServeArgs>),
     /// Measure what steps and tickets cost on this machine: what --ticket-mode auto decides by.
     Costs(Box<costs::CostsArgs>),
+    /// Measure steps, swaps and overlays of a made-up base against what the device's memory allows.
+    Device(Box<device::DeviceArgs>),
 }
 
 /// Runs what was asked for.
@@ -28,5 +31,6 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     match &args.command {
         Command::Serve(args) => serve::run(args),
         Command::Costs(args) => costs::run(args),
+        Command::Device(args) => device::run(args),
     }
 }

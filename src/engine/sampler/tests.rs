@@ -21,6 +21,35 @@ fn greedy_takes_the_likeliest_and_the_lowest_of_equals() {
 }
 
 #[test]
+fn only_what_the_best_token_decides_is_left_to_it() {
+    assert!(Sampler::new(greedy(), &[], &[1]).takes_the_best());
+    let mut sampler = Sampler::new(
+        SamplingParams {
+            min_tokens: 1,
+            ..greedy()
+        },
+        &[],
+        &[1],
+    );
+    assert!(!sampler.takes_the_best());
+    assert_eq!(sampler.take(3).token, 3);
+    assert!(sampler.takes_the_best());
+    let others: [fn(&mut SamplingParams); 6] = [
+        |params| params.temperature = 0.5,
+        |params| params.logprobs = Some(0),
+        |params| params.logit_bias = vec![(1, 1.0)],
+        |params| params.repetition_penalty = 1.1,
+        |params| params.presence_penalty = 0.1,
+        |params| params.frequency_penalty = 0.1,
+    ];
+    for change in others {
+        let mut params = greedy();
+        change(&mut params);
+        assert!(!Sampler::new(params, &[], &[]).takes_the_best());
+    }
+}
+
+#[test]
 fn broken_logits_give_no_token() {
     let mut sampler = Sampler::new(greedy(), &[], &[]);
     assert_eq!(sampler.sample(&mut [f32::NAN; 4]), None);

@@ -1,6 +1,7 @@
 use candle_core::{DType, Device, IndexOp, Tensor};
 use proptest::prelude::*;
 
+use super::super::indices::Indices;
 use super::super::kv;
 use super::*;
 
@@ -73,6 +74,7 @@ fn paged(sequences: &[Sequence], chunks: &[usize], window: Option<usize>, dtype:
             .collect();
         let slot = |p: usize| blocks[p / BLOCK] * BLOCK as u32 + (p % BLOCK) as u32;
         let slots: Vec<u32> = (0..positions).map(slot).collect();
+        let slots = Indices::new(&slots, &Device::Cpu).unwrap();
         kv::write(&keys, &values, &sequence.keys, &sequence.values, &slots).unwrap();
         let first_position = positions - rows;
         queries.push(sequence.queries.narrow(0, first_position, rows).unwrap());
@@ -85,6 +87,8 @@ fn paged(sequences: &[Sequence], chunks: &[usize], window: Option<usize>, dtype:
         first_row += rows;
     }
     let queries = Tensor::cat(&queries, 0).unwrap();
+    let group = queries.dim(1).unwrap() / kv_heads;
+    let spans = Spans::new(&spans, group, &Device::Cpu).unwrap();
     attention(&queries, &keys, &values, &spans, window, 0.3).unwrap()
 }
 
@@ -143,7 +147,9 @@ fn refuses_a_block_table_that_is_too_short() {
             first_position,
             blocks,
         };
-        attention(&queries, &keys, &values, &[span], None, 1.0)
+        let span = [span];
+        let spans = Spans::new(&span, 2, &Device::Cpu).unwrap();
+        attention(&queries, &keys, &values, &spans, None, 1.0)
     };
     assert!(run(15, vec![3]).is_ok());
     assert!(run(16, vec![3]).is_err());

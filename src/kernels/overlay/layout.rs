@@ -1,5 +1,6 @@
 //! A ticket's deltas for one weight, arranged for the sparse product.
 
+use super::WeightDeltas;
 use crate::ticket::{Columns, DeltaDtype, Deltas, MAX_U16_COLUMNS, TensorDelta};
 
 /// The deltas of one weight `[out, in]`, in blocks of output rows, arranged as their density wants it.
@@ -57,13 +58,13 @@ const BLOCK_NONZEROS: usize = 512;
 type Parts<'a> = [(usize, &'a TensorDelta)];
 
 impl OverlayLayout {
-    /// Arranges the deltas of the parameters that a weight `[out, in]` is fused of, each with the row
-    /// that it begins at, ascending.
+    /// Arranges a weight's deltas.
     ///
     /// # Panics
     /// If a delta reaches beyond the weight, which a ticket that is bound to its base rules out.
-    pub fn new([out, inner]: [usize; 2], parts: &Parts) -> Self {
-        let nonzeros = count(parts);
+    pub fn new(weight: &WeightDeltas) -> Self {
+        let ([out, inner], parts) = (weight.shape, &weight.parts[..]);
+        let nonzeros = weight.nonzeros();
         let by_vector = nonzeros >= inner + 2 * out;
         let most = if by_vector { BLOCK_ROWS } else { MOST_ROWS };
         let blocks = (nonzeros / BLOCK_NONZEROS).clamp(1, BLOCKS);
@@ -85,17 +86,21 @@ impl OverlayLayout {
             nonzeros,
             by_vector,
             order,
-            columns: if inner <= MAX_U16_COLUMNS {
-                Columns::U16(columns.into_iter().map(|column| column as u16).collect())
-            } else {
+            columns: if weight.has_wide_columns() {
                 Columns::U32(columns)
+            } else {
+                Columns::U16(columns.into_iter().map(|column| column as u16).collect())
             },
-            deltas: Deltas::from_f32(deltas, widest(parts)),
+            deltas: Deltas::from_f32(deltas, weight.widest()),
         }
     }
 
     pub fn nonzeros(&self) -> usize {
         self.nonzeros
+    }
+
+    pub(super) fn shape(&self) -> [usize; 2] {
+        [self.out, self.inner]
     }
 
     pub(super) fn blocks(&self) -> usize {
@@ -121,14 +126,14 @@ impl OverlayLayout {
     }
 
     /// Heap bytes of what [`Self::new`] makes of the same, at most.
-    pub fn bytes_for([out, inner]: [usize; 2], parts: &Parts) -> usize {
-        let nonzeros = count(parts);
-        let column = if inner <= MAX_U16_COLUMNS {
-            size_of::<u16>()
-        } else {
+    pub fn bytes_for(weight: &WeightDeltas) -> usize {
+        let ([out, _], nonzeros) = (weight.shape, weight.nonzeros());
+        let column = if weight.has_wide_columns() {
             size_of::<u32>()
+        } else {
+            size_of::<u16>()
         };
-        let entry = column + widest(parts).size();
+        let entry = column + weight.widest().size();
         let blocks = (out.div_ceil(BLOCK_ROWS).max(BLOCKS) + 1) * size_of::<usize>();
         if is_by_row(out, nonzeros) {
             let row = size_of::<u16>() + size_of::<usize>() + (QUAD - 1) * entry;
@@ -143,18 +148,29 @@ fn count(parts: &Parts) -> usize {
     parts.iter().map(|(_, delta)| delta.nonzeros()).sum()
 }
 
-fn is_by_row(out: usize, nonzeros: usize) -> bool {
-    nonzeros >= out * BY_ROW_FROM
+impl WeightDeltas<'_> {
+    pub fn nonzeros(&self) -> usize {
+        count(&self.parts)
+    }
+
+    /// Whether columns are kept in u32.
+    pub fn has_wide_columns(&self) -> bool {
+        self.shape[1] > MAX_U16_COLUMNS
+    }
+
+    /// A dtype that holds all of the deltas.
+    pub fn widest(&self) -> DeltaDtype {
+        let wide = |(_, delta): &(usize, &TensorDelta)| delta.deltas().dtype() == DeltaDtype::F32;
+        if self.parts.iter().any(wide) {
+            DeltaDtype::F32
+        } else {
+            DeltaDtype::Bf16
+        }
+    }
 }
 
-/// A dtype that holds all of the deltas.
-fn widest(parts: &Parts) -> DeltaDtype {
-    let wide = |(_, delta): &(usize, &TensorDelta)| delta.deltas().dtype() == DeltaDtype::F32;
-    if parts.iter().any(wide) {
-        DeltaDtype::F32
-    } else {
-        DeltaDtype::Bf16
-    }
+fn is_by_row(out: usize, nonzeros: usize) -> bool {
+    nonzeros >= out * BY_ROW_FROM
 }
 
 /// `(row of the weight, column, delta)`, by row, then column.

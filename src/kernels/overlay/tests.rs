@@ -16,6 +16,31 @@ fn random(shape: (usize, usize)) -> Tensor {
     Tensor::randn(0f32, 1., shape, &Device::Cpu).unwrap()
 }
 
+/// A ticket that touches one weight, which is fused of these parts.
+fn ticket(shape: [usize; 2], parts: &[&TensorDelta]) -> Layouts {
+    let weight = fused(shape, parts);
+    let layouts = Layouts::new(&[Some(weight.clone())], &Device::Cpu).unwrap();
+    let counted = Layouts::bytes_for(&[Some(weight)], &Device::Cpu);
+    assert!(layouts.bytes() <= counted, "{} {counted}", layouts.bytes());
+    layouts
+}
+
+fn fused<'a>(shape: [usize; 2], parts: &[&'a TensorDelta]) -> WeightDeltas<'a> {
+    let mut first = 0;
+    let part = |part: &&'a TensorDelta| {
+        first += part.rows();
+        (first - part.rows(), *part)
+    };
+    let parts = parts.iter().map(part).collect();
+    WeightDeltas { shape, parts }
+}
+
+/// Lays tickets over the rows of a weight's product.
+fn lay(y: &Tensor, x: &Tensor, parts: &[OverlayRows]) -> Result<()> {
+    let overlays = Overlays::new(parts.to_vec(), &Device::Cpu)?;
+    overlay(y, x, &overlays, 0)
+}
+
 fn rows_of(t: &Tensor) -> Vec<Vec<f32>> {
     t.to_vec2().unwrap()
 }
@@ -63,9 +88,8 @@ proptest! {
     ) {
         let [out, inner] = shape;
         let first = parts[0].rows();
-        let layout = OverlayLayout::new(shape, &[(0, &parts[0]), (first, &parts[1])]);
-        prop_assert_eq!(layout.nonzeros(), parts[0].nonzeros() + parts[1].nonzeros());
-        prop_assert!(layout.bytes() <= OverlayLayout::bytes_for(shape, &[(0, &parts[0]), (first, &parts[1])]));
+        let ticket = &ticket(shape, &[&parts[0], &parts[1]]);
+        prop_assert_eq!(ticket.nonzeros(), parts[0].nonzeros() + parts[1].nonzeros());
         let batch = before + under + after;
         prop_assume!(batch > 0);
         let (x, y) = (random((batch, inner)), random((batch, out)));
@@ -83,7 +107,7 @@ proptest! {
             }
         }
         let rows = before..before + under;
-        overlay(&y, &x, &[OverlayRows { rows: rows.clone(), layout: &layout, scale }]).unwrap();
+        lay(&y, &x, &[OverlayRows { rows: rows.clone(), ticket, scale }]).unwrap();
         let got = rows_of(&y);
         for (got, want) in got.iter().flatten().zip(want.iter().flatten()) {
             prop_assert!((got - want).abs() < 1e-3, "{got} {want}");
@@ -92,7 +116,7 @@ proptest! {
         for row in rows {
             let y = Tensor::new(vec![dense[row].clone()], &Device::Cpu).unwrap();
             let x = x.narrow(0, row, 1).unwrap();
-            overlay(&y, &x, &[OverlayRows { rows: 0..1, layout: &layout, scale }]).unwrap();
+            lay(&y, &x, &[OverlayRows { rows: 0..1, ticket, scale }]).unwrap();
             prop_assert_eq!(&rows_of(&y)[0], &got[row]);
         }
     }
@@ -103,7 +127,7 @@ fn rows_with_many_nonzeros_lie_by_row() {
     let kept = |share: usize| (0..400 * 300).step_by(share).collect::<Vec<_>>();
     for (share, by_row) in [(100, false), (20, false), (10, true), (2, true)] {
         let delta = delta([400, 300], &kept(share), DeltaDtype::Bf16);
-        let layout = OverlayLayout::new([400, 300], &[(0, &delta)]);
+        let layout = OverlayLayout::new(&fused([400, 300], &[&delta]));
         assert_eq!(matches!(layout.order, Order::Row { .. }), by_row, "{share}");
     }
 }
@@ -113,19 +137,19 @@ fn each_row_is_under_its_own_ticket() {
     let shape = [5, 3];
     let one = delta(shape, &[0, 7], DeltaDtype::Bf16);
     let other = delta(shape, &[14], DeltaDtype::F32);
-    let [one, other] = [one, other].map(|delta| OverlayLayout::new(shape, &[(0, &delta)]));
+    let [one, other] = [one, other].map(|delta| ticket(shape, &[&delta]));
     let parts = |rows: [Range<usize>; 2]| {
         let [a, b] = rows;
-        let part = |rows, layout| OverlayRows {
+        let part = |rows, ticket| OverlayRows {
             rows,
-            layout,
+            ticket,
             scale: 1.0,
         };
         [part(a, &one), part(b, &other)]
     };
     let x = Tensor::new(&[[1f32, 10., 100.]; 4], &Device::Cpu).unwrap();
     let y = Tensor::zeros((4, 5), candle_core::DType::F32, &Device::Cpu).unwrap();
-    overlay(&y, &x, &parts([0..1, 2..4])).unwrap();
+    lay(&y, &x, &parts([0..1, 2..4])).unwrap();
     let [a, b] = [1.5, 1.5 + 0.37f32.sin()];
     let b = half::bf16::from_f32(b).to_f32();
     let under_one = vec![a, 0., 10. * b, 0., 0.];
@@ -135,11 +159,11 @@ fn each_row_is_under_its_own_ticket() {
         [under_one, vec![0.; 5], under_other.clone(), under_other]
     );
     for bad in [[0..3, 2..4], [0..1, 2..5]] {
-        let error = overlay(&y, &x, &parts(bad)).unwrap_err().to_string();
+        let error = lay(&y, &x, &parts(bad)).unwrap_err().to_string();
         assert!(error.contains("overlay: rows"), "{error}");
     }
     let narrow = Tensor::zeros((4, 2), candle_core::DType::F32, &Device::Cpu).unwrap();
-    let error = overlay(&y, &narrow, &parts([0..1, 2..4]))
+    let error = lay(&y, &narrow, &parts([0..1, 2..4]))
         .unwrap_err()
         .to_string();
     assert!(
@@ -154,18 +178,18 @@ fn many_nonzeros_are_cut_into_blocks_and_wide_weights_keep_their_columns() {
         let [out, inner] = shape;
         let positions: Vec<usize> = (0..out * inner).step_by(step).collect();
         let delta = delta(shape, &positions, DeltaDtype::F32);
-        let layout = OverlayLayout::new(shape, &[(0, &delta)]);
+        let layout = OverlayLayout::new(&fused(shape, &[&delta]));
         assert_eq!(layout.blocks(), blocks);
-        assert!(layout.bytes() <= OverlayLayout::bytes_for(shape, &[(0, &delta)]));
+        let ticket = &ticket(shape, &[&delta]);
         for batch in [1, 2, 5, 16, 21] {
             let x = random((batch, inner));
             let y = Tensor::zeros((batch, out), candle_core::DType::F32, &Device::Cpu).unwrap();
             let rows = OverlayRows {
                 rows: 0..batch,
-                layout: &layout,
+                ticket,
                 scale: 1.0,
             };
-            overlay(&y, &x, &[rows]).unwrap();
+            lay(&y, &x, &[rows]).unwrap();
             for (x, got) in rows_of(&x).iter().zip(rows_of(&y)) {
                 let (mut want, mut size) = (vec![0f64; out], vec![0f64; out]);
                 for (r, c, d) in delta.entries() {

@@ -12,9 +12,12 @@ mod slot;
 use candle_core::{Result, Tensor};
 use candle_nn::ops::rms_norm;
 
+use crate::kernels::accumulate;
 use crate::kernels::causal::CausalOptions;
 use crate::kernels::cross_entropy::{cross_entropy, nll};
+use crate::kernels::indices::Indices;
 use crate::kernels::rms_norm::{rms_norm_backward, rms_norm_weight_gradient};
+use crate::kernels::select::select;
 use crate::model::Decoder;
 pub use rows::Rows;
 pub use slot::Slot;
@@ -172,7 +175,8 @@ impl Backprop<'_> {
     }
 
     fn embed(&self, rows: &Rows) -> Result<Tensor> {
-        self.decoder.weights().embedding.select(&rows.tokens)
+        let embedding = &self.decoder.weights().embedding;
+        embedding.select(&Indices::new(&rows.tokens, embedding.device())?)
     }
 
     fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
@@ -184,11 +188,10 @@ impl Backprop<'_> {
     fn chunks<'r>(&self, x: &Tensor, rows: &'r Rows) -> Result<Vec<(Tensor, &'r [u32])>> {
         let chunk = (LOGITS / self.decoder.config().vocab_size).max(1);
         let learned = rows.learned.chunks(chunk).zip(rows.targets.chunks(chunk));
-        let select = |(rows, targets): (&[u32], &'r [u32])| {
-            let rows = Tensor::new(rows, x.device())?;
-            Ok((x.index_select(&rows, 0)?, targets))
+        let chunk_of = |(rows, targets): (&[u32], &'r [u32])| {
+            Ok((select(x, &Indices::new(rows, x.device())?)?, targets))
         };
-        learned.map(select).collect()
+        learned.map(chunk_of).collect()
     }
 
     /// The losses, and the gradient of the last layer's output `[rows, hidden]`.
@@ -216,10 +219,8 @@ impl Backprop<'_> {
             pass.norm_gradient(Slot::Norm, &x, &dy, gradients)?;
             parts.push(pass.norm_backward(&x, &weights.norm, &dy)?);
         }
-        let learned = Tensor::new(pass.rows.learned.as_slice(), x.device())?;
-        let dx = x
-            .zeros_like()?
-            .index_add(&learned, &Tensor::cat(&parts, 0)?, 0)?;
+        let dx = x.zeros_like()?;
+        accumulate::add_rows(&dx, &pass.rows.learned, &Tensor::cat(&parts, 0)?)?;
         Ok((losses, dx))
     }
 }

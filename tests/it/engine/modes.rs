@@ -263,14 +263,15 @@ fn memory_counts_what_an_overlay_takes() {
     let base = load_tiny(MODEL, Dtype::F32);
     let (leases, _folder) = leases(1);
     let ticket = leases[0].ticket();
-    let made = TicketOverlay::new(ticket, &base.manifest).unwrap();
+    let made = base.lay_out(ticket).unwrap();
     assert_eq!(made.nonzeros(), ticket.nonzeros());
     let takes = ticket.resident_bytes() + made.bytes();
-    let counted = TicketOverlay::resident_bytes_of(ticket, &base.manifest);
+    let counted = base.memory_of_tickets(true)(ticket, &base.manifest);
     assert!(takes <= counted, "{takes} of {counted} bytes");
-    let other = load_tiny("qwen2", Dtype::F32).manifest;
-    let error = TicketOverlay::new(ticket, &other).unwrap_err().to_string();
-    assert!(error.contains(&other.fingerprint.to_string()), "{error}");
+    let other = load_tiny("qwen2", Dtype::F32);
+    let error = other.lay_out(ticket).unwrap_err().to_string();
+    let fingerprint = other.manifest.fingerprint.to_string();
+    assert!(error.contains(&fingerprint), "{error}");
     // Besides the offsets, 16 bytes a nonzero and 4 a row are never reached.
     let rows: usize = ticket.tensors().values().map(TensorDelta::rows).sum();
     let bound = 16 * ticket.nonzeros() + 4 * rows + 100 * ticket.tensors().len();

@@ -19,7 +19,7 @@ use tombola::engine::{
     SequenceError, StepResult, TokenLogprobs, channel,
 };
 use tombola::metrics::Metrics;
-use tombola::registry::{Registry, RegistryOptions};
+use tombola::registry::{MemoryOf, Registry, RegistryOptions};
 use tombola::server::{AppState, ServedBase, ServerOptions, router};
 use tombola::text::Text;
 use tombola::ticket::{
@@ -78,7 +78,7 @@ impl Server {
         let options = RegistryOptions {
             max_ticket_bytes: MAX_TICKET_BYTES,
             memory_budget: 1 << 20,
-            memory_of: |ticket, _| ticket.resident_bytes(),
+            memory_of: MemoryOf::new(|ticket, _| ticket.resident_bytes()),
             allow_foreign_base: false,
         };
         let opened = Registry::open(tickets.path(), manifest.clone(), options).unwrap();

@@ -1,0 +1,46 @@
+//! The build script of feature `cuda`: the kernels into one image with machine code for sm_80 and sm_90, and
+//! PTX that the driver of a newer card compiles.
+
+use std::env;
+use std::path::PathBuf;
+use std::process::Command;
+
+const FOLDER: &str = "src/kernels/cuda";
+
+fn main() {
+    if env::var_os("CARGO_FEATURE_CUDA").is_none() {
+        println!("cargo:rerun-if-changed={FOLDER}/build.rs");
+        return;
+    }
+    println!("cargo:rerun-if-changed={FOLDER}");
+    for name in ["CUDA_HOME", "NVCC", "NVCC_CCBIN"] {
+        println!("cargo:rerun-if-env-changed={name}");
+    }
+    let named = env::var_os("NVCC").map(PathBuf::from);
+    let home = env::var_os("CUDA_HOME").map(|home| PathBuf::from(home).join("bin/nvcc"));
+    let nvcc = named.or(home).unwrap_or_else(|| PathBuf::from("nvcc"));
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let targets = [
+        "arch=compute_80,code=sm_80",
+        "arch=compute_90,code=sm_90",
+        "arch=compute_90,code=compute_90",
+    ];
+    let status = Command::new(&nvcc)
+        .args([
+            "-O3",
+            "-std=c++17",
+            "-Werror",
+            "all-warnings",
+            "--threads",
+            "0",
+        ])
+        .args(targets.iter().flat_map(|target| ["-gencode", target]))
+        .args(["-fatbin", &format!("{FOLDER}/kernels.cu"), "-o"])
+        .arg(out.join("kernels.fatbin"))
+        .status();
+    let status = status.unwrap_or_else(|error| {
+        let nvcc = nvcc.display();
+        panic!("feature cuda needs CUDA's compiler (deploy/cuda/toolkit.sh lays one out): {nvcc}: {error}")
+    });
+    assert!(status.success(), "nvcc failed on {FOLDER}/kernels.cu");
+}

@@ -1,0 +1,84 @@
+// What is around the products of a decoder layer. The residual stream is in float, everything else in
+// the base's dtype.
+
+// `to[i] = from[ids[i]]`, rows of `width`, widened; a block has one row.
+KERNEL(select, float *to, const T *from, const uint32_t *ids, uint32_t width) {
+    from += uint64_t(ids[blockIdx.x]) * width;
+    to += uint64_t(blockIdx.x) * width;
+    for (uint32_t i = threadIdx.x; i < width; i += blockDim.x) to[i] = widen(from[i]);
+}
+
+// `y = w * x / sqrt(mean(x^2) + eps)`; a block has one row.
+KERNEL(rms_norm, T *y, const float *x, const T *weight, uint32_t width, float eps) {
+    x += uint64_t(blockIdx.x) * width;
+    y += uint64_t(blockIdx.x) * width;
+    float square = 0.f;
+    for (uint32_t i = threadIdx.x; i < width; i += blockDim.x) square += x[i] * x[i];
+    const float inverse = 1.f / sqrtf(sum_over_block(square) / width + eps);
+    for (uint32_t i = threadIdx.x; i < width; i += blockDim.x)
+        store(y + i, x[i] * (inverse * widen(weight[i])));
+}
+
+// Turns heads in place by their rows' angles: value `i` together with value `i + dim / 2`; each head is
+// normalised first where `norm` is not null. A block has one row, a warp one head at a time.
+KERNEL(rotate, T *x, uint64_t row_stride, const float *cos, const float *sin, const T *norm, float eps,
+       uint32_t heads, uint32_t dim) {
+    const uint32_t half = dim / 2, lane = threadIdx.x % WARP;
+    x += blockIdx.x * row_stride;
+    cos += uint64_t(blockIdx.x) * half;
+    sin += uint64_t(blockIdx.x) * half;
+    for (uint32_t head = threadIdx.x / WARP; head < heads; head += blockDim.x / WARP) {
+        T *values = x + uint64_t(head) * dim;
+        float inverse = 1.f;
+        if (norm != nullptr) {
+            float square = 0.f;
+            for (uint32_t i = lane; i < dim; i += WARP) square += widen(values[i]) * widen(values[i]);
+            inverse = 1.f / sqrtf(sum_over(square, WARP) / dim + eps);
+        }
+        for (uint32_t i = lane; i < half; i += WARP) {
+            float a = widen(values[i]), b = widen(values[i + half]);
+            if (norm != nullptr) {
+                a *= inverse * widen(norm[i]);
+                b *= inverse * widen(norm[i + half]);
+            }
+            store(values + i, a * cos[i] - b * sin[i]);
+            store(values + i + half, b * cos[i] + a * sin[i]);
+        }
+    }
+}
+
+// Stores a row's new keys, or values, at its slot; a block has one row.
+KERNEL(kv_write, T *cache, const T *fresh, uint64_t row_stride, const uint32_t *slots, uint32_t heads,
+       uint32_t dim, uint32_t keys) {
+    const uint32_t slot = slots[blockIdx.x], offset = slot % KV_BLOCK;
+    fresh += blockIdx.x * row_stride;
+    for (uint32_t i = threadIdx.x; i < heads * dim; i += blockDim.x) {
+        const uint32_t head = i / dim, d = i % dim;
+        T *block = cache + (uint64_t(slot / KV_BLOCK) * heads + head) * dim * KV_BLOCK;
+        block[keys ? d * KV_BLOCK + offset : offset * dim + d] = fresh[i];
+    }
+}
+
+// `silu(gate) * up`, a row's `width` gates before its `width` ups.
+KERNEL(silu_mul, T *y, const T *gate_up, uint32_t width, uint64_t count) {
+    for (uint64_t i = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
+         i += uint64_t(gridDim.x) * blockDim.x) {
+        const T *row = gate_up + i / width * 2 * width;
+        const float gate = widen(row[i % width]), up = widen(row[i % width + width]);
+        store(y + i, gate / (1.f + __expf(-gate)) * up);
+    }
+}
+
+// `x += y`, the residual stream in float.
+KERNEL(residual_add, float *x, const T *y, uint64_t count) {
+    for (uint64_t i = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
+         i += uint64_t(gridDim.x) * blockDim.x)
+        x[i] += widen(y[i]);
+}
+
+// `y += bias` in every row.
+KERNEL(bias_add, T *y, const T *bias, uint32_t width, uint64_t count) {
+    for (uint64_t i = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
+         i += uint64_t(gridDim.x) * blockDim.x)
+        store(y + i, widen(y[i]) + widen(bias[i % width]));
+}

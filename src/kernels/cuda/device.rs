@@ -1,0 +1,143 @@
+//! A GPU, opened for the life of the process.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use candle_core::cuda::cudarc::driver::{CudaFunction, CudaModule, result, sys};
+use candle_core::cuda::cudarc::nvrtc::Ptx;
+use candle_core::cuda::{CudaDevice, WrapErr};
+use candle_core::{DType, Device, Result};
+
+static IMAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
+
+/// Opens a GPU by its ordinal: once in the life of the process.
+///
+/// # Errors
+/// There is no driver, no such GPU, or no cuBLAS or cuRAND to be found; or the GPU is older than the kernels.
+pub fn open(ordinal: usize) -> Result<Device> {
+    let mut opened = opened();
+    if let Some(gpu) = opened.iter().find(|gpu| gpu.ordinal == ordinal) {
+        return Ok(Device::Cuda(gpu.device.clone()));
+    }
+    let device = CudaDevice::new_with_stream(ordinal)?;
+    // SAFETY: all work goes to the device's one stream, so nothing has to wait for anything by events.
+    unsafe { device.disable_event_tracking() };
+    keep_memory(&device)?;
+    let module = device
+        .cuda_stream()
+        .context()
+        .load_module(Ptx::from_binary(IMAGE.to_vec()));
+    let module = module.w()?;
+    opened.push(Opened {
+        ordinal,
+        kernels: Arc::new(Kernels::new(&device, module)?),
+        device: device.clone(),
+    });
+    Ok(Device::Cuda(device))
+}
+
+/// Has the driver keep freed memory for the next allocation: by default it goes back to the system at every
+/// synchronisation, which is at every step.
+fn keep_memory(device: &CudaDevice) -> Result<()> {
+    let context = device.cuda_stream().context().clone();
+    if !context.has_async_alloc() {
+        return Ok(());
+    }
+    let mut all = u64::MAX;
+    // SAFETY: the device is open, so it has a pool; the attribute is a u64, which the driver copies.
+    unsafe {
+        let pool = result::device::get_default_mem_pool(context.cu_device()).w()?;
+        let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        let value = std::ptr::from_mut(&mut all).cast();
+        sys::cuMemPoolSetAttribute(pool, threshold, value)
+            .result()
+            .w()
+    }
+}
+
+/// Bytes of a GPU's memory that are free.
+pub fn free_memory(device: &CudaDevice) -> Result<usize> {
+    let (free, _) = device.cuda_stream().context().mem_get_info().w()?;
+    Ok(free)
+}
+
+/// What the driver calls a GPU.
+pub fn name(device: &CudaDevice) -> String {
+    let name = device.cuda_stream().context().name();
+    name.unwrap_or_else(|_| "a GPU without a name".to_owned())
+}
+
+/// The loaded image of a device, and what launches go by.
+pub(super) struct Kernels {
+    module: Arc<CudaModule>,
+    functions: Mutex<HashMap<(&'static str, Option<DType>), CudaFunction>>,
+    pub multiprocessors: usize,
+    /// Bytes of shared memory that a block may have.
+    pub shared_memory: usize,
+}
+
+struct Opened {
+    ordinal: usize,
+    device: CudaDevice,
+    kernels: Arc<Kernels>,
+}
+
+static OPENED: Mutex<Vec<Opened>> = Mutex::new(Vec::new());
+
+fn opened() -> MutexGuard<'static, Vec<Opened>> {
+    // A list that is only pushed to is whole also where somebody has panicked.
+    OPENED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Kernels {
+    fn new(device: &CudaDevice, module: Arc<CudaModule>) -> Result<Self> {
+        use sys::CUdevice_attribute as Attribute;
+        let attribute = |attribute| -> Result<usize> {
+            let value = device.cuda_stream().context().attribute(attribute).w()?;
+            Ok(usize::try_from(value).unwrap_or(0))
+        };
+        Ok(Self {
+            module,
+            functions: Mutex::default(),
+            multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?.max(1),
+            shared_memory: attribute(
+                Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
+            )?,
+        })
+    }
+
+    /// The kernels of an opened device.
+    pub fn of(device: &CudaDevice) -> Result<Arc<Self>> {
+        let id = device.id();
+        match opened().iter().find(|gpu| gpu.device.id() == id) {
+            Some(gpu) => Ok(Arc::clone(&gpu.kernels)),
+            None => candle_core::bail!("a GPU that was not opened by kernels::cuda::open"),
+        }
+    }
+
+    /// A kernel by its name and the dtype that it is compiled for.
+    pub fn function(&self, name: &'static str, dtype: Option<DType>) -> Result<CudaFunction> {
+        let functions = self.functions.lock();
+        let mut functions = functions.unwrap_or_else(PoisonError::into_inner);
+        if let Some(function) = functions.get(&(name, dtype)) {
+            return Ok(function.clone());
+        }
+        let full = match dtype {
+            None => name.to_owned(),
+            Some(DType::F32) => format!("{name}_f32"),
+            Some(DType::BF16) => format!("{name}_bf16"),
+            Some(DType::F16) => format!("{name}_f16"),
+            Some(other) => candle_core::bail!("{name}: no kernel for {other:?}"),
+        };
+        let function = self.module.load_function(&full).w()?;
+        if self.shared_memory > 0 {
+            // More than 48 KiB of dynamic shared memory has to be asked for, once a function.
+            let size = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            let fixed = function.shared_size_bytes().w()?;
+            let most = i32::try_from(self.shared_memory).unwrap_or(i32::MAX) - fixed;
+            function.set_attribute(size, most).w()?;
+        }
+        functions.insert((name, dtype), function.clone());
+        Ok(function)
+    }
+}

@@ -1,0 +1,5 @@
+// The kernels of a dtype; included once for each.
+#include "attention.cuh"
+#include "decoder.cuh"
+#include "overlay.cuh"
+#include "swap.cuh"

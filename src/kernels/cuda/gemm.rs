@@ -1,0 +1,142 @@
+//! Dense products by cuBLAS.
+
+use std::ffi::c_void;
+
+use candle_core::cuda::cudarc::cublas::sys::cublasOperation_t as Operation;
+use candle_core::cuda::cudarc::cublas::{result, sys};
+use candle_core::cuda::{CudaDevice, WrapErr};
+use candle_core::{DType, Result};
+
+use super::launch::count_launch;
+use super::view::{View, ViewMut};
+
+/// `y = scale·x·Wᵀ + keep·y`, for contiguous `x` `[rows, inner]`, `w` `[out, inner]` of one dtype, and `y`
+/// `[rows, out]` of that or f32. Products are added in f32 (but for the parts of a sum that cuBLAS splits, which it may
+/// add in the result's dtype).
+pub struct Product<'a> {
+    pub x: View<'a>,
+    pub weight: View<'a>,
+    pub y: ViewMut<'a>,
+    pub shape: [usize; 3],
+    pub scale: f32,
+    pub keep: f32,
+}
+
+/// Computes a product; its shape is `[rows, inner, out]`.
+///
+/// # Errors
+/// cuBLAS refuses it.
+///
+/// # Safety
+/// The matrices have that shape.
+pub unsafe fn product(device: &CudaDevice, product: &Product) -> Result<()> {
+    let [rows, inner, out] = product.shape;
+    let Product { x, weight, y, .. } = product;
+    // cuBLAS counts by columns: its A is our weight, transposed, its B and C are x and y as they lie.
+    let of = Columns {
+        shape: [out, rows, inner],
+        a: (*weight, Operation::CUBLAS_OP_T, inner),
+        b: (*x, Operation::CUBLAS_OP_N, inner),
+        scale: product.scale,
+        keep: product.keep,
+    };
+    // SAFETY: the caller's promise.
+    unsafe { of.run(device, y) }
+}
+
+/// Adds `dyᵀ·x` to a gradient `[out, inner]`, for `[x, dy]`, `[rows, inner]` and `[rows, out]`; the shape is
+/// `[rows, inner, out]`.
+///
+/// # Errors
+/// cuBLAS refuses it.
+///
+/// # Safety
+/// The matrices have that shape.
+pub unsafe fn add_gradient(
+    device: &CudaDevice,
+    gradient: &ViewMut,
+    [x, dy]: [View; 2],
+    [rows, inner, out]: [usize; 3],
+) -> Result<()> {
+    let of = Columns {
+        shape: [inner, out, rows],
+        a: (x, Operation::CUBLAS_OP_N, inner),
+        b: (dy, Operation::CUBLAS_OP_T, out),
+        scale: 1.0,
+        keep: 1.0,
+    };
+    // SAFETY: the caller's promise.
+    unsafe { of.run(device, gradient) }
+}
+
+/// `C = scale·op(A)·op(B) + keep·C` as cuBLAS has it, all by columns: `[m, k]`, `[k, n]` and `[m, n]`.
+struct Columns<'a> {
+    /// `[m, n, k]`.
+    shape: [usize; 3],
+    /// With how it is taken, and how far its columns are apart.
+    a: (View<'a>, Operation, usize),
+    b: (View<'a>, Operation, usize),
+    scale: f32,
+    keep: f32,
+}
+
+impl Columns<'_> {
+    /// # Safety
+    /// The matrices have that shape.
+    unsafe fn run(&self, device: &CudaDevice, c: &ViewMut) -> Result<()> {
+        let [m, n, k] = self.shape;
+        if m == 0 || n == 0 {
+            return Ok(());
+        }
+        let dtype = self.a.0.dtype();
+        let b = self.b.0.of(dtype)?;
+        let scalar = |value: &f32| std::ptr::from_ref(value).cast::<c_void>();
+        let blas = device.cublas_handle();
+        device.cuda_stream().context().bind_to_thread().w()?;
+        // SAFETY: the shape is the caller's promise; the scalars are read before the call returns (the handle's
+        // pointer mode is the host's).
+        unsafe {
+            result::gemm_ex(
+                *blas.handle(),
+                self.a.1,
+                self.b.1,
+                size(m)?,
+                size(n)?,
+                size(k)?,
+                scalar(&self.scale),
+                self.a.0.pointer() as *const c_void,
+                kind(dtype)?,
+                size(self.a.2)?,
+                b.pointer() as *const c_void,
+                kind(dtype)?,
+                size(self.b.2)?,
+                scalar(&self.keep),
+                c.pointer() as *mut c_void,
+                kind(c.dtype())?,
+                size(m)?,
+                sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+                sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
+            )
+        }
+        .w()?;
+        count_launch();
+        Ok(())
+    }
+}
+
+/// A size as cuBLAS takes it.
+fn size(n: usize) -> Result<i32> {
+    match i32::try_from(n) {
+        Ok(n) => Ok(n),
+        Err(_) => candle_core::bail!("a product of {n} is too large"),
+    }
+}
+
+fn kind(dtype: DType) -> Result<sys::cudaDataType> {
+    match dtype {
+        DType::F32 => Ok(sys::cudaDataType::CUDA_R_32F),
+        DType::BF16 => Ok(sys::cudaDataType::CUDA_R_16BF),
+        DType::F16 => Ok(sys::cudaDataType::CUDA_R_16F),
+        other => candle_core::bail!("no product of {other:?}"),
+    }
+}

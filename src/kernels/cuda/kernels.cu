@@ -1,0 +1,34 @@
+// All kernels, for each dtype: one translation unit, one image.
+//
+// Where `HOST_EMULATION` is defined, a header before this one has made C++ of what is CUDA's own
+// (tests/cuda/emulation.h), and KERNEL makes each kernel known by its name.
+#include "device.cuh"
+#include "sparse.cuh"
+
+#ifndef HOST_EMULATION
+#define SHARED_MEMORY(type, name)                \
+    extern __shared__ unsigned char name##_bytes[]; \
+    type *const name = reinterpret_cast<type *>(name##_bytes)
+#define NAMED_KERNEL(name, ...) extern "C" __global__ void name(__VA_ARGS__)
+#endif
+
+#define T float
+#define KERNEL(name, ...) NAMED_KERNEL(name##_f32, __VA_ARGS__)
+#include "every.cuh"
+#undef T
+#undef KERNEL
+
+#define T __nv_bfloat16
+#define KERNEL(name, ...) NAMED_KERNEL(name##_bf16, __VA_ARGS__)
+#include "every.cuh"
+#undef T
+#undef KERNEL
+
+#define T __half
+#define KERNEL(name, ...) NAMED_KERNEL(name##_f16, __VA_ARGS__)
+#include "every.cuh"
+#undef T
+#undef KERNEL
+
+#include "logits.cuh"
+#include "train.cuh"

@@ -1,0 +1,182 @@
+//! Sparse products beside a dense one, for rows that are under different tickets.
+
+use candle_core::cuda::CudaDevice;
+use candle_core::cuda::cudarc::driver::{CudaSlice, DeviceRepr};
+use candle_core::{CudaStorage, DType, Layout, Result};
+
+use super::csr::{CHUNK, DeviceTicket, OfWeight};
+use super::gemm::{Product, product};
+use super::launch::Launch;
+use super::view::{View, ViewMut, pointer, upload};
+
+/// `overlay.cuh` has the same struct: batch rows under one ticket.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+struct Segment {
+    ticket: u64,
+    first_row: u32,
+    rows: u32,
+    scale: f32,
+    padding: u32,
+}
+
+// SAFETY: plain numbers, laid out as in `overlay.cuh`.
+unsafe impl DeviceRepr for Segment {}
+
+/// As in `overlay.cuh`: batch rows that share a nonzero's read.
+const ROWS: usize = 4;
+const THREADS: u32 = 256;
+/// What expanded deltas are multiplied by, exactly: f16 has no room for the small ones as they are.
+const EXPANDED: f32 = 1024.0;
+
+/// A part of a batch as the kernels are to lay its ticket over it.
+pub struct DeviceRows<'a> {
+    pub ticket: &'a DeviceTicket,
+    pub first_row: usize,
+    pub rows: usize,
+    pub scale: f32,
+}
+
+/// The segments of a step, in a GPU's memory: those whose products are sparse, and those of so many rows that
+/// they are better expanded.
+pub struct DeviceSegments<'a> {
+    sparse: CudaSlice<Segment>,
+    count: u32,
+    /// Of the sparse.
+    most_rows: usize,
+    dense: Vec<DeviceRows<'a>>,
+}
+
+impl<'a> DeviceSegments<'a> {
+    pub fn new(device: &CudaDevice, parts: Vec<DeviceRows<'a>>) -> Result<Self> {
+        let (dense, sparse): (Vec<_>, Vec<_>) = parts.into_iter().partition(is_dense);
+        let segment = |part: &DeviceRows| {
+            Ok(Segment {
+                ticket: pointer(&part.ticket.table),
+                first_row: super::narrow(part.first_row)?,
+                rows: super::narrow(part.rows)?,
+                scale: part.scale,
+                padding: 0,
+            })
+        };
+        let segments: Vec<Segment> = sparse.iter().map(segment).collect::<Result<_>>()?;
+        Ok(Self {
+            sparse: upload(device, &segments)?,
+            count: super::narrow(segments.len())?,
+            most_rows: sparse.iter().map(|part| part.rows).max().unwrap_or(0),
+            dense,
+        })
+    }
+}
+
+/// Whether expanding the deltas for a dense product is the cheaper way, by rough numbers of an H100: 10¹² nonzeros
+/// times rows a second, against writing and reading the expanded weight at 3·10¹² bytes a second and computing at
+/// 4·10¹⁴ operations a second. (By estimate: not measured yet.)
+pub(super) fn is_dense(part: &DeviceRows) -> bool {
+    let weights = part.ticket.weights.iter().flatten();
+    let size: usize = weights
+        .map(|weight| weight.shape[0] * weight.shape[1])
+        .sum();
+    let (size, rows) = (size as f64, part.rows as f64);
+    let sparse = part.ticket.nonzeros() as f64 * rows / 1e12;
+    let dense = size * 4.0 / 3e12 + 2.0 * size * rows / 4e14;
+    dense < sparse
+}
+
+/// Adds `scale·x·Δᵀ` of one weight, by its number, to the rows `[rows, out]` of `y`; `x` is `[rows, in]`.
+///
+/// # Errors
+/// Dtypes differ.
+///
+/// # Safety
+/// The segments lie in the rows of `x` and `y`, and their tickets' weight has that shape.
+pub unsafe fn overlay(
+    device: &CudaDevice,
+    segments: &DeviceSegments,
+    weight: usize,
+    [out, inner]: [usize; 2],
+    (y, y_layout): (&mut CudaStorage, &Layout),
+    (x, x_layout): (&CudaStorage, &Layout),
+) -> Result<()> {
+    let (y, x) = (ViewMut::new(y, y_layout)?, View::new(x, x_layout)?);
+    let x = x.of(y.dtype())?;
+    let launch = Launch::new(device, "overlay", y.dtype())?;
+    let row_bytes = inner * size_of::<f32>();
+    // Of half of it a multiprocessor holds two blocks.
+    let room = launch.kernels.shared_memory;
+    let (at_once, staged) = match room / 2 / row_bytes.max(1) {
+        0 if row_bytes <= room => (1, true),
+        0 => (ROWS, false),
+        fitting => (fitting.min(ROWS).min(segments.most_rows.max(1)), true),
+    };
+    // As many blocks as the GPU runs at once, shared out among the segments: each stages x anew.
+    let blocks = launch.kernels.multiprocessors * 2;
+    let blocks = blocks
+        .div_ceil(segments.count.max(1) as usize)
+        .min(out.div_ceil(32))
+        .max(1);
+    let launch = launch
+        .write(&y)
+        .read(&x)
+        .u64(pointer(&segments.sparse))
+        .u32(super::narrow(weight)?)
+        .u32(super::narrow(inner)?)
+        .u32(super::narrow(out)?)
+        .u32(super::narrow(at_once)?)
+        .u32(u32::from(staged));
+    let shared_bytes = if staged { at_once * row_bytes } else { 0 };
+    let grid = [super::narrow(blocks)?, segments.count, 1];
+    // SAFETY: overlay's arguments; the caller's promise of what lies where.
+    unsafe { launch.run(grid, THREADS, shared_bytes) }?;
+    for part in &segments.dense {
+        if let Some(of) = &part.ticket.weights[weight] {
+            // SAFETY: the caller's promise.
+            unsafe { add_dense(device, part, (weight, of), &y, x) }?;
+        }
+    }
+    Ok(())
+}
+
+/// The product of a part whose deltas are expanded for it.
+///
+/// # Safety
+/// As [`overlay`].
+unsafe fn add_dense(
+    device: &CudaDevice,
+    part: &DeviceRows,
+    (weight, of): (usize, &OfWeight),
+    y: &ViewMut,
+    x: View,
+) -> Result<()> {
+    let [out, inner] = of.shape;
+    let dtype = x.dtype();
+    let mut expanded = zeros(device, dtype, out * inner)?;
+    let layout = Layout::contiguous((out, inner));
+    let launch = Launch::new(device, "overlay_expand", dtype)?
+        .write(&ViewMut::new(&mut expanded, &layout)?)
+        .u64(pointer(&part.ticket.table))
+        .u32(super::narrow(weight)?)
+        .u32(super::narrow(inner)?)
+        .u32(super::narrow(out)?)
+        .f32(EXPANDED);
+    let blocks = super::narrow(of.nonzeros.div_ceil(CHUNK))?;
+    // SAFETY: overlay_expand's arguments; a bound ticket's positions lie in its weight.
+    unsafe { launch.run([blocks, 1, 1], THREADS, 0) }?;
+    let rows = Product {
+        // SAFETY: the caller's promise: the part's rows lie in x and y.
+        x: unsafe { x.skip(part.first_row * inner) },
+        weight: View::new(&expanded, &layout)?,
+        // SAFETY: as above; y is written by one product at a time.
+        y: unsafe { y.skip(part.first_row * out) },
+        shape: [part.rows, inner, out],
+        scale: part.scale / EXPANDED,
+        keep: 1.0,
+    };
+    // SAFETY: rows of x and y, and the weight that was just written, in their shapes.
+    unsafe { product(device, &rows) }
+}
+
+fn zeros(device: &CudaDevice, dtype: DType, n: usize) -> Result<CudaStorage> {
+    use candle_core::backend::BackendDevice as _;
+    device.zeros_impl(&n.into(), dtype)
+}

@@ -1,0 +1,394 @@
+//! Every kernel against the CPU's: on a GPU, or on the host by `deploy/cuda/emulated`.
+
+mod training;
+
+use candle_core::{DType, Device, Result, Tensor};
+use proptest::prelude::*;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::super::activation::silu_mul;
+use super::super::attention::{Span, Spans, attention};
+use super::super::indices::Indices;
+use super::super::kv::{self, BLOCK};
+use super::super::linear::{linear, logits};
+use super::super::overlay::{Layouts, OverlayRows, Overlays, WeightDeltas, overlay};
+use super::super::residual;
+use super::super::rms_norm::rms_norm;
+use super::super::rope::rotate;
+use super::super::scatter::{self, Target};
+use super::super::select::select;
+use crate::ticket::{DeltaDtype, Deltas, TensorDelta};
+
+fn gpu() -> Device {
+    super::open(0).expect("a GPU, or its emulation")
+}
+
+fn random(shape: impl Into<candle_core::Shape>) -> Tensor {
+    Tensor::randn(0f32, 1., shape, &Device::Cpu).unwrap()
+}
+
+fn values(tensor: &Tensor) -> Vec<f32> {
+    let tensor = tensor.to_device(&Device::Cpu).unwrap();
+    let tensor = tensor.to_dtype(DType::F32).unwrap();
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// What rounding to a dtype may change, relative to 1.
+fn unit(dtype: DType) -> f32 {
+    match dtype {
+        DType::F32 => 1e-5,
+        DType::F16 => 2e-3,
+        _ => 1.6e-2,
+    }
+}
+
+/// Values of the CPU's in f32, and of the GPU's in any dtype.
+fn assert_near(cpu: &Tensor, gpu: &Tensor, tolerance: f32) {
+    assert_eq!(cpu.dims(), gpu.dims());
+    for (at, (want, got)) in values(cpu).into_iter().zip(values(gpu)).enumerate() {
+        let off = (want - got).abs();
+        assert!(
+            off <= tolerance * (1.0 + want.abs()),
+            "{want} {got} at {at}"
+        );
+    }
+}
+
+/// A tensor in a dtype: rounded and widened for the CPU's kernels, which compute in f32, and on the GPU.
+fn both(tensor: &Tensor, dtype: DType, gpu: &Device) -> (Tensor, Tensor) {
+    let rounded = tensor.to_dtype(dtype).unwrap();
+    (
+        rounded.to_dtype(DType::F32).unwrap(),
+        rounded.to_device(gpu).unwrap(),
+    )
+}
+
+fn dtypes() -> impl Strategy<Value = DType> {
+    prop::sample::select(vec![DType::F32, DType::BF16, DType::F16])
+}
+
+/// A delta with nonzeros at the corners of `[rows, inner]` and at random between; some rows stay empty.
+fn delta([rows, inner]: [usize; 2], density: f64, dtype: DeltaDtype, seed: u64) -> TensorDelta {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let last = rows * inner - 1;
+    let kept = (0..=last).filter(|&at| {
+        let empty = at / inner % 5 == 3;
+        at == 0 || at == last || !empty && rng.random_bool(density)
+    });
+    let kept: Vec<usize> = kept.collect();
+    let deltas = kept
+        .iter()
+        .map(|at| (*at as f32 * 0.37).sin() + 0.5)
+        .collect();
+    TensorDelta::from_flat([rows, inner], &kept, Deltas::from_f32(deltas, dtype)).unwrap()
+}
+
+fn delta_dtype(half: bool) -> DeltaDtype {
+    if half {
+        DeltaDtype::Bf16
+    } else {
+        DeltaDtype::F32
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn what_is_around_the_products_equals_the_cpus(
+        (rows, heads, half) in (1usize..6, 1usize..5, 1usize..40),
+        dtype in dtypes(), normed in any::<bool>(),
+    ) {
+        let gpu = gpu();
+        let (dim, width) = (2 * half, 2 * half * heads);
+        let x = random((rows, width));
+        let (weight, weight_there) = both(&random(width), dtype, &gpu);
+        let there = rms_norm(&x.to_device(&gpu).unwrap(), &weight_there, 1e-5).unwrap();
+        prop_assert_eq!(there.dtype(), dtype);
+        assert_near(&rms_norm(&x, &weight, 1e-5).unwrap(), &there, unit(dtype));
+
+        let (gate_up, gate_up_there) = both(&random((rows, 2 * width)), dtype, &gpu);
+        let there = silu_mul(&gate_up_there).unwrap();
+        assert_near(&silu_mul(&gate_up).unwrap(), &there, unit(dtype));
+
+        let (y, y_there) = both(&random((rows, width)), dtype, &gpu);
+        let (sum, sum_there) = (x.copy().unwrap(), x.to_device(&gpu).unwrap());
+        residual::add(&sum, &y).unwrap();
+        residual::add(&sum_there, &y_there).unwrap();
+        prop_assert_eq!(values(&sum), values(&sum_there));
+
+        // Heads that lie between others, as in a fused product.
+        let (fused, fused_there) = both(&random((rows, heads + 2, dim)), dtype, &gpu);
+        let (norm, norm_there) = both(&random(dim), dtype, &gpu);
+        let angles = random((rows, half));
+        let (cos, sin) = (angles.cos().unwrap(), angles.sin().unwrap());
+        let norms = normed.then_some(());
+        rotate(&fused.narrow(1, 1, heads).unwrap(), &cos, &sin, norms.map(|()| (&norm, 1e-5))).unwrap();
+        let (cos, sin) = (cos.to_device(&gpu).unwrap(), sin.to_device(&gpu).unwrap());
+        let norms = norms.map(|()| (&norm_there, 1e-5));
+        rotate(&fused_there.narrow(1, 1, heads).unwrap(), &cos, &sin, norms).unwrap();
+        assert_near(&fused, &fused_there, unit(dtype));
+
+        let ids: Vec<u32> = (0..9).map(|i| (i * 7 % rows) as u32).collect();
+        let (matrix, matrix_there) = both(&x, dtype, &gpu);
+        let here = select(&matrix, &Indices::new(&ids, &Device::Cpu).unwrap()).unwrap();
+        let there = select(&matrix_there, &Indices::new(&ids, &gpu).unwrap()).unwrap();
+        prop_assert_eq!(there.dtype(), DType::F32);
+        prop_assert_eq!(values(&here), values(&there));
+    }
+
+    #[test]
+    fn products_equal_the_cpus(
+        (rows, inner, out) in (1usize..9, 1usize..60, 1usize..50),
+        dtype in dtypes(),
+    ) {
+        let gpu = gpu();
+        let (x, x_there) = both(&random((rows, inner)), dtype, &gpu);
+        let (weight, weight_there) = both(&random((out, inner)), dtype, &gpu);
+        let (bias, bias_there) = both(&random(out), dtype, &gpu);
+        let here = linear(&x, &weight, Some(&bias)).unwrap();
+        let there = linear(&x_there, &weight_there, Some(&bias_there)).unwrap();
+        prop_assert_eq!(there.dtype(), dtype);
+        assert_near(&here, &there, 4.0 * unit(dtype));
+        let there = logits(&x_there, &weight_there).unwrap();
+        prop_assert_eq!(there.dtype(), DType::F32);
+        assert_near(&logits(&x, &weight).unwrap(), &there, 1e-4);
+    }
+
+    #[test]
+    fn attention_equals_the_cpus(
+        lengths in prop::collection::vec((1usize..70, 1usize..20), 1..4),
+        long in prop::option::of(Just((600usize, 3usize))),
+        (kv_heads, group) in (1usize..3, 1usize..9),
+        dim in prop::sample::select(vec![6usize, 16, 64, 80, 128, 136, 256]),
+        window in prop::option::of(1usize..40),
+        dtype in dtypes(),
+    ) {
+        let gpu = gpu();
+        let lengths: Vec<(usize, usize)> = lengths.into_iter().chain(long).collect();
+        attend(&lengths, [kv_heads, group, dim], window, dtype, &gpu).unwrap();
+    }
+
+    #[test]
+    fn overlays_equal_the_cpus_and_ignore_the_batch(
+        (first, second, inner) in (1usize..40, 1usize..40, 1usize..90),
+        density in prop::sample::select(vec![0.001, 0.01, 0.1, 0.6]),
+        half in any::<bool>(), dtype in dtypes(),
+        rows in prop::collection::vec(0usize..7, 3),
+    ) {
+        let gpu = gpu();
+        let shape = [first + second, inner];
+        let parts = |seed| [
+            delta([first, inner], density, delta_dtype(half), seed),
+            delta([second, inner], density, delta_dtype(!half), seed + 1),
+        ];
+        let tickets = [parts(1), parts(3)];
+        let weights = tickets.each_ref().map(|[a, b]| {
+            // The first weight is not touched.
+            [None, Some(WeightDeltas { shape, parts: vec![(0, a), (first, b)] })]
+        });
+        let batch = rows.iter().sum::<usize>() + 1;
+        let (x, x_there) = both(&random((batch, inner)), dtype, &gpu);
+        let (y, y_there) = both(&random((batch, shape[0])), dtype, &gpu);
+        let before = values(&y_there);
+        let lay = |y: &Tensor, x: &Tensor, spans: [std::ops::Range<usize>; 2], device: &Device| {
+            let layouts = weights.each_ref().map(|weights| Layouts::new(weights, device).unwrap());
+            for (layouts, weights) in layouts.iter().zip(&weights) {
+                assert!(layouts.bytes() <= Layouts::bytes_for(weights, device));
+                assert_eq!(layouts.shape(1), Some(shape));
+            }
+            let parts = spans.into_iter().zip(&layouts);
+            let parts = parts.map(|(rows, ticket)| OverlayRows { rows, ticket, scale: -0.7 });
+            let overlays = Overlays::new(parts.collect(), device).unwrap();
+            assert!(overlays.touch(1) && !overlays.touch(0));
+            overlay(y, x, &overlays, 1).unwrap();
+        };
+        let spans = || [rows[0]..rows[0] + rows[1], rows[0] + rows[1]..batch - 1];
+        lay(&y, &x, spans(), &Device::Cpu);
+        lay(&y_there, &x_there, spans(), &gpu);
+        let scale = (inner as f32 * density as f32).max(1.0);
+        assert_near(&y, &y_there, scale * unit(dtype));
+        // Alone, every row gives the very same bits, unless there were so many that the deltas were expanded.
+        let all = values(&y_there);
+        let [under, _] = spans();
+        let ticket = Layouts::new(&weights[0], &gpu).unwrap();
+        for row in under.clone().filter(|_| !is_dense(&ticket, under.len())) {
+            let alone = row * shape[0]..(row + 1) * shape[0];
+            let y = Tensor::new(&before[alone.clone()], &Device::Cpu).unwrap();
+            let y = y.reshape((1, shape[0])).unwrap().to_dtype(dtype).unwrap().to_device(&gpu).unwrap();
+            lay(&y, &x_there.narrow(0, row, 1).unwrap(), [0..1, 1..1], &gpu);
+            prop_assert_eq!(&values(&y), &all[alone]);
+        }
+    }
+
+    #[test]
+    fn swaps_equal_the_cpus_bit_for_bit_and_are_undone(
+        (rows, inner) in (1usize..60, 1usize..120),
+        density in prop::sample::select(vec![0.001, 0.02, 0.5, 1.0]),
+        half in any::<bool>(), dtype in dtypes(), scale in -2f32..2.0,
+    ) {
+        let gpu = gpu();
+        let shapes = [[rows, inner], [inner, rows], [3, 40]];
+        let deltas = [0, 2].map(|at| delta(shapes[at], density, delta_dtype(half), at as u64));
+        let here = shapes.map(|shape| random((shape[0], shape[1])).to_dtype(dtype).unwrap());
+        let there = here.each_ref().map(|weight| weight.to_device(&gpu).unwrap());
+        let before = here.each_ref().map(values);
+        let mut of = shapes.map(|_| None);
+        for (delta, at) in deltas.iter().zip([0, 2]) {
+            of[at] = Some(WeightDeltas { shape: shapes[at], parts: vec![(0, delta)] });
+        }
+        let layouts = Layouts::new(&of, &gpu).unwrap();
+        let parameters = vec![(&here[0], &deltas[0]), (&here[2], &deltas[1])];
+        let _saved = scatter::apply(&Target::Parameters(parameters), scale).unwrap();
+        let target = Target::Weights(&layouts, &there);
+        let saved = scatter::apply(&target, scale).unwrap();
+        prop_assert_eq!(there.each_ref().map(values), here.each_ref().map(values));
+        scatter::revert(&target, &saved).unwrap();
+        prop_assert_eq!(there.each_ref().map(values), before);
+        // For good, as the trainer writes it.
+        scatter::add(&there[0], &deltas[0], scale).unwrap();
+        prop_assert_eq!(values(&there[0]), values(&here[0]));
+    }
+}
+
+/// Whether so many rows under a ticket are computed with its deltas expanded.
+fn is_dense(ticket: &Layouts, rows: usize) -> bool {
+    let Layouts::Gpu(ticket) = ticket else {
+        panic!("a ticket on the GPU");
+    };
+    super::overlay::is_dense(&super::DeviceRows {
+        ticket,
+        first_row: 0,
+        rows,
+        scale: 1.0,
+    })
+}
+
+/// Attends to sequences of `(positions, the last of them that are queries)`, on the CPU and on the GPU.
+fn attend(
+    lengths: &[(usize, usize)],
+    [kv_heads, group, dim]: [usize; 3],
+    window: Option<usize>,
+    dtype: DType,
+    gpu: &Device,
+) -> Result<()> {
+    let tables: Vec<usize> = lengths.iter().map(|(n, _)| n.div_ceil(BLOCK)).collect();
+    let total = tables.iter().sum::<usize>();
+    let caches = |device: &Device, dtype| {
+        let keys = kv::zeros((total, kv_heads, dim, BLOCK), dtype, device).unwrap();
+        (
+            keys,
+            kv::zeros((total, kv_heads, BLOCK, dim), dtype, device).unwrap(),
+        )
+    };
+    let (here, there) = (caches(&Device::Cpu, DType::F32), caches(gpu, dtype));
+    let (mut spans, mut queries, mut next_block) = (Vec::new(), Vec::new(), total);
+    for (&(positions, rows), table) in lengths.iter().zip(&tables) {
+        let rows = rows.min(positions);
+        // Backwards, so that order in memory is not order in the sequence.
+        let blocks: Vec<u32> = (next_block - table..next_block)
+            .rev()
+            .map(|b| b as u32)
+            .collect();
+        next_block -= table;
+        let slot = |p: usize| blocks[p / BLOCK] * BLOCK as u32 + (p % BLOCK) as u32;
+        let slots: Vec<u32> = (0..positions).map(slot).collect();
+        let (keys, keys_there) = both(&random((positions, kv_heads, dim)), dtype, gpu);
+        let (values, values_there) = both(&random((positions, kv_heads, dim)), dtype, gpu);
+        let of = |device| Indices::new(&slots, device).unwrap();
+        kv::write(&here.0, &here.1, &keys, &values, &of(&Device::Cpu))?;
+        kv::write(&there.0, &there.1, &keys_there, &values_there, &of(gpu))?;
+        spans.push(Span {
+            first_row: queries.iter().map(|q: &Tensor| q.dim(0).unwrap()).sum(),
+            rows,
+            first_position: positions - rows,
+            blocks,
+        });
+        queries.push(random((rows, kv_heads * group, dim)));
+    }
+    let (queries, queries_there) = both(&Tensor::cat(&queries, 0)?, dtype, gpu);
+    let of = |device| Spans::new(&spans, group, device).unwrap();
+    let want = attention(&queries, &here.0, &here.1, &of(&Device::Cpu), window, 0.3)?;
+    let got = attention(&queries_there, &there.0, &there.1, &of(gpu), window, 0.3)?;
+    assert_near(&want, &got, 2.0 * unit(dtype));
+    Ok(())
+}
+
+#[test]
+fn many_rows_of_a_dense_ticket_are_expanded() {
+    let gpu = gpu();
+    let shape = [70, 50];
+    let delta = delta(shape, 0.9, DeltaDtype::Bf16, 7);
+    let weights = [Some(WeightDeltas {
+        shape,
+        parts: vec![(0, &delta)],
+    })];
+    let (x, x_there) = both(&random((60, 50)), DType::F32, &gpu);
+    let (y, y_there) = both(&random((60, 70)), DType::F32, &gpu);
+    for (x, y, device) in [(&x, &y, &Device::Cpu), (&x_there, &y_there, &gpu)] {
+        let ticket = &Layouts::new(&weights, device).unwrap();
+        let rows = OverlayRows {
+            rows: 10..58,
+            ticket,
+            scale: 1.5,
+        };
+        if device.is_cuda() {
+            assert!(is_dense(ticket, 48) && !is_dense(ticket, 1));
+        }
+        let overlays = Overlays::new(vec![rows], device).unwrap();
+        overlay(y, x, &overlays, 0).unwrap();
+    }
+    assert_near(&y, &y_there, 1e-4);
+}
+
+#[test]
+fn wide_weights_keep_their_columns() {
+    let gpu = gpu();
+    let shape = [3, 70_000];
+    let delta = delta(shape, 0.001, DeltaDtype::F32, 3);
+    let weights = [Some(WeightDeltas {
+        shape,
+        parts: vec![(0, &delta)],
+    })];
+    let x = random((2, 70_000));
+    let y = random((2, 3));
+    let (x_there, y_there) = (x.to_device(&gpu).unwrap(), y.to_device(&gpu).unwrap());
+    for (x, y, device) in [(&x, &y, &Device::Cpu), (&x_there, &y_there, &gpu)] {
+        let ticket = &Layouts::new(&weights, device).unwrap();
+        let rows = OverlayRows {
+            rows: 0..2,
+            ticket,
+            scale: 1.0,
+        };
+        overlay(y, x, &Overlays::new(vec![rows], device).unwrap(), 0).unwrap();
+    }
+    assert_near(&y, &y_there, 1e-4);
+}
+
+#[test]
+fn what_does_not_fit_is_refused_on_a_gpu_too() {
+    let gpu = gpu();
+    let weight = Tensor::ones((3, 4), DType::F32, &Device::Cpu).unwrap();
+    let weight = weight.to_device(&gpu).unwrap();
+    let delta = delta([2, 4], 1.0, DeltaDtype::F32, 1);
+    let weights = [Some(WeightDeltas {
+        shape: [2, 4],
+        parts: vec![(0, &delta)],
+    })];
+    let layouts = Layouts::new(&weights, &gpu).unwrap();
+    let error = scatter::apply(&Target::Weights(&layouts, &[weight]), 1.0);
+    let error = error.err().unwrap().to_string();
+    assert!(error.contains("[2, 4]"), "{error}");
+    let beyond = Indices::new(&[2], &gpu).unwrap();
+    let matrix = random((2, 3)).to_device(&gpu).unwrap();
+    assert!(select(&matrix, &beyond).is_err());
+    let spans = [Span {
+        first_row: 0,
+        rows: 1,
+        first_position: 0,
+        blocks: vec![0],
+    }];
+    let error = Spans::new(&spans, 9, &gpu).err().unwrap().to_string();
+    assert!(error.contains("9 query heads"), "{error}");
+}

@@ -1,0 +1,80 @@
+//! Tickets of random positions: for whoever measures what tickets cost.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
+use half::bf16;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use rayon::prelude::*;
+
+use super::{
+    BaseManifest, BoundTicket, Deltas, Metadata, ParameterInfo, TensorDelta, Ticket, TicketError,
+};
+
+/// A ticket for a base with small deltas at random positions of the adaptable parameters that `touches` picks by
+/// name: each weight is kept with the same chance, `density`, whatever the others are.
+///
+/// # Errors
+/// No position was kept.
+pub fn random(
+    base: &BaseManifest,
+    density: f64,
+    seed: u64,
+    touches: impl Fn(&str) -> bool,
+) -> Result<BoundTicket, TicketError> {
+    let parameters = base.parameters.iter().filter(|(_, p)| p.adaptable);
+    let parameters: Vec<_> = parameters.filter(|(name, _)| touches(name)).collect();
+    let delta = |&(name, parameter): &(&String, &ParameterInfo)| {
+        // Of a parameter's own, so that it does not hang on which others are touched.
+        let mut hasher = DefaultHasher::new();
+        (seed, name).hash(&mut hasher);
+        let mut rng = StdRng::seed_from_u64(hasher.finish());
+        let shape = [parameter.shape[0], parameter.shape[1]];
+        let kept = positions(shape[0] * shape[1], density, &mut rng);
+        let deltas = kept
+            .iter()
+            .map(|_| bf16::from_f32(rng.random_range(-1e-3..1e-3)));
+        let deltas = Deltas::Bf16(deltas.collect());
+        let delta = TensorDelta::from_flat(shape, &kept, deltas);
+        (
+            name.clone(),
+            delta.expect("ascending positions within the parameter"),
+        )
+    };
+    let tensors: BTreeMap<String, TensorDelta> = parameters.par_iter().map(delta).collect();
+    let metadata = Metadata {
+        name: "random".to_owned(),
+        base_name: base.name.clone(),
+        base_fingerprint: base.fingerprint,
+        density,
+        license: None,
+        training: None,
+    };
+    Ticket::new(metadata, tensors)?.bind(base, false)
+}
+
+/// The gaps between kept positions are drawn, not each position.
+fn positions(count: usize, density: f64, rng: &mut StdRng) -> Vec<usize> {
+    let mut gap = || (rng.random::<f64>().ln() / (1.0 - density).ln()) as usize;
+    let first = gap();
+    let next = |&at: &usize| Some(at + 1 + gap());
+    let all = std::iter::successors(Some(first), next);
+    all.take_while(|&at| at < count).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_are_as_dense_as_asked() {
+        let mut rng = StdRng::seed_from_u64(1);
+        for density in [0.001, 0.01, 0.1, 0.9] {
+            let kept = positions(1 << 20, density, &mut rng);
+            let found = kept.len() as f64 / f64::from(1 << 20);
+            assert!((found / density - 1.0).abs() < 0.2, "{found} for {density}");
+            assert!(kept.is_sorted() && kept.windows(2).all(|pair| pair[0] < pair[1]));
+        }
+    }
+}
