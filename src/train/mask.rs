@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -25,7 +25,9 @@ pub fn task_vector(
     mut tuned: impl FnMut(&str) -> Result<Tensor, TrainError>,
 ) -> Result<Scores, TrainError> {
     let score = |name: &String| {
-        let difference = (tuned(name)? - start.parameter(name)?)?.abs()?;
+        // The start is on the CPU, wherever the base is.
+        let tuned = tuned(name)?.to_device(&Device::Cpu)?;
+        let difference = (tuned - start.parameter(name)?)?.abs()?;
         Ok((name.clone(), difference.flatten_all()?.to_vec1()?))
     };
     adaptable(&start.manifest).map(score).collect()

@@ -48,7 +48,8 @@ impl Learner {
             return self.trainable.restore(|name| state.tensor(name));
         };
         for (slot, sum) in scores {
-            sum.slice_set(&state.tensor(&format!("{slot}.score"))?, 0, 0)?;
+            let saved = state.tensor(&format!("{slot}.score"))?;
+            sum.slice_set(&saved.to_device(sum.device())?, 0, 0)?;
         }
         Ok(())
     }

@@ -37,7 +37,8 @@ impl Start<'_> {
     /// Writes all of them into the resident parameters, by name.
     pub fn reset(&self, parameters: &BTreeMap<String, Tensor>) -> Result<(), TrainError> {
         for (name, resident) in parameters {
-            resident.slice_set(&self.parameter(name)?, 0, 0)?;
+            let parameter = self.parameter(name)?.to_device(resident.device())?;
+            resident.slice_set(&parameter, 0, 0)?;
         }
         Ok(())
     }

@@ -202,7 +202,7 @@ impl Trainable {
         for (slot, variable) in &self.variables {
             let mut read = |what: &str, into: &Tensor| {
                 let tensor = load(&format!("{slot}.{what}"))?;
-                Ok::<_, E>(into.slice_set(&tensor, 0, 0)?)
+                Ok::<_, E>(into.slice_set(&tensor.to_device(into.device())?, 0, 0)?)
             };
             read("values", &variable.values)?;
             if let Some(state) = &variable.state {

@@ -34,10 +34,11 @@ impl Gradients for Dense {
     }
 
     fn add_rows(&mut self, slot: Slot, rows: &[u32], values: &Tensor) -> candle_core::Result<()> {
-        let rows = Tensor::new(rows, values.device())?;
-        let vocab = 256;
-        let zeros = Tensor::zeros((vocab, values.dim(1)?), DType::F32, values.device())?;
-        self.put(slot, zeros.index_add(&rows, values, 0)?)
+        let (cpu, device) = (Device::Cpu, values.device());
+        let (rows, vocab) = (Tensor::new(rows, &cpu)?, 256);
+        let zeros = Tensor::zeros((vocab, values.dim(1)?), DType::F32, &cpu)?;
+        let sum = zeros.index_add(&rows, &values.to_device(&cpu)?, 0)?;
+        self.put(slot, sum.to_device(device)?)
     }
 }
 
@@ -50,7 +51,8 @@ fn rows() -> Rows {
 }
 
 fn dot(a: &Tensor, b: &Tensor) -> f64 {
-    let products = (a * b).unwrap().to_dtype(DType::F64).unwrap();
+    let products = (a * b).unwrap().to_device(&Device::Cpu).unwrap();
+    let products = products.to_dtype(DType::F64).unwrap();
     products.sum_all().unwrap().to_scalar().unwrap()
 }
 
