@@ -324,22 +324,37 @@ fn many_rows_of_a_dense_ticket_are_expanded() {
         shape,
         parts: vec![(0, &delta)],
     })];
-    let (x, x_there) = both(&random((60, 50)), DType::F32, &gpu);
-    let (y, y_there) = both(&random((60, 70)), DType::F32, &gpu);
-    for (x, y, device) in [(&x, &y, &Device::Cpu), (&x_there, &y_there, &gpu)] {
-        let ticket = &Layouts::new(&weights, device).unwrap();
-        let rows = OverlayRows {
-            rows: 10..58,
-            ticket,
-            scale: 1.5,
-        };
-        if device.is_cuda() {
-            assert!(is_dense(ticket, 48) && !is_dense(ticket, 1));
+    // The smallest deltas that trainers write count in every dtype.
+    let small = Deltas::from_f32(vec![1e-6; delta.nonzeros()], DeltaDtype::F32);
+    let kept: Vec<usize> = delta
+        .entries()
+        .map(|(row, column, _)| row * 50 + column)
+        .collect();
+    let small = TensorDelta::from_flat(shape, &kept, small).unwrap();
+    let of_small = [Some(WeightDeltas {
+        shape,
+        parts: vec![(0, &small)],
+    })];
+    for (weights, scale) in [(&weights, 1.5), (&of_small, 3e5)] {
+        for dtype in [DType::F32, DType::BF16, DType::F16] {
+            let (x, x_there) = both(&random((60, 50)), dtype, &gpu);
+            let (y, y_there) = both(&random((60, 70)), dtype, &gpu);
+            for (x, y, device) in [(&x, &y, &Device::Cpu), (&x_there, &y_there, &gpu)] {
+                let ticket = &Layouts::new(weights, device).unwrap();
+                let rows = OverlayRows {
+                    rows: 10..58,
+                    ticket,
+                    scale,
+                };
+                if device.is_cuda() {
+                    assert!(is_dense(ticket, 48) && !is_dense(ticket, 1));
+                }
+                let overlays = Overlays::new(vec![rows], device).unwrap();
+                overlay(y, x, &overlays, 0).unwrap();
+            }
+            assert_near(&y, &y_there, 8.0 * unit(dtype));
         }
-        let overlays = Overlays::new(vec![rows], device).unwrap();
-        overlay(y, x, &overlays, 0).unwrap();
     }
-    assert_near(&y, &y_there, 1e-4);
 }
 
 #[test]

@@ -2,8 +2,9 @@ use candle_core::Device;
 use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
 
+use super::layout::Order;
 use super::*;
-use crate::ticket::{DeltaDtype, TensorDelta};
+use crate::ticket::{DeltaDtype, Deltas, TensorDelta};
 
 /// A delta `[rows, inner]` at some positions.
 fn delta([rows, inner]: [usize; 2], positions: &[usize], dtype: DeltaDtype) -> TensorDelta {
