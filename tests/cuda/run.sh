@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# What can be said of the CUDA side without a GPU, in a minute: the kernels compile for sm_80 and sm_90, clippy finds
+# nothing in what launches them, and their logic holds on the host, under sanitizers. Takes the folder that the
+# toolkit is laid out in (deploy/cuda/toolkit.sh).
+set -euo pipefail
+
+[ $# -eq 1 ] || { echo "usage: run.sh FOLDER" >&2; exit 2; }
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+variables=$(bash deploy/cuda/toolkit.sh "$1")
+eval "$variables"
+scratch=$(mktemp -d)
+host=""
+trap 'kill $host 2>/dev/null || true; rm -rf "$scratch"' EXIT
+
+# Beside clippy, which is the longer of the two.
+(
+  c++ -std=c++20 -O1 -g -ffp-contract=off -fsanitize=address,undefined -fno-sanitize-recover=undefined \
+    -I "$CUDA_HOME/include" -I src/kernels/cuda tests/cuda/kernels.cpp -o "$scratch/kernels"
+  "$scratch/kernels"
+) &
+host=$!
+NVCC=$PWD/tests/cuda/nvcc cargo clippy --locked --release --features cuda --all-targets -- -D warnings
+wait "$host"
