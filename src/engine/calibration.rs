@@ -177,5 +177,5 @@ fn made_up(manifest: &BaseManifest, layers: usize, density: f64) -> BoundTicket 
     let ticket = random(manifest, density, layers as u64, |name| {
         touched.contains(name)
     });
-    ticket.expect("a layer has weights enough to keep some")
+    ticket.expect("every layer has weights, and some are kept")
 }

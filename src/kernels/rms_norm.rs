@@ -28,12 +28,9 @@ impl CustomOp2 for Forward {
         weight: &CpuStorage,
         weight_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
+        let n = check(x_layout, weight_layout)?;
         let shape = x_layout.shape();
         let weight = elements::<f32>(weight, weight_layout)?;
-        let n = weight.len();
-        if shape.dims().last() != Some(&n) {
-            candle_core::bail!("rms-norm: x {shape:?}, {n} weights");
-        }
         let x = elements::<f32>(x, x_layout)?;
         let mut y = vec![0f32; x.len()];
         let out = Scattered::new(&mut y);
@@ -62,10 +59,7 @@ impl CustomOp2 for Forward {
         weight_layout: &Layout,
     ) -> Result<(candle_core::CudaStorage, Shape)> {
         use super::cuda::{Launch, View, ViewMut, alloc};
-        let (shape, n) = (x_layout.shape(), weight_layout.shape().elem_count());
-        if shape.dims().last() != Some(&n) {
-            candle_core::bail!("rms-norm: x {shape:?}, {n} weights");
-        }
+        let (shape, n) = (x_layout.shape(), check(x_layout, weight_layout)?);
         let weight = View::new(weight, weight_layout)?;
         let mut y = alloc(&x.device, weight.dtype(), shape)?;
         let launch = Launch::new(&x.device, "rms_norm", weight.dtype())?
@@ -78,6 +72,15 @@ impl CustomOp2 for Forward {
         unsafe { launch.run_rows(shape.elem_count() / n.max(1)) }?;
         Ok((y, shape.clone()))
     }
+}
+
+/// How many values a row has, once the weight is known to fit.
+fn check(x: &Layout, weight: &Layout) -> Result<usize> {
+    let (shape, n) = (x.shape(), weight.shape().elem_count());
+    if shape.dims().last() != Some(&n) {
+        candle_core::bail!("rms-norm: x {shape:?}, {n} weights");
+    }
+    Ok(n)
 }
 
 /// Rows that a thread takes at least.

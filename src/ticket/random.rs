@@ -13,10 +13,11 @@ use super::{
 };
 
 /// A ticket for a base with small deltas at random positions of the adaptable parameters that `touches` picks by
-/// name: each weight is kept with the same chance, `density`, whatever the others are.
+/// name: each weight is kept with the same chance, `density`, whatever the others are, and at least one of each
+/// parameter.
 ///
 /// # Errors
-/// No position was kept.
+/// No parameter is picked.
 pub fn random(
     base: &BaseManifest,
     density: f64,
@@ -54,13 +55,17 @@ pub fn random(
     Ticket::new(metadata, tensors)?.bind(base, false)
 }
 
-/// The gaps between kept positions are drawn, not each position.
+/// Positions that are kept of `count`, at least one. The gaps between them are drawn, not each position.
 fn positions(count: usize, density: f64, rng: &mut StdRng) -> Vec<usize> {
     let mut gap = || (rng.random::<f64>().ln() / (1.0 - density).ln()) as usize;
     let first = gap();
     let next = |&at: &usize| Some(at + 1 + gap());
     let all = std::iter::successors(Some(first), next);
-    all.take_while(|&at| at < count).collect()
+    let mut kept: Vec<usize> = all.take_while(|&at| at < count).collect();
+    if kept.is_empty() {
+        kept.push(rng.random_range(0..count));
+    }
+    kept
 }
 
 #[cfg(test)]
@@ -76,5 +81,6 @@ mod tests {
             assert!((found / density - 1.0).abs() < 0.2, "{found} for {density}");
             assert!(kept.is_sorted() && kept.windows(2).all(|pair| pair[0] < pair[1]));
         }
+        assert_eq!(positions(1, 0.001, &mut rng), [0]);
     }
 }
