@@ -11,7 +11,7 @@ use candle_core::{DType, Device, Tensor};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use tombola::kernels::activation::silu_mul;
 use tombola::kernels::attention::{Span, Spans, attention};
-use tombola::kernels::kv::{BLOCK, zeros};
+use tombola::kernels::kv::{BLOCK, KvBlocks};
 use tombola::kernels::linear::linear;
 
 use common::floor::{multiply_add, read};
@@ -119,20 +119,9 @@ fn attentions(c: &mut Criterion) {
             let blocks = context / BLOCK;
             let layers = if rows == 1 { LAYERS } else { 1 };
             let cache = || {
-                let keys = zeros(
-                    (sequences * blocks, KV_HEADS, HEAD_DIM, BLOCK),
-                    dtype,
-                    &Device::Cpu,
-                );
-                let values = zeros(
-                    (sequences * blocks, KV_HEADS, BLOCK, HEAD_DIM),
-                    dtype,
-                    &Device::Cpu,
-                );
                 // Written, so that each has pages of its own.
-                let written =
-                    |t: candle_core::Result<Tensor>| filled(t.expect("a cache").shape(), dtype);
-                (written(keys), written(values))
+                let shape = (2, sequences * blocks, KV_HEADS, HEAD_DIM * BLOCK);
+                KvBlocks::new(filled(shape, dtype), HEAD_DIM).expect("a cache")
             };
             let caches: Vec<_> = (0..layers).map(|_| cache()).collect();
             let spans: Vec<Span> = (0..sequences)
@@ -148,8 +137,8 @@ fn attentions(c: &mut Criterion) {
             let queries = filled((sequences * rows, HEADS, HEAD_DIM), DType::F32);
             let spans = Spans::new(&spans, HEADS / KV_HEADS, &Device::Cpu).expect("spans");
             let step = || {
-                for (keys, values) in &caches {
-                    let y = attention(&queries, keys, values, &spans, None, 0.125);
+                for cached in &caches {
+                    let y = attention(&queries, cached, &spans, None, 0.125);
                     black_box(y.expect("attention"));
                 }
             };

@@ -8,7 +8,7 @@ use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp3, Device, Layout, Result, Shape, Tensor};
 
 use super::element::{Element, elements, rows as rows_of, with_element};
-use super::kv::BLOCK;
+use super::kv::{BLOCK, KvBlocks};
 use super::parallel::{Scattered, for_each_range};
 use super::simd::{LANES, dispatch};
 use tile::{Cache, Tile};
@@ -53,12 +53,11 @@ impl<'a> Spans<'a> {
 const _: () = assert!(BLOCK == LANES);
 
 /// Softmax attention `softmax(q·Kᵀ·scale)·V` of queries `[rows, heads, dim]` (a view with contiguous rows
-/// too) over a layer's key and value blocks (see [`super::kv`]), into which the batch's own keys are already written. The row
+/// too) over a layer's keys and values, into which the batch's own are already written. The row
 /// at position `p` sees positions `0..=p`, or the last `window` of them.
 pub fn attention(
     queries: &Tensor,
-    keys: &Tensor,
-    values: &Tensor,
+    cached: &KvBlocks,
     spans: &Spans,
     window: Option<usize>,
     scale: f32,
@@ -68,7 +67,7 @@ pub fn attention(
         window: window.unwrap_or(usize::MAX),
         scale,
     };
-    queries.apply_op3_no_bwd(keys, values, &op)
+    queries.apply_op3_no_bwd(cached.keys(), cached.values(), &op)
 }
 
 struct Attention<'a> {

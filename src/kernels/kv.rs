@@ -14,11 +14,63 @@ use super::indices::Indices;
 /// Positions of one block.
 pub const BLOCK: usize = 16;
 
+/// A layer's keys and values, in blocks.
+#[derive(Debug)]
+pub struct KvBlocks {
+    /// `[2, blocks, kv heads, head dim · BLOCK]`: the keys, then the values.
+    both: Tensor,
+    keys: Tensor,
+    values: Tensor,
+}
+
+impl KvBlocks {
+    /// Blocks of zeros.
+    ///
+    /// # Errors
+    /// There is no memory for them.
+    pub fn zeros([blocks, heads, dim]: [usize; 3], dtype: DType, device: &Device) -> Result<Self> {
+        let both = zeros((2, blocks, heads, dim * BLOCK), dtype, device)?;
+        Self::new(both, dim)
+    }
+
+    /// What lies in a tensor `[2, blocks, kv heads, head dim · BLOCK]`.
+    ///
+    /// # Errors
+    /// It is of another shape.
+    pub fn new(both: Tensor, dim: usize) -> Result<Self> {
+        let (_, blocks, heads, _) = both.dims4()?;
+        Ok(Self {
+            keys: both.get(0)?.reshape((blocks, heads, dim, BLOCK))?,
+            values: both.get(1)?.reshape((blocks, heads, BLOCK, dim))?,
+            both,
+        })
+    }
+
+    /// `[blocks, kv heads, head dim, BLOCK]`.
+    pub fn keys(&self) -> &Tensor {
+        &self.keys
+    }
+
+    /// `[blocks, kv heads, BLOCK, head dim]`.
+    pub fn values(&self) -> &Tensor {
+        &self.values
+    }
+
+    /// Stores new keys, and after them values, of rows `[rows, 2 · kv heads, head dim]` (in the activations' dtype, a
+    /// view with contiguous rows too); row `r` goes to `slots[r]`, which is `block · BLOCK + offset`.
+    ///
+    /// # Errors
+    /// They are of other heads, or a slot is not there.
+    pub fn write(&self, fresh: &Tensor, slots: &Indices) -> Result<()> {
+        self.both.inplace_op2(fresh, &Write { slots })
+    }
+}
+
 /// Zeros that take the CPU's memory only where they are written.
-pub fn zeros(shape: (usize, usize, usize, usize), dtype: DType, device: &Device) -> Result<Tensor> {
+fn zeros(shape: (usize, usize, usize, usize), dtype: DType, device: &Device) -> Result<Tensor> {
     // `vec![x; n]` leaves untouched pages to the system for plain numbers alone.
-    let (blocks, heads, rows, columns) = shape;
-    let zeros = || vec![0u16; blocks * heads * rows * columns];
+    let (halves, blocks, heads, size) = shape;
+    let zeros = || vec![0u16; halves * blocks * heads * size];
     match (device, dtype) {
         (Device::Cpu, DType::BF16) => {
             let zeros: Vec<bf16> = zeros().reinterpret_into();
@@ -32,40 +84,8 @@ pub fn zeros(shape: (usize, usize, usize, usize), dtype: DType, device: &Device)
     }
 }
 
-/// Stores new keys and values (`[rows, kv heads, head dim]`, in the activations' dtype, views with contiguous rows too) of a
-/// layer; row `r` goes to `slots[r]`, which is `block · BLOCK + offset`.
-pub fn write(
-    keys: &Tensor,
-    values: &Tensor,
-    new_keys: &Tensor,
-    new_values: &Tensor,
-    slots: &Indices,
-) -> Result<()> {
-    keys.inplace_op2(
-        new_keys,
-        &Write {
-            slots,
-            order: Order::Keys,
-        },
-    )?;
-    values.inplace_op2(
-        new_values,
-        &Write {
-            slots,
-            order: Order::Values,
-        },
-    )
-}
-
-#[derive(Clone, Copy)]
-enum Order {
-    Keys,
-    Values,
-}
-
 struct Write<'a> {
     slots: &'a Indices<'a>,
-    order: Order,
 }
 
 impl InplaceOp2 for Write<'_> {
@@ -75,16 +95,16 @@ impl InplaceOp2 for Write<'_> {
 
     fn cpu_fwd(
         &self,
-        cache: &mut CpuStorage,
-        cache_layout: &Layout,
-        new: &CpuStorage,
-        new_layout: &Layout,
+        blocks: &mut CpuStorage,
+        blocks_layout: &Layout,
+        fresh: &CpuStorage,
+        fresh_layout: &Layout,
     ) -> Result<()> {
-        let [_, heads, dim] = self.check(cache_layout, new_layout)?;
-        let (new, stride) = rows_of::<f32>(new, new_layout)?;
-        let new = new.chunks(stride).map(|row| &row[..heads * dim]);
-        with_element!(cache, T => {
-            self.store(elements_mut::<T>(cache, cache_layout)?, new, heads, dim);
+        let [_, heads, dim] = self.check(blocks_layout, fresh_layout)?;
+        let (fresh, stride) = rows_of::<f32>(fresh, fresh_layout)?;
+        let fresh = fresh.chunks(stride).map(|row| &row[..2 * heads * dim]);
+        with_element!(blocks, T => {
+            self.store(elements_mut::<T>(blocks, blocks_layout)?, fresh, heads, dim);
         });
         Ok(())
     }
@@ -92,74 +112,70 @@ impl InplaceOp2 for Write<'_> {
     #[cfg(feature = "cuda")]
     fn cuda_fwd(
         &self,
-        cache: &mut candle_core::CudaStorage,
-        cache_layout: &Layout,
-        new: &candle_core::CudaStorage,
-        new_layout: &Layout,
+        blocks: &mut candle_core::CudaStorage,
+        blocks_layout: &Layout,
+        fresh: &candle_core::CudaStorage,
+        fresh_layout: &Layout,
     ) -> Result<()> {
         use super::cuda::{Launch, View, ViewMut};
-        let [rows, heads, dim] = self.check(cache_layout, new_layout)?;
-        let device = cache.device.clone();
-        let cache = ViewMut::new(cache, cache_layout)?;
-        let (new, stride) = View::rows(new, new_layout)?;
-        let launch = Launch::new(&device, "kv_write", cache.dtype())?
-            .write(&cache)
-            .read(&new.of(cache.dtype())?)
+        let [rows, heads, dim] = self.check(blocks_layout, fresh_layout)?;
+        let device = blocks.device.clone();
+        let values = blocks_layout.shape().elem_count() / 2;
+        let blocks = ViewMut::new(blocks, blocks_layout)?;
+        let (fresh, stride) = View::rows(fresh, fresh_layout)?;
+        let launch = Launch::new(&device, "kv_write", blocks.dtype())?
+            .write(&blocks)
+            .u64(values as u64)
+            .read(&fresh.of(blocks.dtype())?)
             .u64(stride as u64)
             .u64(self.slots.pointer()?)
             .size(heads)?
-            .size(dim)?
-            .u32(u32::from(matches!(self.order, Order::Keys)));
-        // SAFETY: kv_write's arguments; every row has a slot within the cache (checked).
+            .size(dim)?;
+        // SAFETY: kv_write's arguments; every row has a slot within the blocks (checked).
         unsafe { launch.run_rows(rows) }
     }
 }
 
 impl Write<'_> {
-    /// `[rows, heads, dim]` of what is stored, once it is known to fit.
-    fn check(&self, cache: &Layout, new: &Layout) -> Result<[usize; 3]> {
-        let (rows, heads, dim) = new.shape().dims3()?;
-        let (blocks, cache_heads, a, b) = cache.shape().dims4()?;
-        let cache_block = match self.order {
-            Order::Keys => [a, b],
-            Order::Values => [b, a],
-        };
-        if cache_heads != heads || cache_block != [dim, BLOCK] {
-            let cache = cache.shape();
-            candle_core::bail!("kv-write: {heads} heads of {dim} do not fit a cache {cache:?}");
+    /// Rows, key heads and their dim, once what is stored is known to fit.
+    fn check(&self, blocks: &Layout, fresh: &Layout) -> Result<[usize; 3]> {
+        let (rows, heads, dim) = fresh.shape().dims3()?;
+        let (halves, count, own_heads, size) = blocks.shape().dims4()?;
+        if halves != 2 || 2 * own_heads != heads || size != dim * BLOCK {
+            let blocks = blocks.shape();
+            candle_core::bail!("kv-write: {heads} heads of {dim} do not fit blocks {blocks:?}");
         }
-        let (given, slots) = (self.slots.host(), blocks * BLOCK);
+        let (given, slots) = (self.slots.host(), count * BLOCK);
         if rows != given.len() || given.iter().any(|&slot| slot as usize >= slots) {
             candle_core::bail!("kv-write: {rows} rows for slots {given:?} of {slots}");
         }
-        Ok([rows, heads, dim])
+        Ok([rows, own_heads, dim])
     }
 
     fn store<'a, T: Element>(
         &self,
-        cache: &mut [T],
-        new: impl Iterator<Item = &'a [f32]>,
+        blocks: &mut [T],
+        fresh: impl Iterator<Item = &'a [f32]>,
         heads: usize,
         dim: usize,
     ) {
-        for (row, &slot) in new.zip(self.slots.host()) {
+        let (keys, values) = blocks.split_at_mut(blocks.len() / 2);
+        let size = dim * BLOCK;
+        for (row, &slot) in fresh.zip(self.slots.host()) {
             let (block, offset) = (slot as usize / BLOCK, slot as usize % BLOCK);
-            for (head, values) in row.chunks_exact(dim).enumerate() {
-                let size = dim * BLOCK;
-                let start = (block * heads + head) * size;
-                let cached = &mut cache[start..start + size];
-                match self.order {
-                    Order::Keys => {
-                        for (d, value) in values.iter().enumerate() {
-                            cached[d * BLOCK + offset] = T::round(*value);
-                        }
-                    }
-                    Order::Values => {
-                        let cached = &mut cached[offset * dim..(offset + 1) * dim];
-                        for (cached, value) in cached.iter_mut().zip(values) {
-                            *cached = T::round(*value);
-                        }
-                    }
+            let (new_keys, new_values) = row.split_at(heads * dim);
+            let at = block * heads * size..(block + 1) * heads * size;
+            let of_heads = keys[at.clone()].chunks_exact_mut(size);
+            for (key, fresh) in of_heads.zip(new_keys.chunks_exact(dim)) {
+                for (d, fresh) in fresh.iter().enumerate() {
+                    key[d * BLOCK + offset] = T::round(*fresh);
+                }
+            }
+            let of_heads = values[at].chunks_exact_mut(size);
+            for (value, fresh) in of_heads.zip(new_values.chunks_exact(dim)) {
+                let value = &mut value[offset * dim..][..dim];
+                for (value, fresh) in value.iter_mut().zip(fresh) {
+                    *value = T::round(*fresh);
                 }
             }
         }

@@ -1,9 +1,13 @@
 //! The residual stream.
 
-use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor};
+use std::sync::OnceLock;
+
+use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Storage, Tensor};
 
 use super::element::{elements, elements_mut};
 use super::parallel::{Scattered, for_each_range};
+use super::rms_norm::{self, Normalise};
+use super::simd::dispatch;
 
 /// `x += y`, for two tensors of one shape: `x` in f32, `y` in the activations' dtype (f32 on the CPU).
 pub fn add(x: &Tensor, y: &Tensor) -> Result<()> {
@@ -62,6 +66,98 @@ impl InplaceOp2 for Add {
     }
 }
 
+/// `x += y`, as [`add`], and the sum normalised, as [`rms_norm::rms_norm`]: what is between two blocks of a layer.
+pub fn add_norm(x: &Tensor, y: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
+    let op = AddNorm {
+        eps,
+        normed: OnceLock::new(),
+    };
+    x.inplace_op3(y, weight, &op)?;
+    let normed = op.normed.into_inner();
+    Ok((normed.expect("the operation has run"), x.shape()).into())
+}
+
+struct AddNorm {
+    eps: f32,
+    /// The second result, in the weight's dtype.
+    normed: OnceLock<Storage>,
+}
+
+impl AddNorm {
+    fn keep(&self, normed: Storage) {
+        let set = self.normed.set(normed);
+        assert!(set.is_ok(), "an operation runs once");
+    }
+}
+
+impl InplaceOp3 for AddNorm {
+    fn name(&self) -> &'static str {
+        "residual-add-norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &mut CpuStorage,
+        x_layout: &Layout,
+        y: &CpuStorage,
+        y_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+    ) -> Result<()> {
+        check(x_layout, y_layout)?;
+        let n = rms_norm::check(x_layout, weight_layout)?;
+        let weight = elements::<f32>(weight, weight_layout)?;
+        let y = elements::<f32>(y, y_layout)?;
+        let mut normed = vec![0f32; y.len()];
+        let out = Scattered::new(&mut normed);
+        let x = Scattered::new(elements_mut::<f32>(x, x_layout)?);
+        for_each_range(y.len() / n, rms_norm::GRAIN, |range| {
+            let all = range.start * n..range.end * n;
+            // SAFETY: each row is one thread's.
+            let (x, out) = unsafe { (x.slice(all.clone()), out.slice(all.clone())) };
+            for (x, y) in x.iter_mut().zip(&y[all]) {
+                *x += y;
+            }
+            out.copy_from_slice(x);
+            for x in out.chunks_exact_mut(n) {
+                let eps = self.eps;
+                dispatch(Normalise { x, weight, eps });
+            }
+        });
+        self.keep(Storage::Cpu(CpuStorage::F32(normed)));
+        Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &mut candle_core::CudaStorage,
+        x_layout: &Layout,
+        y: &candle_core::CudaStorage,
+        y_layout: &Layout,
+        weight: &candle_core::CudaStorage,
+        weight_layout: &Layout,
+    ) -> Result<()> {
+        use super::cuda::{Launch, View, ViewMut, alloc};
+        check(x_layout, y_layout)?;
+        let (shape, n) = (x_layout.shape(), rms_norm::check(x_layout, weight_layout)?);
+        let weight = View::new(weight, weight_layout)?;
+        let device = x.device.clone();
+        let mut normed = alloc(&device, weight.dtype(), shape)?;
+        let launch = Launch::new(&device, "add_rms_norm", weight.dtype())?
+            .write(&ViewMut::new(&mut normed, &Layout::contiguous(shape))?)
+            .write(&ViewMut::new(x, x_layout)?.of(candle_core::DType::F32)?)
+            .read(&View::new(y, y_layout)?.of(weight.dtype())?)
+            .read(&weight)
+            .size(n)?
+            .f32(self.eps);
+        // SAFETY: add_rms_norm's arguments; x, y and the result have rows of n values.
+        unsafe { launch.run_rows(shape.elem_count() / n.max(1)) }?;
+        self.keep(Storage::Cuda(normed));
+        Ok(())
+    }
+}
+
 fn check(x: &Layout, y: &Layout) -> Result<()> {
     if x.shape() != y.shape() {
         let (x, y) = (x.shape(), y.shape());
@@ -75,6 +171,24 @@ mod tests {
     use candle_core::{DType, Device};
 
     use super::*;
+
+    #[test]
+    fn adds_and_normalises_as_one_after_the_other() {
+        for shape in [(1, 3), (70, 100)] {
+            let random = |shape| Tensor::randn(0f32, 1., shape, &Device::Cpu).unwrap();
+            let (x, y, weight) = (random(shape), random(shape), random((1, shape.1)));
+            let weight = weight.get(0).unwrap();
+            let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let sum = x.copy().unwrap();
+            add(&sum, &y).unwrap();
+            let want = rms_norm::rms_norm(&sum, &weight, 1e-5).unwrap();
+            let got = add_norm(&x, &y, &weight, 1e-5).unwrap();
+            assert_eq!(flat(&x), flat(&sum));
+            assert_eq!(got.dims(), want.dims());
+            assert_eq!(flat(&got), flat(&want));
+            assert!(add_norm(&x, &weight, &weight, 1e-5).is_err());
+        }
+    }
 
     #[test]
     fn adds_in_place() {

@@ -75,7 +75,7 @@ impl CustomOp2 for Forward {
 }
 
 /// How many values a row has, once the weight is known to fit.
-fn check(x: &Layout, weight: &Layout) -> Result<usize> {
+pub(super) fn check(x: &Layout, weight: &Layout) -> Result<usize> {
     let (shape, n) = (x.shape(), weight.shape().elem_count());
     if shape.dims().last() != Some(&n) {
         candle_core::bail!("rms-norm: x {shape:?}, {n} weights");
@@ -84,7 +84,7 @@ fn check(x: &Layout, weight: &Layout) -> Result<usize> {
 }
 
 /// Rows that a thread takes at least.
-const GRAIN: usize = 8;
+pub(super) const GRAIN: usize = 8;
 
 /// Normalises a row in place.
 pub(super) struct Normalise<'a> {

@@ -9,18 +9,25 @@ use super::simd::{Arithmetic, Vectorised, dispatch};
 
 /// Turns heads `[rows, heads, dim]` (in the activations' dtype, a view with contiguous rows too) by the angles of their rows,
 /// whose cosines and sines are `[rows, dim / 2]`: value `i` together with value `i + dim / 2`. Where
-/// heads have a norm, its weight `[dim]` and ε, each is normalised first (see [`super::rms_norm`]).
-pub fn rotate(
-    heads: &Tensor,
-    cos: &Tensor,
-    sin: &Tensor,
-    norm: Option<(&Tensor, f32)>,
-) -> Result<()> {
-    heads.inplace_op3(cos, sin, &Rotate { norm })
+/// heads have norms, each is normalised first (see [`super::rms_norm`]).
+pub fn rotate(heads: &Tensor, cos: &Tensor, sin: &Tensor, norms: Option<HeadNorms>) -> Result<()> {
+    heads.inplace_op3(cos, sin, &Rotate { norms })
+}
+
+/// Norms of heads, each with its weight `[dim]`.
+#[derive(Clone, Copy)]
+pub struct HeadNorms<'a> {
+    /// Of the first heads.
+    pub queries: &'a Tensor,
+    /// How many these are.
+    pub query_heads: usize,
+    /// Of the heads after them.
+    pub keys: &'a Tensor,
+    pub eps: f32,
 }
 
 struct Rotate<'a> {
-    norm: Option<(&'a Tensor, f32)>,
+    norms: Option<HeadNorms<'a>>,
 }
 
 /// Rows that a thread takes at least.
@@ -42,8 +49,10 @@ impl InplaceOp3 for Rotate<'_> {
     ) -> Result<()> {
         let [rows, heads, dim] = self.check(x_layout, [cos_layout, sin_layout])?;
         let half = dim / 2;
-        let weight = self.norm.map(|(weight, _)| values(weight)).transpose()?;
-        let norm = weight.as_deref().zip(self.norm.map(|(_, eps)| eps));
+        let norms = match &self.norms {
+            Some(norms) => Some((values(norms.queries)?, values(norms.keys)?, norms)),
+            None => None,
+        };
         let (cos, sin) = (
             elements::<f32>(cos, cos_layout)?,
             elements::<f32>(sin, sin_layout)?,
@@ -56,12 +65,13 @@ impl InplaceOp3 for Rotate<'_> {
                 let heads = unsafe { x.slice(row * stride..row * stride + heads * dim) };
                 let angles = row * half..(row + 1) * half;
                 let (cos, sin) = (&cos[angles.clone()], &sin[angles]);
-                for head in heads.chunks_exact_mut(dim) {
-                    if let Some((weight, eps)) = norm {
+                for (number, head) in heads.chunks_exact_mut(dim).enumerate() {
+                    if let Some((queries, keys, norms)) = &norms {
+                        let is_query = number < norms.query_heads;
                         dispatch(Normalise {
                             x: head,
-                            weight,
-                            eps,
+                            weight: if is_query { queries } else { keys },
+                            eps: norms.eps,
                         });
                     }
                     dispatch(Head { head, cos, sin });
@@ -82,7 +92,7 @@ impl InplaceOp3 for Rotate<'_> {
         sin_layout: &Layout,
     ) -> Result<()> {
         use super::cuda::{Launch, View, ViewMut};
-        use candle_core::{DType, Storage};
+        use candle_core::DType;
         let [rows, heads, dim] = self.check(x_layout, [cos_layout, sin_layout])?;
         let device = x.device.clone();
         let (x, stride) = ViewMut::rows(x, x_layout)?;
@@ -91,18 +101,15 @@ impl InplaceOp3 for Rotate<'_> {
             .u64(stride as u64)
             .read(&View::new(cos, cos_layout)?.of(DType::F32)?)
             .read(&View::new(sin, sin_layout)?.of(DType::F32)?);
-        let norm = self.norm.map(|(weight, _)| weight.storage_and_layout());
-        let launch = match &norm {
-            None => launch.null(),
-            Some((weight, layout)) => match &**weight {
-                Storage::Cuda(weight) => launch.read(&View::new(weight, layout)?.of(x.dtype())?),
-                _ => candle_core::bail!("rotate: a norm that is not on the GPU"),
-            },
+        let launch = match &self.norms {
+            None => launch.null().null().u32(0).f32(0.0),
+            Some(norms) => launch
+                .u64(norm_on_gpu(norms.queries, x.dtype())?)
+                .u64(norm_on_gpu(norms.keys, x.dtype())?)
+                .size(norms.query_heads)?
+                .f32(norms.eps),
         };
-        let launch = launch
-            .f32(self.norm.map_or(0.0, |(_, eps)| eps))
-            .size(heads)?
-            .size(dim)?;
+        let launch = launch.size(heads)?.size(dim)?;
         // SAFETY: rotate's arguments; rows, heads and angles are of the shapes that were checked.
         unsafe { launch.run_rows(rows) }
     }
@@ -113,14 +120,26 @@ impl Rotate<'_> {
     fn check(&self, x: &Layout, angles: [&Layout; 2]) -> Result<[usize; 3]> {
         let (rows, heads, dim) = x.shape().dims3()?;
         let norm_fits = self
-            .norm
-            .is_none_or(|(weight, _)| weight.elem_count() == dim);
+            .norms
+            .is_none_or(|norms| [norms.queries, norms.keys].map(Tensor::elem_count) == [dim, dim]);
         let angles_fit = angles.map(|layout| layout.shape().dims() == [rows, dim / 2]);
         if dim % 2 != 0 || angles_fit != [true, true] || !norm_fits {
             let (x, cos) = (x.shape(), angles[0].shape());
             candle_core::bail!("rotate: heads {x:?}, angles {cos:?}");
         }
         Ok([rows, heads, dim])
+    }
+}
+
+/// Where a norm's weight lies: the caller holds the tensor until after the launch.
+#[cfg(feature = "cuda")]
+fn norm_on_gpu(weight: &Tensor, dtype: candle_core::DType) -> Result<u64> {
+    let (weight, layout) = weight.storage_and_layout();
+    match &*weight {
+        candle_core::Storage::Cuda(weight) => {
+            Ok(super::cuda::View::new(weight, layout)?.of(dtype)?.pointer())
+        }
+        _ => candle_core::bail!("rotate: a norm that is not on the GPU"),
     }
 }
 
@@ -161,16 +180,27 @@ mod tests {
             let fused = random(&[rows, 7, dim]);
             let before = fused.copy().unwrap();
             let (cos, sin) = (random(&[rows, dim / 2]), random(&[rows, dim / 2]));
-            let weight = random(&[dim]);
-            for norm in [None, Some((&weight, 1e-5))] {
+            let (queries, keys) = (random(&[dim]), random(&[dim]));
+            let norms = HeadNorms {
+                queries: &queries,
+                query_heads: 2,
+                keys: &keys,
+                eps: 1e-5,
+            };
+            for norms in [None, Some(norms)] {
                 let heads = fused.narrow(1, 2, 3).unwrap();
                 let mut want = heads.contiguous().unwrap().copy().unwrap();
-                if let Some((weight, eps)) = norm {
-                    want = rms_norm(&want, weight, eps).unwrap();
+                if let Some(norms) = norms {
+                    let normed = |first, count, weight| {
+                        let heads = want.narrow(1, first, count).unwrap();
+                        rms_norm(&heads.contiguous().unwrap(), weight, norms.eps).unwrap()
+                    };
+                    let parts = [normed(0, 2, norms.queries), normed(2, 1, norms.keys)];
+                    want = Tensor::cat(&parts, 1).unwrap();
                 }
                 let want = rope_thd(&want.unsqueeze(0).unwrap(), &cos, &sin).unwrap();
                 let want = want.i(0).unwrap();
-                rotate(&heads, &cos, &sin, norm).unwrap();
+                rotate(&heads, &cos, &sin, norms).unwrap();
                 let worst = (heads - want).unwrap().abs().unwrap().max_all().unwrap();
                 assert!(worst.to_scalar::<f32>().unwrap() < 1e-5);
             }

@@ -12,11 +12,10 @@ use super::weights::{Projection, Weights};
 use crate::kernels::activation::silu_mul;
 use crate::kernels::attention::{Span, Spans, attention};
 use crate::kernels::indices::Indices;
-use crate::kernels::kv;
 use crate::kernels::overlay::{OverlayRows, Overlays, overlay};
 use crate::kernels::residual;
 use crate::kernels::rms_norm::rms_norm;
-use crate::kernels::rope::rotate;
+use crate::kernels::rope::{HeadNorms, rotate};
 use crate::kernels::select::select;
 
 /// The tokens of one step: rows of several sequences, one after the other.
@@ -132,18 +131,13 @@ impl Decoder {
         // A copy of rows of the embedding, to add to: the residual stream, in f32.
         let tokens = Indices::new(&batch.tokens, device)?;
         let x = self.weights.embedding.select(&tokens)?;
-        for (i, layer) in self.weights.layers.iter().enumerate() {
-            let h = self.norm(&x, &layer.input_norm)?;
-            residual::add(&x, &self.attend(i, &h, &step, cache)?)?;
-            let h = self.norm(&x, &layer.post_attention_norm)?;
-            let h = silu_mul(&self.project(i, Projection::GateUp, &h, &step)?)?;
-            residual::add(&x, &self.project(i, Projection::Down, &h, &step)?)?;
-        }
+        self.layers(&x, &step, cache)?;
         if batch.logits_rows.is_empty() {
             return Ok(None);
         }
         let rows = Indices::new(&batch.logits_rows, device)?;
-        let x = self.norm(&select(&x, &rows)?, &self.weights.norm)?;
+        let eps = self.config.rms_norm_eps;
+        let x = rms_norm(&select(&x, &rows)?, &self.weights.norm, eps)?;
         self.weights.head.logits(&x).map(Some)
     }
 
@@ -164,8 +158,22 @@ impl Decoder {
         })
     }
 
-    fn norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-        rms_norm(x, weight, self.config.rms_norm_eps)
+    /// Adds what all layers make of the residual stream to it.
+    fn layers(&self, x: &Tensor, step: &Step, cache: &KvCache) -> Result<()> {
+        let eps = self.config.rms_norm_eps;
+        let mut before: Option<Tensor> = None;
+        for (i, layer) in self.weights.layers.iter().enumerate() {
+            let norm = &layer.input_norm;
+            let h = match &before {
+                None => rms_norm(x, norm, eps)?,
+                Some(y) => residual::add_norm(x, y, norm, eps)?,
+            };
+            let y = self.attend(i, &h, step, cache)?;
+            let h = residual::add_norm(x, &y, &layer.post_attention_norm, eps)?;
+            let h = silu_mul(&self.project(i, Projection::GateUp, &h, step)?)?;
+            before = Some(self.project(i, Projection::Down, &h, step)?);
+        }
+        before.map_or(Ok(()), |y| residual::add(x, &y))
     }
 
     /// The attention block of one layer: `[rows, hidden]` → `[rows, hidden]`.
@@ -180,23 +188,21 @@ impl Decoder {
         let rows = x.dim(0)?;
         let qkv = self.project(index, Projection::Qkv, x, step)?;
         let qkv = qkv.reshape((rows, heads + 2 * kv_heads, dim))?;
+        let norms = layer.q_norm.as_ref().zip(layer.k_norm.as_ref());
+        let norms = norms.map(|(queries, keys)| HeadNorms {
+            queries,
+            query_heads: heads,
+            keys,
+            eps: self.config.rms_norm_eps,
+        });
         // Views: heads are turned, stored and read where the product has put them.
+        let turned = qkv.narrow(1, 0, heads + kv_heads)?;
+        rotate(&turned, &step.rope.0, &step.rope.1, norms)?;
+        let cached = cache.layer(index);
+        cached.write(&qkv.narrow(1, heads, 2 * kv_heads)?, &step.slots)?;
         let queries = qkv.narrow(1, 0, heads)?;
-        let new_keys = qkv.narrow(1, heads, kv_heads)?;
-        let new_values = qkv.narrow(1, heads + kv_heads, kv_heads)?;
-        let eps = self.config.rms_norm_eps;
-        for (part, norm) in [(&queries, &layer.q_norm), (&new_keys, &layer.k_norm)] {
-            rotate(
-                part,
-                &step.rope.0,
-                &step.rope.1,
-                norm.as_ref().map(|norm| (norm, eps)),
-            )?;
-        }
-        let (keys, values) = cache.layer(index);
-        kv::write(keys, values, &new_keys, &new_values, &step.slots)?;
         let window = self.config.windows[index];
-        let y = attention(&queries, keys, values, &step.spans, window, self.scale)?;
+        let y = attention(&queries, cached, &step.spans, window, self.scale)?;
         let y = y.reshape((rows, heads * dim))?;
         self.project(index, Projection::O, &y, step)
     }

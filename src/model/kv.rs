@@ -1,18 +1,16 @@
 //! The resident keys and values, in blocks.
 
-use candle_core::Tensor;
-
 use super::config::ModelConfig;
 use super::device::Placement;
 use super::error::ModelError;
 pub use crate::kernels::kv::BLOCK;
-use crate::kernels::kv::zeros;
+use crate::kernels::kv::KvBlocks;
 
 /// Keys and values of all layers, in `blocks` blocks of [`BLOCK`] positions; which sequence owns
 /// which block is the scheduler's business. Pages of memory are taken when first written.
 #[derive(Debug)]
 pub struct KvCache {
-    layers: Vec<(Tensor, Tensor)>,
+    layers: Vec<KvBlocks>,
 }
 
 impl KvCache {
@@ -24,11 +22,7 @@ impl KvCache {
         let (heads, dim) = (config.kv_heads, config.head_dim);
         let bytes = blocks * BLOCK * config.kv_values_per_token() * place.cache.size_in_bytes();
         place.check_room(bytes)?;
-        let layer = |_| {
-            let keys = zeros((blocks, heads, dim, BLOCK), place.cache, &place.device)?;
-            let values = zeros((blocks, heads, BLOCK, dim), place.cache, &place.device)?;
-            Ok((keys, values))
-        };
+        let layer = |_| KvBlocks::zeros([blocks, heads, dim], place.cache, &place.device);
         Ok(Self {
             layers: (0..config.layers)
                 .map(layer)
@@ -38,8 +32,7 @@ impl KvCache {
     }
 
     /// The keys and values of one layer.
-    pub(super) fn layer(&self, layer: usize) -> (&Tensor, &Tensor) {
-        let (keys, values) = &self.layers[layer];
-        (keys, values)
+    pub(super) fn layer(&self, layer: usize) -> &KvBlocks {
+        &self.layers[layer]
     }
 }

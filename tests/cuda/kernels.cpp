@@ -162,20 +162,20 @@ void attention(const char *kernel, uint32_t positions, uint32_t rows, uint32_t a
     const uint32_t kv_heads = 2, heads = kv_heads * group, blocks = (positions + KV_BLOCK - 1) / KV_BLOCK;
     const float scale = 0.4f;
     // What was never written is no number.
-    std::vector<V> keys(blocks * kv_heads * dim * KV_BLOCK), values(keys.size());
-    for (auto *cache : {&keys, &values})
-        for (V &value : *cache) store(&value, NAN);
+    const uint64_t half = blocks * kv_heads * dim * KV_BLOCK;
+    std::vector<V> cache(2 * half);
+    for (V &value : cache) store(&value, NAN);
     std::vector<uint32_t> table(blocks);
     for (uint32_t i = 0; i < blocks; ++i) table[i] = blocks - 1 - i;
-    const auto k = random<V>(positions * kv_heads * dim), v = random<V>(k.size());
+    // Keys and values of a row lie one after the other, between others.
+    const uint64_t own = kv_heads * dim, stride = 2 * own + dim;
+    const auto fresh = random<V>(positions * stride);
     std::vector<uint32_t> slots(positions);
     for (uint32_t p = 0; p < positions; ++p) slots[p] = table[p / KV_BLOCK] * KV_BLOCK + p % KV_BLOCK;
-    const uint64_t stride = kv_heads * dim;
-    const V *k_data = k.data(), *v_data = v.data();
+    const V *fresh_data = fresh.data();
     const uint32_t *slots_data = slots.data();
-    const auto write = std::string("kv_write") + suffix<V>();
-    run(write, positions, 32, 0, keys.data(), k_data, stride, slots_data, kv_heads, dim, uint32_t(1));
-    run(write, positions, 32, 0, values.data(), v_data, stride, slots_data, kv_heads, dim, uint32_t(0));
+    run(std::string("kv_write") + suffix<V>(), positions, 32, 0, cache.data(), half, fresh_data, stride, slots_data,
+        kv_heads, dim);
 
     // Queries lie between others, as in a fused product.
     const uint64_t query_stride = heads * dim + 3 * dim;
@@ -187,7 +187,7 @@ void attention(const char *kernel, uint32_t positions, uint32_t rows, uint32_t a
     std::vector<V> y(rows * heads * dim);
     std::vector<float> scratch(parts > 1 ? rows * heads * parts * (dim + 2) : 0);
     float *const parts_data = parts > 1 ? scratch.data() : nullptr;
-    const V *queries_data = queries.data(), *keys_data = keys.data(), *values_data = values.data();
+    const V *queries_data = queries.data(), *keys_data = cache.data(), *values_data = keys_data + half;
     const Tile *tiles_data = tiles.data();
     const uint32_t *table_data = table.data();
     run(std::string(kernel) + suffix<V>(), dim3(tiles.size(), kv_heads, parts), ATTENTION_WARPS * WARP, 0, y.data(),
@@ -200,18 +200,19 @@ void attention(const char *kernel, uint32_t positions, uint32_t rows, uint32_t a
 
     for (uint32_t row = 0; row < rows; ++row)
         for (uint32_t head = 0; head < heads; ++head) {
-            const uint32_t own = positions - rows + row, kv_head = head / group;
-            const uint32_t first = own + 1 > window ? own + 1 - window : 0;
+            const uint32_t last = positions - rows + row, kv_head = head / group;
+            const uint32_t first = last + 1 > window ? last + 1 - window : 0;
             double total = 0;
             std::vector<double> sum(dim);
-            for (uint32_t p = first; p <= own; ++p) {
+            for (uint32_t p = first; p <= last; ++p) {
+                const V *k = &fresh[p * stride + kv_head * dim], *v = k + own;
                 double score = 0;
                 for (uint32_t d = 0; d < dim; ++d)
                     score += double(widen(queries[row * query_stride + head * dim + d])) *
-                             widen(k[(p * kv_heads + kv_head) * dim + d]);
+                             widen(k[d]);
                 const double weight = std::exp(score * scale);
                 total += weight;
-                for (uint32_t d = 0; d < dim; ++d) sum[d] += weight * widen(v[(p * kv_heads + kv_head) * dim + d]);
+                for (uint32_t d = 0; d < dim; ++d) sum[d] += weight * widen(v[d]);
             }
             for (uint32_t d = 0; d < dim; ++d) CHECK(near(y[(row * heads + head) * dim + d], sum[d] / total));
         }
@@ -235,12 +236,31 @@ void around_products() {
             CHECK(near(y[row * width + i], x[row * width + i] / std::sqrt(square / width + eps) * widen(weight[i])));
     }
 
+    const auto added = random<V>(rows * width);
+    const V *added_data = added.data();
+    auto summed = x;
+    run(std::string("add_rms_norm") + suffix<V>(), rows, 64, 0, y.data(), summed.data(), added_data, weight_data, width, eps);
+    for (uint32_t row = 0; row < rows; ++row) {
+        double square = 0;
+        const float *sum = &summed[row * width];
+        for (uint32_t i = 0; i < width; ++i) {
+            CHECK(sum[i] == x[row * width + i] + widen(added[row * width + i]));
+            square += double(sum[i]) * sum[i];
+        }
+        for (uint32_t i = 0; i < width; ++i)
+            CHECK(near(y[row * width + i], sum[i] / std::sqrt(square / width + eps) * widen(weight[i])));
+    }
+
+    const uint32_t queries = 2;
+    const auto key_norm = random<V>(dim);
+    const V *key_norm_data = key_norm.data();
     for (const bool normed : {false, true}) {
         const uint64_t stride = width + dim;
         const auto before = random<V>(rows * stride);
         auto turned = before;
-        const V *const of = normed ? norm_data : nullptr;
-        run(std::string("rotate") + suffix<V>(), rows, 64, 0, turned.data(), stride, cos_data, sin_data, of, eps, heads, dim);
+        const V *const of = normed ? norm_data : nullptr, *const of_keys = normed ? key_norm_data : nullptr;
+        run(std::string("rotate") + suffix<V>(), rows, 64, 0, turned.data(), stride, cos_data, sin_data, of, of_keys, queries,
+            eps, heads, dim);
         for (uint32_t row = 0; row < rows; ++row)
             for (uint32_t head = 0; head <= heads; ++head) {
                 const V *from = &before[row * stride + head * dim], *to = &turned[row * stride + head * dim];
@@ -248,12 +268,13 @@ void around_products() {
                     CHECK(!std::memcmp(from, to, dim * sizeof(V))); // what follows the heads stays
                     continue;
                 }
+                const auto &weight = head < queries ? norm : key_norm;
                 double square = 0, inverse = 1;
                 for (uint32_t i = 0; i < dim; ++i) square += double(widen(from[i])) * widen(from[i]);
                 if (normed) inverse = 1 / std::sqrt(square / dim + eps);
                 for (uint32_t i = 0; i < half; ++i) {
-                    const double a = widen(from[i]) * inverse * (normed ? widen(norm[i]) : 1);
-                    const double b = widen(from[i + half]) * inverse * (normed ? widen(norm[i + half]) : 1);
+                    const double a = widen(from[i]) * inverse * (normed ? widen(weight[i]) : 1);
+                    const double b = widen(from[i + half]) * inverse * (normed ? widen(weight[i + half]) : 1);
                     const double c = cos[row * half + i], s = sin[row * half + i];
                     CHECK(near(to[i], a * c - b * s));
                     CHECK(near(to[i + half], b * c + a * s));
@@ -268,8 +289,6 @@ void around_products() {
         CHECK(near(y[i], gate / (1 + std::exp(-gate)) * widen(gate_up[i / width * 2 * width + i % width + width])));
     }
     auto sum = x;
-    const auto added = random<V>(count);
-    const V *added_data = added.data();
     run(std::string("residual_add") + suffix<V>(), 2, 64, 0, sum.data(), added_data, count);
     for (uint32_t i = 0; i < count; ++i) CHECK(sum[i] == x[i] + widen(added[i]));
     auto biased = added;

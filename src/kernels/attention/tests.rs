@@ -2,7 +2,6 @@ use candle_core::{DType, Device, IndexOp, Tensor};
 use proptest::prelude::*;
 
 use super::super::indices::Indices;
-use super::super::kv;
 use super::*;
 
 /// One sequence's history, dense: queries `[n, heads, dim]`, keys and values `[n, kv heads, dim]`.
@@ -54,14 +53,13 @@ fn paged(sequences: &[Sequence], chunks: &[usize], window: Option<usize>, dtype:
         .map(|s| s.keys.dim(0).unwrap().div_ceil(BLOCK))
         .sum();
     // Stale blocks hold infinities: nothing that a row does not see may reach it.
-    let stale = |shape: (usize, usize, usize, usize)| {
-        Tensor::full(f32::INFINITY, shape, &Device::Cpu)
-            .unwrap()
-            .to_dtype(dtype)
-            .unwrap()
-    };
-    let keys = stale((total, kv_heads, dim, BLOCK));
-    let values = stale((total, kv_heads, BLOCK, dim));
+    let stale = Tensor::full(
+        f32::INFINITY,
+        (2, total, kv_heads, dim * BLOCK),
+        &Device::Cpu,
+    );
+    let stale = stale.unwrap().to_dtype(dtype).unwrap();
+    let cached = KvBlocks::new(stale, dim).unwrap();
     let (mut spans, mut queries, mut first_row, mut next_block) = (vec![], vec![], 0, total as u32);
     for (sequence, &rows) in sequences.iter().zip(chunks) {
         let positions = sequence.keys.dim(0).unwrap();
@@ -75,7 +73,8 @@ fn paged(sequences: &[Sequence], chunks: &[usize], window: Option<usize>, dtype:
         let slot = |p: usize| blocks[p / BLOCK] * BLOCK as u32 + (p % BLOCK) as u32;
         let slots: Vec<u32> = (0..positions).map(slot).collect();
         let slots = Indices::new(&slots, &Device::Cpu).unwrap();
-        kv::write(&keys, &values, &sequence.keys, &sequence.values, &slots).unwrap();
+        let fresh = Tensor::cat(&[&sequence.keys, &sequence.values], 1).unwrap();
+        cached.write(&fresh, &slots).unwrap();
         let first_position = positions - rows;
         queries.push(sequence.queries.narrow(0, first_position, rows).unwrap());
         spans.push(Span {
@@ -89,7 +88,7 @@ fn paged(sequences: &[Sequence], chunks: &[usize], window: Option<usize>, dtype:
     let queries = Tensor::cat(&queries, 0).unwrap();
     let group = queries.dim(1).unwrap() / kv_heads;
     let spans = Spans::new(&spans, group, &Device::Cpu).unwrap();
-    attention(&queries, &keys, &values, &spans, window, 0.3).unwrap()
+    attention(&queries, &cached, &spans, window, 0.3).unwrap()
 }
 
 proptest! {
@@ -138,8 +137,7 @@ fn bf16_blocks_are_near_f32_blocks() {
 #[test]
 fn refuses_a_block_table_that_is_too_short() {
     let queries = Tensor::zeros((1, 2, 16), DType::F32, &Device::Cpu).unwrap();
-    let keys = Tensor::zeros((4, 1, 16, BLOCK), DType::F32, &Device::Cpu).unwrap();
-    let values = Tensor::zeros((4, 1, BLOCK, 16), DType::F32, &Device::Cpu).unwrap();
+    let cached = KvBlocks::zeros([4, 1, 16], DType::F32, &Device::Cpu).unwrap();
     let run = |first_position, blocks| {
         let span = Span {
             first_row: 0,
@@ -149,7 +147,7 @@ fn refuses_a_block_table_that_is_too_short() {
         };
         let span = [span];
         let spans = Spans::new(&span, 2, &Device::Cpu).unwrap();
-        attention(&queries, &keys, &values, &spans, None, 1.0)
+        attention(&queries, &cached, &spans, None, 1.0)
     };
     assert!(run(15, vec![3]).is_ok());
     assert!(run(16, vec![3]).is_err());

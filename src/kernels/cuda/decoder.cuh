@@ -19,16 +19,35 @@ KERNEL(rms_norm, T *y, const float *x, const T *weight, uint32_t width, float ep
         store(y + i, x[i] * (inverse * widen(weight[i])));
 }
 
+// `x += y`, and the sum normalised as by rms_norm; a block has one row, a thread the same columns of it
+// both times.
+KERNEL(add_rms_norm, T *normed, float *x, const T *y, const T *weight, uint32_t width, float eps) {
+    x += uint64_t(blockIdx.x) * width;
+    y += uint64_t(blockIdx.x) * width;
+    normed += uint64_t(blockIdx.x) * width;
+    float square = 0.f;
+    for (uint32_t i = threadIdx.x; i < width; i += blockDim.x) {
+        const float sum = x[i] + widen(y[i]);
+        x[i] = sum;
+        square += sum * sum;
+    }
+    const float inverse = 1.f / sqrtf(sum_over_block(square) / width + eps);
+    for (uint32_t i = threadIdx.x; i < width; i += blockDim.x)
+        store(normed + i, x[i] * (inverse * widen(weight[i])));
+}
+
 // Turns heads in place by their rows' angles: value `i` together with value `i + dim / 2`; each head is
-// normalised first where `norm` is not null. A block has one row, a warp one head at a time.
-KERNEL(rotate, T *x, uint64_t row_stride, const float *cos, const float *sin, const T *norm, float eps,
-       uint32_t heads, uint32_t dim) {
+// normalised first where there are norms: the first `queries` heads by one weight, those after them by
+// another. A block has one row, a warp one head at a time.
+KERNEL(rotate, T *x, uint64_t row_stride, const float *cos, const float *sin, const T *query_norm,
+       const T *key_norm, uint32_t queries, float eps, uint32_t heads, uint32_t dim) {
     const uint32_t half = dim / 2, lane = threadIdx.x % WARP;
     x += blockIdx.x * row_stride;
     cos += uint64_t(blockIdx.x) * half;
     sin += uint64_t(blockIdx.x) * half;
     for (uint32_t head = threadIdx.x / WARP; head < heads; head += blockDim.x / WARP) {
         T *values = x + uint64_t(head) * dim;
+        const T *norm = head < queries ? query_norm : key_norm;
         float inverse = 1.f;
         if (norm != nullptr) {
             float square = 0.f;
@@ -47,15 +66,17 @@ KERNEL(rotate, T *x, uint64_t row_stride, const float *cos, const float *sin, co
     }
 }
 
-// Stores a row's new keys, or values, at its slot; a block has one row.
-KERNEL(kv_write, T *cache, const T *fresh, uint64_t row_stride, const uint32_t *slots, uint32_t heads,
-       uint32_t dim, uint32_t keys) {
+// Stores a row's new keys at its slot, and its values, which follow them in the row, at theirs: `half`
+// values after the keys. A block has one row.
+KERNEL(kv_write, T *keys, uint64_t half, const T *fresh, uint64_t row_stride, const uint32_t *slots,
+       uint32_t heads, uint32_t dim) {
     const uint32_t slot = slots[blockIdx.x], offset = slot % KV_BLOCK;
     fresh += blockIdx.x * row_stride;
     for (uint32_t i = threadIdx.x; i < heads * dim; i += blockDim.x) {
         const uint32_t head = i / dim, d = i % dim;
-        T *block = cache + (uint64_t(slot / KV_BLOCK) * heads + head) * dim * KV_BLOCK;
-        block[keys ? d * KV_BLOCK + offset : offset * dim + d] = fresh[i];
+        T *block = keys + (uint64_t(slot / KV_BLOCK) * heads + head) * dim * KV_BLOCK;
+        block[d * KV_BLOCK + offset] = fresh[i];
+        block[half + offset * dim + d] = fresh[heads * dim + i];
     }
 }
 

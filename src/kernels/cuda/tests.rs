@@ -10,12 +10,12 @@ use rand::{Rng, SeedableRng};
 use super::super::activation::silu_mul;
 use super::super::attention::{Span, Spans, attention};
 use super::super::indices::Indices;
-use super::super::kv::{self, BLOCK};
+use super::super::kv::{BLOCK, KvBlocks};
 use super::super::linear::{linear, logits};
 use super::super::overlay::{Layouts, OverlayRows, Overlays, WeightDeltas, overlay};
 use super::super::residual;
 use super::super::rms_norm::rms_norm;
-use super::super::rope::rotate;
+use super::super::rope::{HeadNorms, rotate};
 use super::super::scatter::{self, Target};
 use super::super::select::select;
 use crate::ticket::{DeltaDtype, Deltas, TensorDelta};
@@ -117,16 +117,24 @@ proptest! {
         residual::add(&sum, &y).unwrap();
         residual::add(&sum_there, &y_there).unwrap();
         prop_assert_eq!(values(&sum), values(&sum_there));
+        let here = residual::add_norm(&sum, &y, &weight, 1e-5).unwrap();
+        let there = residual::add_norm(&sum_there, &y_there, &weight_there, 1e-5).unwrap();
+        prop_assert_eq!(values(&sum), values(&sum_there));
+        prop_assert_eq!(there.dtype(), dtype);
+        assert_near(&here, &there, unit(dtype));
 
         // Heads that lie between others, as in a fused product.
         let (fused, fused_there) = both(&random((rows, heads + 2, dim)), dtype, &gpu);
-        let (norm, norm_there) = both(&random(dim), dtype, &gpu);
+        let [(queries, queries_there), (keys, keys_there)] =
+            [(); 2].map(|()| both(&random(dim), dtype, &gpu));
         let angles = random((rows, half));
         let (cos, sin) = (angles.cos().unwrap(), angles.sin().unwrap());
-        let norms = normed.then_some(());
-        rotate(&fused.narrow(1, 1, heads).unwrap(), &cos, &sin, norms.map(|()| (&norm, 1e-5))).unwrap();
+        let norms = |queries, keys| {
+            normed.then_some(HeadNorms { queries, query_heads: heads / 2, keys, eps: 1e-5 })
+        };
+        rotate(&fused.narrow(1, 1, heads).unwrap(), &cos, &sin, norms(&queries, &keys)).unwrap();
         let (cos, sin) = (cos.to_device(&gpu).unwrap(), sin.to_device(&gpu).unwrap());
-        let norms = norms.map(|()| (&norm_there, 1e-5));
+        let norms = norms(&queries_there, &keys_there);
         rotate(&fused_there.narrow(1, 1, heads).unwrap(), &cos, &sin, norms).unwrap();
         assert_near(&fused, &fused_there, unit(dtype));
 
@@ -275,14 +283,8 @@ fn attend(
 ) -> Result<()> {
     let tables: Vec<usize> = lengths.iter().map(|(n, _)| n.div_ceil(BLOCK)).collect();
     let total = tables.iter().sum::<usize>();
-    let caches = |device: &Device, dtype| {
-        let keys = kv::zeros((total, kv_heads, dim, BLOCK), dtype, device).unwrap();
-        (
-            keys,
-            kv::zeros((total, kv_heads, BLOCK, dim), dtype, device).unwrap(),
-        )
-    };
-    let (here, there) = (caches(&Device::Cpu, DType::F32), caches(gpu, dtype));
+    let blocks = |device, dtype| KvBlocks::zeros([total, kv_heads, dim], dtype, device);
+    let (here, there) = (blocks(&Device::Cpu, DType::F32)?, blocks(gpu, dtype)?);
     let (mut spans, mut queries, mut next_block) = (Vec::new(), Vec::new(), total);
     for (&(positions, rows), table) in lengths.iter().zip(&tables) {
         let rows = rows.min(positions);
@@ -294,11 +296,10 @@ fn attend(
         next_block -= table;
         let slot = |p: usize| blocks[p / BLOCK] * BLOCK as u32 + (p % BLOCK) as u32;
         let slots: Vec<u32> = (0..positions).map(slot).collect();
-        let (keys, keys_there) = both(&random((positions, kv_heads, dim)), dtype, gpu);
-        let (values, values_there) = both(&random((positions, kv_heads, dim)), dtype, gpu);
+        let (fresh, fresh_there) = both(&random((positions, 2 * kv_heads, dim)), dtype, gpu);
         let of = |device| Indices::new(&slots, device).unwrap();
-        kv::write(&here.0, &here.1, &keys, &values, &of(&Device::Cpu))?;
-        kv::write(&there.0, &there.1, &keys_there, &values_there, &of(gpu))?;
+        here.write(&fresh, &of(&Device::Cpu))?;
+        there.write(&fresh_there, &of(gpu))?;
         spans.push(Span {
             first_row: queries.iter().map(|q: &Tensor| q.dim(0).unwrap()).sum(),
             rows,
@@ -309,8 +310,8 @@ fn attend(
     }
     let (queries, queries_there) = both(&Tensor::cat(&queries, 0)?, dtype, gpu);
     let of = |device| Spans::new(&spans, group, device).unwrap();
-    let want = attention(&queries, &here.0, &here.1, &of(&Device::Cpu), window, 0.3)?;
-    let got = attention(&queries_there, &there.0, &there.1, &of(gpu), window, 0.3)?;
+    let want = attention(&queries, &here, &of(&Device::Cpu), window, 0.3)?;
+    let got = attention(&queries_there, &there, &of(gpu), window, 0.3)?;
     assert_near(&want, &got, 2.0 * unit(dtype));
     Ok(())
 }
