@@ -11,6 +11,7 @@ use candle_core::{DType, Device, Tensor};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use tombola::kernels::activation::silu_mul;
 use tombola::kernels::attention::{Span, Spans, attention};
+use tombola::kernels::inputs::Inputs;
 use tombola::kernels::kv::{BLOCK, KvBlocks};
 use tombola::kernels::linear::linear;
 
@@ -135,7 +136,8 @@ fn attentions(c: &mut Criterion) {
                 })
                 .collect();
             let queries = filled((sequences * rows, HEADS, HEAD_DIM), DType::F32);
-            let spans = Spans::new(&spans, HEADS / KV_HEADS, &Device::Cpu).expect("spans");
+            let spans = Spans::new(&spans, HEADS / KV_HEADS, &mut Inputs::new(&Device::Cpu))
+                .expect("spans");
             let step = || {
                 for cached in &caches {
                     let y = attention(&queries, cached, &spans, None, 0.125);

@@ -98,6 +98,7 @@ pub fn evaluate(
         },
         costs: None,
         threads: compute.threads(),
+        enforce_eager: false,
         end_tokens: base.end_tokens(),
     };
     let metrics = Arc::new(Metrics::new(resident.max_positions)?);

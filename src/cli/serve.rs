@@ -78,6 +78,9 @@ pub struct ServeArgs {
         value_parser = at_least_one,
     )]
     max_num_seqs: usize,
+    /// On a GPU, launch every kernel of a step by itself: decoding steps are not captured as CUDA graphs.
+    #[arg(long, env = "TOMBOLA_ENFORCE_EAGER")]
+    enforce_eager: bool,
     /// Tokens of one step: longer prompts are computed in chunks.
     #[arg(
         long,
@@ -301,6 +304,7 @@ fn engine_config(args: &ServeArgs, mode: TicketMode, base: &OpenBase) -> EngineC
         ticket_mode: mode,
         costs: None,
         threads: args.compute.threads(),
+        enforce_eager: args.enforce_eager,
         end_tokens: base.end_tokens(),
     }
 }

@@ -59,6 +59,8 @@ pub struct EngineConfig {
     pub costs: Option<Costs>,
     /// Threads that compute.
     pub threads: usize,
+    /// Launches every kernel of a step by itself: nothing is captured as a CUDA graph.
+    pub enforce_eager: bool,
     /// Tokens that end a text.
     pub end_tokens: Vec<u32>,
 }
@@ -141,7 +143,7 @@ pub fn spawn(
     });
     let threads = |e: &dyn std::fmt::Display| EngineError::Threads(e.to_string());
     let pool = kernels::Pool::new(config.threads).map_err(|e| threads(&e))?;
-    let mut runner = Runner::new(base, blocks)?;
+    let mut runner = Runner::new(base, blocks, config.enforce_eager)?;
     let policy = policy(config, &mut runner, &pool)?;
     let max_model_len = limits.max_model_len;
     let (handle, inbox) = channel(limits, seqs.saturating_add(config.max_queue));

@@ -11,6 +11,7 @@ use super::plan::{Chunk, Groups, Plan, SequenceId};
 use super::scheduler::Scheduler;
 use super::sequence::{ChunkOutput, Next, Sequence};
 use crate::kernels::argmax::argmax;
+use crate::kernels::graphs::Graphs;
 use crate::kernels::indices::Indices;
 use crate::kernels::select::select;
 use crate::model::{Base, Batch, KvCache, ModelError, SwapReport, TicketOverlay};
@@ -21,6 +22,7 @@ use crate::ticket::Digest;
 pub struct Runner {
     base: Base,
     cache: KvCache,
+    graphs: Graphs,
     /// The lease of the ticket that is applied: while its values lie in the weights, its memory is
     /// in use.
     applied: Option<Lease>,
@@ -39,9 +41,14 @@ pub struct StepOutput {
 }
 
 impl Runner {
-    pub fn new(base: Base, blocks: usize) -> Result<Self, ModelError> {
+    /// Takes blocks of keys and values; where it is not eager, decoding steps are captured on a GPU.
+    pub fn new(base: Base, blocks: usize, enforce_eager: bool) -> Result<Self, ModelError> {
         Ok(Self {
             cache: base.kv_cache(blocks)?,
+            graphs: match enforce_eager {
+                true => Graphs::eager(base.device()),
+                false => Graphs::new(base.device()),
+            },
             base,
             applied: None,
         })
@@ -74,7 +81,8 @@ impl Runner {
         }
         let overlaid = batch.overlaid.iter().map(|over| over.ticket.nonzeros());
         let overlaid = overlaid.sum();
-        let logits = self.base.decoder.forward(&batch, &self.cache)?;
+        let decoder = &self.base.decoder;
+        let logits = decoder.forward_captured(&batch, &self.cache, &mut self.graphs)?;
         let chunks = match logits {
             Some(logits) => read(plan, sequences, &logits)?,
             None => plan.chunks.iter().map(|_| ChunkOutput::default()).collect(),
@@ -146,7 +154,7 @@ fn read(
     let rows = match whole.len() {
         0 => Vec::new(),
         all if all == row as usize => logits.to_vec2()?,
-        _ => select(logits, &Indices::new(&whole, logits.device())?)?.to_vec2()?,
+        _ => select(logits, &Indices::uploaded(&whole, logits.device())?)?.to_vec2()?,
     };
     let (mut rows, mut at) = (rows.into_iter(), 0);
     let outputs = plan.chunks.iter().map(|chunk| {

@@ -5,9 +5,10 @@ mod tile;
 use std::ops::Range;
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp3, Device, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::element::{Element, elements, rows as rows_of, with_element};
+use super::inputs::Inputs;
 use super::kv::{BLOCK, KvBlocks};
 use super::parallel::{Scattered, for_each_range};
 use super::simd::{LANES, dispatch};
@@ -34,18 +35,29 @@ pub struct Spans<'a> {
 }
 
 impl<'a> Spans<'a> {
-    /// For heads of which `group` share a key head.
-    pub fn new(host: &'a [Span], group: usize, device: &Device) -> Result<Self> {
+    /// For heads of which `group` share a key head; to be uploaded with the other inputs of a step.
+    ///
+    /// # Errors
+    /// There is no kernel for such heads.
+    pub fn new(host: &'a [Span], group: usize, inputs: &mut Inputs) -> Result<Self> {
         #[cfg(not(feature = "cuda"))]
-        let _ = (group, device);
+        let _ = (group, inputs);
         Ok(Self {
             host,
             #[cfg(feature = "cuda")]
-            on_gpu: match device {
-                Device::Cuda(device) => Some(super::cuda::DeviceSpans::new(device, host, group)?),
-                _ => None,
+            on_gpu: match &mut inputs.on_gpu {
+                Some(staging) => Some(super::cuda::DeviceSpans::new(host, group, staging)?),
+                None => None,
             },
         })
+    }
+
+    /// What the launches for a decoding step's sequences hang on, on a GPU; `None` of other steps.
+    pub(super) fn form(&self) -> Option<Vec<usize>> {
+        #[cfg(feature = "cuda")]
+        return self.on_gpu.as_ref()?.form();
+        #[cfg(not(feature = "cuda"))]
+        None
     }
 }
 

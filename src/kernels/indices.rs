@@ -2,25 +2,36 @@
 
 use candle_core::{Device, Result};
 
+use super::inputs::Inputs;
+
 /// Indices put where the kernels run: once a step, however many operations take them.
 pub struct Indices<'a> {
     host: &'a [u32],
     #[cfg(feature = "cuda")]
-    on_gpu: Option<candle_core::cuda::cudarc::driver::CudaSlice<u32>>,
+    on_gpu: Option<super::cuda::Place>,
 }
 
 impl<'a> Indices<'a> {
-    pub fn new(host: &'a [u32], device: &Device) -> Result<Self> {
+    /// To be uploaded with the other inputs of a step.
+    pub fn new(host: &'a [u32], inputs: &mut Inputs) -> Self {
         #[cfg(not(feature = "cuda"))]
-        let _ = device;
-        Ok(Self {
+        let _ = inputs;
+        Self {
             host,
             #[cfg(feature = "cuda")]
-            on_gpu: match device {
-                Device::Cuda(device) => Some(super::cuda::upload(device, host)?),
-                _ => None,
-            },
-        })
+            on_gpu: inputs.on_gpu.as_mut().map(|staging| staging.place(host)),
+        }
+    }
+
+    /// Uploaded alone.
+    ///
+    /// # Errors
+    /// There is no memory for them.
+    pub fn uploaded(host: &'a [u32], device: &Device) -> Result<Self> {
+        let mut inputs = Inputs::new(device);
+        let indices = Self::new(host, &mut inputs);
+        inputs.upload()?;
+        Ok(indices)
     }
 
     /// The indices here.
@@ -32,7 +43,7 @@ impl<'a> Indices<'a> {
     #[cfg(feature = "cuda")]
     pub(super) fn pointer(&self) -> Result<u64> {
         match &self.on_gpu {
-            Some(slice) => Ok(super::cuda::pointer(slice)),
+            Some(place) => place.pointer(),
             None => candle_core::bail!("indices that are not on the GPU"),
         }
     }

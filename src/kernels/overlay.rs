@@ -12,6 +12,7 @@ use candle_core::{CpuStorage, Device, InplaceOp2, Layout, Result, Tensor};
 use rayon::prelude::*;
 
 use super::element::{elements, elements_mut};
+use super::inputs::Inputs;
 use super::parallel::{Scattered, for_each_range};
 use crate::ticket::TensorDelta;
 pub use layout::OverlayLayout;
@@ -52,6 +53,15 @@ impl Layouts {
                     |weight: &Option<WeightDeltas>| weight.as_ref().map(OverlayLayout::new);
                 Ok(Self::Cpu(weights.par_iter().map(arrange).collect()))
             }
+        }
+    }
+
+    /// How many weights the base has.
+    #[cfg(feature = "cuda")]
+    fn weights(&self) -> usize {
+        match self {
+            Self::Cpu(layouts) => layouts.len(),
+            Self::Gpu(ticket) => ticket.weights(),
         }
     }
 
@@ -115,13 +125,13 @@ pub struct Overlays<'a> {
 }
 
 impl<'a> Overlays<'a> {
-    /// For `parts` whose rows ascend and do not overlap.
+    /// For `parts` whose rows ascend and do not overlap; to be uploaded with the other inputs of a step.
     ///
     /// # Errors
     /// They do not; or a ticket was arranged for another device.
-    pub fn new(parts: Vec<OverlayRows<'a>>, device: &Device) -> Result<Self> {
+    pub fn new(parts: Vec<OverlayRows<'a>>, inputs: &mut Inputs) -> Result<Self> {
         #[cfg(not(feature = "cuda"))]
-        let _ = device;
+        let _ = inputs;
         let mut free = 0;
         for OverlayRows { rows, .. } in &parts {
             if rows.start < free || rows.end < rows.start {
@@ -131,12 +141,26 @@ impl<'a> Overlays<'a> {
         }
         Ok(Self {
             #[cfg(feature = "cuda")]
-            on_gpu: match device {
-                Device::Cuda(device) => Some(on_gpu(device, &parts)?),
-                _ => None,
+            on_gpu: match &mut inputs.on_gpu {
+                Some(staging) => Some(on_gpu(&parts, staging)?),
+                None => None,
             },
             parts,
         })
+    }
+
+    /// What the launches for these rows hang on, on a GPU; `None` where they are of this step alone.
+    pub(super) fn form(&self) -> Option<Vec<usize>> {
+        #[cfg(feature = "cuda")]
+        {
+            let mut numbers = self.on_gpu.as_ref()?.form()?.to_vec();
+            let weights = self.parts.iter().map(|part| part.ticket.weights());
+            let touched = (0..weights.max().unwrap_or(0)).filter(|&weight| self.touch(weight));
+            numbers.extend(touched);
+            Some(numbers)
+        }
+        #[cfg(not(feature = "cuda"))]
+        None
     }
 
     /// Whether any of the tickets touches a weight.
@@ -167,8 +191,8 @@ impl<'a> Overlays<'a> {
 
 #[cfg(feature = "cuda")]
 fn on_gpu<'a>(
-    device: &candle_core::CudaDevice,
     parts: &[OverlayRows<'a>],
+    staging: &mut super::cuda::Staging,
 ) -> Result<super::cuda::DeviceSegments<'a>> {
     let part = |part: &OverlayRows<'a>| match part.ticket {
         Layouts::Gpu(ticket) => Ok(super::cuda::DeviceRows {
@@ -180,7 +204,7 @@ fn on_gpu<'a>(
         Layouts::Cpu(_) => candle_core::bail!("overlay: a ticket that is not on the GPU"),
     };
     let parts: Result<Vec<_>> = parts.iter().map(part).collect();
-    super::cuda::DeviceSegments::new(device, parts?)
+    super::cuda::DeviceSegments::new(parts?, staging)
 }
 
 /// `y[rows] += scale·x[rows]·Δᵀ` for each of the parts, with the deltas of one weight, by its number; `x` is

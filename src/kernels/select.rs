@@ -80,11 +80,11 @@ mod tests {
         let matrix = Tensor::randn(0f32, 1., (7, 5), &Device::Cpu).unwrap();
         for dtype in [DType::F32, DType::BF16, DType::F16] {
             let matrix = matrix.to_dtype(dtype).unwrap();
-            let ids = Indices::new(&[6, 0, 0, 3], &Device::Cpu).unwrap();
+            let ids = Indices::uploaded(&[6, 0, 0, 3], &Device::Cpu).unwrap();
             let got: Vec<Vec<f32>> = select(&matrix, &ids).unwrap().to_vec2().unwrap();
             let all: Vec<Vec<f32>> = matrix.to_dtype(DType::F32).unwrap().to_vec2().unwrap();
             assert_eq!(got, [6, 0, 0, 3].map(|row: usize| all[row].clone()));
-            let beyond = Indices::new(&[7], &Device::Cpu).unwrap();
+            let beyond = Indices::uploaded(&[7], &Device::Cpu).unwrap();
             let error = select(&matrix, &beyond).unwrap_err().to_string();
             assert!(error.contains("row 7 of 7"), "{error}");
         }

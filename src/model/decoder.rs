@@ -11,7 +11,9 @@ use super::rope::RopeTable;
 use super::weights::{Projection, Weights};
 use crate::kernels::activation::silu_mul;
 use crate::kernels::attention::{Span, Spans, attention};
+use crate::kernels::graphs::{Form, Graphs};
 use crate::kernels::indices::Indices;
+use crate::kernels::inputs::Inputs;
 use crate::kernels::overlay::{OverlayRows, Overlays, overlay};
 use crate::kernels::residual;
 use crate::kernels::rms_norm::rms_norm;
@@ -74,11 +76,12 @@ impl Batch {
     }
 }
 
-/// What all layers need of a batch.
+/// What a batch is to the kernels.
 struct Step<'a> {
-    /// Cosines and sines of the rows' positions.
-    rope: (Tensor, Tensor),
+    tokens: Indices<'a>,
+    positions: Indices<'a>,
     slots: Indices<'a>,
+    logits_rows: Indices<'a>,
     spans: Spans<'a>,
     overlays: Overlays<'a>,
 }
@@ -126,24 +129,32 @@ impl Decoder {
     /// Runs one step: writes the batch's keys and values into `cache` and returns the logits of
     /// `logits_rows`, `[logits rows, vocab]` in f32; `None` where no row's are wanted.
     pub fn forward(&self, batch: &Batch, cache: &KvCache) -> Result<Option<Tensor>> {
-        let device = self.weights.embedding.device();
-        let step = self.prepare(batch)?;
-        // A copy of rows of the embedding, to add to: the residual stream, in f32.
-        let tokens = Indices::new(&batch.tokens, device)?;
-        let x = self.weights.embedding.select(&tokens)?;
-        self.layers(&x, &step, cache)?;
+        let mut graphs = Graphs::eager(self.weights.embedding.device());
+        self.forward_captured(batch, cache, &mut graphs)
+    }
+
+    /// As [`Self::forward`], where the launches of decoding steps are captured and replayed.
+    pub fn forward_captured(
+        &self,
+        batch: &Batch,
+        cache: &KvCache,
+        graphs: &mut Graphs,
+    ) -> Result<Option<Tensor>> {
+        let step = self.prepare(batch, graphs.begin())?;
+        graphs.upload()?;
+        let of = vec![self.weights.norm.id(), cache.layer(0).keys().id()];
+        let form = Form::new(of, &step.spans, &step.overlays);
+        let x = graphs.run(form, || self.layers(&step, cache))?;
         if batch.logits_rows.is_empty() {
             return Ok(None);
         }
-        let rows = Indices::new(&batch.logits_rows, device)?;
         let eps = self.config.rms_norm_eps;
-        let x = rms_norm(&select(&x, &rows)?, &self.weights.norm, eps)?;
+        let x = rms_norm(&select(&x, &step.logits_rows)?, &self.weights.norm, eps)?;
         self.weights.head.logits(&x).map(Some)
     }
 
-    /// What all layers need of a batch, put where the base is.
-    fn prepare<'a>(&self, batch: &'a Batch) -> Result<Step<'a>> {
-        let device = self.weights.embedding.device();
+    /// A batch as the kernels take it; to be uploaded.
+    fn prepare<'a>(&self, batch: &'a Batch, inputs: &mut Inputs) -> Result<Step<'a>> {
         let group = self.config.heads / self.config.kv_heads;
         let overlaid = batch.overlaid.iter().map(|over| OverlayRows {
             rows: over.rows.clone(),
@@ -151,33 +162,49 @@ impl Decoder {
             scale: 1.0,
         });
         Ok(Step {
-            rope: self.rope.at(&batch.positions)?,
-            slots: Indices::new(&batch.slots, device)?,
-            spans: Spans::new(&batch.spans, group, device)?,
-            overlays: Overlays::new(overlaid.collect(), device)?,
+            tokens: Indices::new(&batch.tokens, inputs),
+            positions: Indices::new(&batch.positions, inputs),
+            slots: Indices::new(&batch.slots, inputs),
+            overlays: Overlays::new(overlaid.collect(), inputs)?,
+            // From here on places hang on more than a step's form: nothing behind them is captured.
+            spans: Spans::new(&batch.spans, group, inputs)?,
+            logits_rows: Indices::new(&batch.logits_rows, inputs),
         })
     }
 
-    /// Adds what all layers make of the residual stream to it.
-    fn layers(&self, x: &Tensor, step: &Step, cache: &KvCache) -> Result<()> {
+    /// What the layers make of the batch's tokens: the residual stream `[rows, hidden]`, in f32.
+    fn layers(&self, step: &Step, cache: &KvCache) -> Result<Tensor> {
         let eps = self.config.rms_norm_eps;
+        let rope = self.rope.at(&step.positions)?;
+        // A copy of rows of the embedding, to add to.
+        let x = self.weights.embedding.select(&step.tokens)?;
         let mut before: Option<Tensor> = None;
         for (i, layer) in self.weights.layers.iter().enumerate() {
             let norm = &layer.input_norm;
             let h = match &before {
-                None => rms_norm(x, norm, eps)?,
-                Some(y) => residual::add_norm(x, y, norm, eps)?,
+                None => rms_norm(&x, norm, eps)?,
+                Some(y) => residual::add_norm(&x, y, norm, eps)?,
             };
-            let y = self.attend(i, &h, step, cache)?;
-            let h = residual::add_norm(x, &y, &layer.post_attention_norm, eps)?;
+            let y = self.attend(i, &h, &rope, step, cache)?;
+            let h = residual::add_norm(&x, &y, &layer.post_attention_norm, eps)?;
             let h = silu_mul(&self.project(i, Projection::GateUp, &h, step)?)?;
             before = Some(self.project(i, Projection::Down, &h, step)?);
         }
-        before.map_or(Ok(()), |y| residual::add(x, &y))
+        if let Some(y) = before {
+            residual::add(&x, &y)?;
+        }
+        Ok(x)
     }
 
     /// The attention block of one layer: `[rows, hidden]` → `[rows, hidden]`.
-    fn attend(&self, index: usize, x: &Tensor, step: &Step, cache: &KvCache) -> Result<Tensor> {
+    fn attend(
+        &self,
+        index: usize,
+        x: &Tensor,
+        (cos, sin): &(Tensor, Tensor),
+        step: &Step,
+        cache: &KvCache,
+    ) -> Result<Tensor> {
         let ModelConfig {
             heads,
             kv_heads,
@@ -197,7 +224,7 @@ impl Decoder {
         });
         // Views: heads are turned, stored and read where the product has put them.
         let turned = qkv.narrow(1, 0, heads + kv_heads)?;
-        rotate(&turned, &step.rope.0, &step.rope.1, norms)?;
+        rotate(&turned, cos, sin, norms)?;
         let cached = cache.layer(index);
         cached.write(&qkv.narrow(1, heads, 2 * kv_heads)?, &step.slots)?;
         let queries = qkv.narrow(1, 0, heads)?;
@@ -223,3 +250,6 @@ impl Decoder {
         Ok(y)
     }
 }
+
+#[cfg(all(test, feature = "cuda"))]
+mod cuda_tests;

@@ -10,6 +10,7 @@ use candle_core::{Device, Tensor};
 use super::error::ModelError;
 use super::load::Base;
 use super::weights::{Projection, layers};
+use crate::kernels::inputs::Inputs;
 use crate::kernels::overlay::{Layouts, OverlayRows, Overlays, WeightDeltas, overlay};
 use crate::ticket::{BaseManifest, BoundTicket, Ticket};
 
@@ -76,7 +77,9 @@ impl TicketOverlay {
             ticket: &self.layouts,
             scale: 1.0,
         };
-        let overlays = Overlays::new(vec![ticket], device)?;
+        let mut inputs = Inputs::new(device);
+        let overlays = Overlays::new(vec![ticket], &mut inputs)?;
+        inputs.upload()?;
         for projection in Projection::ALL {
             // All layers have the shapes of the first. The activations are made before the clock runs.
             let shape = shape_of(manifest, projection);

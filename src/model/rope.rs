@@ -27,12 +27,8 @@ impl RopeTable {
     }
 
     /// The rows of a batch's positions.
-    pub fn at(&self, positions: &[u32]) -> Result<(Tensor, Tensor)> {
-        let positions = Indices::new(positions, self.cos.device())?;
-        Ok((
-            select(&self.cos, &positions)?,
-            select(&self.sin, &positions)?,
-        ))
+    pub fn at(&self, positions: &Indices) -> Result<(Tensor, Tensor)> {
+        Ok((select(&self.cos, positions)?, select(&self.sin, positions)?))
     }
 }
 

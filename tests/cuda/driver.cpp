@@ -2,31 +2,72 @@
 // the binary of `--features cuda` and its tests run on a machine without a GPU, slowly, through the very
 // calls that they make on one. `deploy/cuda/emulated` builds it and puts it where they look.
 //
-// Device memory is host memory, all work is done when a call returns, and of cuBLAS there are the
-// products that are used. Of candle's kernels some are linked with it
+// Device memory is host memory, all work is done when a call returns (or captured, and done by each launch
+// of the graph), and of cuBLAS there are the products that are used. Of candle's kernels some are linked with it
 // (deploy/cuda/emulated); asking for another is an error that names it.
 #include "emulation.h"
 #include "kernels.cu"
 
 #include <chrono>
+#include <memory>
 #include <mutex>
+#include <utility>
 
 #define API extern "C" __attribute__((visibility("default")))
 
 namespace {
-enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_FOUND = 500 };
+enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_FOUND = 500, NO_CAPTURE = 900, INVALIDATED = 901 };
 using Pointer = unsigned long long;
 
 // Given out so that no handle is null.
 int context, stream_handle, module_handle, pool, blas, generator;
 
+void *at(Pointer pointer) { return reinterpret_cast<void *>(pointer); }
+
+// What was never written, or is freed, is easily seen.
+void spoil(Pointer pointer, size_t bytes) { std::memset(at(pointer), 0xa5, bytes); }
+
 Pointer allocate(size_t bytes) {
     void *memory = std::aligned_alloc(256, (bytes + 511) / 256 * 256);
-    if (memory != nullptr) std::memset(memory, 0xa5, bytes); // what was never written is easily seen
+    if (memory != nullptr) spoil(reinterpret_cast<Pointer>(memory), bytes);
     return reinterpret_cast<Pointer>(memory);
 }
 
-void *at(Pointer pointer) { return reinterpret_cast<void *>(pointer); }
+// What was captured, in its order, with the memory that it allocates.
+struct Graph {
+    std::vector<std::function<void()>> nodes;
+    std::map<Pointer, size_t> memory;
+    size_t allocated = 0; // and not freed by its end
+    bool launched = false;
+
+    ~Graph() {
+        for (const auto &[pointer, bytes] : memory) std::free(at(pointer));
+    }
+};
+
+std::recursive_mutex one_at_a_time;
+std::shared_ptr<Graph> capture; // while the stream is captured
+bool invalid;                   // what is captured
+
+// Does something on the stream, or captures it.
+template <typename Work>
+int enqueue(Work work) {
+    const std::lock_guard lock(one_at_a_time);
+    if (capture != nullptr)
+        capture->nodes.push_back(work);
+    else
+        work();
+    return SUCCESS;
+}
+
+// What cannot be captured.
+template <typename Work>
+int at_once(Work work) {
+    const std::lock_guard lock(one_at_a_time);
+    if (capture != nullptr) return invalid = true, NO_CAPTURE;
+    work();
+    return SUCCESS;
+}
 } // namespace
 
 // --- libcuda
@@ -58,31 +99,74 @@ API int cuDeviceGetDefaultMemPool(void **result, int) { return *result = &pool, 
 API int cuMemPoolSetAttribute(void *, int, void *) { return SUCCESS; }
 API int cuStreamCreate(void **result, unsigned) { return *result = &stream_handle, SUCCESS; }
 API int cuStreamDestroy_v2(void *) { return SUCCESS; }
-API int cuStreamSynchronize(void *) { return SUCCESS; }
-API int cuStreamIsCapturing(void *, int *status) { return *status = 0, SUCCESS; }
+API int cuStreamSynchronize(void *) { return at_once([] {}); }
+API int cuStreamIsCapturing(void *, int *status) { return *status = capture != nullptr, SUCCESS; }
 API int cuStreamWaitEvent(void *, void *, unsigned) { return SUCCESS; }
 
 API int cuMemGetInfo_v2(size_t *free_bytes, size_t *total) {
     return *free_bytes = size_t(4) << 30, *total = size_t(8) << 30, SUCCESS;
 }
 API int cuMemAllocAsync(Pointer *result, size_t bytes, void *) {
+    const std::lock_guard lock(one_at_a_time);
     *result = allocate(bytes);
-    return *result != 0 ? SUCCESS : OUT_OF_MEMORY;
+    if (*result == 0) return OUT_OF_MEMORY;
+    if (capture != nullptr) {
+        capture->memory[*result] = bytes, ++capture->allocated;
+        capture->nodes.push_back([pointer = *result, bytes] { spoil(pointer, bytes); });
+    }
+    return SUCCESS;
 }
 API int cuMemAlloc_v2(Pointer *result, size_t bytes) { return cuMemAllocAsync(result, bytes, nullptr); }
-API int cuMemFreeAsync(Pointer pointer, void *) { return std::free(at(pointer)), SUCCESS; }
+API int cuMemFreeAsync(Pointer pointer, void *) {
+    const std::lock_guard lock(one_at_a_time);
+    if (capture == nullptr) return std::free(at(pointer)), SUCCESS;
+    const auto own = capture->memory.find(pointer);
+    if (own == capture->memory.end()) return invalid = true, INVALID_VALUE;
+    --capture->allocated;
+    capture->nodes.push_back([pointer, bytes = own->second] { spoil(pointer, bytes); });
+    return SUCCESS;
+}
 API int cuMemFree_v2(Pointer pointer) { return cuMemFreeAsync(pointer, nullptr); }
 API int cuMemcpyHtoDAsync_v2(Pointer to, const void *from, size_t bytes, void *) {
-    return std::memcpy(at(to), from, bytes), SUCCESS;
+    return at_once([=] { std::memcpy(at(to), from, bytes); });
 }
 API int cuMemcpyDtoHAsync_v2(void *to, Pointer from, size_t bytes, void *) {
-    return std::memcpy(to, at(from), bytes), SUCCESS;
+    return at_once([=] { std::memcpy(to, at(from), bytes); });
 }
 API int cuMemcpyDtoDAsync_v2(Pointer to, Pointer from, size_t bytes, void *) {
-    return std::memmove(at(to), at(from), bytes), SUCCESS;
+    return enqueue([=] { std::memmove(at(to), at(from), bytes); });
 }
 API int cuMemsetD8Async(Pointer to, unsigned char value, size_t bytes, void *) {
-    return std::memset(at(to), value, bytes), SUCCESS;
+    return enqueue([=] { std::memset(at(to), value, bytes); });
+}
+
+API int cuStreamBeginCapture_v2(void *, int) {
+    const std::lock_guard lock(one_at_a_time);
+    if (capture != nullptr) return INVALID_VALUE;
+    capture = std::make_shared<Graph>(), invalid = false;
+    return SUCCESS;
+}
+API int cuStreamEndCapture(void *, void **graph) {
+    const std::lock_guard lock(one_at_a_time);
+    *graph = nullptr;
+    if (capture == nullptr) return INVALID_VALUE;
+    const auto captured = std::exchange(capture, nullptr);
+    if (invalid) return INVALIDATED;
+    return *graph = new std::shared_ptr<Graph>(captured), SUCCESS;
+}
+API int cuGraphInstantiateWithFlags(void **executable, void *graph, unsigned long long) {
+    return *executable = new std::shared_ptr<Graph>(*static_cast<std::shared_ptr<Graph> *>(graph)), SUCCESS;
+}
+API int cuGraphDestroy(void *graph) { return delete static_cast<std::shared_ptr<Graph> *>(graph), SUCCESS; }
+API int cuGraphExecDestroy(void *executable) { return cuGraphDestroy(executable); }
+API int cuGraphLaunch(void *executable, void *) {
+    const std::lock_guard lock(one_at_a_time);
+    Graph &graph = **static_cast<std::shared_ptr<Graph> *>(executable);
+    // What an earlier launch has allocated would still be there.
+    if (capture != nullptr || (graph.launched && graph.allocated > 0)) return INVALID_VALUE;
+    graph.launched = true;
+    for (const auto &node : graph.nodes) node();
+    return SUCCESS;
 }
 
 API int cuEventCreate(void **event, unsigned) { return *event = new double(0), SUCCESS; }
@@ -117,10 +201,7 @@ API int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, un
     const bool grid = gx > 0 && gy > 0 && gz > 0 && gy <= 65535 && gz <= 65535;
     const bool block = bx > 0 && by > 0 && bz > 0 && bx * by * bz <= 1024;
     if (!grid || !block || shared > 227 << 10) return INVALID_VALUE;
-    static std::mutex one_at_a_time;
-    const std::lock_guard lock(one_at_a_time);
-    (*static_cast<emulation::Kernel *>(function))({gx, gy, gz}, {bx, by, bz}, shared, arguments);
-    return SUCCESS;
+    return enqueue((*static_cast<emulation::Kernel *>(function))({gx, gy, gz}, {bx, by, bz}, shared, arguments));
 }
 API int cuGetErrorName(int, const char **text) { return *text = "an error of the emulation", SUCCESS; }
 API int cuGetErrorString(int, const char **text) { return cuGetErrorName(0, text); }
@@ -166,24 +247,25 @@ API int cublasGemmEx(void *, int trans_a, int trans_b, int m, int n, int k, cons
                      int c_type, int ldc, int compute, int) {
     const auto known = [](int type) { return type == R_32F || type == R_16F || type == R_16BF; };
     if (compute != COMPUTE_32F || !known(a_type) || b_type != a_type || !known(c_type)) return 15;
-    // [m, k] and [n, k] in C's order: both summed along neighbours.
-    const auto left = widened(a, a_type, k, m, lda, !(trans_a == TRANSPOSED));
-    const auto right = widened(b, b_type, k, n, ldb, trans_b == TRANSPOSED);
     const float by = *static_cast<const float *>(alpha), keep = *static_cast<const float *>(beta);
-    for (int j = 0; j < n; ++j)
-        for (int i = 0; i < m; ++i) {
-            const float *x = &left[size_t(i) * k], *y = &right[size_t(j) * k];
-            float sums[8] = {};
-            int p = 0;
-            for (; p + 8 <= k; p += 8)
-                for (int l = 0; l < 8; ++l) sums[l] += x[p + l] * y[p + l];
-            float sum = 0;
-            for (; p < k; ++p) sum += x[p] * y[p];
-            for (float part : sums) sum += part;
-            const size_t to = size_t(j) * ldc + i;
-            set(c, c_type, to, by * sum + (keep == 0 ? 0 : keep * element(c, c_type, to)));
-        }
-    return SUCCESS;
+    return enqueue([=] {
+        // [m, k] and [n, k] in C's order: both summed along neighbours.
+        const auto left = widened(a, a_type, k, m, lda, !(trans_a == TRANSPOSED));
+        const auto right = widened(b, b_type, k, n, ldb, trans_b == TRANSPOSED);
+        for (int j = 0; j < n; ++j)
+            for (int i = 0; i < m; ++i) {
+                const float *x = &left[size_t(i) * k], *y = &right[size_t(j) * k];
+                float sums[8] = {};
+                int p = 0;
+                for (; p + 8 <= k; p += 8)
+                    for (int l = 0; l < 8; ++l) sums[l] += x[p + l] * y[p + l];
+                float sum = 0;
+                for (; p < k; ++p) sum += x[p] * y[p];
+                for (float part : sums) sum += part;
+                const size_t to = size_t(j) * ldc + i;
+                set(c, c_type, to, by * sum + (keep == 0 ? 0 : keep * element(c, c_type, to)));
+            }
+    });
 }
 
 API int cublasGemmStridedBatchedEx(void *handle, int trans_a, int trans_b, int m, int n, int k, const void *alpha,

@@ -188,8 +188,9 @@ V shuffle(V value, uint32_t source_lane) {
     return value;
 }
 
-// Every kernel by its name: runs it with pointers to its arguments, as the driver is given them.
-using Kernel = std::function<void(dim3, dim3, size_t, void **)>;
+// Every kernel by its name: takes pointers to its arguments, as the driver is given them, and gives the
+// launch, to be run now or, captured, later.
+using Kernel = std::function<std::function<void()>(dim3, dim3, size_t, void **)>;
 
 inline std::map<std::string, Kernel> &kernels() {
     static std::map<std::string, Kernel> all;
@@ -200,11 +201,10 @@ struct Registration {
     template <typename... Arguments>
     Registration(const char *name, void (*kernel)(Arguments...)) {
         kernels()[name] = [kernel](dim3 grid, dim3 threads, size_t shared, void **pointers) {
-            const auto call = [&]<size_t... I>(std::index_sequence<I...>) {
-                const std::tuple<Arguments...> values{*static_cast<Arguments *>(pointers[I])...};
-                launch(grid, threads, shared, [&] { std::apply(kernel, values); });
-            };
-            call(std::index_sequence_for<Arguments...>{});
+            const auto values = [&]<size_t... I>(std::index_sequence<I...>) {
+                return std::tuple<Arguments...>{*static_cast<Arguments *>(pointers[I])...};
+            }(std::index_sequence_for<Arguments...>{});
+            return [=] { launch(grid, threads, shared, [&] { std::apply(kernel, values); }); };
         };
     }
 };

@@ -45,7 +45,7 @@ const char *suffix<__half>() { return "_f16"; }
 template <typename... Arguments>
 void run(const std::string &name, dim3 grid, uint32_t threads, size_t shared, Arguments... arguments) {
     void *pointers[] = {&arguments...};
-    emulation::kernels().at(name)(grid, {threads}, shared, pointers);
+    emulation::kernels().at(name)(grid, {threads}, shared, pointers)();
 }
 
 // A CSR matrix of which every fifth row is empty, with nonzeros at its corners.

@@ -12,6 +12,7 @@ use half::bf16;
 use rand::Rng;
 use rand::rngs::StdRng;
 use tempfile::NamedTempFile;
+use tombola::kernels::graphs::Graphs;
 use tombola::model::{
     BLOCK, Base, Batch, CacheDir, Checkpoint, DeviceSpec, Dtype, Files, KvCache, LoadOptions,
     TicketOverlay, default_gguf,
@@ -145,6 +146,8 @@ pub fn encode_ticket(base: &BaseManifest, tensors: &BTreeMap<String, TensorDelta
 pub struct Player<'a> {
     base: &'a Base,
     cache: KvCache,
+    /// As the engine does it.
+    graphs: Graphs,
     tables: Vec<Vec<u32>>,
     computed: Vec<usize>,
     overlaid: Option<Arc<TicketOverlay>>,
@@ -158,6 +161,7 @@ impl<'a> Player<'a> {
         Self {
             base,
             cache: base.kv_cache(blocks * sequences).expect("a cache"),
+            graphs: Graphs::new(base.device()),
             tables: (0..sequences).map(table).collect(),
             computed: vec![0; sequences],
             overlaid: None,
@@ -189,7 +193,8 @@ impl<'a> Player<'a> {
             }
             self.computed[sequence] += tokens.len();
         }
-        let logits = self.base.decoder.forward(&batch, &self.cache);
+        let decoder = &self.base.decoder;
+        let logits = decoder.forward_captured(&batch, &self.cache, &mut self.graphs);
         logits.expect("a step").expect("rows were asked for")
     }
 

@@ -35,6 +35,7 @@ pub fn config() -> EngineConfig {
         ticket_mode: TicketMode::Apply,
         costs: None,
         threads: 2,
+        enforce_eager: false,
         end_tokens: vec![2],
     }
 }

@@ -72,7 +72,7 @@ fn paged(sequences: &[Sequence], chunks: &[usize], window: Option<usize>, dtype:
             .collect();
         let slot = |p: usize| blocks[p / BLOCK] * BLOCK as u32 + (p % BLOCK) as u32;
         let slots: Vec<u32> = (0..positions).map(slot).collect();
-        let slots = Indices::new(&slots, &Device::Cpu).unwrap();
+        let slots = Indices::uploaded(&slots, &Device::Cpu).unwrap();
         let fresh = Tensor::cat(&[&sequence.keys, &sequence.values], 1).unwrap();
         cached.write(&fresh, &slots).unwrap();
         let first_position = positions - rows;
@@ -87,7 +87,7 @@ fn paged(sequences: &[Sequence], chunks: &[usize], window: Option<usize>, dtype:
     }
     let queries = Tensor::cat(&queries, 0).unwrap();
     let group = queries.dim(1).unwrap() / kv_heads;
-    let spans = Spans::new(&spans, group, &Device::Cpu).unwrap();
+    let spans = Spans::new(&spans, group, &mut Inputs::new(&Device::Cpu)).unwrap();
     attention(&queries, &cached, &spans, window, 0.3).unwrap()
 }
 
@@ -146,7 +146,7 @@ fn refuses_a_block_table_that_is_too_short() {
             blocks,
         };
         let span = [span];
-        let spans = Spans::new(&span, 2, &Device::Cpu).unwrap();
+        let spans = Spans::new(&span, 2, &mut Inputs::new(&Device::Cpu)).unwrap();
         attention(&queries, &cached, &spans, None, 1.0)
     };
     assert!(run(15, vec![3]).is_ok());

@@ -86,6 +86,16 @@ __device__ inline void attend(const Attention<V> &a) {
     const Tile tile = a.tiles[blockIdx.x];
     const uint32_t kv_head = blockIdx.y, part = blockIdx.z, dim = a.dim;
     const uint32_t count = tile.rows * a.group, heads = a.kv_heads * a.group;
+    const uint32_t end = tile.first_position + tile.rows;
+    if (uint64_t(part) * a.per_part >= end) { // a part that other sequences have
+        for (uint32_t q = threadIdx.x; q < count; q += blockDim.x) {
+            const uint64_t row = tile.first_row + q / a.group;
+            const uint64_t result = row * heads + kv_head * a.group + q % a.group;
+            float *to = a.parts + (result * gridDim.z + part) * (dim + 2);
+            to[dim] = -INFINITY, to[dim + 1] = 0.f;
+        }
+        return;
+    }
     const uint32_t warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
 
     for (uint32_t i = threadIdx.x; i < count * dim; i += blockDim.x) {
@@ -97,7 +107,6 @@ __device__ inline void attend(const Attention<V> &a) {
     __syncthreads();
 
     // The blocks that any of the rows sees, within the part.
-    const uint32_t end = tile.first_position + tile.rows;
     const uint32_t start = tile.first_position >= a.window ? tile.first_position + 1 - a.window : 0;
     const uint32_t per_part = a.per_part / KV_BLOCK;
     const uint32_t last = min((end + KV_BLOCK - 1) / KV_BLOCK, (part + 1) * per_part);

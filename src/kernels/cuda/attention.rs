@@ -1,14 +1,15 @@
 //! Attention over blocks of keys and values.
 
 use candle_core::cuda::CudaDevice;
-use candle_core::cuda::cudarc::driver::{CudaSlice, DeviceRepr};
+use candle_core::cuda::cudarc::driver::DeviceRepr;
 use candle_core::{CudaStorage, DType, Layout, Result};
 
 use super::super::attention::Span;
 use super::super::kv::BLOCK;
 use super::device::Kernels;
+use super::inputs::{Place, Staging};
 use super::launch::Launch;
-use super::view::{View, ViewMut, alloc, pointer, upload};
+use super::view::{View, ViewMut, alloc};
 
 /// `attention.cuh` has the same struct: neighbouring rows of one sequence.
 #[repr(C)]
@@ -49,26 +50,26 @@ fn kernel(dim: usize, one: bool) -> Option<&'static str> {
 
 /// The sequences of a step as tiles of rows, and their block tables, in a GPU's memory.
 pub struct DeviceSpans {
-    tiles: CudaSlice<Tile>,
-    block_tables: CudaSlice<u32>,
+    tiles: Place,
+    block_tables: Place,
     count: u32,
     /// Query heads that share a key head.
     group: usize,
-    /// Queries of a tile at most: its rows times the group.
-    queries: usize,
-    /// Positions that the longest sequence has, the step's among them.
+    /// Rows of a tile at most.
+    rows: usize,
+    /// Positions that the longest sequence has, the step's among them, or more.
     positions: usize,
 }
 
 impl DeviceSpans {
-    /// For query heads that come in groups of `group`.
-    pub fn new(device: &CudaDevice, spans: &[Span], group: usize) -> Result<Self> {
+    /// For query heads that come in groups of `group`; to be uploaded.
+    pub fn new(spans: &[Span], group: usize, staging: &mut Staging) -> Result<Self> {
         if group > MOST {
             candle_core::bail!(
                 "attention: {group} query heads share a key head; the GPU takes {MOST}"
             );
         }
-        let (mut tiles, mut block_tables) = (Vec::new(), Vec::new());
+        let (mut tiles, mut block_tables) = (Vec::new(), Vec::<u32>::new());
         let at_once = MOST / group.max(1);
         for span in spans {
             let first_block = super::narrow(block_tables.len())?;
@@ -82,19 +83,30 @@ impl DeviceSpans {
             }
             block_tables.extend(&span.blocks);
         }
-        let most = tiles.iter().map(|tile| tile.rows as usize).max();
+        let rows = spans.iter().map(|span| span.rows).max().unwrap_or(0);
         let positions = spans
             .iter()
             .map(|span| span.first_position + span.rows)
             .max();
+        let positions = positions.unwrap_or(0);
         Ok(Self {
             count: super::narrow(tiles.len())?,
-            tiles: upload(device, &tiles)?,
-            block_tables: upload(device, &block_tables)?,
+            tiles: staging.place(&tiles),
+            // Last: how many blocks the sequences have changes from step to step.
+            block_tables: staging.place(&block_tables),
             group,
-            queries: most.unwrap_or(0) * group,
-            positions: positions.unwrap_or(0),
+            rows: rows.min(at_once),
+            positions: match rows {
+                // So that decoding steps seldom differ. The parts that nobody has end at once.
+                0 | 1 => positions.next_power_of_two().max(PART),
+                _ => positions,
+            },
         })
+    }
+
+    /// What a decoding step's launches hang on; `None` of other steps.
+    pub fn form(&self) -> Option<Vec<usize>> {
+        (self.rows == 1).then(|| vec![self.count as usize, self.positions])
     }
 }
 
@@ -149,7 +161,8 @@ impl Attend<'_> {
             .map(|scratch| ViewMut::new(scratch, &scratch_layout));
         let scratch = scratch.transpose()?;
         let to = ViewMut::new(&mut y, &layout)?;
-        let Some(kernel) = kernel(self.dim, self.spans.queries <= 1) else {
+        let one = self.spans.rows * self.spans.group <= 1;
+        let Some(kernel) = kernel(self.dim, one) else {
             candle_core::bail!("attention: no kernel for heads of {}", self.dim);
         };
         let launch = Launch::new(device, kernel, dtype)?.write(&to);
@@ -162,8 +175,8 @@ impl Attend<'_> {
             .u64(stride as u64)
             .read(&keys)
             .read(&values)
-            .u64(pointer(&self.spans.tiles))
-            .u64(pointer(&self.spans.block_tables))
+            .u64(self.spans.tiles.pointer()?)
+            .u64(self.spans.block_tables.pointer()?)
             .u32(super::narrow(self.spans.group)?)
             .u32(super::narrow(self.kv_heads)?)
             .u32(super::narrow(self.dim)?)

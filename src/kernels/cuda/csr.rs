@@ -5,6 +5,7 @@ use candle_core::cuda::CudaDevice;
 use candle_core::cuda::cudarc::driver::{CudaSlice, DeviceRepr};
 
 use super::super::overlay::WeightDeltas;
+use super::device::beside_steps;
 use super::view::{pointer, upload};
 use crate::ticket::{Columns, DeltaDtype, Deltas};
 
@@ -30,16 +31,29 @@ pub(super) const CHUNK: usize = 1024;
 /// The deltas of a ticket by the base's weights, in a GPU's memory.
 pub struct DeviceTicket {
     pub(super) device: CudaDevice,
-    /// By weight, as the kernels find it.
-    pub(super) table: CudaSlice<DeviceDeltas>,
+    /// Where its deltas by weight are.
+    pub(super) table: u64,
     /// The same here.
     pub(super) weights: Vec<Option<OfWeight>>,
     nonzeros: usize,
     bytes: usize,
-    // What the table points to.
+    memory: Option<DeviceArrays>,
+}
+
+/// What a ticket's table points to, and the table.
+struct DeviceArrays {
+    table: CudaSlice<DeviceDeltas>,
     _row_offsets: CudaSlice<u32>,
     _columns: CudaSlice<u16>,
     _values: CudaSlice<u16>,
+}
+
+impl Drop for DeviceTicket {
+    /// By whoever held it last.
+    fn drop(&mut self) {
+        let _guard = beside_steps();
+        self.memory = None;
+    }
 }
 
 /// One weight's deltas.
@@ -62,6 +76,7 @@ struct Arrays {
 impl DeviceTicket {
     /// Copies the deltas of the weights, by their numbers, to a GPU.
     pub fn new(device: &CudaDevice, weights: &[Option<WeightDeltas>]) -> Result<Self> {
+        let _guard = beside_steps();
         let mut arrays = Arrays::default();
         // Places now, pointers once the arrays have addresses.
         let weights = weights
@@ -84,20 +99,29 @@ impl DeviceTicket {
             + size_of_val(&arrays.row_offsets[..])
             + size_of_val(&arrays.columns[..])
             + size_of_val(&arrays.values[..]);
-        Ok(Self {
-            device: device.clone(),
+        let memory = DeviceArrays {
             table: upload(device, &entries)?,
-            nonzeros: weights.iter().flatten().map(|weight| weight.nonzeros).sum(),
-            weights,
-            bytes,
             _row_offsets: row_offsets,
             _columns: columns,
             _values: values,
+        };
+        Ok(Self {
+            device: device.clone(),
+            table: pointer(&memory.table),
+            nonzeros: weights.iter().flatten().map(|weight| weight.nonzeros).sum(),
+            weights,
+            bytes,
+            memory: Some(memory),
         })
     }
 
     pub fn nonzeros(&self) -> usize {
         self.nonzeros
+    }
+
+    /// How many weights the base has.
+    pub fn weights(&self) -> usize {
+        self.weights.len()
     }
 
     /// `[out, in]` of a weight that the ticket touches.

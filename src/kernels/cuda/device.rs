@@ -1,7 +1,8 @@
 //! A GPU, opened for the life of the process.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{RwLockReadGuard, RwLockWriteGuard};
 
 use candle_core::cuda::cudarc::driver::{CudaFunction, CudaModule, result, sys};
 use candle_core::cuda::cudarc::nvrtc::Ptx;
@@ -53,6 +54,19 @@ fn keep_memory(device: &CudaDevice) -> Result<()> {
             .result()
             .w()
     }
+}
+
+/// What is issued to the stream while a step is captured becomes a part of it.
+static CAPTURE: RwLock<()> = RwLock::new(());
+
+/// Waits until nobody works on the stream beside the caller's thread, and keeps them waiting.
+pub(super) fn capturing() -> RwLockWriteGuard<'static, ()> {
+    CAPTURE.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// For threads besides the one that runs steps: waits while a step is captured.
+pub(super) fn beside_steps() -> RwLockReadGuard<'static, ()> {
+    CAPTURE.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Bytes of a GPU's memory that are free.

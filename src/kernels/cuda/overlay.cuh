@@ -50,6 +50,7 @@ KERNEL(overlay, T *y, const T *x, const Segment *segments, uint32_t weight, uint
        uint32_t out, uint32_t at_once, uint32_t staged) {
     SHARED_MEMORY(float, stage);
     const Segment segment = segments[blockIdx.y];
+    if (segment.rows == 0) return;
     const Deltas deltas = segment.ticket[weight];
     if (deltas.row_offsets == nullptr) return;
     const uint32_t first = uint64_t(out) * blockIdx.x / gridDim.x;

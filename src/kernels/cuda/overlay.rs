@@ -1,13 +1,14 @@
 //! Sparse products beside a dense one, for rows that are under different tickets.
 
 use candle_core::cuda::CudaDevice;
-use candle_core::cuda::cudarc::driver::{CudaSlice, DeviceRepr};
+use candle_core::cuda::cudarc::driver::DeviceRepr;
 use candle_core::{CudaStorage, DType, Layout, Result};
 
 use super::csr::{CHUNK, DeviceTicket, OfWeight};
 use super::gemm::{Product, product};
+use super::inputs::{Place, Staging};
 use super::launch::Launch;
-use super::view::{View, ViewMut, pointer, upload};
+use super::view::{View, ViewMut};
 
 /// `overlay.cuh` has the same struct: batch rows under one ticket.
 #[repr(C)]
@@ -40,32 +41,47 @@ pub struct DeviceRows<'a> {
 /// The segments of a step, in a GPU's memory: those whose products are sparse, and those of so many rows that
 /// they are better expanded.
 pub struct DeviceSegments<'a> {
-    sparse: CudaSlice<Segment>,
+    sparse: Place,
+    /// Of the sparse, and of empty ones after them.
     count: u32,
-    /// Of the sparse.
-    most_rows: usize,
+    /// Rows of a sparse one that share a nonzero's read, at most.
+    rows: usize,
     dense: Vec<DeviceRows<'a>>,
 }
 
 impl<'a> DeviceSegments<'a> {
-    pub fn new(device: &CudaDevice, parts: Vec<DeviceRows<'a>>) -> Result<Self> {
+    /// To be uploaded.
+    pub fn new(parts: Vec<DeviceRows<'a>>, staging: &mut Staging) -> Result<Self> {
         let (dense, sparse): (Vec<_>, Vec<_>) = parts.into_iter().partition(is_dense);
         let segment = |part: &DeviceRows| {
             Ok(Segment {
-                ticket: pointer(&part.ticket.table),
+                ticket: part.ticket.table,
                 first_row: super::narrow(part.first_row)?,
                 rows: super::narrow(part.rows)?,
                 scale: part.scale,
                 padding: 0,
             })
         };
-        let segments: Vec<Segment> = sparse.iter().map(segment).collect::<Result<_>>()?;
+        let mut segments: Vec<Segment> = sparse.iter().map(segment).collect::<Result<_>>()?;
+        // So that steps seldom differ. Blocks of an empty segment end at once.
+        let count = match segments.len() {
+            few @ ..=8 => few,
+            many => many.next_multiple_of(8),
+        };
+        segments.resize(count, Segment::default());
+        let most = sparse.iter().map(|part| part.rows).max().unwrap_or(0);
         Ok(Self {
-            sparse: upload(device, &segments)?,
-            count: super::narrow(segments.len())?,
-            most_rows: sparse.iter().map(|part| part.rows).max().unwrap_or(0),
+            sparse: staging.place(&segments),
+            count: super::narrow(count)?,
+            rows: most.next_power_of_two().min(ROWS),
             dense,
         })
+    }
+
+    /// What launches hang on, besides the weights that are touched; `None` where deltas are expanded.
+    pub fn form(&self) -> Option<[usize; 2]> {
+        let sparse = self.dense.is_empty();
+        sparse.then_some([self.count as usize, self.rows])
     }
 }
 
@@ -107,7 +123,7 @@ pub unsafe fn overlay(
     let (at_once, staged) = match room / 2 / row_bytes.max(1) {
         0 if row_bytes <= room => (1, true),
         0 => (ROWS, false),
-        fitting => (fitting.min(ROWS).min(segments.most_rows.max(1)), true),
+        fitting => (fitting.min(segments.rows), true),
     };
     // As many blocks as the GPU runs at once, shared out among the segments: each stages x anew.
     let blocks = launch.kernels.multiprocessors * 2;
@@ -118,7 +134,7 @@ pub unsafe fn overlay(
     let launch = launch
         .write(&y)
         .read(&x)
-        .u64(pointer(&segments.sparse))
+        .u64(segments.sparse.pointer()?)
         .u32(super::narrow(weight)?)
         .u32(super::narrow(inner)?)
         .u32(super::narrow(out)?)
@@ -154,7 +170,7 @@ unsafe fn add_dense(
     let layout = Layout::contiguous((out, inner));
     let launch = Launch::new(device, "overlay_expand", dtype)?
         .write(&ViewMut::new(&mut expanded, &layout)?)
-        .u64(pointer(&part.ticket.table))
+        .u64(part.ticket.table)
         .u32(super::narrow(weight)?)
         .u32(super::narrow(inner)?)
         .u32(super::narrow(out)?)

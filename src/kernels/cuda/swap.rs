@@ -41,7 +41,7 @@ pub fn apply(ticket: &DeviceTicket, weights: &[Tensor], scale: f32) -> Result<De
     let table = upload(device, &parts)?;
     let mut saved = DeviceSaved {
         values: alloc(device, dtype, ticket.nonzeros())?,
-        ticket: pointer(&ticket.table),
+        ticket: ticket.table,
     };
     let layout = Layout::contiguous(ticket.nonzeros());
     let launch = Launch::new(device, "swap_apply", dtype)?
@@ -60,7 +60,7 @@ pub fn apply(ticket: &DeviceTicket, weights: &[Tensor], scale: f32) -> Result<De
 /// # Errors
 /// They are of another ticket, or the weights are not those of [`apply`]; nothing is written then.
 pub fn revert(ticket: &DeviceTicket, weights: &[Tensor], saved: &DeviceSaved) -> Result<()> {
-    if saved.ticket != pointer(&ticket.table) {
+    if saved.ticket != ticket.table {
         candle_core::bail!("swap: values that another ticket has replaced");
     }
     let (parts, dtype) = parts(ticket, weights)?;

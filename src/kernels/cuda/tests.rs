@@ -10,6 +10,7 @@ use rand::{Rng, SeedableRng};
 use super::super::activation::silu_mul;
 use super::super::attention::{Span, Spans, attention};
 use super::super::indices::Indices;
+use super::super::inputs::Inputs;
 use super::super::kv::{BLOCK, KvBlocks};
 use super::super::linear::{linear, logits};
 use super::super::overlay::{Layouts, OverlayRows, Overlays, WeightDeltas, overlay};
@@ -41,6 +42,14 @@ fn unit(dtype: DType) -> f32 {
         DType::F16 => 2e-3,
         _ => 1.6e-2,
     }
+}
+
+/// The inputs of an operation, uploaded.
+fn uploaded<T>(device: &Device, place: impl FnOnce(&mut Inputs) -> Result<T>) -> T {
+    let mut inputs = Inputs::new(device);
+    let placed = place(&mut inputs).unwrap();
+    inputs.upload().unwrap();
+    placed
 }
 
 /// Values of the CPU's in f32, and of the GPU's in any dtype.
@@ -140,8 +149,8 @@ proptest! {
 
         let ids: Vec<u32> = (0..9).map(|i| (i * 7 % rows) as u32).collect();
         let (matrix, matrix_there) = both(&x, dtype, &gpu);
-        let here = select(&matrix, &Indices::new(&ids, &Device::Cpu).unwrap()).unwrap();
-        let there = select(&matrix_there, &Indices::new(&ids, &gpu).unwrap()).unwrap();
+        let here = select(&matrix, &Indices::uploaded(&ids, &Device::Cpu).unwrap()).unwrap();
+        let there = select(&matrix_there, &Indices::uploaded(&ids, &gpu).unwrap()).unwrap();
         prop_assert_eq!(there.dtype(), DType::F32);
         prop_assert_eq!(values(&here), values(&there));
     }
@@ -208,7 +217,7 @@ proptest! {
             }
             let parts = spans.into_iter().zip(&layouts);
             let parts = parts.map(|(rows, ticket)| OverlayRows { rows, ticket, scale: -0.7 });
-            let overlays = Overlays::new(parts.collect(), device).unwrap();
+            let overlays = uploaded(device, |inputs| Overlays::new(parts.collect(), inputs));
             assert!(overlays.touch(1) && !overlays.touch(0));
             overlay(y, x, &overlays, 1).unwrap();
         };
@@ -297,7 +306,7 @@ fn attend(
         let slot = |p: usize| blocks[p / BLOCK] * BLOCK as u32 + (p % BLOCK) as u32;
         let slots: Vec<u32> = (0..positions).map(slot).collect();
         let (fresh, fresh_there) = both(&random((positions, 2 * kv_heads, dim)), dtype, gpu);
-        let of = |device| Indices::new(&slots, device).unwrap();
+        let of = |device| Indices::uploaded(&slots, device).unwrap();
         here.write(&fresh, &of(&Device::Cpu))?;
         there.write(&fresh_there, &of(gpu))?;
         spans.push(Span {
@@ -309,7 +318,7 @@ fn attend(
         queries.push(random((rows, kv_heads * group, dim)));
     }
     let (queries, queries_there) = both(&Tensor::cat(&queries, 0)?, dtype, gpu);
-    let of = |device| Spans::new(&spans, group, device).unwrap();
+    let of = |device: &Device| uploaded(device, |inputs| Spans::new(&spans, group, inputs));
     let want = attention(&queries, &here, &of(&Device::Cpu), window, 0.3)?;
     let got = attention(&queries_there, &there, &of(gpu), window, 0.3)?;
     assert_near(&want, &got, 2.0 * unit(dtype));
@@ -350,7 +359,7 @@ fn many_rows_of_a_dense_ticket_are_expanded() {
                 if device.is_cuda() {
                     assert!(is_dense(ticket, 48) && !is_dense(ticket, 1));
                 }
-                let overlays = Overlays::new(vec![rows], device).unwrap();
+                let overlays = uploaded(device, |inputs| Overlays::new(vec![rows], inputs));
                 overlay(y, x, &overlays, 0).unwrap();
             }
             assert_near(&y, &y_there, 8.0 * unit(dtype));
@@ -377,7 +386,8 @@ fn wide_weights_keep_their_columns() {
             ticket,
             scale: 1.0,
         };
-        overlay(y, x, &Overlays::new(vec![rows], device).unwrap(), 0).unwrap();
+        let overlays = uploaded(device, |inputs| Overlays::new(vec![rows], inputs));
+        overlay(y, x, &overlays, 0).unwrap();
     }
     assert_near(&y, &y_there, 1e-4);
 }
@@ -396,7 +406,7 @@ fn what_does_not_fit_is_refused_on_a_gpu_too() {
     let error = scatter::apply(&Target::Weights(&layouts, &[weight]), 1.0);
     let error = error.err().unwrap().to_string();
     assert!(error.contains("[2, 4]"), "{error}");
-    let beyond = Indices::new(&[2], &gpu).unwrap();
+    let beyond = Indices::uploaded(&[2], &gpu).unwrap();
     let matrix = random((2, 3)).to_device(&gpu).unwrap();
     assert!(select(&matrix, &beyond).is_err());
     let spans = [Span {
@@ -405,6 +415,9 @@ fn what_does_not_fit_is_refused_on_a_gpu_too() {
         first_position: 0,
         blocks: vec![0],
     }];
-    let error = Spans::new(&spans, 9, &gpu).err().unwrap().to_string();
+    let error = Spans::new(&spans, 9, &mut Inputs::new(&gpu))
+        .err()
+        .unwrap()
+        .to_string();
     assert!(error.contains("9 query heads"), "{error}");
 }

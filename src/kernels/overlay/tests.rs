@@ -38,7 +38,7 @@ fn fused<'a>(shape: [usize; 2], parts: &[&'a TensorDelta]) -> WeightDeltas<'a> {
 
 /// Lays tickets over the rows of a weight's product.
 fn lay(y: &Tensor, x: &Tensor, parts: &[OverlayRows]) -> Result<()> {
-    let overlays = Overlays::new(parts.to_vec(), &Device::Cpu)?;
+    let overlays = Overlays::new(parts.to_vec(), &mut Inputs::new(&Device::Cpu))?;
     overlay(y, x, &overlays, 0)
 }
 

@@ -146,7 +146,11 @@ impl Backprop<'_> {
     }
 
     fn pass<'p>(&self, rows: &'p Rows) -> Result<Pass<'p>> {
-        let (cos, sin) = self.decoder.rope().at(&rows.positions)?;
+        let (cos, sin) = {
+            let device = self.decoder.weights().embedding.device();
+            let positions = Indices::uploaded(&rows.positions, device)?;
+            self.decoder.rope().at(&positions)?
+        };
         Ok(Pass {
             cos,
             sin,
@@ -176,7 +180,7 @@ impl Backprop<'_> {
 
     fn embed(&self, rows: &Rows) -> Result<Tensor> {
         let embedding = &self.decoder.weights().embedding;
-        embedding.select(&Indices::new(&rows.tokens, embedding.device())?)
+        embedding.select(&Indices::uploaded(&rows.tokens, embedding.device())?)
     }
 
     fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
@@ -189,7 +193,7 @@ impl Backprop<'_> {
         let chunk = (LOGITS / self.decoder.config().vocab_size).max(1);
         let learned = rows.learned.chunks(chunk).zip(rows.targets.chunks(chunk));
         let chunk_of = |(rows, targets): (&[u32], &'r [u32])| {
-            Ok((select(x, &Indices::new(rows, x.device())?)?, targets))
+            Ok((select(x, &Indices::uploaded(rows, x.device())?)?, targets))
         };
         learned.map(chunk_of).collect()
     }

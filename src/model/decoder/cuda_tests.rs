@@ -1,0 +1,178 @@
+//! Steps that are captured and replayed, on a GPU or its emulation.
+
+use std::sync::Arc;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tempfile::TempDir;
+
+use super::*;
+use crate::model::{
+    Base, CacheDir, Checkpoint, DeviceSpec, Dtype, Family, LoadOptions, RopeScaling,
+};
+use crate::ticket::random;
+
+const POSITIONS: usize = 600;
+const SEQUENCES: usize = 12;
+
+/// A base of made-up weights on a GPU.
+fn base(dtype: Dtype) -> Base {
+    let config = ModelConfig {
+        family: Family::Llama,
+        hidden_size: 48,
+        intermediate_size: 64,
+        vocab_size: 96,
+        layers: 2,
+        heads: 6,
+        kv_heads: 2,
+        head_dim: 8,
+        rms_norm_eps: 1e-5,
+        max_position_embeddings: POSITIONS,
+        tie_word_embeddings: true,
+        qkv_bias: true,
+        output_bias: false,
+        mlp_bias: false,
+        qk_norm: true,
+        rope_theta: 10_000.0,
+        rope_scaling: RopeScaling::None,
+        windows: vec![None, Some(40)],
+        eos_token_ids: Vec::new(),
+    };
+    let options = LoadOptions {
+        dtype,
+        device: DeviceSpec::Cuda(0),
+        max_positions: Some(POSITIONS),
+        keep_quantized: false,
+    };
+    let folder = TempDir::new().unwrap();
+    let cache = CacheDir::at(folder.path().to_owned());
+    Base::load(
+        "made up",
+        &Checkpoint::made_up(config),
+        &options,
+        &cache,
+        &mut |_| (),
+    )
+    .unwrap()
+}
+
+/// Sequences that take steps, each with its own blocks.
+struct Sequences {
+    /// The position that comes next.
+    next: [usize; SEQUENCES],
+}
+
+impl Sequences {
+    /// A step of some tokens of each of the chosen, under tickets.
+    fn step(
+        &mut self,
+        chosen: &[(usize, Option<&Arc<TicketOverlay>>)],
+        tokens: usize,
+        rng: &mut StdRng,
+    ) -> Batch {
+        let blocks = POSITIONS.div_ceil(BLOCK);
+        let mut batch = Batch::default();
+        for &(sequence, ticket) in chosen {
+            // Blocks of sequences lie between one another.
+            let table = |block| (block * SEQUENCES + sequence) as u32;
+            let ids: Vec<u32> = (0..tokens).map(|_| rng.random_range(0..96)).collect();
+            let start = self.next[sequence];
+            let table: Vec<u32> = (0..(start + tokens).div_ceil(BLOCK).min(blocks))
+                .map(table)
+                .collect();
+            batch.push(&ids, start, &table, true);
+            if let Some(ticket) = ticket {
+                batch.overlay(ticket);
+            }
+            self.next[sequence] += tokens;
+        }
+        batch
+    }
+}
+
+#[test]
+fn replayed_steps_give_the_bits_of_launched_ones() {
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        let base = base(dtype);
+        let ticket = |seed, density, of: &str| {
+            let ticket = random(&base.manifest, density, seed, |name| name.contains(of)).unwrap();
+            Arc::new(base.lay_out(&ticket).unwrap())
+        };
+        // The second leaves the first layer as it is.
+        let tickets = [ticket(1, 0.05, ""), ticket(2, 0.2, "layers.1.")];
+        let blocks = SEQUENCES * POSITIONS.div_ceil(BLOCK);
+        let caches = [(); 2].map(|()| base.kv_cache(blocks).unwrap());
+        let mut graphs = Graphs::new(base.device());
+        let mut rng = StdRng::seed_from_u64(5);
+        // Some are about to reach another part of the positions.
+        let mut sequences = Sequences {
+            next: std::array::from_fn(|at| if at % 2 == 0 { at } else { 240 + at }),
+        };
+        for round in 0..90 {
+            // Batches of a few forms in turn: one row, some, and more than eight segments.
+            let rows = [1, 3, 3, SEQUENCES][round / 2 % 4];
+            let of = |row: usize| match round % 3 {
+                0 => None,
+                1 => Some(&tickets[row % 2]),
+                _ => Some(&tickets[1]).filter(|_| row > 0),
+            };
+            let first = rng.random_range(0..SEQUENCES);
+            let chosen: Vec<_> = (0..rows)
+                .map(|row| ((first + row) % SEQUENCES, of(row)))
+                .collect();
+            // Chunks of prompts come between; the longer ones need more room for their inputs.
+            let tokens = match round {
+                40 => 20,
+                _ if round % 9 == 8 => 2,
+                _ => 1,
+            };
+            let batch = sequences.step(&chosen, tokens, &mut rng);
+            let want = base.decoder.forward(&batch, &caches[0]).unwrap().unwrap();
+            let got = base
+                .decoder
+                .forward_captured(&batch, &caches[1], &mut graphs);
+            let [want, got] =
+                [want, got.unwrap().unwrap()].map(|logits| logits.to_vec2::<f32>().unwrap());
+            assert_eq!(want, got, "round {round}");
+        }
+        assert!(graphs.captured() >= 4, "{} forms", graphs.captured());
+    }
+}
+
+#[test]
+fn what_cannot_be_captured_runs_all_the_same() {
+    let base = base(Dtype::F32);
+    let mut graphs = Graphs::new(base.device());
+    let batch = |position| {
+        let mut batch = Batch::default();
+        batch.push(&[7], position, &[0], true);
+        batch
+    };
+    let tensor = Tensor::ones((2, 3), candle_core::DType::F32, base.device()).unwrap();
+    for position in 0..4 {
+        let batch = batch(position);
+        let step = base.decoder.prepare(&batch, graphs.begin()).unwrap();
+        graphs.upload().unwrap();
+        let form = Form::new(vec![tensor.id()], &step.spans, &step.overlays);
+        assert!(form.is_some());
+        let got = graphs.run(form, || {
+            // The copy waits for the GPU, which nothing can while it is captured.
+            let sum: f32 = tensor.to_vec2::<f32>()?.iter().flatten().sum();
+            &tensor * f64::from(sum)
+        });
+        assert_eq!(got.unwrap().to_vec2::<f32>().unwrap(), [[6.0; 3]; 2]);
+    }
+    assert_eq!(graphs.captured(), 0);
+    // Nothing is left of the attempt.
+    let cache = base.kv_cache(1).unwrap();
+    for position in 0..4 {
+        let batch = batch(position);
+        let want = base.decoder.forward(&batch, &cache).unwrap().unwrap();
+        let got = base
+            .decoder
+            .forward_captured(&batch, &cache, &mut Graphs::new(base.device()));
+        let [want, got] =
+            [want, got.unwrap().unwrap()].map(|logits| logits.to_vec2::<f32>().unwrap());
+        assert_eq!(want, got);
+    }
+}
