@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
+use crate::kernels::graphs::Graphs;
 use crate::kernels::{self, accumulate};
 use crate::model::{BLOCK, Base, Batch, KvCache, TicketOverlay};
 use crate::ticket::{BoundTicket, random};
@@ -46,8 +47,18 @@ pub struct Step {
     pub seconds: f64,
     /// Seconds that its weights, keys and values take at the memory's speed.
     pub floor: f64,
-    /// Kernels that it launches; none on the CPU.
-    pub launches: u64,
+    /// On a GPU.
+    pub launches: Option<Launches>,
+}
+
+/// How a step gets to a GPU: replayed, which is what its time is of, or kernel by kernel.
+#[derive(Clone, Copy)]
+pub struct Launches {
+    /// What is launched for it: a graph, and the few kernels around it.
+    pub replayed: u64,
+    pub kernels: u64,
+    /// Seconds that it takes kernel by kernel.
+    pub eager_seconds: f64,
 }
 
 /// A ticket applied and reverted.
@@ -69,12 +80,13 @@ pub struct Overlay {
     /// As a step's, with 4 bytes a nonzero.
     pub floor: f64,
     pub base: Step,
-    pub launches: u64,
+    pub launches: Option<Launches>,
 }
 
 pub struct Bench {
     base: Base,
     cache: KvCache,
+    graphs: Graphs,
     context: usize,
     repeats: usize,
 }
@@ -85,6 +97,7 @@ impl Bench {
         let most = ROWS.into_iter().max().unwrap_or(1);
         Ok(Self {
             cache: base.kv_cache(most * context.div_ceil(BLOCK))?,
+            graphs: Graphs::new(base.device()),
             base,
             context,
             repeats,
@@ -93,8 +106,10 @@ impl Bench {
 
     pub fn run(&mut self) -> anyhow::Result<Figures> {
         let bandwidth = self.bandwidth()?;
-        let steps = ROWS.iter().map(|&rows| self.step(rows, bandwidth));
-        let steps = steps.collect::<anyhow::Result<Vec<_>>>()?;
+        let mut steps = Vec::new();
+        for rows in ROWS {
+            steps.push(self.step(rows, bandwidth)?);
+        }
         let swaps = SWAPS.iter().map(|&density| self.swap(density, bandwidth));
         let swaps = swaps.collect::<anyhow::Result<_>>()?;
         let mut overlays = Vec::new();
@@ -112,42 +127,42 @@ impl Bench {
     fn bandwidth(&self) -> anyhow::Result<f64> {
         let zeros = || Tensor::zeros(ADDED / 4, DType::F32, self.base.device());
         let (sum, values) = (zeros()?, zeros()?);
-        let seconds = self.median(|| Ok(accumulate::add(&sum, &values)?))?;
+        let seconds = median(self.repeats, self.base.device(), || {
+            Ok(accumulate::add(&sum, &values)?)
+        })?;
         Ok(3.0 * ADDED as f64 / seconds)
     }
 
-    /// The median time of a few runs, the device's work included; the first does not count.
-    fn median(&self, mut run: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<f64> {
-        let mut times = Vec::with_capacity(self.repeats);
-        for _ in 0..=self.repeats {
-            self.base.device().synchronize()?;
-            let start = Instant::now();
-            run()?;
-            self.base.device().synchronize()?;
-            times.push(start.elapsed());
-        }
-        Ok(middle(&mut times[1..]))
-    }
-
-    fn step(&self, rows: usize, bandwidth: f64) -> anyhow::Result<Step> {
+    fn step(&mut self, rows: usize, bandwidth: f64) -> anyhow::Result<Step> {
         self.run_step(&self.batch(rows, &[]), bandwidth)
     }
 
-    fn run_step(&self, batch: &Batch, bandwidth: f64) -> anyhow::Result<Step> {
-        let forward = || {
-            self.base.decoder.forward(batch, &self.cache)?;
-            Ok(())
-        };
+    fn run_step(&mut self, batch: &Batch, bandwidth: f64) -> anyhow::Result<Step> {
         let rows = batch.tokens.len();
-        let seconds = self.median(forward)?;
-        let before = kernels::launches();
-        forward()?;
+        let (decoder, device) = (&self.base.decoder, self.base.device());
+        let (eager_seconds, kernels) = timed(self.repeats, device, || {
+            decoder.forward(batch, &self.cache)?;
+            Ok(())
+        })?;
+        let (seconds, replayed) = match device {
+            // There is nothing to replay.
+            Device::Cpu => (eager_seconds, 0),
+            _ => timed(self.repeats, device, || {
+                decoder.forward_captured(batch, &self.cache, &mut self.graphs)?;
+                Ok(())
+            })?,
+        };
+        let launches = Launches {
+            replayed,
+            kernels,
+            eager_seconds,
+        };
         let moved = self.base.step_bytes() + rows * self.context * self.token_bytes();
         Ok(Step {
             rows,
             seconds,
             floor: moved as f64 / bandwidth,
-            launches: kernels::launches() - before,
+            launches: (kernels > 0).then_some(launches),
         })
     }
 
@@ -211,7 +226,7 @@ impl Bench {
         })
     }
 
-    fn overlay(&self, tickets: usize, density: f64, bandwidth: f64) -> anyhow::Result<Overlay> {
+    fn overlay(&mut self, tickets: usize, density: f64, bandwidth: f64) -> anyhow::Result<Overlay> {
         let lay_out = |seed| -> anyhow::Result<_> {
             let overlay = self.base.lay_out(&*self.ticket(density, seed)?)?;
             Ok(Arc::new(overlay))
@@ -231,6 +246,35 @@ impl Bench {
             launches: with.launches,
         })
     }
+}
+
+/// The median time of a few runs, the device's work included, and what each launches.
+fn timed(
+    repeats: usize,
+    device: &Device,
+    mut run: impl FnMut() -> anyhow::Result<()>,
+) -> anyhow::Result<(f64, u64)> {
+    let seconds = median(repeats, device, &mut run)?;
+    let before = kernels::launches();
+    run()?;
+    Ok((seconds, kernels::launches() - before))
+}
+
+/// The median time of a few runs, the device's work included; the first two do not count.
+fn median(
+    repeats: usize,
+    device: &Device,
+    mut run: impl FnMut() -> anyhow::Result<()>,
+) -> anyhow::Result<f64> {
+    let mut times = Vec::with_capacity(repeats);
+    for _ in 0..repeats + 2 {
+        device.synchronize()?;
+        let start = Instant::now();
+        run()?;
+        device.synchronize()?;
+        times.push(start.elapsed());
+    }
+    Ok(middle(&mut times[2..]))
 }
 
 /// The median, in seconds.

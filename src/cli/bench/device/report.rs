@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use super::measure::{Figures, Overlay, Step, Swap};
+use super::measure::{Figures, Launches, Overlay, Step, Swap};
 
 /// What was measured, and where.
 pub struct About {
@@ -16,6 +16,12 @@ pub struct About {
 }
 
 impl Overlay {
+    /// What the step is called in a table.
+    fn name(&self) -> String {
+        let percent = 100.0 * self.density;
+        format!("{} x {percent} %, {} rows", self.tickets, self.base.rows)
+    }
+
     /// Tokens a second beside the bare base's.
     fn of_base(&self) -> f64 {
         self.base.seconds / self.seconds
@@ -28,6 +34,13 @@ impl Overlay {
 }
 
 pub fn json(about: &About, figures: &Figures) -> Value {
+    let launches = |launches: Launches| {
+        json!({
+            "replayed": launches.replayed,
+            "kernels": launches.kernels,
+            "eager_ms": 1e3 * launches.eager_seconds,
+        })
+    };
     let step = |step: &Step| {
         json!({
             "rows": step.rows,
@@ -35,7 +48,7 @@ pub fn json(about: &About, figures: &Figures) -> Value {
             "floor_ms": 1e3 * step.floor,
             "of_floor": step.seconds / step.floor,
             "tokens_per_second": step.rows as f64 / step.seconds,
-            "launches": step.launches,
+            "launches": step.launches.map(launches),
         })
     };
     let swap = |swap: &Swap| {
@@ -57,7 +70,7 @@ pub fn json(about: &About, figures: &Figures) -> Value {
             "of_base": overlay.of_base(),
             "floor_of_base": overlay.floor_of_base(),
             "of_what_the_floor_leaves": overlay.of_base() / overlay.floor_of_base(),
-            "launches": overlay.launches,
+            "launches": overlay.launches.map(launches),
         })
     };
     json!({
@@ -86,49 +99,116 @@ pub fn table(about: &About, figures: &Figures) -> String {
          reads and writes {:.0} GB/s; floors are what has to be moved, at that speed.\n",
         figures.bandwidth / 1e9
     );
-    // Writing to a string cannot fail.
-    let mut line = |line: String| {
-        let _ = writeln!(text, "{line}");
-    };
-    line("\n| step | ms | floor | times the floor | tokens/s | launches |".to_owned());
-    line("|---|---:|---:|---:|---:|---:|".to_owned());
-    for step in &figures.steps {
-        line(format!(
-            "| {} rows | {:.3} | {:.3} | {:.2} | {:.0} | {} |",
+    for part in [steps(figures), swaps(figures), overlays(figures)] {
+        text += &part;
+    }
+    text + &launched(figures)
+}
+
+/// A table with columns of these names, but for empty ones.
+fn lines(columns: [&str; 6], rows: impl Iterator<Item = String>) -> String {
+    let columns = columns.into_iter().filter(|name| !name.is_empty());
+    let columns: Vec<&str> = columns.collect();
+    let mut text = format!(
+        "\n| {} |\n|---|{}\n",
+        columns.join(" | "),
+        "---:|".repeat(columns.len() - 1)
+    );
+    for row in rows {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "| {row} |");
+    }
+    text
+}
+
+fn steps(figures: &Figures) -> String {
+    let row = |step: &Step| {
+        format!(
+            "{} rows | {:.3} | {:.3} | {:.2} | {:.0}",
             step.rows,
             1e3 * step.seconds,
             1e3 * step.floor,
             step.seconds / step.floor,
             step.rows as f64 / step.seconds,
-            step.launches,
-        ));
-    }
-    line("\n| swap | apply, ms | times the floor | revert, ms | times the floor |".to_owned());
-    line("|---|---:|---:|---:|---:|".to_owned());
-    for swap in &figures.swaps {
-        line(format!(
-            "| {} % | {:.3} | {:.2} | {:.3} | {:.2} |",
+        )
+    };
+    let columns = ["step", "ms", "floor", "times the floor", "tokens/s", ""];
+    lines(columns, figures.steps.iter().map(row))
+}
+
+fn swaps(figures: &Figures) -> String {
+    let row = |swap: &Swap| {
+        format!(
+            "{} % | {:.3} | {:.2} | {:.3} | {:.2}",
             100.0 * swap.density,
             1e3 * swap.apply,
             swap.apply / swap.apply_floor,
             1e3 * swap.revert,
             swap.revert / swap.revert_floor,
-        ));
-    }
-    line("\n| overlaid | ms | the base's | tokens/s beside the base | the floors' | of what the floor leaves |".to_owned());
-    line("|---|---:|---:|---:|---:|---:|".to_owned());
-    for overlay in &figures.overlays {
-        line(format!(
-            "| {} x {} %, {} rows | {:.3} | {:.3} | {:.3} | {:.3} | {:.3} |",
-            overlay.tickets,
-            100.0 * overlay.density,
-            overlay.base.rows,
+        )
+    };
+    let [apply, revert] = ["apply, ms", "revert, ms"];
+    let columns = [
+        "swap",
+        apply,
+        "times the floor",
+        revert,
+        "times the floor",
+        "",
+    ];
+    lines(columns, figures.swaps.iter().map(row))
+}
+
+fn overlays(figures: &Figures) -> String {
+    let row = |overlay: &Overlay| {
+        format!(
+            "{} | {:.3} | {:.3} | {:.3} | {:.3} | {:.3}",
+            overlay.name(),
             1e3 * overlay.seconds,
             1e3 * overlay.base.seconds,
             overlay.of_base(),
             overlay.floor_of_base(),
             overlay.of_base() / overlay.floor_of_base(),
-        ));
+        )
+    };
+    let columns = [
+        "overlaid",
+        "ms",
+        "the base's",
+        "tokens/s beside the base",
+        "the floors'",
+        "of what the floor leaves",
+    ];
+    lines(columns, figures.overlays.iter().map(row))
+}
+
+/// How steps get to a GPU; nothing on the CPU.
+fn launched(figures: &Figures) -> String {
+    let steps = figures.steps.iter();
+    let steps = steps.map(|step| (format!("{} rows", step.rows), step.seconds, step.launches));
+    let overlays = figures.overlays.iter();
+    let overlays = overlays.map(|overlay| (overlay.name(), overlay.seconds, overlay.launches));
+    let row = |(name, seconds, launches): (String, f64, Option<Launches>)| {
+        let launches = launches?;
+        Some(format!(
+            "{name} | {:.3} | {} | {:.3} | {}",
+            1e3 * seconds,
+            launches.replayed,
+            1e3 * launches.eager_seconds,
+            launches.kernels,
+        ))
+    };
+    let mut rows = steps.chain(overlays).filter_map(row).peekable();
+    if rows.peek().is_none() {
+        return String::new();
     }
-    text
+    let columns = [
+        "step",
+        "replayed, ms",
+        "launches",
+        "kernel by kernel, ms",
+        "kernels",
+        "",
+    ];
+    lines(columns, rows)
 }
