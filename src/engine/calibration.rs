@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::costs::{Costs, PerTicket};
+use crate::kernels::graphs::Graphs;
 use crate::model::{BLOCK, Base, Batch, ModelError, Projection, layers};
 use crate::ticket::{BaseManifest, BoundTicket, random};
 
@@ -30,7 +31,7 @@ const OVERLAY_ROWS: [usize; 4] = [1, 4, 16, 64];
 const STEP_ROWS: [usize; 5] = [1, 16, 64, 256, 4];
 /// Steps that are measured in any case: with one alone nobody would know what a row costs.
 const STEPS_AT_LEAST: usize = 2;
-/// A step of more rows is of prompts: it wants no logits but those of each sequence's last.
+/// A step of more rows is of prompts, in chunks of a block; with fewer, each is a sequence's next token.
 const DECODE_ROWS: usize = 64;
 
 /// Measures, on all threads of the pool that it is called in. The base is bit for bit the same after.
@@ -110,7 +111,8 @@ fn of_ticket(base: &mut Base, density: f64, end: Instant) -> Result<OfTicket, Mo
 /// Steps of the bare base, `(rows, seconds)`: as many as the time is enough for.
 fn steps(base: &Base, end: Instant) -> Result<Vec<(usize, f64)>, ModelError> {
     let most = STEP_ROWS.into_iter().max().unwrap_or(1);
-    let cache = base.kv_cache(most.div_ceil(span(base)))?;
+    let cache = base.kv_cache(most.div_ceil(block(base)))?;
+    let mut graphs = Graphs::new(base.device());
     let mut steps: Vec<(usize, f64)> = Vec::new();
     for rows in STEP_ROWS {
         let left = end.saturating_duration_since(Instant::now()).as_secs_f64();
@@ -120,33 +122,36 @@ fn steps(base: &Base, end: Instant) -> Result<Vec<(usize, f64)>, ModelError> {
             continue;
         }
         let batch = batch(base, rows);
-        let time = || {
+        let mut time = || {
             let start = Instant::now();
-            base.decoder.forward(&batch, &cache)?;
+            base.decoder.forward_captured(&batch, &cache, &mut graphs)?;
             base.device().synchronize()?;
             Ok(start.elapsed())
         };
+        if !base.device().is_cpu() {
+            // It is captured before it is replayed.
+            time()?;
+            time()?;
+        }
         steps.push((rows, median(end, time)?));
     }
     Ok(steps)
 }
 
-/// Rows of one sequence of a measured step.
-fn span(base: &Base) -> usize {
+/// Positions of a block that a sequence may have.
+fn block(base: &Base) -> usize {
     BLOCK.min(base.max_positions)
 }
 
-/// A step of so many rows, in sequences of one block.
+/// A step of so many rows.
 fn batch(base: &Base, rows: usize) -> Batch {
-    let vocabulary = base.decoder.config().vocab_size;
+    let (block, vocabulary) = (block(base), base.decoder.config().vocab_size);
+    let at_once = if rows <= DECODE_ROWS { 1 } else { block };
     let mut batch = Batch::default();
-    for (block, first) in (0..rows).step_by(span(base)).enumerate() {
-        let last = rows.min(first + span(base));
+    for first in (0..rows).step_by(at_once) {
+        let last = rows.min(first + at_once);
         let tokens: Vec<u32> = (first..last).map(|i| (i % vocabulary) as u32).collect();
-        batch.push(&tokens, 0, &[block as u32], true);
-    }
-    if rows <= DECODE_ROWS {
-        batch.logits_rows = (0..rows as u32).collect();
+        batch.push(&tokens, first % block, &[(first / block) as u32], true);
     }
     batch
 }

@@ -1,11 +1,14 @@
 //! Which weights of a matrix are trained.
 
 /// Positions of a matrix `[rows, width]` in compressed rows, in row-major order.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Pattern {
     width: usize,
     row_offsets: Vec<u32>,
     columns: Vec<u32>,
+    /// Where it is needed, once and for all.
+    #[cfg(feature = "cuda")]
+    on_gpu: std::sync::OnceLock<super::cuda::training::DevicePattern>,
 }
 
 impl Pattern {
@@ -26,11 +29,30 @@ impl Pattern {
             row_offsets[row + 1] += row_offsets[row];
         }
         let columns = positions.iter().map(|p| (p % width) as u32).collect();
+        Self::new(width, row_offsets, columns)
+    }
+
+    fn new(width: usize, row_offsets: Vec<u32>, columns: Vec<u32>) -> Self {
         Self {
             width,
             row_offsets,
             columns,
+            #[cfg(feature = "cuda")]
+            on_gpu: std::sync::OnceLock::new(),
         }
+    }
+
+    /// The pattern on a GPU, which is always the same one.
+    #[cfg(feature = "cuda")]
+    pub(super) fn on_gpu(
+        &self,
+        device: &candle_core::CudaDevice,
+    ) -> candle_core::Result<&super::cuda::training::DevicePattern> {
+        if let Some(on_gpu) = self.on_gpu.get() {
+            return Ok(on_gpu);
+        }
+        let on_gpu = super::cuda::training::DevicePattern::new(device, self)?;
+        Ok(self.on_gpu.get_or_init(|| on_gpu))
     }
 
     /// The patterns of matrices of one width, of which each stands below the one before.
@@ -39,11 +61,7 @@ impl Pattern {
     /// If there is none, their widths differ, or the positions do not fit 32 bits.
     pub fn stack(parts: &[&Self]) -> Self {
         let width = parts[0].width;
-        let mut all = Self {
-            width,
-            row_offsets: vec![0],
-            columns: Vec::new(),
-        };
+        let mut all = Self::new(width, vec![0], Vec::new());
         for part in parts {
             assert_eq!(part.width, width, "stacked matrices have one width");
             let start = u32::try_from(all.columns.len()).expect("positions fit 32 bits");

@@ -67,14 +67,16 @@ pub fn clear(target: &mut CudaStorage, layout: &Layout) -> Result<()> {
 }
 
 /// A pattern's rows and columns on a GPU.
-struct DevicePattern {
+#[derive(Debug)]
+pub struct DevicePattern {
     row_offsets: CudaSlice<u32>,
     columns: CudaSlice<u32>,
     blocks: u32,
 }
 
 impl DevicePattern {
-    fn new(device: &CudaDevice, pattern: &Pattern) -> Result<Self> {
+    /// Copies a pattern to a GPU.
+    pub fn new(device: &CudaDevice, pattern: &Pattern) -> Result<Self> {
         Ok(Self {
             row_offsets: upload(device, pattern.row_offsets())?,
             columns: upload(device, pattern.columns())?,
@@ -89,7 +91,7 @@ impl DevicePattern {
 /// The matrix has the pattern's shape.
 pub unsafe fn gather(matrix: &CudaStorage, layout: &Layout, pattern: &Pattern) -> Result<Vec<f32>> {
     let device = &matrix.device;
-    let on_device = DevicePattern::new(device, pattern)?;
+    let on_device = pattern.on_gpu(device)?;
     let mut values = Fresh::new(device, pattern.nonzeros())?;
     let launch = Launch::single(device, "gather_positions")?
         .write(&values.view()?)
@@ -113,7 +115,7 @@ pub unsafe fn set(
     pattern: &Pattern,
 ) -> Result<()> {
     let device = matrix.device.clone();
-    let on_device = DevicePattern::new(&device, pattern)?;
+    let on_device = pattern.on_gpu(&device)?;
     let launch = Launch::single(&device, "set_positions")?
         .write(&ViewMut::new(matrix, layout)?.of(DType::F32)?)
         .read(&values.of(DType::F32)?)
@@ -136,7 +138,7 @@ pub unsafe fn add_sampled_gradient(
     [x, dy]: [View; 2],
     rows: usize,
 ) -> Result<()> {
-    let on_device = DevicePattern::new(device, pattern)?;
+    let on_device = pattern.on_gpu(device)?;
     // SAFETY: the caller's promise.
     let mut x = unsafe { transposed(device, x, [rows, pattern.width()]) }?;
     // SAFETY: as above.

@@ -189,17 +189,8 @@ impl Bench {
         batch
     }
 
-    fn ticket(&self, density: f64, seed: u64) -> anyhow::Result<Arc<BoundTicket>> {
-        Ok(Arc::new(random(
-            &self.base.manifest,
-            density,
-            seed,
-            |_| true,
-        )?))
-    }
-
     fn swap(&mut self, density: f64, bandwidth: f64) -> anyhow::Result<Swap> {
-        let ticket = self.ticket(density, 0)?;
+        let ticket = ticket(&self.base, density, 0)?;
         let resident = &mut self.base.resident;
         let (mut applies, mut reverts) = (Vec::new(), Vec::new());
         // The first lays the ticket out.
@@ -227,8 +218,9 @@ impl Bench {
     }
 
     fn overlay(&mut self, tickets: usize, density: f64, bandwidth: f64) -> anyhow::Result<Overlay> {
+        let base = &self.base;
         let lay_out = |seed| -> anyhow::Result<_> {
-            let overlay = self.base.lay_out(&*self.ticket(density, seed)?)?;
+            let overlay = base.lay_out(&*ticket(base, density, seed)?)?;
             Ok(Arc::new(overlay))
         };
         let laid_out = (0..tickets as u64).into_par_iter().map(lay_out);
@@ -246,6 +238,11 @@ impl Bench {
             launches: with.launches,
         })
     }
+}
+
+fn ticket(base: &Base, density: f64, seed: u64) -> anyhow::Result<Arc<BoundTicket>> {
+    let ticket = random(&base.manifest, density, seed, |_| true)?;
+    Ok(Arc::new(ticket))
 }
 
 /// The median time of a few runs, the device's work included, and what each launches.
