@@ -113,6 +113,7 @@ fn steps(base: &Base, end: Instant) -> Result<Vec<(usize, f64)>, ModelError> {
     let most = STEP_ROWS.into_iter().max().unwrap_or(1);
     let cache = base.kv_cache(most.div_ceil(block(base)))?;
     let mut graphs = Graphs::new(base.device());
+    let warm_up = graphs.warm_up();
     let mut steps: Vec<(usize, f64)> = Vec::new();
     for rows in STEP_ROWS {
         let left = end.saturating_duration_since(Instant::now()).as_secs_f64();
@@ -128,9 +129,7 @@ fn steps(base: &Base, end: Instant) -> Result<Vec<(usize, f64)>, ModelError> {
             base.device().synchronize()?;
             Ok(start.elapsed())
         };
-        if !base.device().is_cpu() {
-            // It is captured before it is replayed.
-            time()?;
+        for _ in 0..warm_up {
             time()?;
         }
         steps.push((rows, median(end, time)?));

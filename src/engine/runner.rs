@@ -10,7 +10,7 @@ use super::calibration::{Measured, measure_costs};
 use super::plan::{Chunk, Groups, Plan, SequenceId};
 use super::scheduler::Scheduler;
 use super::sequence::{ChunkOutput, Next, Sequence};
-use crate::kernels::argmax::argmax;
+use crate::kernels::choose::choose;
 use crate::kernels::graphs::Graphs;
 use crate::kernels::indices::Indices;
 use crate::kernels::select::select;
@@ -124,48 +124,43 @@ impl Runner {
     }
 }
 
-/// Reads what the chunks want of the logits `[rows, vocab]`: whole rows, or the likeliest token alone where that is
+/// Reads what the chunks want of the logits `[rows, vocab]`: whole rows, or the chosen token alone where that is
 /// enough, so that no more than that is copied from where the base is.
 fn read(
     plan: &Plan,
     sequences: &HashMap<SequenceId, Sequence>,
     logits: &Tensor,
 ) -> Result<Vec<ChunkOutput>, ModelError> {
-    let (mut whole, mut row) = (Vec::new(), 0);
-    let mut any_best = false;
+    let (mut whole, mut choices, mut row) = (Vec::new(), Vec::new(), 0);
     for chunk in &plan.chunks {
         let sequence = &sequences[&chunk.id];
         let scored = sequence.scored_by(chunk).len() as u32;
         whole.extend(row..row + scored);
         row += scored;
         if chunk.samples {
-            match sequence.takes_the_best() {
-                true => any_best = true,
-                false => whole.push(row),
+            match sequence.plain_choice() {
+                Some(choice) => choices.push((row, choice)),
+                None => whole.push(row),
             }
             row += 1;
         }
     }
-    let best = if any_best {
-        argmax(logits)?
-    } else {
-        Vec::new()
+    let tokens = match choices.len() {
+        0 => Vec::new(),
+        _ => choose(logits, &choices)?,
     };
     let rows = match whole.len() {
         0 => Vec::new(),
         all if all == row as usize => logits.to_vec2()?,
         _ => select(logits, &Indices::uploaded(&whole, logits.device())?)?.to_vec2()?,
     };
-    let (mut rows, mut at) = (rows.into_iter(), 0);
+    let (mut rows, mut tokens) = (rows.into_iter(), tokens.into_iter());
     let outputs = plan.chunks.iter().map(|chunk| {
         let sequence = &sequences[&chunk.id];
-        let scored: Vec<Vec<f32>> = rows
-            .by_ref()
-            .take(sequence.scored_by(chunk).len())
-            .collect();
-        at += scored.len() + usize::from(chunk.samples);
+        let scored = rows.by_ref().take(sequence.scored_by(chunk).len());
+        let scored = scored.collect();
         let next = match chunk.samples {
-            true if sequence.takes_the_best() => Some(Next::Best(best[at - 1])),
+            true if sequence.plain_choice().is_some() => tokens.next().map(Next::Token),
             true => rows.next().map(Next::Logits),
             false => None,
         };

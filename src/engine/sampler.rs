@@ -6,15 +6,17 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::request::{GREEDY_BELOW, SamplingParams, TokenLogprobs};
-use crate::kernels::argmax::greatest;
+use crate::kernels::choose::{Choice, Drawing, greatest, heavier};
 
 /// A sequence's sampling state. It sees that sequence alone, so neighbours in a batch change
-/// nothing, and one random number is drawn a token.
+/// nothing, and there is one random number a token.
 pub struct Sampler {
     params: SamplingParams,
     /// Tokens that end a text, kept out until `min_tokens`.
     ends: Vec<u32>,
     rng: ChaCha8Rng,
+    /// The number of the next token.
+    random: f64,
     prompt: HashSet<u32>,
     output: HashMap<u32, u32>,
     generated: usize,
@@ -30,7 +32,7 @@ pub struct Sampled {
 impl Sampler {
     /// `ends` are the base's end-of-text tokens.
     pub fn new(params: SamplingParams, prompt: &[u32], ends: &[u32]) -> Self {
-        let rng = match params.seed {
+        let mut rng = match params.seed {
             Some(seed) => ChaCha8Rng::seed_from_u64(seed),
             None => ChaCha8Rng::from_os_rng(),
         };
@@ -42,6 +44,7 @@ impl Sampler {
         ends.extend(&params.stop_token_ids);
         Self {
             ends,
+            random: rng.random(),
             rng,
             prompt: if params.repetition_penalty == 1.0 {
                 HashSet::new()
@@ -59,18 +62,32 @@ impl Sampler {
         self.ends.contains(&token)
     }
 
-    /// Whether the next token is the likeliest one, and nothing else of the logits is wanted.
-    pub fn takes_the_best(&self) -> bool {
+    /// How the next token is chosen, where its logits are taken as they are and nothing else of them is wanted.
+    pub fn plain_choice(&self) -> Option<Choice> {
         let params = &self.params;
         let plain = params.logit_bias.is_empty()
             && params.repetition_penalty == 1.0
             && params.presence_penalty == 0.0
             && params.frequency_penalty == 0.0;
         let may_end = self.generated >= params.min_tokens || self.ends.is_empty();
-        plain && may_end && params.logprobs.is_none() && params.temperature < GREEDY_BELOW
+        (plain && may_end && params.logprobs.is_none()).then(|| self.choice())
     }
 
-    /// Takes the likeliest token, where [`Self::takes_the_best`].
+    fn choice(&self) -> Choice {
+        let params = &self.params;
+        if params.temperature < GREEDY_BELOW {
+            return Choice::Greatest;
+        }
+        Choice::Drawn(Drawing {
+            temperature: params.temperature,
+            min_p: params.min_p,
+            top_k: params.top_k,
+            top_p: params.top_p,
+            random: self.random,
+        })
+    }
+
+    /// Takes the token that was chosen by [`Self::plain_choice`].
     pub fn take(&mut self, token: u32) -> Sampled {
         self.count(token);
         Sampled {
@@ -82,6 +99,7 @@ impl Sampler {
     fn count(&mut self, token: u32) {
         *self.output.entry(token).or_default() += 1;
         self.generated += 1;
+        self.random = self.rng.random();
     }
 
     /// Chooses the next token by a row of logits `[vocab]`, which is changed on the way. `None` where
@@ -93,13 +111,7 @@ impl Sampler {
             (top, raw)
         });
         self.adjust(logits);
-        silence(logits);
-        let best = greatest(logits)?;
-        let token = if self.params.temperature < GREEDY_BELOW {
-            best
-        } else {
-            self.draw(logits, best)
-        };
+        let token = self.choice().of(logits)?;
         self.count(token);
         let logprobs = raw.map(|(top, raw)| logprobs(&raw, token, top));
         Some(Sampled { token, logprobs })
@@ -140,70 +152,6 @@ impl Sampler {
                     *logit = f32::NEG_INFINITY;
                 }
             }
-        }
-    }
-
-    /// Draws from the distribution that temperature, min_p, top_k and top_p leave, in this order,
-    /// as vLLM does.
-    fn draw(&mut self, logits: &[f32], best: u32) -> u32 {
-        let params = &self.params;
-        let most = logits[best as usize];
-        // Relative to the best token, so that no exponential overflows.
-        let weight = |logit: f32| ((logit - most) / params.temperature).exp();
-        let weights = logits.iter().map(|&logit| weight(logit));
-        let keep = |weight: f32| weight > 0.0 && weight >= params.min_p;
-        let mut kept: Vec<(u32, f32)> = (0u32..)
-            .zip(weights)
-            .filter(|&(_, weight)| keep(weight))
-            .collect();
-        if let Some(k) = params.top_k.filter(|&k| k < kept.len()) {
-            kept.select_nth_unstable_by(k - 1, heavier);
-            kept.truncate(k);
-        }
-        if params.top_p < 1.0 {
-            keep_top_p(&mut kept, params.top_p);
-        }
-        // In a fixed order, so that a seed's tokens do not hang on how a partial sort left them.
-        kept.sort_unstable_by_key(|&(token, _)| token);
-        let total: f64 = kept.iter().map(|&(_, weight)| f64::from(weight)).sum();
-        let mut left = self.rng.random::<f64>() * total;
-        for &(token, weight) in &kept {
-            left -= f64::from(weight);
-            if left < 0.0 {
-                return token;
-            }
-        }
-        // Rounding may leave a crumb of the total.
-        kept.last().map_or(best, |&(token, _)| token)
-    }
-}
-
-/// Heavier first; among equals the lower token.
-fn heavier(a: &(u32, f32), b: &(u32, f32)) -> std::cmp::Ordering {
-    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
-}
-
-/// Keeps the heaviest tokens whose weights reach the share `top_p` of the total, at least one.
-fn keep_top_p(kept: &mut Vec<(u32, f32)>, top_p: f32) {
-    let total: f64 = kept.iter().map(|&(_, weight)| f64::from(weight)).sum();
-    let wanted = total * f64::from(top_p);
-    // Mostly a few tokens suffice: sort no more than needed.
-    let mut sorted = 64;
-    loop {
-        sorted = sorted.min(kept.len());
-        if sorted < kept.len() {
-            kept.select_nth_unstable_by(sorted, heavier);
-        }
-        kept[..sorted].sort_unstable_by(heavier);
-        let mut sum = 0.0;
-        let reach = kept[..sorted].iter().position(|&(_, weight)| {
-            sum += f64::from(weight);
-            sum >= wanted
-        });
-        match reach {
-            Some(last) => return kept.truncate(last + 1),
-            None if sorted == kept.len() => return,
-            None => sorted *= 8,
         }
     }
 }

@@ -9,6 +9,7 @@ use super::plan::{Chunk, Group};
 use super::request::{FinishReason, Output, Request, SequenceError, StepResult};
 use super::sampler::Sampler;
 use super::scores::PromptScores;
+use crate::kernels::choose::Choice;
 use crate::registry::Lease;
 
 /// What a step computes for a sequence.
@@ -30,8 +31,8 @@ impl ChunkOutput {
 #[derive(Debug)]
 pub enum Next {
     Logits(Vec<f32>),
-    /// The likeliest token, where that is all that is wanted; `None` where no logit is a finite number.
-    Best(Option<u32>),
+    /// The token, where it was chosen beside its logits; `None` where no logit is a finite number.
+    Token(Option<u32>),
 }
 
 /// One stream of tokens.
@@ -90,9 +91,9 @@ impl Sequence {
         scores.map_or(&[], |scores| scores.due(rows_of(chunk)))
     }
 
-    /// Whether the next token needs no more of its logits than which is the greatest.
-    pub fn takes_the_best(&self) -> bool {
-        self.sampler.takes_the_best()
+    /// How the next token is chosen, where nothing else of its logits is wanted.
+    pub fn plain_choice(&self) -> Option<Choice> {
+        self.sampler.plain_choice()
     }
 
     /// Takes in what came out of a chunk. Returns whether the sequence goes on.
@@ -108,7 +109,7 @@ impl Sequence {
     /// Chooses the next token and sends it; returns whether the sequence goes on.
     fn sample(&mut self, next: Next) -> bool {
         let sampled = match next {
-            Next::Best(best) => best.map(|token| self.sampler.take(token)),
+            Next::Token(token) => token.map(|token| self.sampler.take(token)),
             Next::Logits(mut logits) => self.sampler.sample(&mut logits),
         };
         let Some(sampled) = sampled else {

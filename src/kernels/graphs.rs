@@ -58,6 +58,15 @@ impl Graphs {
         }
     }
 
+    /// Steps of a form that run before they are replayed: what is measured of them does not count.
+    pub fn warm_up(&self) -> usize {
+        #[cfg(feature = "cuda")]
+        if self.on_gpu.is_some() {
+            return super::cuda::DeviceGraphs::WARM_UP;
+        }
+        0
+    }
+
     /// Forms whose steps are replayed.
     pub fn captured(&self) -> usize {
         #[cfg(feature = "cuda")]

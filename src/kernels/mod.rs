@@ -11,10 +11,10 @@
 
 pub mod accumulate;
 pub mod activation;
-pub mod argmax;
 pub mod attention;
 mod bias;
 pub mod causal;
+pub mod choose;
 pub mod cross_entropy;
 #[cfg(feature = "cuda")]
 pub mod cuda;

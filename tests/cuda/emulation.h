@@ -13,6 +13,7 @@
 #include <cuda_fp16.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -221,6 +222,14 @@ template <typename V>
 V __shfl_sync(unsigned, V value, unsigned lane) {
     return emulation::shuffle(value, lane);
 }
+inline unsigned __ballot_sync(unsigned, bool vote) {
+    unsigned votes = 0;
+    for (unsigned lane = 0; lane < 32; ++lane) votes |= __shfl_sync(0, uint32_t(vote), lane) << lane;
+    return votes;
+}
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+inline unsigned __float_as_uint(float v) { return std::bit_cast<unsigned>(v); }
+inline float __uint_as_float(unsigned bits) { return std::bit_cast<float>(bits); }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
 #define __expf expf // CUDA's is an approximation, to 2 ulp and the rounding of its argument

@@ -301,16 +301,46 @@ void around_products() {
     for (uint32_t i = 0; i < rows_of.size(); ++i) CHECK(rows_of[i] == widen(added[ids[i / width] * width + i % width]));
 }
 
-void greatest() {
+void tokens() {
     const uint32_t vocabulary = 301;
-    auto logits = random<float>(3 * vocabulary);
+    auto logits = random<float>(4 * vocabulary);
     logits[170] = logits[44] = 2;                                             // equals: the first
     for (uint32_t i = 0; i < vocabulary; ++i) logits[vocabulary + i] = NAN;   // none
     logits[2 * vocabulary + 9] = INFINITY, logits[2 * vocabulary + 300] = 1.5; // infinity does not count
-    std::vector<uint32_t> tokens(3);
+    // Weights 1, 1/2 and 1/4, many times each, and a few that are nothing.
+    float *const row = &logits[3 * vocabulary];
+    for (uint32_t i = 0; i < vocabulary; ++i) row[i] = i % 10 == 7 ? NAN : -std::log(float(1 << i % 3));
+    std::vector<Choice> choices{{0, 0, 0, 1, 0, 0, 0}, {0.5, 1, 0, 1, 0, 1, 0}, {0, 0, 0, 1, 0, 2, 0}};
+    const uint32_t all = ~0u;
+    for (const auto &[min_p, top_p, top_k] :
+         std::vector<std::tuple<float, float, uint32_t>>{{0, 1, all}, {0.3f, 1, all}, {0, 1, 5}, {0, 1, 130}, {0, 0.01f, all},
+                                                         {0, 0.7f, all}, {0, 0.5f, 120}, {0.6f, 0.9f, 1000}, {0, 0.99f, 95}})
+        for (int i = 0; i < 12; ++i) choices.push_back({(i + 0.3) / 12, 1, min_p, top_p, top_k, 3, 0});
+    std::vector<uint32_t> got(choices.size());
     const float *data = logits.data();
-    run("argmax", 3, 128, 0, tokens.data(), data, vocabulary);
-    CHECK(tokens[0] == 44 && tokens[1] == 0xffffffffu && tokens[2] == 300);
+    const Choice *table = choices.data();
+    run("choose", choices.size(), 128, 0, got.data(), data, table, vocabulary);
+    CHECK(got[0] == 44 && got[1] == NO_TOKEN && got[2] == 300);
+    for (size_t c = 3; c < choices.size(); ++c) {
+        const Choice &choice = choices[c];
+        std::vector<std::pair<double, uint32_t>> kept; // heaviest first, then by token
+        for (uint32_t i = 0; i < vocabulary; ++i)
+            if (!std::isnan(row[i]) && std::exp(row[i]) >= choice.min_p) kept.push_back({-std::exp(double(row[i])), i});
+        std::stable_sort(kept.begin(), kept.end(), [](auto a, auto b) { return a.first < b.first - 1e-6; });
+        if (choice.top_k < kept.size()) kept.resize(choice.top_k);
+        double total = 0, sum = 0;
+        for (const auto &[weight, token] : kept) total -= weight;
+        for (size_t i = 0; i < kept.size(); ++i)
+            if ((sum -= kept[i].first) >= choice.top_p * total && choice.top_p < 1) kept.resize(i + 1);
+        std::sort(kept.begin(), kept.end(), [](auto a, auto b) { return a.second < b.second; });
+        total = 0;
+        for (const auto &[weight, token] : kept) total -= weight;
+        double left = choice.random * total;
+        uint32_t want = NO_TOKEN;
+        for (const auto &[weight, token] : kept)
+            if ((left += weight) < 0 && want == NO_TOKEN) want = token;
+        CHECK(got[c] == want);
+    }
 }
 
 template <typename V>
@@ -333,7 +363,7 @@ int main() {
     everything<__half>();
     attention<__nv_bfloat16>("attention_8x8", 33, 9, 2, 4, 136, ~0u);
     attention<__nv_bfloat16>("attention_1x8", 33, 1, 1, 1, 256, ~0u);
-    greatest();
+    tokens();
     std::printf("%zu kernels, %d failures\n", emulation::kernels().size(), failures);
     return failures != 0;
 }

@@ -21,8 +21,10 @@ fn greedy_takes_the_likeliest_and_the_lowest_of_equals() {
 }
 
 #[test]
-fn only_what_the_best_token_decides_is_left_to_it() {
-    assert!(Sampler::new(greedy(), &[], &[1]).takes_the_best());
+fn only_what_plain_logits_decide_is_left_to_them() {
+    let plain = |sampler: &Sampler| sampler.plain_choice();
+    let best = Some(Choice::Greatest);
+    assert_eq!(plain(&Sampler::new(greedy(), &[], &[1])), best);
     let mut sampler = Sampler::new(
         SamplingParams {
             min_tokens: 1,
@@ -31,11 +33,10 @@ fn only_what_the_best_token_decides_is_left_to_it() {
         &[],
         &[1],
     );
-    assert!(!sampler.takes_the_best());
+    assert_eq!(plain(&sampler), None);
     assert_eq!(sampler.take(3).token, 3);
-    assert!(sampler.takes_the_best());
-    let others: [fn(&mut SamplingParams); 6] = [
-        |params| params.temperature = 0.5,
+    assert_eq!(plain(&sampler), best);
+    let others: [fn(&mut SamplingParams); 5] = [
         |params| params.logprobs = Some(0),
         |params| params.logit_bias = vec![(1, 1.0)],
         |params| params.repetition_penalty = 1.1,
@@ -45,8 +46,32 @@ fn only_what_the_best_token_decides_is_left_to_it() {
     for change in others {
         let mut params = greedy();
         change(&mut params);
-        assert!(!Sampler::new(params, &[], &[]).takes_the_best());
+        assert_eq!(plain(&Sampler::new(params, &[], &[])), None);
     }
+}
+
+#[test]
+fn what_is_chosen_beside_the_logits_is_what_would_be_sampled() {
+    let params = SamplingParams {
+        temperature: 0.8,
+        top_p: 0.9,
+        top_k: Some(6),
+        min_p: 0.01,
+        seed: Some(3),
+        ..Default::default()
+    };
+    let samplers = || Sampler::new(params.clone(), &[], &[]);
+    let (mut beside, mut within) = (samplers(), samplers());
+    let mut seen = std::collections::BTreeSet::new();
+    for step in 0..50 {
+        let logits: Vec<f32> = (0..9).map(|i| (i * i + step) as f32 % 7.0 * 0.4).collect();
+        let choice = beside.plain_choice().unwrap();
+        let token = choice.of(&logits).unwrap();
+        beside.take(token);
+        assert_eq!(within.sample(&mut logits.clone()).unwrap().token, token);
+        seen.insert(token);
+    }
+    assert!(seen.len() > 4, "{seen:?}");
 }
 
 #[test]
@@ -200,29 +225,6 @@ fn filters_keep_what_they_should() {
 }
 
 proptest! {
-    /// The partial sort of top_p keeps just what a whole sort keeps.
-    #[test]
-    fn top_p_equals_a_full_sort(
-        weights in prop::collection::vec(0.001f32..1.0, 1..700), top_p in 0.0f32..1.0,
-    ) {
-        let all: Vec<(u32, f32)> = (0u32..).zip(weights).collect();
-        let mut want = all.clone();
-        want.sort_by(heavier);
-        let total: f64 = want.iter().map(|w| f64::from(w.1)).sum();
-        let mut sum = 0.0;
-        let reach = want.iter().position(|w| {
-            sum += f64::from(w.1);
-            sum >= total * f64::from(top_p)
-        });
-        want.truncate(reach.map_or(want.len(), |i| i + 1));
-        let mut got = all;
-        keep_top_p(&mut got, top_p);
-        // Sums in another order may differ in the last place.
-        prop_assert!(got.len().abs_diff(want.len()) <= 1);
-        let common = got.len().min(want.len());
-        prop_assert_eq!(&got[..common], &want[..common]);
-    }
-
     #[test]
     fn same_seed_same_tokens(
         seed in any::<u64>(), logits in prop::collection::vec(-4.0f32..4.0, 2..200),

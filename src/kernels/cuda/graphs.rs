@@ -41,6 +41,9 @@ struct Captured {
 unsafe impl Send for Captured {}
 
 impl DeviceGraphs {
+    /// Steps of a form that are not replayed yet: the one that runs, and the one that is captured.
+    pub const WARM_UP: usize = 2;
+
     pub fn new(device: &CudaDevice) -> Self {
         Self {
             device: device.clone(),

@@ -1,31 +1,179 @@
-// What is read of the logits, which are in float whatever the base's dtype is.
+// Tokens chosen by their rows of logits, which are in float whatever the base's dtype is.
 #pragma once
 
-// The greatest finite logit of each row, the first among equals: its token, or 0xffffffff where there
-// is none. A block has one row.
-NAMED_KERNEL(argmax, uint32_t *tokens, const float *logits, uint32_t vocabulary) {
-    __shared__ float values[WARP];
-    __shared__ uint32_t indices[WARP];
-    logits += uint64_t(blockIdx.x) * vocabulary;
-    float best = -INFINITY;
-    uint32_t at = 0xffffffffu;
-    for (uint32_t i = threadIdx.x; i < vocabulary; i += blockDim.x)
-        if (logits[i] > best && logits[i] < INFINITY) best = logits[i], at = i;
-    const uint32_t warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    const auto reduce = [&] {
-        for (uint32_t step = WARP / 2; step > 0; step /= 2) {
-            const float value = __shfl_xor_sync(ALL_LANES, best, step);
-            const uint32_t index = __shfl_xor_sync(ALL_LANES, at, step);
-            if (value > best || (value == best && index < at)) best = value, at = index;
-        }
-    };
-    reduce();
-    if (lane == 0) values[warp] = best, indices[warp] = at;
+// How a token is chosen: the likeliest where the temperature is 0. `kernels::cuda::choose` writes this
+// struct.
+struct Choice {
+    double random;
+    float temperature, min_p, top_p;
+    uint32_t top_k, row, padding;
+};
+
+constexpr uint32_t NO_TOKEN = 0xffffffffu;
+constexpr uint32_t MOST_WARPS = 32;
+
+// Over a whole block: all threads get the sum. It is of integers, so its order does not count.
+__device__ inline uint64_t total_over_block(uint64_t v) {
+    __shared__ uint64_t sums[MOST_WARPS];
+    for (uint32_t step = WARP / 2; step > 0; step /= 2) v += __shfl_xor_sync(ALL_LANES, v, step);
+    __syncthreads(); // a sum before this one may still be read
+    if (threadIdx.x % WARP == 0) sums[threadIdx.x / WARP] = v;
     __syncthreads();
-    if (warp != 0) return;
-    const bool has = lane < blockDim.x / WARP;
-    best = has ? values[lane] : -INFINITY;
-    at = has ? indices[lane] : 0xffffffffu;
-    reduce();
-    if (lane == 0) tokens[blockIdx.x] = at;
+    uint64_t total = 0;
+    for (uint32_t warp = 0; warp < blockDim.x / WARP; ++warp) total += sums[warp];
+    return total;
+}
+
+// The greatest finite logit of a row, the first among equals, for all threads; NO_TOKEN where there is none.
+__device__ inline uint32_t greatest(const float *logits, uint32_t vocabulary) {
+    __shared__ float values[MOST_WARPS];
+    __shared__ uint32_t tokens[MOST_WARPS];
+    float best = -INFINITY;
+    uint32_t token = NO_TOKEN;
+    for (uint32_t i = threadIdx.x; i < vocabulary; i += blockDim.x)
+        if (logits[i] > best && logits[i] < INFINITY) best = logits[i], token = i;
+    const auto take = [&](float value, uint32_t other) {
+        if (value > best || (value == best && other < token)) best = value, token = other;
+    };
+    for (uint32_t step = WARP / 2; step > 0; step /= 2) {
+        const float value = __shfl_xor_sync(ALL_LANES, best, step);
+        take(value, __shfl_xor_sync(ALL_LANES, token, step));
+    }
+    if (threadIdx.x % WARP == 0) values[threadIdx.x / WARP] = best, tokens[threadIdx.x / WARP] = token;
+    __syncthreads();
+    for (uint32_t warp = 0; warp < blockDim.x / WARP; ++warp) take(values[warp], tokens[warp]);
+    return token;
+}
+
+// A row's distribution. A token's weight is relative to the likeliest's, which has 1; its key, the bits of
+// the weight, is in the same order; its mass is the weight in units of 2^-40, so that sums have no order.
+struct Row {
+    const float *logits;
+    uint32_t vocabulary;
+    float most, temperature;
+
+    __device__ uint32_t key(uint32_t token) const {
+        const float logit = logits[token];
+        // Also what is not a number is not between these.
+        if (!(logit > -INFINITY && logit <= most)) return 0;
+        return __float_as_uint(expf((logit - most) / temperature));
+    }
+
+    static __device__ uint64_t mass(uint32_t key) { return uint64_t(__uint_as_float(key) * 0x1p40f); }
+
+    // The sum of `measure(key)` over all tokens.
+    template <typename Measure>
+    __device__ uint64_t sum(Measure measure) const {
+        uint64_t part = 0;
+        for (uint32_t i = threadIdx.x; i < vocabulary; i += blockDim.x) part += measure(key(i));
+        return total_over_block(part);
+    }
+
+    // The greatest key from which on the tokens measure `wanted` together: `from(key)` measures them.
+    template <typename From>
+    static __device__ uint32_t lightest(uint64_t wanted, From from) {
+        uint32_t key = 0;
+        for (uint32_t bit = 1u << 29; bit > 0; bit /= 2) // weights are at most 1, whose bits are below 2^30
+            if (from(key | bit) >= wanted) key |= bit;
+        return key;
+    }
+};
+
+// What is left of a distribution: tokens whose keys are above `key`, and the first `ties` of those that
+// have it.
+struct Kept {
+    uint32_t key, ties;
+};
+
+__device__ inline Kept kept_of(const Row &row, const Choice &choice) {
+    const uint32_t least = __float_as_uint(choice.min_p);
+    Kept kept{least > 0 ? least - 1 : 0, 0};
+    const auto count_from = [&](uint32_t first) {
+        first = max(first, kept.key + 1);
+        return row.sum([&](uint32_t key) { return uint64_t(key >= first); });
+    };
+    if (choice.top_k < row.vocabulary && count_from(0) > choice.top_k) {
+        const uint32_t key = Row::lightest(choice.top_k, count_from);
+        kept = {key, choice.top_k - uint32_t(count_from(key + 1))};
+    }
+    if (choice.top_p < 1.f) {
+        const auto mass_from = [&](uint32_t first) {
+            const uint64_t above = row.sum([&](uint32_t key) { return key >= first && key > kept.key ? Row::mass(key) : 0; });
+            return above + (first <= kept.key ? kept.ties * Row::mass(kept.key) : 0);
+        };
+        const uint64_t wanted = max(uint64_t(ceil(double(mass_from(0)) * choice.top_p)), uint64_t(1));
+        const uint32_t key = Row::lightest(wanted, mass_from);
+        const uint64_t left = wanted - mass_from(key + 1), each = Row::mass(key);
+        const uint64_t ties = (left + each - 1) / each;
+        kept = {key, key == kept.key ? min(kept.ties, uint32_t(ties)) : uint32_t(ties)};
+    }
+    return kept;
+}
+
+// Calls `visit(token, mass)` for the tokens of a warp's share, in their order, lane by lane; all lanes
+// come along. The mass of what is not kept is 0. `ties` of those that are tied came before. Ends where a
+// visit says so, of which all lanes say the same.
+template <typename Visit>
+__device__ inline void walk(const Row &row, Kept kept, uint32_t first, uint32_t last, uint32_t ties, Visit visit) {
+    const uint32_t lane = threadIdx.x % WARP;
+    for (uint32_t start = first; start < last; start += WARP) {
+        const uint32_t token = start + lane, key = token < last ? row.key(token) : 0;
+        const bool tied = key == kept.key && key > 0;
+        const uint32_t all_tied = __ballot_sync(ALL_LANES, tied);
+        const uint32_t rank = ties + __popc(all_tied & ((1u << lane) - 1));
+        ties += __popc(all_tied);
+        const bool stays = key > kept.key || (tied && rank < kept.ties);
+        if (visit(token, stays ? Row::mass(key) : 0)) return;
+    }
+}
+
+// Draws from what is left, in the order of the tokens.
+__device__ inline uint32_t draw(const Row &row, Kept kept, double random) {
+    __shared__ uint64_t masses[MOST_WARPS];
+    __shared__ uint32_t ties[MOST_WARPS];
+    __shared__ uint32_t drawn;
+    const uint32_t warps = blockDim.x / WARP, warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const uint32_t first = uint64_t(row.vocabulary) * warp / warps;
+    const uint32_t last = uint64_t(row.vocabulary) * (warp + 1) / warps;
+    uint32_t tied = 0;
+    for (uint32_t i = first + lane; i < last; i += WARP) tied += row.key(i) == kept.key;
+    for (uint32_t step = WARP / 2; step > 0; step /= 2) tied += __shfl_xor_sync(ALL_LANES, tied, step);
+    if (lane == 0) ties[warp] = tied;
+    __syncthreads();
+    uint32_t ties_before = 0;
+    for (uint32_t w = 0; w < warp; ++w) ties_before += ties[w];
+    uint64_t mass = 0;
+    walk(row, kept, first, last, ties_before, [&](uint32_t, uint64_t own) { return mass += own, false; });
+    for (uint32_t step = WARP / 2; step > 0; step /= 2) mass += __shfl_xor_sync(ALL_LANES, mass, step);
+    if (lane == 0) masses[warp] = mass;
+    __syncthreads();
+    uint64_t total = 0, before = 0;
+    for (uint32_t w = 0; w < warps; ++w) before += w < warp ? masses[w] : 0, total += masses[w];
+    const uint64_t wanted = min(uint64_t(random * double(total)), total - 1);
+    if (before <= wanted && wanted < before + mass)
+        walk(row, kept, first, last, ties_before, [&](uint32_t token, uint64_t own) {
+            uint64_t group = own;
+            for (uint32_t step = WARP / 2; step > 0; step /= 2) group += __shfl_xor_sync(ALL_LANES, group, step);
+            if (before + group <= wanted) return before += group, false;
+            for (uint32_t other = 0; other < WARP; ++other) {
+                const uint64_t next = before + __shfl_sync(ALL_LANES, own, other);
+                if (lane == other && before <= wanted && wanted < next) drawn = token;
+                before = next;
+            }
+            return true;
+        });
+    __syncthreads();
+    return drawn;
+}
+
+// A token for each choice; a block has one.
+NAMED_KERNEL(choose, uint32_t *tokens, const float *logits, const Choice *choices, uint32_t vocabulary) {
+    const Choice choice = choices[blockIdx.x];
+    logits += uint64_t(choice.row) * vocabulary;
+    uint32_t token = greatest(logits, vocabulary);
+    if (token != NO_TOKEN && choice.temperature > 0.f) {
+        const Row row{logits, vocabulary, logits[token], choice.temperature};
+        token = draw(row, kept_of(row, choice), choice.random);
+    }
+    if (threadIdx.x == 0) tokens[blockIdx.x] = token;
 }

@@ -6,6 +6,7 @@
 //! need to live only as long as the call that launches with them.
 
 mod attention;
+mod choose;
 mod csr;
 mod device;
 mod gemm;
@@ -18,6 +19,7 @@ pub(super) mod training;
 mod view;
 
 pub use attention::{Attend, DeviceSpans, takes_heads};
+pub use choose::choose;
 pub use csr::DeviceTicket;
 pub use device::{free_memory, name, open};
 pub use gemm::{Product, add_gradient, product};

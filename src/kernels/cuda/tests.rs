@@ -9,6 +9,7 @@ use rand::{Rng, SeedableRng};
 
 use super::super::activation::silu_mul;
 use super::super::attention::{Span, Spans, attention};
+use super::super::choose::{Choice, Drawing, choose};
 use super::super::indices::Indices;
 use super::super::inputs::Inputs;
 use super::super::kv::{BLOCK, KvBlocks};
@@ -237,6 +238,33 @@ proptest! {
             lay(&y, &x_there.narrow(0, row, 1).unwrap(), [0..1, 1..1], &gpu);
             prop_assert_eq!(&values(&y), &all[alone]);
         }
+    }
+
+    #[test]
+    fn tokens_are_chosen_as_the_cpu_chooses_them(
+        vocabulary in 1usize..700, seed in any::<u64>(),
+        of in prop::collection::vec(
+            (0u32..4, 0.05f32..3.0, prop::sample::select(vec![0.0, 0.02, 0.5]),
+             prop::option::of(1usize..50), prop::sample::select(vec![1.0, 0.05, 0.6, 0.95]), 0.0..1.0),
+            1..12,
+        ),
+    ) {
+        let mut rng = StdRng::seed_from_u64(seed);
+        // Steps, so that some are equal; some are no numbers, in the last row all.
+        let logit = |at| match rng.random_range(0..20) {
+            _ if at >= 3 * vocabulary => f32::NAN,
+            0 => [f32::NAN, f32::INFINITY, f32::NEG_INFINITY][at % 3],
+            _ => rng.random_range(-40i32..40) as f32 * 0.25,
+        };
+        let logits: Vec<f32> = (0..4 * vocabulary).map(logit).collect();
+        let logits = Tensor::from_vec(logits, (4, vocabulary), &Device::Cpu).unwrap();
+        let choices = of.into_iter().map(|(row, temperature, min_p, top_k, top_p, random)| {
+            let drawing = Drawing { temperature, min_p, top_k, top_p, random };
+            (row, if top_k == Some(9) { Choice::Greatest } else { Choice::Drawn(drawing) })
+        });
+        let choices: Vec<_> = choices.collect();
+        let there = choose(&logits.to_device(&gpu()).unwrap(), &choices).unwrap();
+        prop_assert_eq!(choose(&logits, &choices).unwrap(), there);
     }
 
     #[test]

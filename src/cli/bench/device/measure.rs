@@ -144,9 +144,9 @@ impl Bench {
             decoder.forward(batch, &self.cache)?;
             Ok(())
         })?;
-        let (seconds, replayed) = match device {
+        let (seconds, replayed) = match self.graphs.warm_up() {
             // There is nothing to replay.
-            Device::Cpu => (eager_seconds, 0),
+            0 => (eager_seconds, 0),
             _ => timed(self.repeats, device, || {
                 decoder.forward_captured(batch, &self.cache, &mut self.graphs)?;
                 Ok(())
