@@ -34,11 +34,11 @@ const STEPS_AT_LEAST: usize = 2;
 /// A step of more rows is of prompts, in chunks of a block; with fewer, each is a sequence's next token.
 const DECODE_ROWS: usize = 64;
 
-/// Measures, on all threads of the pool that it is called in. The base is bit for bit the same after.
+/// Measures, on all threads of the pool that it is called in, steps as they run with such graphs. The base is bit for bit the same after.
 ///
 /// # Errors
 /// There is no memory, or a step fails.
-pub fn measure_costs(base: &mut Base) -> Result<Measured, ModelError> {
+pub fn measure_costs(base: &mut Base, graphs: &mut Graphs) -> Result<Measured, ModelError> {
     let start = Instant::now();
     let end = start + BUDGET;
     let small = of_ticket(base, DENSITIES[0], end)?;
@@ -58,7 +58,7 @@ pub fn measure_costs(base: &mut Base) -> Result<Measured, ModelError> {
     let apply = per_ticket(&|ticket| ticket.apply);
     let revert = per_ticket(&|ticket| ticket.revert);
     let layout = per_ticket(&|ticket| ticket.layout);
-    let steps = steps(base, end)?;
+    let steps = steps(base, graphs, end)?;
     Ok(Measured {
         costs: Costs::new(steps, overlays, apply, revert, layout),
         took: start.elapsed(),
@@ -109,10 +109,9 @@ fn of_ticket(base: &mut Base, density: f64, end: Instant) -> Result<OfTicket, Mo
 }
 
 /// Steps of the bare base, `(rows, seconds)`: as many as the time is enough for.
-fn steps(base: &Base, end: Instant) -> Result<Vec<(usize, f64)>, ModelError> {
+fn steps(base: &Base, graphs: &mut Graphs, end: Instant) -> Result<Vec<(usize, f64)>, ModelError> {
     let most = STEP_ROWS.into_iter().max().unwrap_or(1);
     let cache = base.kv_cache(most.div_ceil(block(base)))?;
-    let mut graphs = Graphs::new(base.device());
     let warm_up = graphs.warm_up();
     let mut steps: Vec<(usize, f64)> = Vec::new();
     for rows in STEP_ROWS {
@@ -125,7 +124,7 @@ fn steps(base: &Base, end: Instant) -> Result<Vec<(usize, f64)>, ModelError> {
         let batch = batch(base, rows);
         let mut time = || {
             let start = Instant::now();
-            base.decoder.forward_captured(&batch, &cache, &mut graphs)?;
+            base.decoder.forward_captured(&batch, &cache, graphs)?;
             base.device().synchronize()?;
             Ok(start.elapsed())
         };

@@ -56,7 +56,7 @@ impl Runner {
 
     /// What steps and tickets cost on this base.
     pub fn measure_costs(&mut self) -> Result<Measured, ModelError> {
-        measure_costs(&mut self.base)
+        measure_costs(&mut self.base, &mut self.graphs)
     }
 
     /// Runs a plan: one of a single group with its ticket applied, one of several with each row's ticket

@@ -52,6 +52,23 @@ impl<'a> Spans<'a> {
         })
     }
 
+    /// Checks that the sequences cover `rows` rows in their order, and that every position has one of `blocks` blocks.
+    pub(crate) fn check(&self, rows: usize, blocks: usize) -> Result<()> {
+        let mut next = 0;
+        for span in self.host {
+            let positions = span.first_position + span.rows;
+            let known = span.blocks.iter().all(|&b| (b as usize) < blocks);
+            if span.first_row != next || span.blocks.len() * BLOCK < positions || !known {
+                candle_core::bail!("attention: {span:?} does not fit {rows} rows, {blocks} blocks");
+            }
+            next += span.rows;
+        }
+        if next != rows {
+            candle_core::bail!("attention: spans cover {next} rows of {rows}");
+        }
+        Ok(())
+    }
+
     /// What the launches for a decoding step's sequences hang on, on a GPU; `None` of other steps.
     pub(super) fn form(&self) -> Option<Vec<usize>> {
         #[cfg(feature = "cuda")]
@@ -168,25 +185,8 @@ impl Attention<'_> {
                 "attention: {heads} heads of {dim}, keys {keys:?}, values {values:?}"
             );
         }
-        self.check_spans(rows, blocks)?;
+        self.spans.check(rows, blocks)?;
         Ok(([rows, heads, dim], kv_heads))
-    }
-
-    /// The spans cover the rows in order, and every position has a block.
-    fn check_spans(&self, rows: usize, blocks: usize) -> Result<()> {
-        let mut next = 0;
-        for span in self.spans.host {
-            let positions = span.first_position + span.rows;
-            let known = span.blocks.iter().all(|&b| (b as usize) < blocks);
-            if span.first_row != next || span.blocks.len() * BLOCK < positions || !known {
-                candle_core::bail!("attention: {span:?} does not fit {rows} rows, {blocks} blocks");
-            }
-            next += span.rows;
-        }
-        if next != rows {
-            candle_core::bail!("attention: spans cover {next} rows of {rows}");
-        }
-        Ok(())
     }
 
     fn run<T: Element>(

@@ -8,18 +8,18 @@ use super::inputs::Inputs;
 use super::overlay::Overlays;
 
 /// What the launches of a step hang on, besides the numbers among its inputs: a step of the same form launches the
-/// same.
+/// same, with the same pointers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Form {
-    /// What stays where it is while these live: weights, and the cache.
+pub(crate) struct Form {
+    /// What stands for the tensors that the step finds where they are: weights, and the cache.
     of: Vec<TensorId>,
     numbers: Vec<usize>,
 }
 
 impl Form {
-    /// Of a step that computes with such tensors; `None` where its launches are its own, as those of a prompt are,
+    /// Of a step that computes with these tensors, and with others only that live as long; `None` where its launches are its own, as those of a prompt are,
     /// or where nothing is captured.
-    pub fn new(of: Vec<TensorId>, spans: &Spans, overlays: &Overlays) -> Option<Self> {
+    pub(crate) fn new(of: Vec<TensorId>, spans: &Spans, overlays: &Overlays) -> Option<Self> {
         let mut numbers = spans.form()?;
         numbers.extend(overlays.form()?);
         Some(Self { of, numbers })
@@ -28,8 +28,9 @@ impl Form {
 
 /// The inputs of steps, and what was captured of those that come again and again.
 ///
-/// While a step is captured (when its form comes for the second time), nobody else may use the GPU's stream: of the
-/// engine nobody does, other threads free tickets at most, which waits.
+/// While a step is captured (when its form comes for the second time), nobody else may use the GPU's stream: what they
+/// launch, allocate or free would become a part of it. In the engine all that is one thread's, but for tickets, whose
+/// copies may be made and dropped by any: they wait. Tests on a GPU run one by one.
 pub struct Graphs {
     inputs: Inputs,
     #[cfg(feature = "cuda")]
@@ -77,7 +78,7 @@ impl Graphs {
     }
 
     /// Where a step is to put its inputs.
-    pub fn begin(&mut self) -> &mut Inputs {
+    pub(crate) fn begin(&mut self) -> &mut Inputs {
         self.inputs.forget();
         &mut self.inputs
     }
@@ -86,16 +87,23 @@ impl Graphs {
     ///
     /// # Errors
     /// There is no memory for them.
-    pub fn upload(&mut self) -> Result<()> {
+    pub(crate) fn upload(&mut self) -> Result<()> {
         self.inputs.upload()
     }
 
     /// What `step` gives: run, or replayed as it was captured of a step of that form. The result is good until the next
     /// step.
     ///
+    /// A replay checks nothing: whoever calls has checked the numbers among the inputs, that the step takes no others,
+    /// and that its tensors are those of the form.
+    ///
     /// # Errors
     /// Those of the step.
-    pub fn run(&mut self, form: Option<Form>, step: impl Fn() -> Result<Tensor>) -> Result<Tensor> {
+    pub(crate) fn run(
+        &mut self,
+        form: Option<Form>,
+        step: impl Fn() -> Result<Tensor>,
+    ) -> Result<Tensor> {
         #[cfg(feature = "cuda")]
         if let (Some(graphs), Some(form), Some(inputs)) =
             (&mut self.on_gpu, form, &self.inputs.on_gpu)

@@ -39,6 +39,17 @@ impl<'a> Indices<'a> {
         self.host
     }
 
+    /// Checks that there are `count` of them, all below `limit`; an error says what they are.
+    pub(crate) fn check(&self, what: &str, count: usize, limit: usize) -> Result<()> {
+        if self.host.len() != count {
+            candle_core::bail!("{} {what}s for {count} rows", self.host.len());
+        }
+        match self.host.iter().find(|&&index| index as usize >= limit) {
+            Some(index) => candle_core::bail!("{what} {index} of {limit}"),
+            None => Ok(()),
+        }
+    }
+
     /// Where they are on the GPU that they were made for.
     #[cfg(feature = "cuda")]
     pub(super) fn pointer(&self) -> Result<u64> {

@@ -32,6 +32,12 @@ impl Inputs {
         }
     }
 
+    /// Where they are on a GPU.
+    #[cfg(all(test, feature = "cuda"))]
+    pub(crate) fn start(&self) -> Option<u64> {
+        self.on_gpu.as_ref().map(super::cuda::Staging::start)
+    }
+
     /// Copies what was placed since the last upload, over what was uploaded then: that may not be read any more.
     ///
     /// # Errors

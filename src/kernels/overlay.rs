@@ -176,16 +176,22 @@ impl<'a> Overlays<'a> {
         if rows != x_rows {
             candle_core::bail!("overlay: x has {x_rows} rows, y {rows}");
         }
+        self.check_fit(weight, [out, inner], rows)?;
+        Ok([out, inner])
+    }
+
+    /// Checks that the deltas for a weight are of its shape, and that the parts lie in a batch of `rows` rows.
+    pub(crate) fn check_fit(&self, weight: usize, of: [usize; 2], rows: usize) -> Result<()> {
         for part in &self.parts {
             let shape = part.ticket.shape(weight);
-            if part.rows.end > rows || shape.is_some_and(|shape| shape != [out, inner]) {
+            if part.rows.end > rows || shape.is_some_and(|shape| shape != of) {
                 candle_core::bail!(
-                    "overlay: rows {:?} of a delta {shape:?} for x [{x_rows}, {inner}] and y [{rows}, {out}]",
+                    "overlay: rows {:?} of a delta {shape:?} for {rows} rows and a weight {of:?}",
                     part.rows,
                 );
             }
         }
-        Ok([out, inner])
+        Ok(())
     }
 }
 

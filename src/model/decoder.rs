@@ -144,6 +144,9 @@ impl Decoder {
         graphs.upload()?;
         let of = vec![self.weights.norm.id(), cache.layer(0).keys().id()];
         let form = Form::new(of, &step.spans, &step.overlays);
+        if form.is_some() {
+            self.check(batch, &step, cache)?;
+        }
         let x = graphs.run(form, || self.layers(&step, cache))?;
         if batch.logits_rows.is_empty() {
             return Ok(None);
@@ -170,6 +173,27 @@ impl Decoder {
             spans: Spans::new(&batch.spans, group, inputs)?,
             logits_rows: Indices::new(&batch.logits_rows, inputs),
         })
+    }
+
+    /// Checks what operations check themselves when they run: a step that is replayed runs none.
+    fn check(&self, batch: &Batch, step: &Step, cache: &KvCache) -> Result<()> {
+        let rows = batch.tokens.len();
+        step.tokens.check("token", rows, self.config.vocab_size)?;
+        let positions = self.rope.positions();
+        step.positions.check("position", rows, positions)?;
+        step.slots.check("slot", rows, cache.blocks() * BLOCK)?;
+        step.spans.check(rows, cache.blocks())?;
+        if batch.overlaid.is_empty() {
+            return Ok(());
+        }
+        for (index, layer) in self.weights.layers.iter().enumerate() {
+            for projection in Projection::ALL {
+                let (out, inner) = layer.linear(projection).weight()?.dims2()?;
+                let weight = weight_number(index, projection);
+                step.overlays.check_fit(weight, [out, inner], rows)?;
+            }
+        }
+        Ok(())
     }
 
     /// What the layers make of the batch's tokens: the residual stream `[rows, hidden]`, in f32.

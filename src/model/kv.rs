@@ -31,6 +31,11 @@ impl KvCache {
         })
     }
 
+    /// How many blocks there are.
+    pub(super) fn blocks(&self) -> usize {
+        self.layers[0].keys().dims()[0]
+    }
+
     /// The keys and values of one layer.
     pub(super) fn layer(&self, layer: usize) -> &KvBlocks {
         &self.layers[layer]

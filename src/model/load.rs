@@ -134,8 +134,9 @@ impl Base {
     /// Bytes that tickets may take of `asked`, beside `kv_cache` bytes of keys and values and what steps need for
     /// themselves: fewer where the device has less.
     pub fn room_for_tickets(&self, asked: usize, kv_cache: usize) -> usize {
-        /// What is left to steps: activations, expanded deltas, parts of attention.
-        const STEPS: usize = 1 << 30;
+        /// What is left to steps: activations, expanded deltas, parts of attention; and once more for those that are
+        /// captured, whose memory is apart.
+        const STEPS: usize = 3 << 29;
         match self.place.free_memory() {
             Some(free) => asked.min(free.saturating_sub(kv_cache + STEPS)),
             None => asked,

@@ -26,6 +26,11 @@ impl RopeTable {
         })
     }
 
+    /// How many positions there are.
+    pub fn positions(&self) -> usize {
+        self.cos.dims()[0]
+    }
+
     /// The rows of a batch's positions.
     pub fn at(&self, positions: &Indices) -> Result<(Tensor, Tensor)> {
         Ok((select(&self.cos, positions)?, select(&self.sin, positions)?))

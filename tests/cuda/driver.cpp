@@ -53,10 +53,9 @@ bool invalid;                   // what is captured
 template <typename Work>
 int enqueue(Work work) {
     const std::lock_guard lock(one_at_a_time);
-    if (capture != nullptr)
-        capture->nodes.push_back(work);
-    else
-        work();
+    if (capture == nullptr) return work(), SUCCESS;
+    if (invalid) return INVALIDATED;
+    capture->nodes.push_back(work);
     return SUCCESS;
 }
 
@@ -108,6 +107,7 @@ API int cuMemGetInfo_v2(size_t *free_bytes, size_t *total) {
 }
 API int cuMemAllocAsync(Pointer *result, size_t bytes, void *) {
     const std::lock_guard lock(one_at_a_time);
+    if (capture != nullptr && invalid) return INVALIDATED;
     *result = allocate(bytes);
     if (*result == 0) return OUT_OF_MEMORY;
     if (capture != nullptr) {
@@ -120,6 +120,7 @@ API int cuMemAlloc_v2(Pointer *result, size_t bytes) { return cuMemAllocAsync(re
 API int cuMemFreeAsync(Pointer pointer, void *) {
     const std::lock_guard lock(one_at_a_time);
     if (capture == nullptr) return std::free(at(pointer)), SUCCESS;
+    if (invalid) return INVALIDATED;
     const auto own = capture->memory.find(pointer);
     if (own == capture->memory.end()) return invalid = true, INVALID_VALUE;
     --capture->allocated;

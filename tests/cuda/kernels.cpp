@@ -313,13 +313,13 @@ void tokens() {
     std::vector<Choice> choices{{0, 0, 0, 1, 0, 0, 0}, {0.5, 1, 0, 1, 0, 1, 0}, {0, 0, 0, 1, 0, 2, 0}};
     const uint32_t all = ~0u;
     for (const auto &[min_p, top_p, top_k] :
-         std::vector<std::tuple<float, float, uint32_t>>{{0, 1, all}, {0.3f, 1, all}, {0, 1, 5}, {0, 1, 130}, {0, 0.01f, all},
+         std::vector<std::tuple<float, float, uint32_t>>{{0, 1, all}, {-0.f, 0.8f, all}, {0.3f, 1, all}, {0, 1, 5}, {0, 1, 130}, {0, 0.01f, all},
                                                          {0, 0.7f, all}, {0, 0.5f, 120}, {0.6f, 0.9f, 1000}, {0, 0.99f, 95}})
         for (int i = 0; i < 12; ++i) choices.push_back({(i + 0.3) / 12, 1, min_p, top_p, top_k, 3, 0});
-    std::vector<uint32_t> got(choices.size());
+    std::vector<uint32_t> got(choices.size()), keys(choices.size() * vocabulary);
     const float *data = logits.data();
     const Choice *table = choices.data();
-    run("choose", choices.size(), 128, 0, got.data(), data, table, vocabulary);
+    run("choose", choices.size(), 128, 0, got.data(), keys.data(), data, table, vocabulary);
     CHECK(got[0] == 44 && got[1] == NO_TOKEN && got[2] == 300);
     for (size_t c = 3; c < choices.size(); ++c) {
         const Choice &choice = choices[c];

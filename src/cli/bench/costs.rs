@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::cli::base::{BaseArgs, ComputeArgs, print};
 use crate::engine::{Costs, Load, Measured, PerTicket, TURN_STEPS, measure_costs};
-use crate::kernels;
+use crate::kernels::{self, graphs::Graphs};
 
 /// Arguments of `tombola bench costs`.
 #[derive(Debug, Args)]
@@ -34,7 +34,8 @@ pub fn run(args: &CostsArgs) -> anyhow::Result<()> {
     let mut base = args.base.open()?.load(&args.compute.load_options())?;
     let threads = args.compute.threads();
     let pool = kernels::Pool::new(threads)?;
-    let Measured { costs, took } = pool.install(|| measure_costs(&mut base))?;
+    let mut graphs = Graphs::new(base.device());
+    let Measured { costs, took } = pool.install(|| measure_costs(&mut base, &mut graphs))?;
     let weights = base.manifest.adaptable_weights();
     let tickets = DENSITIES.map(|density| Outlook::new(&costs, weights, density));
     let (name, dtype) = (&base.manifest.name, args.compute.dtype);

@@ -1,13 +1,12 @@
 //! Attention over blocks of keys and values.
 
 use candle_core::cuda::CudaDevice;
-use candle_core::cuda::cudarc::driver::DeviceRepr;
 use candle_core::{CudaStorage, DType, Layout, Result};
 
 use super::super::attention::Span;
 use super::super::kv::BLOCK;
 use super::device::Kernels;
-use super::inputs::{Place, Staging};
+use super::inputs::{Place, Plain, Staging};
 use super::launch::Launch;
 use super::view::{View, ViewMut, alloc};
 
@@ -22,7 +21,7 @@ struct Tile {
 }
 
 // SAFETY: plain numbers, laid out as in `attention.cuh`.
-unsafe impl DeviceRepr for Tile {}
+unsafe impl Plain for Tile {}
 
 /// As in `attention.cuh`.
 const WARPS: u32 = 4;

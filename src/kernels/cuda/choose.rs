@@ -66,13 +66,20 @@ pub unsafe fn choose(
     let device_choices = upload(device, &device_choices.collect::<Vec<_>>())?;
     let mut tokens = alloc(device, DType::U32, choices.len())?;
     let layout = Layout::contiguous(choices.len());
+    let drawn = choices
+        .iter()
+        .any(|(_, choice)| *choice != Choice::Greatest);
+    let room = Layout::contiguous(if drawn { choices.len() * vocabulary } else { 0 });
+    let mut keys = alloc(device, DType::U32, room.shape())?;
     let launch = Launch::single(device, "choose")?
         .write(&ViewMut::new(&mut tokens, &layout)?)
+        .write(&ViewMut::new(&mut keys, &room)?)
         .read(&logits.of(DType::F32)?)
         .u64(pointer(&device_choices))
         .size(vocabulary)?;
     let blocks = super::narrow(choices.len())?;
-    // SAFETY: choose's arguments; a token for each choice, whose row is there (the caller's promise).
+    // SAFETY: choose's arguments; a token for each choice, whose row is there (the caller's promise), and room for the
+    // row's keys where it is drawn.
     unsafe { launch.run([blocks, 1, 1], THREADS, 0) }?;
     let tokens = download::<u32>(&tokens, &layout)?;
     let token = |token| (token != NONE).then_some(token);

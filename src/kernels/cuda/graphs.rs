@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use candle_core::cuda::cudarc::driver::{CudaGraph, result, sys};
 use candle_core::cuda::{CudaDevice, WrapErr};
-use candle_core::{Result, Storage, Tensor};
+use candle_core::{DType, Device, Result, Shape, Storage, Tensor};
 use lru::LruCache;
 
 use super::super::graphs::Form;
@@ -12,26 +12,25 @@ use super::device::capturing;
 use super::launch::count_launch;
 use super::view::View;
 
-/// Forms that are kept.
-const KEPT: NonZeroUsize = NonZeroUsize::new(128).unwrap();
+/// Forms whose graphs are kept.
+const KEPT: NonZeroUsize = NonZeroUsize::new(64).unwrap();
+/// Forms that are remembered as having come once.
+const REMEMBERED: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
 /// What was captured of steps, by their form.
 pub struct DeviceGraphs {
     device: CudaDevice,
-    known: LruCache<Form, Known>,
+    /// What steps of forms gave that have come once.
+    seen: LruCache<Form, (Shape, DType)>,
+    captured: LruCache<Form, Captured>,
     /// Whether a capture has failed: another would, too.
     gave_up: bool,
 }
 
-/// A form that has come before.
-struct Known {
-    /// What the step gave: every replay writes it again.
-    result: Tensor,
-    captured: Option<Captured>,
-}
-
 struct Captured {
     graph: CudaGraph,
+    /// What the step gives: every replay writes it again.
+    result: Tensor,
     /// Where its inputs were.
     inputs: u64,
 }
@@ -47,23 +46,20 @@ impl DeviceGraphs {
     pub fn new(device: &CudaDevice) -> Self {
         Self {
             device: device.clone(),
-            known: LruCache::new(KEPT),
+            seen: LruCache::new(REMEMBERED),
+            captured: LruCache::new(KEPT),
             gave_up: false,
         }
     }
 
     /// Forms whose steps are replayed.
     pub fn captured(&self) -> usize {
-        let captured = self
-            .known
-            .iter()
-            .filter(|(_, known)| known.captured.is_some());
-        captured.count()
+        self.captured.len()
     }
 
     /// What `step` gives, whose inputs begin at `inputs`. The first step of a form runs, which also loads what it
     /// needs; the second is captured; those after it are replayed.
-    pub fn run(
+    pub(in crate::kernels) fn run(
         &mut self,
         form: Form,
         inputs: u64,
@@ -72,35 +68,59 @@ impl DeviceGraphs {
         if self.gave_up {
             return step();
         }
-        let Some(known) = self.known.get_mut(&form) else {
-            let result = step()?;
-            let captured = None;
-            let known = Known {
-                result: result.clone(),
-                captured,
+        let known = self.captured.get(&form);
+        if known.is_none_or(|captured| captured.inputs != inputs) {
+            let Some((shape, dtype)) = self.seen.get(&form) else {
+                let result = step()?;
+                let given = (result.shape().clone(), result.dtype());
+                self.seen.push(form, given);
+                return Ok(result);
             };
-            self.known.push(form, known);
-            return Ok(result);
+            match Captured::new(&self.device, inputs, (shape, *dtype), step) {
+                Ok(captured) => self.captured.push(form.clone(), captured),
+                Err(error) => return self.give_up(&error, step),
+            };
+        }
+        let Some(captured) = self.captured.get(&form) else {
+            candle_core::bail!("a step was captured and is not there");
         };
-        let captured = known.captured.take();
-        let captured = match captured.filter(|captured| captured.inputs == inputs) {
-            Some(captured) => captured,
-            None => match capture(&self.device, &known.result, step) {
-                Ok(graph) => Captured { graph, inputs },
-                Err(error) => {
-                    let error = error.to_string();
-                    let error = error.lines().next().unwrap_or_default();
-                    tracing::warn!("steps are launched kernel by kernel from now on: {error}");
-                    self.gave_up = true;
-                    self.known.clear();
-                    return step();
-                }
-            },
-        };
-        captured.graph.launch().w()?;
+        // Its memory is the graph's from the first launch on, which may be refused for want of it.
+        if let Err(error) = captured.graph.launch().w() {
+            return self.give_up(&error, step);
+        }
         count_launch();
-        known.captured = Some(captured);
-        Ok(known.result.clone())
+        Ok(captured.result.clone())
+    }
+
+    /// Runs this step, and those after it, without graphs.
+    fn give_up(
+        &mut self,
+        error: &candle_core::Error,
+        step: &dyn Fn() -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let error = error.to_string();
+        let error = error.lines().next().unwrap_or_default();
+        tracing::warn!("steps are launched kernel by kernel from now on: {error}");
+        self.gave_up = true;
+        self.captured.clear();
+        step()
+    }
+}
+
+impl Captured {
+    /// Captures a step that gives such a tensor.
+    fn new(
+        device: &CudaDevice,
+        inputs: u64,
+        (shape, dtype): (&Shape, DType),
+        step: &dyn Fn() -> Result<Tensor>,
+    ) -> Result<Self> {
+        let result = Tensor::zeros(shape, dtype, &Device::Cuda(device.clone()))?;
+        Ok(Self {
+            graph: capture(device, &result, step)?,
+            result,
+            inputs,
+        })
     }
 }
 
@@ -119,11 +139,10 @@ fn capture(
     let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
     stream.begin_capture(mode).w()?;
     let captured = step().and_then(|given| copy(device, &given, result));
-    // Also where the step has failed: it ends the capture.
+    // What was freed in vain in a capture that has failed counts against the next call, which has to end the capture.
+    let freed = stream.context().check_err().w();
     let graph = stream.end_capture(sys::CUgraphInstantiate_flags(0)).w();
     drop(alone);
-    // What was freed in vain in a capture that has failed was counted against the next call.
-    let freed = stream.context().check_err().w();
     captured?;
     match graph? {
         Some(graph) => freed.map(|()| graph),

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::Result;
 use candle_core::cuda::CudaDevice;
-use candle_core::cuda::cudarc::driver::{CudaSlice, DeviceRepr};
+use candle_core::cuda::cudarc::driver::CudaSlice;
 
 use super::view::pointer;
 
@@ -13,6 +13,15 @@ use super::view::pointer;
 const ALIGNMENT: usize = 16;
 /// Bytes that are taken at least.
 const LEAST: usize = 4096;
+
+/// What is copied to a GPU byte by byte.
+///
+/// # Safety
+/// Plain numbers, without padding between them.
+pub unsafe trait Plain: Copy {}
+
+// SAFETY: a number.
+unsafe impl Plain for u32 {}
 
 /// Numbers to be copied together, and the GPU's memory for them, which is kept for the next.
 pub struct Staging {
@@ -25,23 +34,27 @@ pub struct Staging {
 struct Memory {
     /// Where it begins; 0 before anything was uploaded.
     start: AtomicU64,
+    /// How often something was uploaded.
+    uploads: AtomicU64,
     slice: Mutex<Option<CudaSlice<u8>>>,
 }
 
-/// Where some numbers are once they are uploaded. Keeps the memory.
+/// Where some numbers are from their upload to the next. Keeps the memory.
 pub struct Place {
     memory: Arc<Memory>,
     offset: u64,
+    /// The upload that they belong to.
+    upload: u64,
 }
 
 impl Place {
     /// # Errors
-    /// Nothing was uploaded yet.
+    /// They were not uploaded, or others were since.
     pub fn pointer(&self) -> Result<u64> {
-        match self.memory.start.load(Ordering::Relaxed) {
-            0 => candle_core::bail!("inputs that were not uploaded"),
-            start => Ok(start + self.offset),
+        if self.memory.uploads.load(Ordering::Relaxed) != self.upload {
+            candle_core::bail!("inputs that are not on the GPU, or not any more");
         }
+        Ok(self.memory.start.load(Ordering::Relaxed) + self.offset)
     }
 }
 
@@ -55,9 +68,9 @@ impl Staging {
     }
 
     /// Takes numbers in; no numbers have a place too.
-    pub fn place<V: DeviceRepr>(&mut self, values: &[V]) -> Place {
+    pub fn place<V: Plain>(&mut self, values: &[V]) -> Place {
         let offset = self.staged.len();
-        // SAFETY: values that a GPU may be given are plain numbers without padding between them.
+        // SAFETY: plain numbers without padding between them.
         let bytes = unsafe {
             std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), size_of_val(values))
         };
@@ -67,6 +80,7 @@ impl Staging {
         Place {
             memory: Arc::clone(&self.memory),
             offset: offset as u64,
+            upload: self.memory.uploads.load(Ordering::Relaxed) + 1,
         }
     }
 
@@ -94,6 +108,7 @@ impl Staging {
             }
         };
         self.device.memcpy_htod(&self.staged, memory)?;
+        self.memory.uploads.fetch_add(1, Ordering::Relaxed);
         self.staged.clear();
         Ok(())
     }

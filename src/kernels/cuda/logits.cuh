@@ -48,16 +48,10 @@ __device__ inline uint32_t greatest(const float *logits, uint32_t vocabulary) {
 // A row's distribution. A token's weight is relative to the likeliest's, which has 1; its key, the bits of
 // the weight, is in the same order; its mass is the weight in units of 2^-40, so that sums have no order.
 struct Row {
-    const float *logits;
+    const uint32_t *keys;
     uint32_t vocabulary;
-    float most, temperature;
 
-    __device__ uint32_t key(uint32_t token) const {
-        const float logit = logits[token];
-        // Also what is not a number is not between these.
-        if (!(logit > -INFINITY && logit <= most)) return 0;
-        return __float_as_uint(expf((logit - most) / temperature));
-    }
+    __device__ uint32_t key(uint32_t token) const { return keys[token]; }
 
     static __device__ uint64_t mass(uint32_t key) { return uint64_t(__uint_as_float(key) * 0x1p40f); }
 
@@ -86,7 +80,7 @@ struct Kept {
 };
 
 __device__ inline Kept kept_of(const Row &row, const Choice &choice) {
-    const uint32_t least = __float_as_uint(choice.min_p);
+    const uint32_t least = choice.min_p > 0.f ? __float_as_uint(choice.min_p) : 0; // a zero may have a sign
     Kept kept{least > 0 ? least - 1 : 0, 0};
     const auto count_from = [&](uint32_t first) {
         first = max(first, kept.key + 1);
@@ -166,13 +160,22 @@ __device__ inline uint32_t draw(const Row &row, Kept kept, double random) {
     return drawn;
 }
 
-// A token for each choice; a block has one.
-NAMED_KERNEL(choose, uint32_t *tokens, const float *logits, const Choice *choices, uint32_t vocabulary) {
+// A token for each choice; a block has one. `keys` has room for the row of each, if any is drawn.
+NAMED_KERNEL(choose, uint32_t *tokens, uint32_t *keys, const float *logits, const Choice *choices,
+             uint32_t vocabulary) {
     const Choice choice = choices[blockIdx.x];
     logits += uint64_t(choice.row) * vocabulary;
     uint32_t token = greatest(logits, vocabulary);
     if (token != NO_TOKEN && choice.temperature > 0.f) {
-        const Row row{logits, vocabulary, logits[token], choice.temperature};
+        const float most = logits[token];
+        keys += uint64_t(blockIdx.x) * vocabulary;
+        for (uint32_t i = threadIdx.x; i < vocabulary; i += blockDim.x) {
+            // What is not a number is not between these either.
+            const bool weighs = logits[i] > -INFINITY && logits[i] <= most;
+            keys[i] = weighs ? __float_as_uint(expf((logits[i] - most) / choice.temperature)) : 0;
+        }
+        __syncthreads();
+        const Row row{keys, vocabulary};
         token = draw(row, kept_of(row, choice), choice.random);
     }
     if (threadIdx.x == 0) tokens[blockIdx.x] = token;

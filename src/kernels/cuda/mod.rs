@@ -3,7 +3,8 @@
 //!
 //! All work is issued to one stream of the device, in the order of the calls, whatever thread makes them.
 //! So memory that is freed after a launch is not given to others before the launch has run, and pointers
-//! need to live only as long as the call that launches with them.
+//! need to live only as long as the call that launches with them. But a captured step (`graphs`) keeps its pointers for
+//! as long as it is replayed: they are to what its form stands for, to the inputs' memory, and to the graph's own.
 
 mod attention;
 mod choose;

@@ -1,12 +1,11 @@
 //! Sparse products beside a dense one, for rows that are under different tickets.
 
 use candle_core::cuda::CudaDevice;
-use candle_core::cuda::cudarc::driver::DeviceRepr;
 use candle_core::{CudaStorage, DType, Layout, Result};
 
 use super::csr::{CHUNK, DeviceTicket, OfWeight};
 use super::gemm::{Product, product};
-use super::inputs::{Place, Staging};
+use super::inputs::{Place, Plain, Staging};
 use super::launch::Launch;
 use super::view::{View, ViewMut};
 
@@ -22,7 +21,7 @@ struct Segment {
 }
 
 // SAFETY: plain numbers, laid out as in `overlay.cuh`.
-unsafe impl DeviceRepr for Segment {}
+unsafe impl Plain for Segment {}
 
 /// As in `overlay.cuh`: batch rows that share a nonzero's read.
 const ROWS: usize = 4;

@@ -120,13 +120,14 @@ fn replayed_steps_give_the_bits_of_launched_ones() {
             let chosen: Vec<_> = (0..rows)
                 .map(|row| ((first + row) % SEQUENCES, of(row)))
                 .collect();
-            // Chunks of prompts come between; the longer ones need more room for their inputs.
+            // Chunks of prompts come between; the longer ones need more room for their inputs, which move.
             let tokens = match round {
-                40 => 20,
+                46 => 40,
                 _ if round % 9 == 8 => 2,
                 _ => 1,
             };
             let batch = sequences.step(&chosen, tokens, &mut rng);
+            let before = graphs.begin().start();
             let want = base.decoder.forward(&batch, &caches[0]).unwrap().unwrap();
             let got = base
                 .decoder
@@ -134,6 +135,8 @@ fn replayed_steps_give_the_bits_of_launched_ones() {
             let [want, got] =
                 [want, got.unwrap().unwrap()].map(|logits| logits.to_vec2::<f32>().unwrap());
             assert_eq!(want, got, "round {round}");
+            let moved = graphs.begin().start() != before;
+            assert_eq!(moved, round == 0 || round == 46, "round {round}");
         }
         assert!(graphs.captured() >= 4, "{} forms", graphs.captured());
     }
@@ -156,23 +159,52 @@ fn what_cannot_be_captured_runs_all_the_same() {
         let form = Form::new(vec![tensor.id()], &step.spans, &step.overlays);
         assert!(form.is_some());
         let got = graphs.run(form, || {
-            // The copy waits for the GPU, which nothing can while it is captured.
-            let sum: f32 = tensor.to_vec2::<f32>()?.iter().flatten().sum();
-            &tensor * f64::from(sum)
+            let double = (&tensor * 2.0)?;
+            // What nothing can while the stream is captured.
+            tensor.device().synchronize()?;
+            &double * 3.0
         });
         assert_eq!(got.unwrap().to_vec2::<f32>().unwrap(), [[6.0; 3]; 2]);
     }
     assert_eq!(graphs.captured(), 0);
     // Nothing is left of the attempt.
     let cache = base.kv_cache(1).unwrap();
+    let mut graphs = Graphs::new(base.device());
     for position in 0..4 {
         let batch = batch(position);
         let want = base.decoder.forward(&batch, &cache).unwrap().unwrap();
-        let got = base
-            .decoder
-            .forward_captured(&batch, &cache, &mut Graphs::new(base.device()));
+        let got = base.decoder.forward_captured(&batch, &cache, &mut graphs);
         let [want, got] =
             [want, got.unwrap().unwrap()].map(|logits| logits.to_vec2::<f32>().unwrap());
         assert_eq!(want, got);
     }
+    assert_eq!(graphs.captured(), 1);
+}
+
+#[test]
+fn a_replayed_step_is_checked_as_one_that_runs() {
+    let base = base(Dtype::F32);
+    let cache = base.kv_cache(2).unwrap();
+    let mut graphs = Graphs::new(base.device());
+    let mut step = |change: fn(&mut Batch)| {
+        let mut batch = Batch::default();
+        batch.push(&[7], 3, &[0], true);
+        change(&mut batch);
+        base.decoder
+            .forward_captured(&batch, &cache, &mut graphs)
+            .map(|_| ())
+    };
+    for _ in 0..3 {
+        step(|_| ()).unwrap();
+    }
+    let mut refused = |change, what: &str| {
+        let error = step(change).unwrap_err().to_string();
+        assert!(error.contains(what), "{error}");
+    };
+    refused(|batch| batch.tokens[0] = 96, "token 96 of 96");
+    refused(|batch| batch.positions[0] = 600, "position 600 of 600");
+    refused(|batch| batch.slots[0] = 32, "slot 32 of 32");
+    refused(|batch| batch.spans[0].blocks[0] = 2, "does not fit");
+    refused(|batch| batch.spans[0].first_position = 16, "does not fit");
+    step(|_| ()).unwrap();
 }

@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::time::Instant;
 
 use tombola::engine::{Costs, PerTicket, measure_costs};
+use tombola::kernels::graphs::Graphs;
 
 use super::*;
 
@@ -129,8 +130,9 @@ fn steps_of_both_ways_agree_with_either_whatever_the_interleaving() {
 fn measuring_leaves_the_base_as_loaded_and_takes_no_ticket_into_account() {
     for dtype in [Dtype::F32, Dtype::Bf16] {
         let mut base = load_tiny(MODEL, dtype);
+        let mut graphs = Graphs::new(base.device());
         let start = Instant::now();
-        let measured = measure_costs(&mut base).unwrap();
+        let measured = measure_costs(&mut base, &mut graphs).unwrap();
         assert!(measured.took <= start.elapsed());
         assert_eq!(base.resident.applied(), None);
         assert_eq!(base.resident.digest().unwrap(), base.loaded_digest);
@@ -285,8 +287,9 @@ fn overlaid_and_applied_tickets_agree() {
         ticket_mode: TicketMode::Overlay,
         ..config()
     };
-    // In bf16 an applied weight is rounded, an overlaid delta is not.
-    for (dtype, tolerance) in [(Dtype::F32, 1e-4), (Dtype::Bf16, 0.05)] {
+    // In bf16 an applied weight is rounded, an overlaid delta is not; a GPU rounds activations, too.
+    let rounded = if device().is_gpu() { 0.2 } else { 0.05 };
+    for (dtype, tolerance) in [(Dtype::F32, 1e-4), (Dtype::Bf16, rounded)] {
         let [applied, overlaid] = [&config(), &overlay].map(|config| start(dtype, config));
         let mut all = Vec::new();
         for lease in &leases {

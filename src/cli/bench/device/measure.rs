@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
+use crate::kernels::choose::{Choice, Drawing, choose};
 use crate::kernels::graphs::Graphs;
 use crate::kernels::{self, accumulate};
 use crate::model::{BLOCK, Base, Batch, KvCache, TicketOverlay};
@@ -38,6 +39,14 @@ pub struct Figures {
     pub steps: Vec<Step>,
     pub swaps: Vec<Swap>,
     pub overlays: Vec<Overlay>,
+    /// Of [`STREAMS`] rows of logits.
+    pub chosen: Vec<Chosen>,
+}
+
+/// Tokens chosen by their logits.
+pub struct Chosen {
+    pub how: &'static str,
+    pub seconds: f64,
 }
 
 /// A decoding step of the bare base.
@@ -87,6 +96,7 @@ pub struct Bench {
     base: Base,
     cache: KvCache,
     graphs: Graphs,
+    eager: Graphs,
     context: usize,
     repeats: usize,
 }
@@ -98,6 +108,7 @@ impl Bench {
         Ok(Self {
             cache: base.kv_cache(most * context.div_ceil(BLOCK))?,
             graphs: Graphs::new(base.device()),
+            eager: Graphs::eager(base.device()),
             base,
             context,
             repeats,
@@ -117,6 +128,7 @@ impl Bench {
             overlays.push(self.overlay(tickets, density, bandwidth)?);
         }
         Ok(Figures {
+            chosen: self.choices()?,
             bandwidth,
             steps,
             swaps,
@@ -133,6 +145,45 @@ impl Bench {
         Ok(3.0 * ADDED as f64 / seconds)
     }
 
+    /// Choosing tokens, beside reading their logits.
+    fn choices(&self) -> anyhow::Result<Vec<Chosen>> {
+        let (device, vocabulary) = (self.base.device(), self.base.decoder.config().vocab_size);
+        let logits = Tensor::randn(0f32, 3.0, (STREAMS, vocabulary), &Device::Cpu)?;
+        let logits = logits.to_device(device)?;
+        let drawn = |top_k, top_p| {
+            Choice::Drawn(Drawing {
+                temperature: 0.8,
+                min_p: 0.0,
+                top_k,
+                top_p,
+                random: 0.5,
+            })
+        };
+        let mut chosen = Vec::new();
+        for (how, choice) in [
+            ("greedy", Choice::Greatest),
+            ("drawn", drawn(None, 1.0)),
+            ("drawn by top_p", drawn(None, 0.95)),
+            ("drawn by top_k and top_p", drawn(Some(50), 0.95)),
+        ] {
+            let choices: Vec<_> = (0..STREAMS as u32).map(|row| (row, choice)).collect();
+            let choose = || {
+                choose(&logits, &choices)?;
+                Ok(())
+            };
+            let seconds = median(self.repeats, device, choose)?;
+            chosen.push(Chosen { how, seconds });
+        }
+        let read = || {
+            logits.to_vec2::<f32>()?;
+            Ok(())
+        };
+        let seconds = median(self.repeats, device, read)?;
+        let how = "logits read";
+        chosen.push(Chosen { how, seconds });
+        Ok(chosen)
+    }
+
     fn step(&mut self, rows: usize, bandwidth: f64) -> anyhow::Result<Step> {
         self.run_step(&self.batch(rows, &[]), bandwidth)
     }
@@ -141,7 +192,7 @@ impl Bench {
         let rows = batch.tokens.len();
         let (decoder, device) = (&self.base.decoder, self.base.device());
         let (eager_seconds, kernels) = timed(self.repeats, device, || {
-            decoder.forward(batch, &self.cache)?;
+            decoder.forward_captured(batch, &self.cache, &mut self.eager)?;
             Ok(())
         })?;
         let (seconds, replayed) = match self.graphs.warm_up() {

@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::measure::{Figures, Launches, Overlay, Step, Swap};
+use super::measure::{Chosen, Figures, Launches, Overlay, Step, Swap};
 
 /// What was measured, and where.
 pub struct About {
@@ -73,6 +73,10 @@ pub fn json(about: &About, figures: &Figures) -> Value {
             "launches": overlay.launches.map(launches),
         })
     };
+    let chosen = figures.chosen.iter();
+    let chosen: Map<String, Value> = chosen
+        .map(|chosen| (chosen.how.to_owned(), json!(1e3 * chosen.seconds)))
+        .collect();
     json!({
         "shape": about.shape,
         "dtype": about.dtype,
@@ -82,6 +86,7 @@ pub fn json(about: &About, figures: &Figures) -> Value {
         "bandwidth_gb_per_second": figures.bandwidth / 1e9,
         "steps": figures.steps.iter().map(step).collect::<Vec<_>>(),
         "swaps": figures.swaps.iter().map(swap).collect::<Vec<_>>(),
+        "chosen_ms": chosen,
         "overlays": figures.overlays.iter().map(overlay).collect::<Vec<_>>(),
     })
 }
@@ -102,7 +107,7 @@ pub fn table(about: &About, figures: &Figures) -> String {
     for part in [steps(figures), swaps(figures), overlays(figures)] {
         text += &part;
     }
-    text + &launched(figures)
+    text + &launched(figures) + &chosen(figures)
 }
 
 /// A table with columns of these names, but for empty ones.
@@ -180,6 +185,12 @@ fn overlays(figures: &Figures) -> String {
         "of what the floor leaves",
     ];
     lines(columns, figures.overlays.iter().map(row))
+}
+
+fn chosen(figures: &Figures) -> String {
+    let row = |chosen: &Chosen| format!("{} | {:.3}", chosen.how, 1e3 * chosen.seconds);
+    let columns = ["tokens of 32 rows", "ms", "", "", "", ""];
+    lines(columns, figures.chosen.iter().map(row))
 }
 
 /// How steps get to a GPU; nothing on the CPU.
