@@ -124,8 +124,8 @@ impl Captured {
     }
 }
 
-/// Captures a step, and that what it gives is copied to `result`. Its allocations become the graph's own: whatever a
-/// step allocates, but for what it gives, it frees.
+/// Captures a step, and that what it gives is copied to `result`. Its allocations become the graph's own, and all of them
+/// are freed in it: what the step gives, once it is copied.
 ///
 /// # Errors
 /// The driver refuses something that the step does, or has no memory.
