@@ -168,7 +168,7 @@ fn each_row_is_under_its_own_ticket() {
         .unwrap_err()
         .to_string();
     assert!(
-        error.contains("[5, 3]") && error.contains("[4, 2]"),
+        error.contains("[5, 3]") && error.contains("[5, 2]"),
         "{error}"
     );
 }
