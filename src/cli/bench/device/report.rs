@@ -189,7 +189,7 @@ fn overlays(figures: &Figures) -> String {
 
 fn chosen(figures: &Figures) -> String {
     let row = |chosen: &Chosen| format!("{} | {:.3}", chosen.how, 1e3 * chosen.seconds);
-    let columns = ["tokens of 32 rows", "ms", "", "", "", ""];
+    let columns = ["32 tokens", "ms", "", "", "", ""];
     lines(columns, figures.chosen.iter().map(row))
 }
 
