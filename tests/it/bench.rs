@@ -178,7 +178,10 @@ fn a_device_is_measured_with_a_made_up_base() {
         assert!(step["ms"].as_f64().unwrap() > 0.0 && step["of_floor"].as_f64().unwrap() > 0.0);
     }
     let chosen = figures["chosen_ms"].as_object().unwrap();
-    assert!(chosen.len() == 5 && table.contains("| greedy | "), "{table}");
+    assert!(
+        chosen.len() == 5 && table.contains("| greedy | "),
+        "{table}"
+    );
     // The overlays' table has a row for each, with what the floor leaves.
     assert_eq!(table.matches(" rows | ").count(), 7 + 6, "{table}");
     let unknown = bench_of("device", &["--shape", "9b"]);
