@@ -22,7 +22,7 @@ use tombola::model::{BLOCK, Dtype};
 use tombola::registry::{Lease, MemoryOf, Registry, RegistryOptions};
 use tombola::ticket::{BaseManifest, Digest, TensorDelta};
 
-use crate::common::{Player, device, encode_ticket, load_tiny, random_delta};
+use crate::common::{Player, encode_ticket, load_tiny, random_delta};
 
 pub const MODEL: &str = "llama-untied";
 
