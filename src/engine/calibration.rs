@@ -34,7 +34,8 @@ const STEPS_AT_LEAST: usize = 2;
 /// A step of more rows is of prompts, in chunks of a block; with fewer, each is a sequence's next token.
 const DECODE_ROWS: usize = 64;
 
-/// Measures, on all threads of the pool that it is called in, steps as they run with such graphs. The base is bit for bit the same after.
+/// Measures, on all threads of the pool that it is called in, steps as they run with such graphs. The base is bit for
+/// bit the same after.
 ///
 /// # Errors
 /// There is no memory, or a step fails.

@@ -17,8 +17,8 @@ pub(crate) struct Form {
 }
 
 impl Form {
-    /// Of a step that computes with these tensors, and with others only that live as long; `None` where its launches are its own, as those of a prompt are,
-    /// or where nothing is captured.
+    /// Of a step that computes with these tensors, and with others only that live as long; `None` where its launches
+    /// are its own, as those of a prompt are, or where nothing is captured.
     pub(crate) fn new(of: Vec<TensorId>, spans: &Spans, overlays: &Overlays) -> Option<Self> {
         let mut numbers = spans.form()?;
         numbers.extend(overlays.form()?);
