@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor};
 
 use super::element::{elements, elements_mut};
 
-/// `y += bias` in every row of `y` `[rows, out]`; the bias is `[out]`, of one dtype with it.
+/// `y += bias` in every row of `y` `[rows, out]`, which is in f32 or in the dtype of the bias `[out]`.
 pub fn add(y: &Tensor, bias: &Tensor) -> Result<()> {
     y.inplace_op2(bias, &Add)
 }
@@ -51,16 +51,21 @@ impl InplaceOp2 for Add {
         bias_layout: &Layout,
     ) -> Result<()> {
         use super::cuda::{Launch, View, ViewMut};
+        use candle_core::DType;
         let out = check(y_layout, bias_layout)?;
         let count = y_layout.shape().elem_count();
         let device = y.device.clone();
-        let y = ViewMut::new(y, y_layout)?;
-        let launch = Launch::new(&device, "bias_add", y.dtype())?
-            .write(&y)
-            .read(&View::new(bias, bias_layout)?.of(y.dtype())?)
+        let (y, bias) = (ViewMut::new(y, y_layout)?, View::new(bias, bias_layout)?);
+        let (kernel, dtype) = match y.dtype() {
+            DType::F32 => ("bias_add_wide", DType::F32),
+            _ => ("bias_add", bias.dtype()),
+        };
+        let launch = Launch::new(&device, kernel, bias.dtype())?
+            .write(&y.of(dtype)?)
+            .read(&bias)
             .size(out)?
             .u64(count as u64);
-        // SAFETY: bias_add's arguments; y has rows of as many values as the bias.
+        // SAFETY: the kernel's arguments; y has rows of as many values as the bias.
         unsafe { launch.run_over(count) }
     }
 }

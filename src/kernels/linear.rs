@@ -25,16 +25,12 @@ use panel::Panel;
 /// not depend on the batch it is in. Where the processor multiplies pairs of bf16 itself, `x` is rounded
 /// to bf16 for weights in bf16. On a GPU the products are cuBLAS's, which chooses by the number of rows.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    let y = x.apply_op2_no_bwd(weight, &Linear { wide: false })?;
-    if let Some(bias) = bias {
-        bias::add(&y, bias)?;
-    }
-    Ok(y)
+    Linear { wide: false }.run(x, weight, bias)
 }
 
-/// `x·Wᵀ` as [`linear`], in f32 whatever the activations are in.
-pub fn logits(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    x.apply_op2_no_bwd(weight, &Linear { wide: true })
+/// As [`linear`], in f32 whatever the activations are in: not rounded yet.
+pub fn wide(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    Linear { wide: true }.run(x, weight, bias)
 }
 
 struct Linear {
@@ -44,6 +40,16 @@ struct Linear {
         expect(dead_code, reason = "the CPU's always is")
     )]
     wide: bool,
+}
+
+impl Linear {
+    fn run(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+        let y = x.apply_op2_no_bwd(weight, self)?;
+        if let Some(bias) = bias {
+            bias::add(&y, bias)?;
+        }
+        Ok(y)
+    }
 }
 
 fn check(x: &Layout, weight: &Layout) -> Result<[usize; 3]> {

@@ -120,32 +120,36 @@ pub struct OverlayRows<'a> {
 /// The rows of a step that are under tickets, put where the kernels run.
 pub struct Overlays<'a> {
     parts: Vec<OverlayRows<'a>>,
+    /// All rows of the step, under a ticket or not.
+    rows: usize,
     #[cfg(feature = "cuda")]
     on_gpu: Option<super::cuda::DeviceSegments<'a>>,
 }
 
 impl<'a> Overlays<'a> {
-    /// For `parts` whose rows ascend and do not overlap; to be uploaded with the other inputs of a step.
+    /// For `parts` of a step of `rows` rows, which ascend and do not overlap; to be uploaded with the step's other
+    /// inputs.
     ///
     /// # Errors
-    /// They do not; or a ticket was arranged for another device.
-    pub fn new(parts: Vec<OverlayRows<'a>>, inputs: &mut Inputs) -> Result<Self> {
+    /// They do not, or reach beyond; or a ticket was arranged for another device.
+    pub fn new(parts: Vec<OverlayRows<'a>>, rows: usize, inputs: &mut Inputs) -> Result<Self> {
         #[cfg(not(feature = "cuda"))]
         let _ = inputs;
         let mut free = 0;
-        for OverlayRows { rows, .. } in &parts {
-            if rows.start < free || rows.end < rows.start {
-                candle_core::bail!("overlay: rows {rows:?} behind row {free}");
+        for OverlayRows { rows: part, .. } in &parts {
+            if part.start < free || part.end < part.start || part.end > rows {
+                candle_core::bail!("overlay: rows {part:?} behind row {free} of {rows}");
             }
-            free = rows.end;
+            free = part.end;
         }
         Ok(Self {
             #[cfg(feature = "cuda")]
             on_gpu: match &mut inputs.on_gpu {
-                Some(staging) => Some(on_gpu(&parts, staging)?),
+                Some(staging) => Some(on_gpu(&parts, rows, staging)?),
                 None => None,
             },
             parts,
+            rows,
         })
     }
 
@@ -170,7 +174,7 @@ impl<'a> Overlays<'a> {
             .any(|part| part.ticket.shape(weight).is_some())
     }
 
-    /// `[out, in]` of the weight, once the batch's rows are known to hold all parts.
+    /// `[out, in]` of the weight, once the rows are known to be the step's.
     fn check(&self, weight: usize, y: &Layout, x: &Layout) -> Result<[usize; 2]> {
         let ((rows, out), (x_rows, inner)) = (y.shape().dims2()?, x.shape().dims2()?);
         if rows != x_rows {
@@ -180,15 +184,15 @@ impl<'a> Overlays<'a> {
         Ok([out, inner])
     }
 
-    /// Checks that the deltas for a weight are of its shape, and that the parts lie in a batch of `rows` rows.
+    /// Checks that the deltas for a weight are of its shape, and that a step has as many rows as these.
     pub(crate) fn check_fit(&self, weight: usize, of: [usize; 2], rows: usize) -> Result<()> {
+        if rows != self.rows {
+            candle_core::bail!("overlay: {rows} rows for a step of {}", self.rows);
+        }
         for part in &self.parts {
             let shape = part.ticket.shape(weight);
-            if part.rows.end > rows || shape.is_some_and(|shape| shape != of) {
-                candle_core::bail!(
-                    "overlay: rows {:?} of a delta {shape:?} for {rows} rows and a weight {of:?}",
-                    part.rows,
-                );
+            if shape.is_some_and(|shape| shape != of) {
+                candle_core::bail!("overlay: a delta {shape:?} for a weight {of:?}");
             }
         }
         Ok(())
@@ -198,6 +202,7 @@ impl<'a> Overlays<'a> {
 #[cfg(feature = "cuda")]
 fn on_gpu<'a>(
     parts: &[OverlayRows<'a>],
+    rows: usize,
     staging: &mut super::cuda::Staging,
 ) -> Result<super::cuda::DeviceSegments<'a>> {
     let part = |part: &OverlayRows<'a>| match part.ticket {
@@ -210,11 +215,12 @@ fn on_gpu<'a>(
         Layouts::Cpu(_) => candle_core::bail!("overlay: a ticket that is not on the GPU"),
     };
     let parts: Result<Vec<_>> = parts.iter().map(part).collect();
-    super::cuda::DeviceSegments::new(parts?, staging)
+    super::cuda::DeviceSegments::new(parts?, rows, staging)
 }
 
-/// `y[rows] += scale·x[rows]·Δᵀ` for each of the parts, with the deltas of one weight, by its number; `x` is
-/// `[rows, in]`, `y` is `[rows, out]`, both in the activations' dtype.
+/// `y[rows] + scale·x[rows]·Δᵀ` for each of the parts, and `y` in the rows between, with the deltas of one weight, by
+/// its number. `x` is `[rows, in]`; `y` is `[rows, out]` in f32, the result in the dtype of `x`: a ticket adds less than
+/// a product that is rounded already would keep. On the CPU, where both are f32, the result is `y` itself, written to.
 ///
 /// The nonzeros of a row of the weight are added in one order, whatever the number of batch rows: a
 /// row's result does not depend on the batch that it is in. (On a GPU that holds for as long as it is not so many
@@ -222,13 +228,37 @@ fn on_gpu<'a>(
 ///
 /// # Errors
 /// If shapes do not fit.
-pub fn overlay(y: &Tensor, x: &Tensor, overlays: &Overlays, weight: usize) -> Result<()> {
-    y.inplace_op2(x, &Overlay { overlays, weight })
+pub fn overlay(y: Tensor, x: &Tensor, overlays: &Overlays, weight: usize) -> Result<Tensor> {
+    let overlay = Overlay { overlays, weight };
+    y.inplace_op2(x, &overlay)?;
+    #[cfg(feature = "cuda")]
+    if y.device().is_cuda() {
+        return y.apply_op2_no_bwd(x, &overlay);
+    }
+    Ok(y)
 }
 
+/// In place, what is added to `y` as it is: on the CPU all, on a GPU the products of deltas that are expanded. Then, on
+/// a GPU, the sparse products and the rounding, into the result.
 struct Overlay<'a> {
     overlays: &'a Overlays<'a>,
     weight: usize,
+}
+
+#[cfg(feature = "cuda")]
+impl<'a> Overlay<'a> {
+    /// The segments on the GPU and `[out, in]`, once all is known to fit.
+    fn on_gpu(
+        &self,
+        y: &Layout,
+        x: &Layout,
+    ) -> Result<(&'a super::cuda::DeviceSegments<'a>, [usize; 2])> {
+        let shape = self.overlays.check(self.weight, y, x)?;
+        let Some(segments) = &self.overlays.on_gpu else {
+            candle_core::bail!("overlay: rows that are not on the GPU");
+        };
+        Ok((segments, shape))
+    }
 }
 
 impl InplaceOp2 for Overlay<'_> {
@@ -290,14 +320,41 @@ impl InplaceOp2 for Overlay<'_> {
         x: &candle_core::CudaStorage,
         x_layout: &Layout,
     ) -> Result<()> {
-        let shape = self.overlays.check(self.weight, y_layout, x_layout)?;
-        let Some(segments) = &self.overlays.on_gpu else {
-            candle_core::bail!("overlay: rows that are not on the GPU");
-        };
-        let device = y.device.clone();
+        let (segments, _) = self.on_gpu(y_layout, x_layout)?;
         let (y, x) = ((y, y_layout), (x, x_layout));
-        // SAFETY: the parts lie in the rows, and their weight has that shape (checked).
-        unsafe { super::cuda::overlay(&device, segments, self.weight, shape, y, x) }
+        // SAFETY: the segments are of so many rows, and their weight has that shape (checked).
+        unsafe { super::cuda::overlay_dense(segments, self.weight, y, x) }
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl candle_core::CustomOp2 for Overlay<'_> {
+    fn name(&self) -> &'static str {
+        "ticket-overlay"
+    }
+
+    fn cpu_fwd(
+        &self,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> Result<(CpuStorage, candle_core::Shape)> {
+        candle_core::bail!("overlay: on the CPU it is computed in place")
+    }
+
+    fn cuda_fwd(
+        &self,
+        y: &candle_core::CudaStorage,
+        y_layout: &Layout,
+        x: &candle_core::CudaStorage,
+        x_layout: &Layout,
+    ) -> Result<(candle_core::CudaStorage, candle_core::Shape)> {
+        let (segments, shape) = self.on_gpu(y_layout, x_layout)?;
+        let (y, x) = ((y, y_layout), (x, x_layout));
+        // SAFETY: as above.
+        let sum = unsafe { super::cuda::overlay(segments, self.weight, shape, y, x) }?;
+        Ok((sum, y_layout.shape().clone()))
     }
 }
 

@@ -55,11 +55,11 @@ impl Weight {
         }
     }
 
-    /// `x·Wᵀ` as [`Self::linear`], in f32 on any device.
-    pub fn logits(&self, x: &Tensor) -> Result<Tensor> {
+    /// As [`Self::linear`], in f32 on any device.
+    pub fn wide(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         match self {
-            Self::Dense(tensor) => linear::logits(x, tensor),
-            Self::Quantized(weight) => quantized::linear(x, weight, None),
+            Self::Dense(tensor) => linear::wide(x, tensor, bias),
+            Self::Quantized(weight) => quantized::linear(x, weight, bias),
         }
     }
 

@@ -153,7 +153,7 @@ impl Decoder {
         }
         let eps = self.config.rms_norm_eps;
         let x = rms_norm(&select(&x, &step.logits_rows)?, &self.weights.norm, eps)?;
-        self.weights.head.logits(&x).map(Some)
+        self.weights.head.wide(&x).map(Some)
     }
 
     /// A batch as the kernels take it; to be uploaded.
@@ -168,7 +168,7 @@ impl Decoder {
             tokens: Indices::new(&batch.tokens, inputs),
             positions: Indices::new(&batch.positions, inputs),
             slots: Indices::new(&batch.slots, inputs),
-            overlays: Overlays::new(overlaid.collect(), inputs)?,
+            overlays: Overlays::new(overlaid.collect(), batch.tokens.len(), inputs)?,
             // From here on places hang on more than a step's form: nothing behind them is captured.
             spans: Spans::new(&batch.spans, group, inputs)?,
             logits_rows: Indices::new(&batch.logits_rows, inputs),
@@ -266,12 +266,12 @@ impl Decoder {
         x: &Tensor,
         step: &Step,
     ) -> Result<Tensor> {
-        let y = self.weights.layers[layer].linear(projection).forward(x)?;
+        let linear = self.weights.layers[layer].linear(projection);
         let weight = weight_number(layer, projection);
-        if step.overlays.touch(weight) {
-            overlay(&y, x, &step.overlays, weight)?;
+        if !step.overlays.touch(weight) {
+            return linear.forward(x);
         }
-        Ok(y)
+        overlay(linear.wide(x)?, x, &step.overlays, weight)
     }
 }
 

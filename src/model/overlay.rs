@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::error::ModelError;
 use super::load::Base;
@@ -78,19 +78,19 @@ impl TicketOverlay {
             scale: 1.0,
         };
         let mut inputs = Inputs::new(device);
-        let overlays = Overlays::new(vec![ticket], &mut inputs)?;
+        let overlays = Overlays::new(vec![ticket], rows, &mut inputs)?;
         inputs.upload()?;
         for projection in Projection::ALL {
             // All layers have the shapes of the first. The activations are made before the clock runs.
-            let shape = shape_of(manifest, projection);
-            let [y, x] = shape.map(|n| Tensor::ones((rows, n), dtype, device));
-            let (y, x) = (y?, x?);
+            let [out, inner] = shape_of(manifest, projection);
+            let y = Tensor::ones((rows, out), DType::F32, device)?;
+            let x = Tensor::ones((rows, inner), dtype, device)?;
             device.synchronize()?;
             let start = Instant::now();
             for layer in 0..layers(manifest) {
                 let weight = weight_number(layer, projection);
                 if self.layouts.shape(weight).is_some() {
-                    overlay(&y, &x, &overlays, weight)?;
+                    overlay(y.clone(), &x, &overlays, weight)?;
                 }
             }
             device.synchronize()?;

@@ -35,14 +35,14 @@ impl Linear {
         self.bias.as_ref()
     }
 
-    /// `[rows, in]` → `[rows, out]`, in f32 on any device; without the bias.
-    pub fn logits(&self, x: &Tensor) -> CandleResult<Tensor> {
-        self.weight.logits(x)
-    }
-
     /// `[rows, in]` → `[rows, out]`.
     pub fn forward(&self, x: &Tensor) -> CandleResult<Tensor> {
         self.weight.linear(x, self.bias.as_ref())
+    }
+
+    /// As [`Self::forward`], in f32 on any device: for logits, and to be added to before it is rounded.
+    pub fn wide(&self, x: &Tensor) -> CandleResult<Tensor> {
+        self.weight.wide(x, self.bias.as_ref())
     }
 }
 

@@ -125,26 +125,36 @@ void overlays(uint32_t lanes, bool staged) {
     const Csr<uint32_t, float> other(out, inner, 0.05f);
     // Weight 0 is not touched by either ticket.
     const Deltas tickets[2][2] = {{{}, one.deltas(lanes)}, {{}, other.deltas(4)}};
-    const Segment segments[] = {{tickets[0], 1, 6, 1.5f, 0}, {tickets[1], 7, 1, -1.f, 0}, {tickets[0], 9, 0, 1.f, 0}};
+    const Segment segments[] = {{nullptr, 0, 1, 0.f, 0}, {tickets[0], 1, 6, 1.5f, 0}, {tickets[1], 7, 1, -1.f, 0},
+                                {nullptr, 8, 4, 0.f, 0}, {nullptr, 0, 0, 0.f, 0}};
     const auto x = random<V>(batch * inner);
-    auto y = random<V>(batch * out);
-    std::vector<double> want(y.size());
-    for (size_t i = 0; i < y.size(); ++i) want[i] = widen(y[i]);
+    const auto y = random<float>(batch * out);
+    std::vector<V> bare(y.size()), sums(y.size());
+    for (size_t i = 0; i < y.size(); ++i) store(&bare[i], y[i]);
+    std::vector<double> want(y.begin(), y.end());
     const auto add = [&](const auto &csr, const Segment &segment) {
         for (uint32_t row = segment.first_row; row < segment.first_row + segment.rows; ++row)
             csr.each([&](uint32_t o, uint32_t column, float value, uint32_t) {
                 want[row * out + o] += double(segment.scale) * value * widen(x[row * inner + column]);
             });
     };
-    add(one, segments[0]), add(other, segments[1]);
+    add(one, segments[1]), add(other, segments[2]);
     const uint32_t at_once = staged ? 3 : 4;
     const V *input = x.data();
+    const float *product = y.data();
     const Segment *table = segments;
     const size_t shared = staged ? at_once * inner * sizeof(float) : 0;
-    for (uint32_t weight : {0u, 1u})
-        run(std::string("overlay") + suffix<V>(), dim3(3, 3), 64, shared, y.data(), input, table, weight, inner, out,
-            at_once, uint32_t(staged));
-    for (size_t i = 0; i < y.size(); ++i) CHECK(near(y[i], want[i]));
+    const auto overlay = [&](uint32_t weight) {
+        std::memset(sums.data(), 0xff, sums.size() * sizeof(V));
+        run(std::string("overlay") + suffix<V>(), dim3(3, 5), 64, shared, sums.data(), product, input, table, weight,
+            inner, out, at_once, uint32_t(staged));
+    };
+    overlay(0);
+    CHECK(!std::memcmp(sums.data(), bare.data(), sums.size() * sizeof(V)));
+    overlay(1);
+    for (size_t i = 0; i < sums.size(); ++i) CHECK(near(sums[i], want[i]));
+    for (uint32_t row : {0u, 8u, 11u})
+        CHECK(!std::memcmp(&sums[row * out], &bare[row * out], out * sizeof(V)));
 
     std::vector<V> dense(out * inner), expected(out * inner);
     std::memset(dense.data(), 0, dense.size() * sizeof(V));
@@ -294,6 +304,10 @@ void around_products() {
     auto biased = added;
     run(std::string("bias_add") + suffix<V>(), 2, 64, 0, biased.data(), weight_data, width, count);
     for (uint32_t i = 0; i < count; ++i) CHECK(near(biased[i], double(widen(added[i])) + widen(weight[i % width])));
+    auto wide = random<float>(count);
+    const auto narrow = wide;
+    run(std::string("bias_add_wide") + suffix<V>(), 2, 64, 0, wide.data(), weight_data, width, count);
+    for (uint32_t i = 0; i < count; ++i) CHECK(wide[i] == narrow[i] + widen(weight[i % width]));
     const std::vector<uint32_t> ids{2, 0, 2};
     const uint32_t *ids_data = ids.data();
     std::vector<float> rows_of(ids.size() * width);

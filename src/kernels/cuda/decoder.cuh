@@ -97,9 +97,18 @@ KERNEL(residual_add, float *x, const T *y, uint64_t count) {
         x[i] += widen(y[i]);
 }
 
-// `y += bias` in every row.
-KERNEL(bias_add, T *y, const T *bias, uint32_t width, uint64_t count) {
+#ifndef TOMBOLA_DECODER
+#define TOMBOLA_DECODER
+template <typename To, typename V>
+__device__ inline void add_to_rows(To *y, const V *bias, uint32_t width, uint64_t count) {
     for (uint64_t i = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
          i += uint64_t(gridDim.x) * blockDim.x)
         store(y + i, widen(y[i]) + widen(bias[i % width]));
 }
+#endif
+
+// `y += bias` in every row.
+KERNEL(bias_add, T *y, const T *bias, uint32_t width, uint64_t count) { add_to_rows(y, bias, width, count); }
+
+// The same of a product that is not rounded yet.
+KERNEL(bias_add_wide, float *y, const T *bias, uint32_t width, uint64_t count) { add_to_rows(y, bias, width, count); }

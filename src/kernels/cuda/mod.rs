@@ -27,7 +27,7 @@ pub use gemm::{Product, add_gradient, product};
 pub use graphs::DeviceGraphs;
 pub use inputs::{Place, Staging};
 pub use launch::{Launch, launches};
-pub use overlay::{DeviceRows, DeviceSegments, overlay};
+pub use overlay::{DeviceRows, DeviceSegments, overlay, overlay_dense};
 pub use swap::{DeviceSaved, apply, revert};
 pub(in crate::kernels) use view::pointer;
 pub use view::{View, ViewMut, alloc, download, upload};

@@ -1,8 +1,10 @@
-// `y += scale * x * Delta^T` for a ragged batch: its rows lie in segments, each under one ticket.
+// `y + scale * x * Delta^T` for a ragged batch: its rows lie in segments, each under one ticket or under none. The
+// product `y` comes in float and the sum is rounded once: what a ticket adds is often less than half a unit of a
+// product that is rounded already, and would be lost every time.
 
 #ifndef TOMBOLA_OVERLAY
 #define TOMBOLA_OVERLAY
-// Batch rows under one ticket. `kernels::cuda::overlay` writes this struct.
+// Batch rows under one ticket, or under none: a null pointer. `kernels::cuda::overlay` writes this struct.
 struct Segment {
     const Deltas *ticket; // its deltas of every weight
     uint32_t first_row, rows;
@@ -13,11 +15,28 @@ struct Segment {
 // Batch rows that share a nonzero's read.
 constexpr uint32_t OVERLAY_ROWS = 4;
 
+// Rows that nothing is added to are only rounded; a thread reads several before it writes, so that it waits once.
+template <typename V>
+__device__ inline void round_rows(V *to, const float *y, uint32_t out, uint32_t rows, uint32_t first, uint32_t last) {
+    constexpr uint32_t AT_ONCE = 8;
+    for (uint32_t done = 0; done < rows; done += AT_ONCE)
+        for (uint32_t column = first + threadIdx.x; column < last; column += blockDim.x) {
+            const uint64_t at = uint64_t(done) * out + column;
+            float values[AT_ONCE];
+#pragma unroll
+            for (uint32_t t = 0; t < AT_ONCE; ++t)
+                if (done + t < rows) values[t] = y[at + uint64_t(t) * out];
+#pragma unroll
+            for (uint32_t t = 0; t < AT_ONCE; ++t)
+                if (done + t < rows) store(to + at + uint64_t(t) * out, values[t]);
+        }
+}
+
 // A few batch rows: the lanes of a group take a row's nonzeros in turn, then add up their sums. The
 // order of a sum hangs on the ticket alone, never on the other rows. `x(row, column)` reads the input.
 template <typename V, typename Input>
-__device__ inline void add_rows(V *y, uint32_t out, uint32_t rows, const Deltas &deltas, float scale,
-                                uint32_t first, uint32_t last, Input x) {
+__device__ inline void add_rows(V *to, const float *y, uint32_t out, uint32_t rows, const Deltas &deltas,
+                                float scale, uint32_t first, uint32_t last, Input x) {
     const uint32_t lanes = deltas.lanes, lane = threadIdx.x % lanes;
     const uint32_t at_once = blockDim.x / lanes;
     // All lanes of a warp stay in the loop, since they meet in the sums.
@@ -37,8 +56,8 @@ __device__ inline void add_rows(V *y, uint32_t out, uint32_t rows, const Deltas 
         for (uint32_t t = 0; t < OVERLAY_ROWS; ++t) {
             if (t >= rows) break;
             const float sum = sum_over(sums[t], lanes);
-            V *to = y + uint64_t(t) * out + row;
-            if (inside && lane == t % lanes) store(to, widen(*to) + scale * sum);
+            const uint64_t at = uint64_t(t) * out + row;
+            if (inside && lane == t % lanes) store(to + at, y[at] + scale * sum);
         }
     }
 }
@@ -46,28 +65,32 @@ __device__ inline void add_rows(V *y, uint32_t out, uint32_t rows, const Deltas 
 
 // Blocks `(parts of the weight's rows, segments)`. Where `staged`, dynamic shared memory has room for
 // OVERLAY_ROWS rows of x, or for fewer: `at_once`.
-KERNEL(overlay, T *y, const T *x, const Segment *segments, uint32_t weight, uint32_t inner,
-       uint32_t out, uint32_t at_once, uint32_t staged) {
+KERNEL(overlay, T *sums, const float *y, const T *x, const Segment *segments, uint32_t weight,
+       uint32_t inner, uint32_t out, uint32_t at_once, uint32_t staged) {
     SHARED_MEMORY(float, stage);
     const Segment segment = segments[blockIdx.y];
     if (segment.rows == 0) return;
-    const Deltas deltas = segment.ticket[weight];
-    if (deltas.row_offsets == nullptr) return;
     const uint32_t first = uint64_t(out) * blockIdx.x / gridDim.x;
     const uint32_t last = uint64_t(out) * (blockIdx.x + 1) / gridDim.x;
+    const Deltas deltas = segment.ticket == nullptr ? Deltas{} : segment.ticket[weight];
+    if (deltas.row_offsets == nullptr) {
+        const uint64_t start = uint64_t(segment.first_row) * out;
+        return round_rows(sums + start, y + start, out, segment.rows, first, last);
+    }
     for (uint32_t done = 0; done < segment.rows; done += at_once) {
         const uint32_t left = segment.rows - done, rows = left < at_once ? left : at_once;
         const uint64_t row = segment.first_row + done;
         const T *from = x + row * inner;
-        T *to = y + row * out;
+        const float *dense = y + row * out;
+        T *to = sums + row * out;
         if (staged) {
             __syncthreads(); // the rows before are done with
             for (uint32_t i = threadIdx.x; i < rows * inner; i += blockDim.x) stage[i] = widen(from[i]);
             __syncthreads();
-            add_rows(to, out, rows, deltas, segment.scale, first, last,
+            add_rows(to, dense, out, rows, deltas, segment.scale, first, last,
                      [&](uint32_t t, uint32_t column) { return stage[t * inner + column]; });
         } else {
-            add_rows(to, out, rows, deltas, segment.scale, first, last,
+            add_rows(to, dense, out, rows, deltas, segment.scale, first, last,
                      [&](uint32_t t, uint32_t column) { return widen(from[uint64_t(t) * inner + column]); });
         }
     }

@@ -7,9 +7,9 @@ use super::csr::{CHUNK, DeviceTicket, OfWeight};
 use super::gemm::{Product, product};
 use super::inputs::{Place, Plain, Staging};
 use super::launch::Launch;
-use super::view::{View, ViewMut};
+use super::view::{View, ViewMut, alloc};
 
-/// `overlay.cuh` has the same struct: batch rows under one ticket.
+/// `overlay.cuh` has the same struct: batch rows under one ticket, or under none.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 struct Segment {
@@ -23,6 +23,8 @@ struct Segment {
 // SAFETY: plain numbers, laid out as in `overlay.cuh`.
 unsafe impl Plain for Segment {}
 
+/// What rows that are only rounded are under.
+const NO_TICKET: u64 = 0;
 /// As in `overlay.cuh`: batch rows that share a nonzero's read.
 const ROWS: usize = 4;
 const THREADS: u32 = 256;
@@ -37,11 +39,11 @@ pub struct DeviceRows<'a> {
     pub scale: f32,
 }
 
-/// The segments of a step, in a GPU's memory: those whose products are sparse, and those of so many rows that
-/// they are better expanded.
+/// The rows of a step: in a GPU's memory those segments whose products are sparse and those between them, which are only
+/// rounded; and the parts of so many rows that their deltas are better expanded.
 pub struct DeviceSegments<'a> {
-    sparse: Place,
-    /// Of the sparse, and of empty ones after them.
+    segments: Place,
+    /// With empty ones after them.
     count: u32,
     /// Rows of a sparse one that share a nonzero's read, at most.
     rows: usize,
@@ -49,19 +51,10 @@ pub struct DeviceSegments<'a> {
 }
 
 impl<'a> DeviceSegments<'a> {
-    /// To be uploaded.
-    pub fn new(parts: Vec<DeviceRows<'a>>, staging: &mut Staging) -> Result<Self> {
+    /// Of a step of `rows` rows, of which the parts ascend and do not overlap; to be uploaded.
+    pub fn new(parts: Vec<DeviceRows<'a>>, rows: usize, staging: &mut Staging) -> Result<Self> {
         let (dense, sparse): (Vec<_>, Vec<_>) = parts.into_iter().partition(is_dense);
-        let segment = |part: &DeviceRows| {
-            Ok(Segment {
-                ticket: part.ticket.table,
-                first_row: super::narrow(part.first_row)?,
-                rows: super::narrow(part.rows)?,
-                scale: part.scale,
-                padding: 0,
-            })
-        };
-        let mut segments: Vec<Segment> = sparse.iter().map(segment).collect::<Result<_>>()?;
+        let mut segments = segments(&sparse, rows)?;
         // So that steps seldom differ. Blocks of an empty segment end at once.
         let count = match segments.len() {
             few @ ..=8 => few,
@@ -70,7 +63,7 @@ impl<'a> DeviceSegments<'a> {
         segments.resize(count, Segment::default());
         let most = sparse.iter().map(|part| part.rows).max().unwrap_or(0);
         Ok(Self {
-            sparse: staging.place(&segments),
+            segments: staging.place(&segments),
             count: super::narrow(count)?,
             rows: most.next_power_of_two().min(ROWS),
             dense,
@@ -98,24 +91,51 @@ pub(super) fn is_dense(part: &DeviceRows) -> bool {
     dense < sparse
 }
 
-/// Adds `scale·x·Δᵀ` of one weight, by its number, to the rows `[rows, out]` of `y`; `x` is `[rows, in]`.
+/// All rows of a step, by those that share a ticket whose product is sparse.
+fn segments(sparse: &[DeviceRows], rows: usize) -> Result<Vec<Segment>> {
+    let mut segments = Vec::with_capacity(2 * sparse.len() + 1);
+    let mut push = |ticket, first: usize, end: usize, scale| -> Result<()> {
+        if first < end {
+            segments.push(Segment {
+                ticket,
+                first_row: super::narrow(first)?,
+                rows: super::narrow(end - first)?,
+                scale,
+                padding: 0,
+            });
+        }
+        Ok(())
+    };
+    let mut done = 0;
+    for part in sparse {
+        let end = part.first_row + part.rows;
+        push(NO_TICKET, done, part.first_row, 0.0)?;
+        push(part.ticket.table, part.first_row, end, part.scale)?;
+        done = end;
+    }
+    push(NO_TICKET, done, rows, 0.0)?;
+    Ok(segments)
+}
+
+/// `y + scale·x·Δᵀ` of one weight, by its number, in the dtype of `x` `[rows, in]`, for rows `[rows, out]` of `y` in f32,
+/// to which [`overlay_dense`] has added.
 ///
 /// # Errors
-/// Dtypes differ.
+/// `y` is not in f32.
 ///
 /// # Safety
-/// The segments lie in the rows of `x` and `y`, and their tickets' weight has that shape.
+/// The segments are of as many rows, and their tickets' weight has that shape.
 pub unsafe fn overlay(
-    device: &CudaDevice,
     segments: &DeviceSegments,
     weight: usize,
     [out, inner]: [usize; 2],
-    (y, y_layout): (&mut CudaStorage, &Layout),
+    (y, y_layout): (&CudaStorage, &Layout),
     (x, x_layout): (&CudaStorage, &Layout),
-) -> Result<()> {
-    let (y, x) = (ViewMut::new(y, y_layout)?, View::new(x, x_layout)?);
-    let x = x.of(y.dtype())?;
-    let launch = Launch::new(device, "overlay", y.dtype())?;
+) -> Result<CudaStorage> {
+    let device = &x.device;
+    let (y, x) = (View::new(y, y_layout)?, View::new(x, x_layout)?);
+    let mut sum = alloc(device, x.dtype(), y_layout.shape().clone())?;
+    let launch = Launch::new(device, "overlay", x.dtype())?;
     let row_bytes = inner * size_of::<f32>();
     // Of half of it a multiprocessor holds two blocks.
     let room = launch.kernels.shared_memory;
@@ -131,22 +151,44 @@ pub unsafe fn overlay(
         .min(out.div_ceil(32))
         .max(1);
     let launch = launch
-        .write(&y)
+        .write(&ViewMut::new(
+            &mut sum,
+            &Layout::contiguous(y_layout.shape()),
+        )?)
+        .read(&y.of(DType::F32)?)
         .read(&x)
-        .u64(segments.sparse.pointer()?)
-        .u32(super::narrow(weight)?)
-        .u32(super::narrow(inner)?)
-        .u32(super::narrow(out)?)
-        .u32(super::narrow(at_once)?)
+        .u64(segments.segments.pointer()?)
+        .size(weight)?
+        .size(inner)?
+        .size(out)?
+        .size(at_once)?
         .u32(u32::from(staged));
     let shared_bytes = if staged { at_once * row_bytes } else { 0 };
     let grid = [super::narrow(blocks)?, segments.count, 1];
     // SAFETY: overlay's arguments; the caller's promise of what lies where.
     unsafe { launch.run(grid, THREADS, shared_bytes) }?;
+    Ok(sum)
+}
+
+/// Adds to `y` the products of the parts whose deltas are expanded, as [`overlay`] takes them.
+///
+/// # Errors
+/// `y` is not in f32.
+///
+/// # Safety
+/// As there.
+pub unsafe fn overlay_dense(
+    segments: &DeviceSegments,
+    weight: usize,
+    (y, y_layout): (&mut CudaStorage, &Layout),
+    (x, x_layout): (&CudaStorage, &Layout),
+) -> Result<()> {
+    let y = ViewMut::new(y, y_layout)?.of(DType::F32)?;
+    let view = View::new(x, x_layout)?;
     for part in &segments.dense {
         if let Some(of) = &part.ticket.weights[weight] {
             // SAFETY: the caller's promise.
-            unsafe { add_dense(device, part, (weight, of), &y, x) }?;
+            unsafe { add_dense(&x.device, part, (weight, of), &y, view) }?;
         }
     }
     Ok(())
@@ -170,9 +212,9 @@ unsafe fn add_dense(
     let launch = Launch::new(device, "overlay_expand", dtype)?
         .write(&ViewMut::new(&mut expanded, &layout)?)
         .u64(part.ticket.table)
-        .u32(super::narrow(weight)?)
-        .u32(super::narrow(inner)?)
-        .u32(super::narrow(out)?)
+        .size(weight)?
+        .size(inner)?
+        .size(out)?
         .f32(EXPANDED);
     let blocks = super::narrow(of.nonzeros.div_ceil(CHUNK))?;
     // SAFETY: overlay_expand's arguments; a bound ticket's positions lie in its weight.

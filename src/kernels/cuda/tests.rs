@@ -13,7 +13,7 @@ use super::super::attention::{Span, Spans};
 use super::super::choose::{Choice, Drawing, choose};
 use super::super::indices::Indices;
 use super::super::inputs::Inputs;
-use super::super::linear::{linear, logits};
+use super::super::linear::{linear, wide};
 use super::super::overlay::{Layouts, OverlayRows, Overlays, WeightDeltas, overlay};
 use super::super::residual;
 use super::super::rms_norm::rms_norm;
@@ -169,9 +169,9 @@ proptest! {
         let there = linear(&x_there, &weight_there, Some(&bias_there)).unwrap();
         prop_assert_eq!(there.dtype(), dtype);
         assert_near(&here, &there, 4.0 * unit(dtype));
-        let there = logits(&x_there, &weight_there).unwrap();
+        let there = wide(&x_there, &weight_there, Some(&bias_there)).unwrap();
         prop_assert_eq!(there.dtype(), DType::F32);
-        assert_near(&logits(&x, &weight).unwrap(), &there, 1e-4);
+        assert_near(&here, &there, 1e-4);
     }
 
     #[test]
@@ -194,8 +194,8 @@ proptest! {
         });
         let batch = rows.iter().sum::<usize>() + 1;
         let (x, x_there) = both(&random((batch, inner)), dtype, &gpu);
-        let (y, y_there) = both(&random((batch, shape[0])), dtype, &gpu);
-        let before = values(&y_there);
+        let y = random((batch, shape[0]));
+        let (before, y_there) = (values(&y), y.to_device(&gpu).unwrap());
         let lay = |y: &Tensor, x: &Tensor, spans: [std::ops::Range<usize>; 2], device: &Device| {
             let layouts = weights.each_ref().map(|weights| Layouts::new(weights, device).unwrap());
             for (layouts, weights) in layouts.iter().zip(&weights) {
@@ -204,24 +204,26 @@ proptest! {
             }
             let parts = spans.into_iter().zip(&layouts);
             let parts = parts.map(|(rows, ticket)| OverlayRows { rows, ticket, scale: -0.7 });
-            let overlays = uploaded(device, |inputs| Overlays::new(parts.collect(), inputs));
+            let batch = x.dim(0).unwrap();
+            let overlays = uploaded(device, |inputs| Overlays::new(parts.collect(), batch, inputs));
             assert!(overlays.touch(1) && !overlays.touch(0));
-            overlay(y, x, &overlays, 1).unwrap();
+            overlay(y.copy().unwrap(), x, &overlays, 1).unwrap()
         };
         let spans = || [rows[0]..rows[0] + rows[1], rows[0] + rows[1]..batch - 1];
-        lay(&y, &x, spans(), &Device::Cpu);
-        lay(&y_there, &x_there, spans(), &gpu);
+        let here = lay(&y, &x, spans(), &Device::Cpu);
+        let there = lay(&y_there, &x_there, spans(), &gpu);
+        prop_assert_eq!(there.dtype(), dtype);
         let scale = (inner as f32 * density as f32).max(1.0);
-        assert_near(&y, &y_there, scale * unit(dtype));
+        assert_near(&here, &there, scale * unit(dtype));
         // Alone, every row gives the very same bits, unless there were so many that the deltas were expanded.
-        let all = values(&y_there);
+        let all = values(&there);
         let [under, _] = spans();
         let ticket = Layouts::new(&weights[0], &gpu).unwrap();
         for row in under.clone().filter(|_| !is_dense(&ticket, under.len())) {
             let alone = row * shape[0]..(row + 1) * shape[0];
             let y = Tensor::new(&before[alone.clone()], &Device::Cpu).unwrap();
-            let y = y.reshape((1, shape[0])).unwrap().to_dtype(dtype).unwrap().to_device(&gpu).unwrap();
-            lay(&y, &x_there.narrow(0, row, 1).unwrap(), [0..1, 1..1], &gpu);
+            let y = y.reshape((1, shape[0])).unwrap().to_device(&gpu).unwrap();
+            let y = lay(&y, &x_there.narrow(0, row, 1).unwrap(), [0..1, 1..1], &gpu);
             prop_assert_eq!(&values(&y), &all[alone]);
         }
     }
@@ -319,8 +321,8 @@ fn many_rows_of_a_dense_ticket_are_expanded() {
     for (weights, scale) in [(&weights, 1.5), (&of_small, 3e5)] {
         for dtype in [DType::F32, DType::BF16, DType::F16] {
             let (x, x_there) = both(&random((60, 50)), dtype, &gpu);
-            let (y, y_there) = both(&random((60, 70)), dtype, &gpu);
-            for (x, y, device) in [(&x, &y, &Device::Cpu), (&x_there, &y_there, &gpu)] {
+            let y = random((60, 70));
+            let [here, there] = [(&x, &Device::Cpu), (&x_there, &gpu)].map(|(x, device)| {
                 let ticket = &Layouts::new(weights, device).unwrap();
                 let rows = OverlayRows {
                     rows: 10..58,
@@ -330,11 +332,47 @@ fn many_rows_of_a_dense_ticket_are_expanded() {
                 if device.is_cuda() {
                     assert!(is_dense(ticket, 48) && !is_dense(ticket, 1));
                 }
-                let overlays = uploaded(device, |inputs| Overlays::new(vec![rows], inputs));
-                overlay(y, x, &overlays, 0).unwrap();
-            }
-            assert_near(&y, &y_there, 8.0 * unit(dtype));
+                let overlays = uploaded(device, |inputs| Overlays::new(vec![rows], 60, inputs));
+                let y = y.copy().unwrap().to_device(device).unwrap();
+                overlay(y, x, &overlays, 0).unwrap()
+            });
+            assert_eq!(there.dtype(), dtype);
+            assert_near(&here, &there, 8.0 * unit(dtype));
         }
+    }
+}
+
+/// What is added is less than half a unit of what it is added to: it would be lost every time if that were rounded before.
+#[test]
+fn what_a_ticket_adds_is_not_lost_in_the_rounding() {
+    let gpu = gpu();
+    let (rows, out) = (200, 64);
+    let shape = [out, 1];
+    let kept: Vec<usize> = (0..out).collect();
+    let deltas = Deltas::from_f32(vec![1.0; out], DeltaDtype::F32);
+    let delta = TensorDelta::from_flat(shape, &kept, deltas).unwrap();
+    let weights = [Some(WeightDeltas {
+        shape,
+        parts: vec![(0, &delta)],
+    })];
+    let ticket = &Layouts::new(&weights, &gpu).unwrap();
+    for dtype in [DType::BF16, DType::F16] {
+        let x = Tensor::ones((rows, 1), dtype, &gpu).unwrap();
+        let scale = unit(dtype) / 16.0;
+        let y = Tensor::rand(1f32, 2f32, (rows, out), &Device::Cpu).unwrap();
+        let part = OverlayRows {
+            rows: 0..rows,
+            ticket,
+            scale,
+        };
+        let overlays = uploaded(&gpu, |inputs| Overlays::new(vec![part], rows, inputs));
+        let sums = overlay(y.to_device(&gpu).unwrap(), &x, &overlays, 0).unwrap();
+        let total = |tensor| values(tensor).into_iter().map(f64::from).sum::<f64>();
+        let mean = (total(&sums) - total(&y)) / y.elem_count() as f64;
+        assert!(
+            (mean / f64::from(scale) - 1.0).abs() < 0.1,
+            "{mean} of {scale}"
+        );
     }
 }
 
@@ -349,18 +387,19 @@ fn wide_weights_keep_their_columns() {
     })];
     let x = random((2, 70_000));
     let y = random((2, 3));
-    let (x_there, y_there) = (x.to_device(&gpu).unwrap(), y.to_device(&gpu).unwrap());
-    for (x, y, device) in [(&x, &y, &Device::Cpu), (&x_there, &y_there, &gpu)] {
+    let [here, there] = [&Device::Cpu, &gpu].map(|device| {
+        let x = x.to_device(device).unwrap();
+        let y = y.copy().unwrap().to_device(device).unwrap();
         let ticket = &Layouts::new(&weights, device).unwrap();
         let rows = OverlayRows {
             rows: 0..2,
             ticket,
             scale: 1.0,
         };
-        let overlays = uploaded(device, |inputs| Overlays::new(vec![rows], inputs));
-        overlay(y, x, &overlays, 0).unwrap();
-    }
-    assert_near(&y, &y_there, 1e-4);
+        let overlays = uploaded(device, |inputs| Overlays::new(vec![rows], 2, inputs));
+        overlay(y, &x, &overlays, 0).unwrap()
+    });
+    assert_near(&here, &there, 1e-4);
 }
 
 #[test]

@@ -36,10 +36,11 @@ fn fused<'a>(shape: [usize; 2], parts: &[&'a TensorDelta]) -> WeightDeltas<'a> {
     WeightDeltas { shape, parts }
 }
 
-/// Lays tickets over the rows of a weight's product.
+/// Lays tickets over the rows of a weight's product, in place.
 fn lay(y: &Tensor, x: &Tensor, parts: &[OverlayRows]) -> Result<()> {
-    let overlays = Overlays::new(parts.to_vec(), &mut Inputs::new(&Device::Cpu))?;
-    overlay(y, x, &overlays, 0)
+    let mut inputs = Inputs::new(&Device::Cpu);
+    let overlays = Overlays::new(parts.to_vec(), y.dim(0)?, &mut inputs)?;
+    overlay(y.clone(), x, &overlays, 0).map(|_| ())
 }
 
 fn rows_of(t: &Tensor) -> Vec<Vec<f32>> {
