@@ -356,23 +356,31 @@ fn what_a_ticket_adds_is_not_lost_in_the_rounding() {
         parts: vec![(0, &delta)],
     })];
     let ticket = &Layouts::new(&weights, &gpu).unwrap();
-    for dtype in [DType::BF16, DType::F16] {
-        let x = Tensor::ones((rows, 1), dtype, &gpu).unwrap();
+    // One by one; and at once, so that the deltas are expanded.
+    let one_by_one: Vec<_> = (0..rows).map(|row| row..row + 1).collect();
+    let at_once = vec![0..rows; 1];
+    assert!(is_dense(ticket, rows) && !is_dense(ticket, 1));
+    for (dtype, spans) in [
+        (DType::BF16, &one_by_one),
+        (DType::BF16, &at_once),
+        (DType::F16, &one_by_one),
+        (DType::F16, &at_once),
+    ] {
         let scale = unit(dtype) / 16.0;
-        let y = Tensor::rand(1f32, 2f32, (rows, out), &Device::Cpu).unwrap();
-        let part = OverlayRows {
-            rows: 0..rows,
+        let part = |rows| OverlayRows {
+            rows,
             ticket,
             scale,
         };
-        let overlays = uploaded(&gpu, |inputs| Overlays::new(vec![part], rows, inputs));
+        let parts = spans.iter().cloned().map(part).collect();
+        let overlays = uploaded(&gpu, |inputs| Overlays::new(parts, rows, inputs));
+        let x = Tensor::ones((rows, 1), dtype, &gpu).unwrap();
+        let y = Tensor::rand(1f32, 2f32, (rows, out), &Device::Cpu).unwrap();
         let sums = overlay(y.to_device(&gpu).unwrap(), &x, &overlays, 0).unwrap();
         let total = |tensor| values(tensor).into_iter().map(f64::from).sum::<f64>();
         let mean = (total(&sums) - total(&y)) / y.elem_count() as f64;
-        assert!(
-            (mean / f64::from(scale) - 1.0).abs() < 0.1,
-            "{mean} of {scale}"
-        );
+        let share = mean / f64::from(scale);
+        assert!((share - 1.0).abs() < 0.1, "{share} of it in {dtype:?}");
     }
 }
 

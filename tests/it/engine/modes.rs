@@ -87,7 +87,7 @@ fn assert_agree(want: &[Output], got: &[Output], tolerance: f32) {
 #[test]
 fn steps_of_both_ways_agree_with_either_whatever_the_interleaving() {
     let (leases, _folder) = leases(3);
-    for (dtype, tolerance) in [(Dtype::F32, 1e-4), (Dtype::Bf16, 0.05)] {
+    for (dtype, tolerance) in [(Dtype::F32, 1e-4), (Dtype::Bf16, near_in_bf16())] {
         let run_alone = |config: &EngineConfig| {
             let engine = start(dtype, config);
             let run = |request| drain(&mut engine.handle.submit(request).unwrap());
@@ -287,8 +287,7 @@ fn overlaid_and_applied_tickets_agree() {
         ticket_mode: TicketMode::Overlay,
         ..config()
     };
-    // In bf16 an applied weight is rounded, an overlaid delta is not.
-    for (dtype, tolerance) in [(Dtype::F32, 1e-4), (Dtype::Bf16, 0.05)] {
+    for (dtype, tolerance) in [(Dtype::F32, 1e-4), (Dtype::Bf16, near_in_bf16())] {
         let [applied, overlaid] = [&config(), &overlay].map(|config| start(dtype, config));
         let mut all = Vec::new();
         for lease in &leases {
