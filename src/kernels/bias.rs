@@ -4,7 +4,8 @@ use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor};
 
 use super::element::{elements, elements_mut};
 
-/// `y += bias` in every row of `y` `[rows, out]`, which is in f32 or in the dtype of the bias `[out]`.
+/// `y += bias` in every row of `y` `[rows, out]`; the bias is `[out]`, of one dtype with it (on a GPU `y` may be in f32
+/// beside any).
 pub fn add(y: &Tensor, bias: &Tensor) -> Result<()> {
     y.inplace_op2(bias, &Add)
 }
@@ -56,9 +57,9 @@ impl InplaceOp2 for Add {
         let count = y_layout.shape().elem_count();
         let device = y.device.clone();
         let (y, bias) = (ViewMut::new(y, y_layout)?, View::new(bias, bias_layout)?);
-        let (kernel, dtype) = match y.dtype() {
-            DType::F32 => ("bias_add_wide", DType::F32),
-            _ => ("bias_add", bias.dtype()),
+        let (kernel, dtype) = match y.dtype() == bias.dtype() {
+            true => ("bias_add", bias.dtype()),
+            false => ("bias_add_wide", DType::F32),
         };
         let launch = Launch::new(&device, kernel, bias.dtype())?
             .write(&y.of(dtype)?)

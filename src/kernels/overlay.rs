@@ -220,11 +220,12 @@ fn on_gpu<'a>(
 
 /// `y[rows] + scale·x[rows]·Δᵀ` for each of the parts, and `y` in the rows between, with the deltas of one weight, by
 /// its number. `x` is `[rows, in]`; `y` is `[rows, out]` in f32, the result in the dtype of `x`: a ticket adds less than
-/// a product that is rounded already would keep. On the CPU, where both are f32, the result is `y` itself, written to.
+/// a product that is rounded already would keep. `y` is used up: on any device it may be written to, and on the CPU it is
+/// the result.
 ///
-/// The nonzeros of a row of the weight are added in one order, whatever the number of batch rows: a
-/// row's result does not depend on the batch that it is in. (On a GPU that holds for as long as it is not so many
-/// rows of one ticket that its deltas are better expanded.)
+/// The nonzeros of a row of the weight are added in one order, whatever the number of batch rows: what a row gets, given
+/// its `y`, does not depend on the batch that it is in. (On a GPU that holds for as long as it is not so many rows of one
+/// ticket that its deltas are better expanded.)
 ///
 /// # Errors
 /// If shapes do not fit.

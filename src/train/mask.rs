@@ -42,7 +42,8 @@ pub fn gradients(
     let mut scores = Scores::new();
     for (slot, sums) in sums {
         for (name, first, rows) in parts(*slot, &start.manifest) {
-            let mut part = sums.narrow(0, first, rows)?;
+            // As above: to where the start is.
+            let mut part = sums.narrow(0, first, rows)?.to_device(&Device::Cpu)?;
             if saliency {
                 part = (part * start.parameter(&name)?.abs()?)?;
             }

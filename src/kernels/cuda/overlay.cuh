@@ -15,21 +15,21 @@ struct Segment {
 // Batch rows that share a nonzero's read.
 constexpr uint32_t OVERLAY_ROWS = 4;
 
-// Rows that nothing is added to are only rounded; a thread reads several before it writes, so that it waits once.
+// Values that nothing is added to are only rounded, by all blocks of a segment; a thread reads several before it writes,
+// so that it waits once.
 template <typename V>
-__device__ inline void round_rows(V *to, const float *y, uint32_t out, uint32_t rows, uint32_t first, uint32_t last) {
+__device__ inline void round_all(V *to, const float *y, uint64_t count) {
     constexpr uint32_t AT_ONCE = 8;
-    for (uint32_t done = 0; done < rows; done += AT_ONCE)
-        for (uint32_t column = first + threadIdx.x; column < last; column += blockDim.x) {
-            const uint64_t at = uint64_t(done) * out + column;
-            float values[AT_ONCE];
+    const uint64_t threads = uint64_t(gridDim.x) * blockDim.x;
+    for (uint64_t start = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x; start < count; start += AT_ONCE * threads) {
+        float values[AT_ONCE];
 #pragma unroll
-            for (uint32_t t = 0; t < AT_ONCE; ++t)
-                if (done + t < rows) values[t] = y[at + uint64_t(t) * out];
+        for (uint32_t t = 0; t < AT_ONCE; ++t)
+            if (start + t * threads < count) values[t] = y[start + t * threads];
 #pragma unroll
-            for (uint32_t t = 0; t < AT_ONCE; ++t)
-                if (done + t < rows) store(to + at + uint64_t(t) * out, values[t]);
-        }
+        for (uint32_t t = 0; t < AT_ONCE; ++t)
+            if (start + t * threads < count) store(to + start + t * threads, values[t]);
+    }
 }
 
 // A few batch rows: the lanes of a group take a row's nonzeros in turn, then add up their sums. The
@@ -70,13 +70,13 @@ KERNEL(overlay, T *sums, const float *y, const T *x, const Segment *segments, ui
     SHARED_MEMORY(float, stage);
     const Segment segment = segments[blockIdx.y];
     if (segment.rows == 0) return;
-    const uint32_t first = uint64_t(out) * blockIdx.x / gridDim.x;
-    const uint32_t last = uint64_t(out) * (blockIdx.x + 1) / gridDim.x;
     const Deltas deltas = segment.ticket == nullptr ? Deltas{} : segment.ticket[weight];
     if (deltas.row_offsets == nullptr) {
         const uint64_t start = uint64_t(segment.first_row) * out;
-        return round_rows(sums + start, y + start, out, segment.rows, first, last);
+        return round_all(sums + start, y + start, uint64_t(segment.rows) * out);
     }
+    const uint32_t first = uint64_t(out) * blockIdx.x / gridDim.x;
+    const uint32_t last = uint64_t(out) * (blockIdx.x + 1) / gridDim.x;
     for (uint32_t done = 0; done < segment.rows; done += at_once) {
         const uint32_t left = segment.rows - done, rows = left < at_once ? left : at_once;
         const uint64_t row = segment.first_row + done;

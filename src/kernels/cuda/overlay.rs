@@ -1,5 +1,7 @@
 //! Sparse products beside a dense one, for rows that are under different tickets.
 
+use std::ops::Range;
+
 use candle_core::cuda::CudaDevice;
 use candle_core::{CudaStorage, DType, Layout, Result};
 
@@ -25,6 +27,8 @@ unsafe impl Plain for Segment {}
 
 /// What rows that are only rounded are under.
 const NO_TICKET: u64 = 0;
+/// How many of them a segment has, at most.
+const BARE_ROWS: usize = 32;
 /// As in `overlay.cuh`: batch rows that share a nonzero's read.
 const ROWS: usize = 4;
 const THREADS: u32 = 256;
@@ -39,14 +43,16 @@ pub struct DeviceRows<'a> {
     pub scale: f32,
 }
 
-/// The rows of a step: in a GPU's memory those segments whose products are sparse and those between them, which are only
-/// rounded; and the parts of so many rows that their deltas are better expanded.
+/// The rows of a step: in a GPU's memory segments of those whose products are sparse, and of all others, which are only
+/// rounded; and the parts of so many rows that their deltas are better expanded, before that.
 pub struct DeviceSegments<'a> {
     segments: Place,
-    /// With empty ones after them.
-    count: u32,
-    /// Rows of a sparse one that share a nonzero's read, at most.
-    rows: usize,
+    /// Segments under tickets, and empty ones after them.
+    sparse: u32,
+    /// Segments under none, and empty ones after them.
+    bare: u32,
+    /// Rows under a ticket that share a nonzero's read, at most.
+    at_once: usize,
     dense: Vec<DeviceRows<'a>>,
 }
 
@@ -54,27 +60,69 @@ impl<'a> DeviceSegments<'a> {
     /// Of a step of `rows` rows, of which the parts ascend and do not overlap; to be uploaded.
     pub fn new(parts: Vec<DeviceRows<'a>>, rows: usize, staging: &mut Staging) -> Result<Self> {
         let (dense, sparse): (Vec<_>, Vec<_>) = parts.into_iter().partition(is_dense);
-        let mut segments = segments(&sparse, rows)?;
-        // So that steps seldom differ. Blocks of an empty segment end at once.
-        let count = match segments.len() {
-            few @ ..=8 => few,
-            many => many.next_multiple_of(8),
-        };
-        segments.resize(count, Segment::default());
+        let mut gaps = Vec::new();
+        let mut done = 0;
+        for part in &sparse {
+            round(done..part.first_row, &mut gaps)?;
+            done = part.first_row + part.rows;
+        }
+        round(done..rows, &mut gaps)?;
         let most = sparse.iter().map(|part| part.rows).max().unwrap_or(0);
+        let under = |part: &DeviceRows| {
+            Segment::new(
+                part.ticket.table,
+                part.first_row..part.first_row + part.rows,
+                part.scale,
+            )
+        };
+        let mut segments: Vec<Segment> = sparse.iter().map(under).collect::<Result<_>>()?;
+        let [sparse, bare] = [padded(&mut segments)?, padded(&mut gaps)?];
+        segments.extend(gaps);
         Ok(Self {
             segments: staging.place(&segments),
-            count: super::narrow(count)?,
-            rows: most.next_power_of_two().min(ROWS),
+            sparse,
+            bare,
+            at_once: most.next_power_of_two().min(ROWS),
             dense,
         })
     }
 
     /// What launches hang on, besides the weights that are touched; `None` where deltas are expanded.
-    pub fn form(&self) -> Option<[usize; 2]> {
-        let sparse = self.dense.is_empty();
-        sparse.then_some([self.count as usize, self.rows])
+    pub fn form(&self) -> Option<[usize; 3]> {
+        let captured = self.dense.is_empty();
+        captured.then_some([self.sparse as usize, self.bare as usize, self.at_once])
     }
+}
+
+impl Segment {
+    fn new(ticket: u64, rows: Range<usize>, scale: f32) -> Result<Self> {
+        Ok(Self {
+            ticket,
+            first_row: super::narrow(rows.start)?,
+            rows: super::narrow(rows.len())?,
+            scale,
+            padding: 0,
+        })
+    }
+}
+
+/// Rows that are only rounded: in segments of about as much work as one under a ticket has.
+fn round(rows: Range<usize>, segments: &mut Vec<Segment>) -> Result<()> {
+    for start in rows.clone().step_by(BARE_ROWS) {
+        let end = rows.end.min(start + BARE_ROWS);
+        segments.push(Segment::new(NO_TICKET, start..end, 0.0)?);
+    }
+    Ok(())
+}
+
+/// Appends empty segments, whose blocks end at once, so that steps seldom differ in their number.
+fn padded(segments: &mut Vec<Segment>) -> Result<u32> {
+    let count = match segments.len() {
+        few @ ..=8 => few,
+        many => many.next_multiple_of(8),
+    };
+    segments.resize(count, Segment::default());
+    super::narrow(count)
 }
 
 /// Whether expanding the deltas for a dense product is the cheaper way, by rough numbers of an H100: 10¹² nonzeros
@@ -89,32 +137,6 @@ pub(super) fn is_dense(part: &DeviceRows) -> bool {
     let sparse = part.ticket.nonzeros() as f64 * rows / 1e12;
     let dense = size * 4.0 / 3e12 + 2.0 * size * rows / 4e14;
     dense < sparse
-}
-
-/// All rows of a step, by those that share a ticket whose product is sparse.
-fn segments(sparse: &[DeviceRows], rows: usize) -> Result<Vec<Segment>> {
-    let mut segments = Vec::with_capacity(2 * sparse.len() + 1);
-    let mut push = |ticket, first: usize, end: usize, scale| -> Result<()> {
-        if first < end {
-            segments.push(Segment {
-                ticket,
-                first_row: super::narrow(first)?,
-                rows: super::narrow(end - first)?,
-                scale,
-                padding: 0,
-            });
-        }
-        Ok(())
-    };
-    let mut done = 0;
-    for part in sparse {
-        let end = part.first_row + part.rows;
-        push(NO_TICKET, done, part.first_row, 0.0)?;
-        push(part.ticket.table, part.first_row, end, part.scale)?;
-        done = end;
-    }
-    push(NO_TICKET, done, rows, 0.0)?;
-    Ok(segments)
 }
 
 /// `y + scale·x·Δᵀ` of one weight, by its number, in the dtype of `x` `[rows, in]`, for rows `[rows, out]` of `y` in f32,
@@ -142,12 +164,12 @@ pub unsafe fn overlay(
     let (at_once, staged) = match room / 2 / row_bytes.max(1) {
         0 if row_bytes <= room => (1, true),
         0 => (ROWS, false),
-        fitting => (fitting.min(segments.rows), true),
+        fitting => (fitting.min(segments.at_once), true),
     };
-    // As many blocks as the GPU runs at once, shared out among the segments: each stages x anew.
+    // As many blocks as the GPU runs at once, shared out among the tickets' segments: each stages x anew.
     let blocks = launch.kernels.multiprocessors * 2;
     let blocks = blocks
-        .div_ceil(segments.count.max(1) as usize)
+        .div_ceil(segments.sparse.max(1) as usize)
         .min(out.div_ceil(32))
         .max(1);
     let launch = launch
@@ -164,7 +186,7 @@ pub unsafe fn overlay(
         .size(at_once)?
         .u32(u32::from(staged));
     let shared_bytes = if staged { at_once * row_bytes } else { 0 };
-    let grid = [super::narrow(blocks)?, segments.count, 1];
+    let grid = [super::narrow(blocks)?, segments.sparse + segments.bare, 1];
     // SAFETY: overlay's arguments; the caller's promise of what lies where.
     unsafe { launch.run(grid, THREADS, shared_bytes) }?;
     Ok(sum)
