@@ -11,9 +11,9 @@ use candle_core::{DType, Device, Tensor};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use tombola::kernels::activation::silu_mul;
 use tombola::kernels::attention::{Span, Spans, attention};
-use tombola::kernels::inputs::Inputs;
 use tombola::kernels::kv::{BLOCK, KvBlocks};
 use tombola::kernels::linear::linear;
+use tombola::kernels::step::inputs::Inputs;
 
 use common::floor::{multiply_add, read};
 use common::pool;

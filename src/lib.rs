@@ -10,7 +10,7 @@
 //! |---|---|
 //! | [`cli`] | one file a subcommand: parse, validate, call the library |
 //! | [`server`] | HTTP only: wire types, routes, SSE, the error table |
-//! | [`bench`] | a load client of any OpenAI-style server |
+//! | [`loadgen`] | a load client of any OpenAI-style server |
 //! | [`eval`] | loss and greedy answers over a data file, through the engine |
 //! | [`engine`] | the one thread that owns the model: scheduler and policy (pure data), runner (applies tickets, or lays them over rows), costs and their calibration, sampler |
 //! | [`registry`] | what tickets are here: aliases, generations, leases, the folder on disk |
@@ -44,7 +44,7 @@
 //!
 //! # Invariants
 //!
-//! Each is held by a test (`tests/layering.rs` reads the `use` lines):
+//! Each is held by a test (`tests/layering/` reads the `use` lines):
 //!
 //! - `ticket` knows no tokio, no model and no HTTP; `engine`'s `scheduler`, `policy` and `costs` know no
 //!   tensor; `server`, `eval` and `data` know no tensor; `engine` knows no text; `train` knows neither
@@ -55,12 +55,12 @@
 //!   and overlaid tickets give results that differ by rounding; and on a GPU the products are cuBLAS's, which
 //!   chooses by the number of rows.)
 
-pub mod bench;
 pub mod cli;
 pub mod data;
 pub mod engine;
 pub mod eval;
 pub mod kernels;
+pub mod loadgen;
 pub mod metrics;
 pub mod model;
 pub mod registry;

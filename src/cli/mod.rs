@@ -5,10 +5,10 @@ mod base;
 mod bench;
 mod eval;
 mod evaluation;
-mod folder;
 mod serve;
 mod signals;
 mod ticket;
+mod ticket_folder;
 mod train;
 
 use clap::{Parser, Subcommand};

@@ -11,8 +11,8 @@ use tokio::net::TcpListener;
 
 use super::banner::announce;
 use super::base::{BaseArgs, ComputeArgs, OpenBase, QuantizedArgs, at_least_one};
-use super::folder::FolderArgs;
 use super::signals::Signals;
+use super::ticket_folder::FolderArgs;
 use crate::engine::{self, EngineConfig, TicketMode};
 use crate::metrics::Metrics;
 use crate::model::{Base, LoadOptions};

@@ -3,7 +3,6 @@
 //! kernels' pool for its whole life, so that a step forks from inside that pool.)
 
 mod blocks;
-mod calibration;
 mod costs;
 mod handle;
 mod mode;
@@ -22,7 +21,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-pub use calibration::{Measured, measure_costs};
+pub use costs::measure::{Measured, measure_costs};
 pub use costs::{Costs, PerTicket};
 pub use handle::{Command, EngineHandle, EngineInbox, Limits, OutputStream, SubmitError, channel};
 pub use mode::TicketMode;

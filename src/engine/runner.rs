@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
 
-use super::calibration::{Measured, measure_costs};
+use super::costs::measure::{Measured, measure_costs};
 use super::plan::{Chunk, Groups, Plan, SequenceId};
 use super::scheduler::Scheduler;
 use super::sequence::{ChunkOutput, Next, Sequence};
-use crate::kernels::choose::choose;
-use crate::kernels::graphs::Graphs;
-use crate::kernels::indices::Indices;
-use crate::kernels::select::select;
+use crate::kernels::gather_rows::gather_rows;
+use crate::kernels::sample::sample;
+use crate::kernels::step::graphs::Graphs;
+use crate::kernels::step::indices::Indices;
 use crate::model::{Base, Batch, KvCache, ModelError, SwapReport, TicketOverlay};
 use crate::registry::Lease;
 use crate::ticket::Digest;
@@ -138,7 +138,7 @@ fn read(
         whole.extend(row..row + scored);
         row += scored;
         if chunk.samples {
-            match sequence.plain_choice() {
+            match sequence.sampling_method() {
                 Some(choice) => choices.push((row, choice)),
                 None => whole.push(row),
             }
@@ -147,12 +147,12 @@ fn read(
     }
     let tokens = match choices.len() {
         0 => Vec::new(),
-        _ => choose(logits, &choices)?,
+        _ => sample(logits, &choices)?,
     };
     let rows = match whole.len() {
         0 => Vec::new(),
         all if all == row as usize => logits.to_vec2()?,
-        _ => select(logits, &Indices::uploaded(&whole, logits.device())?)?.to_vec2()?,
+        _ => gather_rows(logits, &Indices::uploaded(&whole, logits.device())?)?.to_vec2()?,
     };
     let (mut rows, mut tokens) = (rows.into_iter(), tokens.into_iter());
     let outputs = plan.chunks.iter().map(|chunk| {
@@ -160,7 +160,7 @@ fn read(
         let scored = rows.by_ref().take(sequence.scored_by(chunk).len());
         let scored = scored.collect();
         let next = match chunk.samples {
-            true if sequence.plain_choice().is_some() => tokens.next().map(Next::Token),
+            true if sequence.sampling_method().is_some() => tokens.next().map(Next::Token),
             true => rows.next().map(Next::Logits),
             false => None,
         };

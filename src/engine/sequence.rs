@@ -9,7 +9,7 @@ use super::plan::{Chunk, Group};
 use super::request::{FinishReason, Output, Request, SequenceError, StepResult};
 use super::sampler::Sampler;
 use super::scores::PromptScores;
-use crate::kernels::choose::Choice;
+use crate::kernels::sample::SamplingMethod;
 use crate::registry::Lease;
 
 /// What a step computes for a sequence.
@@ -92,8 +92,8 @@ impl Sequence {
     }
 
     /// How the next token is chosen, where nothing else of its logits is wanted.
-    pub fn plain_choice(&self) -> Option<Choice> {
-        self.sampler.plain_choice()
+    pub fn sampling_method(&self) -> Option<SamplingMethod> {
+        self.sampler.sampling_method()
     }
 
     /// Takes in what came out of a chunk. Returns whether the sequence goes on.

@@ -2,10 +2,10 @@
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 
-use super::element::elements;
-use super::math;
-use super::parallel::{Scattered, for_each_range};
-use super::simd::{Arithmetic, Vectorised, dispatch};
+use super::cpu::element::elements;
+use super::cpu::math;
+use super::cpu::parallel::{Scattered, for_each_range};
+use super::cpu::simd::{Arithmetic, Vectorised, dispatch};
 
 /// `silu(gate)·up` for `gate_up` `[rows, 2·n]`, a row's `n` gate values before its `n` up values;
 /// the result is `[rows, n]`.

@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor};
 
-use super::element::{elements, elements_mut};
+use super::cpu::element::{elements, elements_mut};
 
 /// `y += bias` in every row of `y` `[rows, out]`; the bias is `[out]`, of one dtype with it (on a GPU `y` may be in f32
 /// beside any).

@@ -4,7 +4,7 @@ use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, Result, Storage, Tensor};
 use sha2::{Digest as _, Sha256};
 
-use super::element::{Element, elements, with_element};
+use super::cpu::element::{Element, elements, with_element};
 
 /// Adds a contiguous tensor's values to a digest, widened to f32, little-endian: equal for equal
 /// values whatever dtype they are kept in.

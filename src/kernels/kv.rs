@@ -8,8 +8,8 @@ use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Result, Tensor}
 use half::vec::HalfBitsVecExt as _;
 use half::{bf16, f16};
 
-use super::element::{Element, elements_mut, rows as rows_of, with_element};
-use super::indices::Indices;
+use super::cpu::element::{Element, elements_mut, rows as rows_of, with_element};
+use super::step::indices::Indices;
 
 /// Positions of one block.
 pub const BLOCK: usize = 16;

@@ -9,38 +9,24 @@
 //! On the CPU every operation computes a row of its result in one order that does not depend on the other
 //! rows, so a sequence's numbers are the same alone and in company.
 
-pub mod accumulate;
 pub mod activation;
 pub mod attention;
 mod bias;
-pub mod causal;
-pub mod choose;
-pub mod cross_entropy;
+pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod digest;
-mod element;
-pub mod gemm;
-pub mod graphs;
-pub mod indices;
-pub mod inputs;
+pub mod gather_rows;
 pub mod kv;
 pub mod linear;
-mod math;
-pub mod optimizer;
-pub mod overlay;
-pub mod pages;
-mod parallel;
-mod pattern;
-mod pool;
 pub mod quantized;
 pub mod residual;
 pub mod rms_norm;
 pub mod rope;
-pub mod sampled;
-pub mod scatter;
-pub mod select;
-mod simd;
+pub mod sample;
+pub mod step;
+pub mod ticket;
+pub mod training;
 pub mod weight;
 
 /// Kernels that were launched on GPUs so far: what a step launches is the difference.
@@ -51,6 +37,6 @@ pub fn launches() -> u64 {
     0
 }
 
-pub use element::Element;
-pub use pattern::Pattern;
-pub use pool::{Pool, PoolError};
+pub use cpu::element::Element;
+pub use cpu::pool::{Pool, PoolError};
+pub use training::pattern::Pattern;

@@ -4,10 +4,10 @@ use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Storage, Tensor};
 
-use super::element::{elements, elements_mut};
-use super::parallel::{Scattered, for_each_range};
+use super::cpu::element::{elements, elements_mut};
+use super::cpu::parallel::{Scattered, for_each_range};
+use super::cpu::simd::dispatch;
 use super::rms_norm::{self, Normalise};
-use super::simd::dispatch;
 
 /// `x += y`, for two tensors of one shape: `x` in f32, `y` in the activations' dtype (f32 on the CPU).
 pub fn add(x: &Tensor, y: &Tensor) -> Result<()> {

@@ -2,9 +2,9 @@
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
-use super::element::{elements, values};
-use super::parallel::{Scattered, for_each_range};
-use super::simd::{Arithmetic, LANES, Vectorised, dispatch, sum_lanes};
+use super::cpu::element::{elements, values};
+use super::cpu::parallel::{Scattered, for_each_range};
+use super::cpu::simd::{Arithmetic, LANES, Vectorised, dispatch, sum_lanes};
 
 /// Rows `[…, n]` normalised, times the weight `[n]`; `x` is in f32, the result in the weight's dtype (which is
 /// f32 on the CPU).

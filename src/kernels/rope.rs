@@ -2,10 +2,10 @@
 
 use candle_core::{CpuStorage, InplaceOp3, Layout, Result, Tensor};
 
-use super::element::{elements, rows_mut, values};
-use super::parallel::{Scattered, for_each_range};
+use super::cpu::element::{elements, rows_mut, values};
+use super::cpu::parallel::{Scattered, for_each_range};
+use super::cpu::simd::{Arithmetic, Vectorised, dispatch};
 use super::rms_norm::Normalise;
-use super::simd::{Arithmetic, Vectorised, dispatch};
 
 /// Turns heads `[rows, heads, dim]` (in the activations' dtype, a view with contiguous rows too) by the angles of their rows,
 /// whose cosines and sines are `[rows, dim / 2]`: value `i` together with value `i + dim / 2`. Where

@@ -4,10 +4,10 @@ use candle_core::{Device, Result, Tensor};
 use sha2::Sha256;
 
 use super::digest::hash_values;
-use super::indices::Indices;
+use super::gather_rows::gather_rows;
 use super::linear;
 use super::quantized::{self, QuantizedWeight};
-use super::select::select;
+use super::step::indices::Indices;
 
 /// A parameter: a matrix `[out, in]`, or a vector (which is always dense).
 #[derive(Clone, Debug)]
@@ -64,10 +64,10 @@ impl Weight {
     }
 
     /// Rows by number, `[ids, in]`, in f32.
-    pub fn select(&self, ids: &Indices) -> Result<Tensor> {
+    pub fn gather_rows(&self, ids: &Indices) -> Result<Tensor> {
         match self {
-            Self::Dense(tensor) => select(tensor, ids),
-            Self::Quantized(weight) => weight.select(ids.host()),
+            Self::Dense(tensor) => gather_rows(tensor, ids),
+            Self::Quantized(weight) => weight.gather_rows(ids.host()),
         }
     }
 

@@ -12,7 +12,7 @@ use candle_core::{DType, Device, Tensor};
 use super::config::ModelConfig;
 use super::error::{ModelError, first_line};
 use super::gguf::Gguf;
-use super::made_up::MadeUp;
+use super::synthetic::Synthetic;
 use crate::kernels::quantized::{self, QuantizedWeight};
 use crate::ticket::Digest;
 
@@ -36,24 +36,24 @@ pub struct Checkpoint {
 enum Format {
     Safetensors(MmapedSafetensors),
     Gguf(Gguf),
-    MadeUp(MadeUp),
+    Synthetic(Synthetic),
 }
 
 impl Checkpoint {
     /// A checkpoint of that configuration whose weights are made up.
-    pub fn made_up(config: ModelConfig) -> Self {
+    pub fn synthetic(config: ModelConfig) -> Self {
         Self {
             config,
             path: PathBuf::from("made-up"),
             files: Vec::new(),
-            format: Format::MadeUp(MadeUp::new()),
+            format: Format::Synthetic(Synthetic::new()),
         }
     }
 
     /// The fingerprint of weights that are made up.
-    pub(super) fn made_up_fingerprint(&self) -> Option<Digest> {
-        let made_up = matches!(self.format, Format::MadeUp(_));
-        made_up.then(|| MadeUp::fingerprint(&self.config))
+    pub(super) fn synthetic_fingerprint(&self) -> Option<Digest> {
+        let synthetic = matches!(self.format, Format::Synthetic(_));
+        synthetic.then(|| Synthetic::fingerprint(&self.config))
     }
 
     /// Opens the files; no parameter is read yet.
@@ -102,7 +102,7 @@ impl Checkpoint {
     /// The header of a GGUF file, which holds tokenizer and chat template; `None` for a folder.
     pub fn gguf_content(&self) -> Option<&Content> {
         match &self.format {
-            Format::Safetensors(_) | Format::MadeUp(_) => None,
+            Format::Safetensors(_) | Format::Synthetic(_) => None,
             Format::Gguf(gguf) => Some(gguf.content()),
         }
     }
@@ -125,7 +125,7 @@ impl Checkpoint {
             }
             Format::Safetensors(_) => None,
             Format::Gguf(gguf) => gguf.load(name, &self.config)?,
-            Format::MadeUp(made_up) => Some(made_up.parameter(name, shape)?),
+            Format::Synthetic(synthetic) => Some(synthetic.parameter(name, shape)?),
         };
         let tensor = tensor.ok_or_else(|| self.missing(name))?;
         self.check_shape(name, tensor.dims(), shape)?;
@@ -157,7 +157,7 @@ impl Checkpoint {
     /// A tensor of a GGUF file by its checkpoint name.
     fn stored(&self, name: &str) -> Option<(&Gguf, &TensorInfo)> {
         match &self.format {
-            Format::Safetensors(_) | Format::MadeUp(_) => None,
+            Format::Safetensors(_) | Format::Synthetic(_) => None,
             Format::Gguf(gguf) => Some((gguf, gguf.info(name)?)),
         }
     }

@@ -26,8 +26,8 @@ pub fn fingerprint(
     cache: &CacheDir,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Digest, ModelError> {
-    if let Some(made_up) = checkpoint.made_up_fingerprint() {
-        return Ok(made_up);
+    if let Some(synthetic) = checkpoint.synthetic_fingerprint() {
+        return Ok(synthetic);
     }
     let parameters = parameters(checkpoint.config());
     let entry = cache_entry(checkpoint.files(), &parameters, cache)?;

@@ -17,7 +17,7 @@ use super::progress::{Progress, Stage};
 use super::resident::Resident;
 use super::source::Source;
 use super::weights::{Loader, is_adaptable, parameters};
-use crate::kernels::scatter::takes_layouts;
+use crate::kernels::ticket::apply::takes_layouts;
 use crate::ticket::{BaseManifest, BoundTicket, Digest, ParameterInfo, Ticket};
 
 /// How a base is made resident.

@@ -13,12 +13,12 @@ mod gguf;
 mod hub;
 mod kv;
 mod load;
-mod made_up;
 mod overlay;
 mod progress;
 mod resident;
 mod rope;
 mod source;
+mod synthetic;
 mod weights;
 
 pub use checkpoint::{Checkpoint, Files};

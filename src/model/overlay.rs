@@ -10,8 +10,8 @@ use candle_core::{DType, Device, Tensor};
 use super::error::ModelError;
 use super::load::Base;
 use super::weights::{Projection, layers};
-use crate::kernels::inputs::Inputs;
-use crate::kernels::overlay::{Layouts, OverlayRows, Overlays, WeightDeltas, overlay};
+use crate::kernels::step::inputs::Inputs;
+use crate::kernels::ticket::overlay::{Layouts, OverlayRows, Overlays, WeightDeltas, overlay};
 use crate::ticket::{BaseManifest, BoundTicket, Ticket};
 
 /// A ticket's deltas by the fused weights that they are for, arranged for the sparse product where the base is

@@ -12,7 +12,8 @@ use sha2::{Digest as _, Sha256};
 use super::error::ModelError;
 use super::overlay::TicketOverlay;
 use super::weights::{Projection, Weights};
-use crate::kernels::scatter::{self, Saved, Target};
+use crate::kernels::ticket::apply;
+use crate::kernels::ticket::apply::{Saved, Target};
 use crate::kernels::weight::Weight;
 use crate::ticket::{BaseManifest, BoundTicket, Digest};
 
@@ -113,7 +114,7 @@ impl Resident {
         for name in ticket.iter().flat_map(|ticket| ticket.tensors().keys()) {
             tensor(&self.parameters, name)?;
         }
-        if let Some(ticket) = ticket.filter(|_| scatter::takes_layouts(&self.device)) {
+        if let Some(ticket) = ticket.filter(|_| apply::takes_layouts(&self.device)) {
             // What can fail comes before anything is changed, and is not the swap's time.
             TicketOverlay::of(ticket, &self.manifest, &self.device)?;
         }
@@ -129,7 +130,7 @@ impl Resident {
     }
 
     fn apply(&mut self, ticket: &Arc<BoundTicket>, scale: f32) -> Result<(), ModelError> {
-        let saved = self.at_positions(ticket, |target| scatter::apply(target, scale))?;
+        let saved = self.at_positions(ticket, |target| apply::apply(target, scale))?;
         self.applied = Some(Applied {
             ticket: Arc::clone(ticket),
             scale,
@@ -143,7 +144,7 @@ impl Resident {
         let Some(Applied { ticket, saved, .. }) = &self.applied else {
             return Ok(0);
         };
-        self.at_positions(ticket, |target| scatter::revert(target, saved))?;
+        self.at_positions(ticket, |target| apply::revert(target, saved))?;
         let nonzeros = ticket.nonzeros();
         self.applied = None;
         Ok(nonzeros)
@@ -155,7 +156,7 @@ impl Resident {
         ticket: &BoundTicket,
         write: impl FnOnce(&Target) -> candle_core::Result<T>,
     ) -> Result<T, ModelError> {
-        if scatter::takes_layouts(&self.device) {
+        if apply::takes_layouts(&self.device) {
             let laid_out = TicketOverlay::of(ticket, &self.manifest, &self.device)?;
             return Ok(write(&Target::Weights(laid_out.layouts(), &self.weights))?);
         }

@@ -3,8 +3,8 @@
 use candle_core::{Device, Result, Tensor};
 
 use super::config::{ModelConfig, RopeScaling};
-use crate::kernels::indices::Indices;
-use crate::kernels::select::select;
+use crate::kernels::gather_rows::gather_rows;
+use crate::kernels::step::indices::Indices;
 
 /// Cosines and sines of every position's angles, each `[positions, head_dim / 2]` in f32.
 #[derive(Debug)]
@@ -33,7 +33,10 @@ impl RopeTable {
 
     /// The rows of a batch's positions.
     pub fn at(&self, positions: &Indices) -> Result<(Tensor, Tensor)> {
-        Ok((select(&self.cos, positions)?, select(&self.sin, positions)?))
+        Ok((
+            gather_rows(&self.cos, positions)?,
+            gather_rows(&self.sin, positions)?,
+        ))
     }
 }
 

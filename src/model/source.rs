@@ -2,11 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::ModelError;
 use super::checkpoint::Files;
 use super::fetch::{CacheDir, default_gguf};
-use super::hub;
 use super::progress::Progress;
+use super::{ModelError, hub};
 
 /// The built-in base: SmolLM2-135M-Instruct.
 pub const DEFAULT_MODEL: &str = "smollm2-135m";

@@ -9,7 +9,7 @@ use super::checkpoint::Checkpoint;
 use super::config::ModelConfig;
 use super::device::Placement;
 use super::error::ModelError;
-use crate::kernels::pages;
+use crate::kernels::cpu::pages;
 use crate::kernels::quantized::QuantizedWeight;
 use crate::kernels::weight::Weight;
 use crate::ticket::BaseManifest;

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
-use super::folder;
 use super::memory::Held;
+use super::ticket_folder;
 use crate::ticket::{BoundTicket, Digest, Metadata};
 
 /// Names one content for the life of the process: two generations never share an id, whatever
@@ -114,7 +114,7 @@ impl Lease {
     /// A lease of a ticket that is in no registry, for whoever runs the engine on a file: it goes
     /// when the last clone is dropped. `alias` names it in messages.
     pub fn of_file(alias: &str, path: PathBuf, ticket: BoundTicket) -> Self {
-        let created = folder::modified(&path);
+        let created = ticket_folder::modified(&path);
         let bytes = ticket.resident_bytes();
         Self {
             generation: Arc::new(Generation::new(alias, path, &ticket, bytes, created)),

@@ -4,17 +4,16 @@
 //! Reading is free of waiting: an alias is looked up in a concurrent map. Whoever changes the
 //! folder holds one lock from the first change on disk until the map agrees with it.
 
-mod folder;
 mod generation;
 mod memory;
 #[cfg(test)]
 mod tests;
+mod ticket_folder;
 
-use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
+use std::{fmt, io};
 
 use dashmap::DashMap;
 use tempfile::NamedTempFile;
@@ -22,8 +21,8 @@ use tempfile::NamedTempFile;
 pub use generation::{Generation, GenerationId, Lease};
 
 use crate::ticket::{BaseManifest, BoundTicket, Ticket, TicketError, validate_name};
-use folder::Folder;
 use memory::{Held, Memory};
+use ticket_folder::Folder;
 
 /// Says how many bytes of memory a ticket of a base takes.
 #[derive(Clone)]
@@ -297,10 +296,10 @@ impl Registry {
 
     /// Takes up a file that lies in the folder.
     fn adopt(&self, path: &Path) -> Result<(), RegistryError> {
-        let alias = folder::alias_of(path);
+        let alias = ticket_folder::alias_of(path);
         self.check_name(&alias)?;
         let ticket = self.read(path)?;
-        let created = folder::modified(path);
+        let created = ticket_folder::modified(path);
         let generation = self.generation(&alias, path, &ticket, created);
         self.aliases.insert(alias, Arc::new(generation));
         Ok(())

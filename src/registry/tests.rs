@@ -1,8 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io::Write as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
+use std::{fs, thread};
 
 use tempfile::TempDir;
 
@@ -87,7 +86,7 @@ fn opening_makes_the_folder_takes_up_tickets_and_leaves_bad_files_alone() {
     let refused: Vec<_> = opened
         .refused
         .iter()
-        .map(|(p, _)| folder::alias_of(p))
+        .map(|(p, _)| ticket_folder::alias_of(p))
         .collect();
     assert_eq!(refused, ["SQL", "cut", "folder", "tiny"]);
     assert!(nested.join("cut.safetensors").exists());
@@ -325,7 +324,7 @@ fn publishing_leasing_and_removing_at_once_loses_nothing() {
     let on_disk = registry.folder.ticket_files().unwrap();
     assert_eq!(on_disk.len(), registry.len());
     for path in on_disk {
-        let lease = registry.lease(&folder::alias_of(&path)).unwrap();
+        let lease = registry.lease(&ticket_folder::alias_of(&path)).unwrap();
         assert_eq!(
             lease.ticket().digest(),
             Digest::of(&fs::read(path).unwrap())

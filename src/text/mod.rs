@@ -7,8 +7,8 @@
 
 mod decoder;
 mod error;
-mod folder;
 mod gguf;
+mod hugging_face;
 mod save;
 mod stop;
 mod stream;
@@ -67,7 +67,7 @@ impl Text {
     /// # Errors
     /// A missing or broken file, or a tokenizer or template of a kind that is not supported.
     pub fn from_folder(dir: &Path) -> Result<Self, TextError> {
-        folder::read(dir)
+        hugging_face::read(dir)
     }
 
     /// Builds the tokenizer and the chat template from a GGUF's metadata.

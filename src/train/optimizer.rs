@@ -6,7 +6,7 @@ use std::str::FromStr;
 use candle_core::{Result, Tensor};
 use serde::Serialize;
 
-use crate::kernels::optimizer::{Power, Step, update_mean};
+use crate::kernels::training::optimizer::{Power, Step, update_mean};
 
 /// Which running means a step divides by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -11,12 +11,12 @@ use super::batches::Batches;
 use super::config::{Phase, TrainConfig};
 use super::error::TrainError;
 use super::event::{Event, StepReport};
-use super::folder::{RunFolder, SavedState};
 use super::job::Observe;
 use super::optimizer::Update;
+use super::run_folder::{RunFolder, SavedState};
 use super::trainable::Trainable;
 use crate::data::Example;
-use crate::kernels::accumulate;
+use crate::kernels::training::accumulate;
 
 /// What a step does with its gradients.
 pub struct Learner {

@@ -10,14 +10,15 @@ use super::backprop::{Backprop, Slot};
 use super::config::{Phase, Score, TrainConfig};
 use super::error::TrainError;
 use super::event::Event;
-use super::folder::SavedState;
 use super::job::{Keep, Losses, MaskSource};
 use super::mask::{self, Positions, Scores};
 use super::phase::{Learner, Log, PhaseLoop, mean_loss};
+use super::run_folder::SavedState;
 use super::start::Start;
 use super::trainable::Trainable;
 use crate::data::Example;
-use crate::kernels::{Pattern, scatter};
+use crate::kernels::Pattern;
+use crate::kernels::ticket::apply;
 use crate::model::Decoder;
 use crate::ticket::select::top_share;
 use crate::ticket::{BaseManifest, BoundTicket, DeltaDtype, Deltas, TensorDelta};
@@ -79,7 +80,7 @@ impl Run<'_> {
     ) -> Result<Option<f64>, TrainError> {
         self.start.reset(self.parameters)?;
         for (name, delta) in deltas {
-            scatter::add(&self.parameters[name], delta, 1.0)?;
+            apply::add(&self.parameters[name], delta, 1.0)?;
         }
         self.loss()
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::TrainError;
-use crate::kernels::scatter;
+use crate::kernels::ticket::apply;
 use crate::model::Checkpoint;
 use crate::ticket::{BaseManifest, BoundTicket};
 
@@ -28,7 +28,7 @@ impl Start<'_> {
         if let Some(delta) = ticket.and_then(|ticket| ticket.tensors().get(name)) {
             // A copy first: what a checkpoint gives may be shared.
             let tensor = tensor.copy()?;
-            scatter::add(&tensor, delta, 1.0)?;
+            apply::add(&tensor, delta, 1.0)?;
             return Ok(tensor);
         }
         Ok(tensor)

@@ -7,8 +7,10 @@ use candle_core::{Device, Result, Tensor};
 
 use super::backprop::{Gradients, Slot};
 use super::optimizer::{self, State, Update};
-use crate::kernels::optimizer::sum_of_squares;
-use crate::kernels::{Pattern, accumulate, gemm, sampled};
+use crate::kernels::Pattern;
+use crate::kernels::cpu::gemm;
+use crate::kernels::training::optimizer::sum_of_squares;
+use crate::kernels::training::{accumulate, sddmm};
 use crate::model::Decoder;
 
 /// The trained values of a decoder.
@@ -51,7 +53,7 @@ impl Trainable {
         let variable = |slot: Slot| {
             let weight = slot.tensor(weights).expect("a slot of this decoder");
             let frozen = frozen.remove(&slot).map(|pattern| {
-                let values = sampled::gather(weight, &pattern)?;
+                let values = sddmm::gather(weight, &pattern)?;
                 Ok::<_, candle_core::Error>((pattern, values))
             });
             let part = Part::Whole {
@@ -78,7 +80,7 @@ impl Trainable {
             let weight = slot
                 .tensor(decoder.weights())
                 .expect("a slot of this decoder");
-            let values = sampled::gather(weight, &pattern)?;
+            let values = sddmm::gather(weight, &pattern)?;
             let part = Part::Positions(pattern);
             Ok((slot, Variable::new(weight, part, values, Some(optimizer))?))
         };
@@ -95,7 +97,7 @@ impl Trainable {
                 frozen: Some((pattern, values)),
             } = &variable.part
             {
-                sampled::set(&variable.gradient, pattern, &values.zeros_like()?)?;
+                sddmm::set(&variable.gradient, pattern, &values.zeros_like()?)?;
             }
         }
         let squares = self.variables.values().map(|v| sum_of_squares(&v.gradient));
@@ -111,11 +113,11 @@ impl Trainable {
             let (values, gradient) = (&variable.values, &variable.gradient);
             update.apply(values, gradient, state, slot.decays())?;
             match &variable.part {
-                Part::Positions(pattern) => sampled::set(&variable.weight, pattern, values)?,
+                Part::Positions(pattern) => sddmm::set(&variable.weight, pattern, values)?,
                 // Weight decay moves them even so.
                 Part::Whole {
                     frozen: Some((pattern, kept)),
-                } => sampled::set(&variable.weight, pattern, kept)?,
+                } => sddmm::set(&variable.weight, pattern, kept)?,
                 Part::Whole { frozen: None } => {}
             }
             accumulate::clear(gradient)?;
@@ -212,7 +214,7 @@ impl Trainable {
                 read("mean_square", &state.mean_square)?;
             }
             if let Part::Positions(pattern) = &variable.part {
-                sampled::set(&variable.weight, pattern, &variable.values)?;
+                sddmm::set(&variable.weight, pattern, &variable.values)?;
             }
         }
         Ok(())
@@ -249,7 +251,7 @@ impl Gradients for Trainable {
         match &variable.part {
             Part::Whole { .. } => gemm::add_weight_gradient(&variable.gradient, dy, x),
             Part::Positions(pattern) => {
-                sampled::add_sampled_gradient(&variable.gradient, pattern, x, dy)
+                sddmm::add_sddmm_gradient(&variable.gradient, pattern, x, dy)
             }
         }
     }

@@ -1,4 +1,4 @@
-// The kernels' logic on the host, under sanitizers, against plain loops. (`src/kernels/cuda/tests.rs` holds them to
+// The kernels' logic on the host, under sanitizers, against plain loops. (`src/kernels/cuda/tests/` holds them to
 // the CPU's kernels over random shapes; it needs the build of feature `cuda`, this does not.)
 //
 //   g++ -std=c++20 -g -ffp-contract=off -fsanitize=address,undefined -I CUDA/include -I src/kernels/cuda

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use crate::cli::base::{BaseArgs, ComputeArgs, print};
 use crate::engine::{Costs, Load, Measured, PerTicket, TURN_STEPS, measure_costs};
-use crate::kernels::{self, graphs::Graphs};
+use crate::kernels;
+use crate::kernels::step::graphs::Graphs;
 
 /// Arguments of `tombola bench costs`.
 #[derive(Debug, Args)]

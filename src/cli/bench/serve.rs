@@ -6,8 +6,9 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use serde_json::json;
 
-use crate::bench::{self, Arrivals, Kind, Popularity, Report, Server, Words, Work};
 use crate::cli::base::{BaseArgs, CacheArgs, at_least_one, bar_of, print};
+use crate::loadgen;
+use crate::loadgen::{Arrivals, Kind, Popularity, Report, Server, Words, Work};
 use crate::model::DEFAULT_MODEL;
 use crate::text::Text;
 
@@ -95,7 +96,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
         seed: args.seed,
     };
     let bar = bar_of("requests", "{pos}/{len}", args.requests as u64);
-    let report = bench::run(&server, &work, &words, &|done| {
+    let report = loadgen::run(&server, &work, &words, &|done| {
         bar.set_position(done as u64);
     })?;
     bar.finish_and_clear();

@@ -5,7 +5,7 @@ use clap::Args;
 
 use super::{OutputArgs, naming, read};
 use crate::cli::base::{BaseArgs, print};
-use crate::cli::folder::FolderArgs;
+use crate::cli::ticket_folder::FolderArgs;
 use crate::ticket::merge::merge;
 
 /// Arguments of `tombola ticket merge`.

@@ -22,8 +22,8 @@ fn greedy_takes_the_likeliest_and_the_lowest_of_equals() {
 
 #[test]
 fn only_what_plain_logits_decide_is_left_to_them() {
-    let plain = |sampler: &Sampler| sampler.plain_choice();
-    let best = Some(Choice::Greatest);
+    let plain = |sampler: &Sampler| sampler.sampling_method();
+    let best = Some(SamplingMethod::Greedy);
     assert_eq!(plain(&Sampler::new(greedy(), &[], &[1])), best);
     let mut sampler = Sampler::new(
         SamplingParams {
@@ -65,7 +65,7 @@ fn what_is_chosen_beside_the_logits_is_what_would_be_sampled() {
     let mut seen = std::collections::BTreeSet::new();
     for step in 0..50 {
         let logits: Vec<f32> = (0..9).map(|i| (i * i + step) as f32 % 7.0 * 0.4).collect();
-        let choice = beside.plain_choice().unwrap();
+        let choice = beside.sampling_method().unwrap();
         let token = choice.of(&logits).unwrap();
         beside.take(token);
         assert_eq!(within.sample(&mut logits.clone()).unwrap().token, token);

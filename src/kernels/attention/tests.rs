@@ -1,8 +1,8 @@
 use candle_core::{DType, Device, IndexOp, Tensor};
 use proptest::prelude::*;
 
-use super::super::indices::Indices;
 use super::*;
+use crate::kernels::step::indices::Indices;
 
 /// One sequence's history, dense: queries `[n, heads, dim]`, keys and values `[n, kv heads, dim]`.
 struct Sequence {

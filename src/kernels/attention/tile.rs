@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use super::super::element::Element;
 use super::super::kv::BLOCK;
-use super::super::math;
-use super::super::simd::{Arithmetic, LANES, Vectorised, Wide, prefetch};
+use crate::kernels::cpu::element::Element;
+use crate::kernels::cpu::math;
+use crate::kernels::cpu::simd::{Arithmetic, LANES, Vectorised, Wide, prefetch};
 
 /// Queries that are taken at once at most.
 pub const AT_ONCE: usize = 6;

@@ -4,9 +4,9 @@ use candle_core::Result;
 use candle_core::cuda::CudaDevice;
 use candle_core::cuda::cudarc::driver::{CudaSlice, DeviceRepr};
 
-use super::super::overlay::WeightDeltas;
 use super::device::beside_steps;
 use super::view::{pointer, upload};
+use crate::kernels::ticket::overlay::WeightDeltas;
 use crate::ticket::{Columns, DeltaDtype, Deltas};
 
 /// `sparse.cuh` has the same struct: one weight's deltas.

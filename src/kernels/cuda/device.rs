@@ -1,8 +1,7 @@
 //! A GPU, opened for the life of the process.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::sync::{RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use candle_core::cuda::cudarc::driver::{CudaFunction, CudaModule, result, sys};
 use candle_core::cuda::cudarc::nvrtc::Ptx;

@@ -7,10 +7,10 @@ use candle_core::cuda::{CudaDevice, WrapErr};
 use candle_core::{DType, Device, Result, Shape, Storage, Tensor};
 use lru::LruCache;
 
-use super::super::graphs::Form;
 use super::device::capturing;
 use super::launch::count_launch;
 use super::view::View;
+use crate::kernels::step::graphs::Form;
 
 /// Forms whose graphs are kept.
 const KEPT: NonZeroUsize = NonZeroUsize::new(64).unwrap();

@@ -7,7 +7,6 @@
 //! as long as it is replayed: they are to what its form stands for, to the inputs' memory, and to the graph's own.
 
 mod attention;
-mod choose;
 mod csr;
 mod device;
 mod gemm;
@@ -15,12 +14,12 @@ mod graphs;
 mod inputs;
 mod launch;
 mod overlay;
+mod sample;
 mod swap;
 pub(super) mod training;
 mod view;
 
 pub use attention::{Attend, DeviceSpans, takes_heads};
-pub use choose::choose;
 pub use csr::DeviceTicket;
 pub use device::{free_memory, name, open};
 pub use gemm::{Product, add_gradient, product};
@@ -28,6 +27,7 @@ pub use graphs::DeviceGraphs;
 pub use inputs::{Place, Staging};
 pub use launch::{Launch, launches};
 pub use overlay::{DeviceRows, DeviceSegments, overlay, overlay_dense};
+pub use sample::sample;
 pub use swap::{DeviceSaved, apply, revert};
 pub(in crate::kernels) use view::pointer;
 pub use view::{View, ViewMut, alloc, download, upload};

@@ -6,12 +6,12 @@ use candle_core::cuda::cudarc::driver::CudaSlice;
 use candle_core::cuda::{CudaDevice, WrapErr};
 use candle_core::{CudaStorage, DType, Layout, Result, Storage, Tensor};
 
-use super::super::causal::CausalOptions;
-use super::super::element::contiguous;
-use super::super::pattern::Pattern;
 use super::csr::CHUNK;
 use super::launch::Launch;
 use super::view::{View, ViewMut, alloc, download, pointer, upload};
+use crate::kernels::cpu::element::contiguous;
+use crate::kernels::training::attention::CausalOptions;
+use crate::kernels::training::pattern::Pattern;
 
 const THREADS: u32 = 256;
 const WARP: usize = 32;
@@ -131,7 +131,7 @@ pub unsafe fn set(
 ///
 /// # Safety
 /// They have those shapes, and there is a gradient for each position.
-pub unsafe fn add_sampled_gradient(
+pub unsafe fn add_sddmm_gradient(
     device: &CudaDevice,
     gradient: &ViewMut,
     pattern: &Pattern,
@@ -265,7 +265,7 @@ unsafe fn losses(
     losses.read()
 }
 
-/// [`nll`](super::super::cross_entropy::nll), once the targets are known to fit.
+/// [`nll`](crate::kernels::training::cross_entropy::nll), once the targets are known to fit.
 pub fn nll(logits: &Tensor, targets: &[u32]) -> Result<Vec<f32>> {
     let (_, vocabulary) = logits.dims2()?;
     on_gpu(logits, |device, logits| {

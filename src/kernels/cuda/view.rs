@@ -8,7 +8,7 @@ use candle_core::cuda::{CudaDType, CudaDevice, CudaStorageSlice, WrapErr};
 use candle_core::{CudaStorage, DType, Layout, Result, Shape};
 use half::{bf16, f16};
 
-use super::super::element::{contiguous, row_range};
+use crate::kernels::cpu::element::{contiguous, row_range};
 
 /// Values of a GPU to read, where the operation may rely on their shape.
 #[derive(Clone, Copy)]

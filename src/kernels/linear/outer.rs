@@ -4,9 +4,11 @@
 
 use std::ops::Range;
 
-use super::super::element::Element;
-use super::super::parallel::{Scattered, for_each_range};
-use super::super::simd::{Arithmetic, LANES, Line, Vectorised, Wide, dispatch, prefetch, tree};
+use crate::kernels::cpu::element::Element;
+use crate::kernels::cpu::parallel::{Scattered, for_each_range};
+use crate::kernels::cpu::simd::{
+    Arithmetic, LANES, Line, Vectorised, Wide, dispatch, prefetch, tree,
+};
 
 /// Rows of `x` from which on arranging the weights for this pays.
 pub const MANY: usize = 96;
@@ -200,9 +202,9 @@ mod tests {
     use half::{bf16, f16};
     use proptest::prelude::*;
 
-    use super::super::super::simd::Fused;
     use super::super::panel::{self, Panel};
     use super::*;
+    use crate::kernels::cpu::simd::Fused;
 
     /// By outer products of so many rows at once, on any machine.
     fn outer<W: Element, const R: usize>(x: &[f32], weight: &[W], inner: usize) -> Vec<f32> {

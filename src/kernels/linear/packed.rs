@@ -2,9 +2,9 @@
 
 use std::mem::MaybeUninit;
 
-use super::super::element::Element;
-use super::super::parallel::{Scattered, for_each_range};
-use super::super::simd::{Arithmetic, Line, Vectorised, dispatch};
+use crate::kernels::cpu::element::Element;
+use crate::kernels::cpu::parallel::{Scattered, for_each_range};
+use crate::kernels::cpu::simd::{Arithmetic, Line, Vectorised, dispatch};
 
 /// Rows that are multiplied at once.
 pub const PAIR: usize = 2;

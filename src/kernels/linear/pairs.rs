@@ -3,8 +3,8 @@
 
 use half::bf16;
 
-use super::super::simd::{Arithmetic, LANES, Vectorised, Wide, prefetch};
 use super::packed::{PAIR, Packed};
+use crate::kernels::cpu::simd::{Arithmetic, LANES, Vectorised, Wide, prefetch};
 
 /// Activations as [`Pairs`] takes them: a line holds two for each lane.
 pub type Rows = Packed<bf16, { 2 * LANES }>;
@@ -106,8 +106,8 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::super::simd::Fused;
     use super::*;
+    use crate::kernels::cpu::simd::Fused;
 
     /// The product on any machine: without the instruction, by what stands for it.
     fn product(x: &[f32], weight: &[bf16], inner: usize) -> Vec<f32> {

@@ -1,8 +1,8 @@
 //! All rows of `x` times a range of weight rows, in registers.
 
-use super::super::element::Element;
-use super::super::simd::{Arithmetic, LANES, Line, Vectorised, Wide, prefetch};
 use super::packed::{PAIR, Packed};
+use crate::kernels::cpu::element::Element;
+use crate::kernels::cpu::simd::{Arithmetic, LANES, Line, Vectorised, Wide, prefetch};
 
 /// Activations as a [`Panel`] takes them.
 pub type Rows = Packed<f32, LANES>;

@@ -3,7 +3,7 @@
 
 use candle_core::quantized::GgmlDType;
 
-use crate::kernels::simd::{Arithmetic, Vectorised, dispatch};
+use crate::kernels::cpu::simd::{Arithmetic, Vectorised, dispatch};
 
 /// Writes the values of whole blocks.
 pub type Widen = fn(bytes: &[u8], values: &mut [f32]);

@@ -39,7 +39,7 @@ fn bits(values: &Tensor) -> Vec<u32> {
 
 fn all(weight: &QuantizedWeight) -> Tensor {
     let ids: Vec<u32> = (0..weight.rows() as u32).collect();
-    weight.select(&ids).unwrap()
+    weight.gather_rows(&ids).unwrap()
 }
 
 /// Every byte may be anything in a file; what a quantiser writes has few of the possible scales.
@@ -124,7 +124,7 @@ fn rows_are_put_in_order() {
         bits(&all(&turned)),
         bits(&values.index_select(&order, 0).unwrap())
     );
-    let last = turned.select(&[3, 3]).unwrap();
+    let last = turned.gather_rows(&[3, 3]).unwrap();
     assert_eq!(last.dims(), [2, 64]);
     assert_eq!(
         bits(&last.narrow(0, 1, 1).unwrap()),
@@ -143,7 +143,7 @@ fn what_does_not_fit_is_refused() {
         error.contains("[1, 32]") && error.contains("[2, 64]"),
         "{error}"
     );
-    let error = weight.select(&[2]).unwrap_err().to_string();
+    let error = weight.gather_rows(&[2]).unwrap_err().to_string();
     assert!(error.contains("row 2"), "{error}");
     assert!(QuantizedWeight::cat(&[weight, narrow]).is_err());
     let stored = QTensor::quantize(&random((2, 256)), GgmlDType::Q2K).unwrap();

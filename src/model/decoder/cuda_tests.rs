@@ -48,7 +48,7 @@ fn base(dtype: Dtype) -> Base {
     let cache = CacheDir::at(folder.path().to_owned());
     Base::load(
         "made up",
-        &Checkpoint::made_up(config),
+        &Checkpoint::synthetic(config),
         &options,
         &cache,
         &mut |_| (),

@@ -5,7 +5,9 @@ use candle_nn::rotary_emb::rope_thd;
 
 use super::{Gradients, Pass, Slot};
 use crate::kernels::activation::{silu_mul, silu_mul_backward};
-use crate::kernels::causal::{CausalOptions, causal_attention, causal_attention_backward};
+use crate::kernels::training::attention::{
+    CausalOptions, causal_attention, causal_attention_backward,
+};
 use crate::model::{Layer, Linear, ModelConfig, Projection};
 
 /// `x·Wᵀ + b`. The product is candle's: at hundreds of rows its GEMM is the fastest there is.

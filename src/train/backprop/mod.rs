@@ -12,12 +12,12 @@ mod slot;
 use candle_core::{Result, Tensor};
 use candle_nn::ops::rms_norm;
 
-use crate::kernels::accumulate;
-use crate::kernels::causal::CausalOptions;
-use crate::kernels::cross_entropy::{cross_entropy, nll};
-use crate::kernels::indices::Indices;
+use crate::kernels::gather_rows::gather_rows;
 use crate::kernels::rms_norm::{rms_norm_backward, rms_norm_weight_gradient};
-use crate::kernels::select::select;
+use crate::kernels::step::indices::Indices;
+use crate::kernels::training::accumulate;
+use crate::kernels::training::attention::CausalOptions;
+use crate::kernels::training::cross_entropy::{cross_entropy, nll};
 use crate::model::Decoder;
 pub use rows::Rows;
 pub use slot::Slot;
@@ -180,7 +180,7 @@ impl Backprop<'_> {
 
     fn embed(&self, rows: &Rows) -> Result<Tensor> {
         let embedding = &self.decoder.weights().embedding;
-        embedding.select(&Indices::uploaded(&rows.tokens, embedding.device())?)
+        embedding.gather_rows(&Indices::uploaded(&rows.tokens, embedding.device())?)
     }
 
     fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
@@ -193,7 +193,10 @@ impl Backprop<'_> {
         let chunk = (LOGITS / self.decoder.config().vocab_size).max(1);
         let learned = rows.learned.chunks(chunk).zip(rows.targets.chunks(chunk));
         let chunk_of = |(rows, targets): (&[u32], &'r [u32])| {
-            Ok((select(x, &Indices::uploaded(rows, x.device())?)?, targets))
+            Ok((
+                gather_rows(x, &Indices::uploaded(rows, x.device())?)?,
+                targets,
+            ))
         };
         learned.map(chunk_of).collect()
     }

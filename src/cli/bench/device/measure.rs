@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
-use crate::kernels::choose::{Choice, Drawing, choose};
-use crate::kernels::graphs::Graphs;
-use crate::kernels::{self, accumulate};
+use crate::kernels;
+use crate::kernels::sample::{RandomSampling, SamplingMethod, sample};
+use crate::kernels::step::graphs::Graphs;
+use crate::kernels::training::accumulate;
 use crate::model::{BLOCK, Base, Batch, KvCache, TicketOverlay};
 use crate::ticket::{BoundTicket, random};
 
@@ -151,7 +152,7 @@ impl Bench {
         let logits = Tensor::randn(0f32, 3.0, (STREAMS, vocabulary), &Device::Cpu)?;
         let logits = logits.to_device(device)?;
         let drawn = |top_k, top_p| {
-            Choice::Drawn(Drawing {
+            SamplingMethod::Random(RandomSampling {
                 temperature: 0.8,
                 min_p: 0.0,
                 top_k,
@@ -161,14 +162,14 @@ impl Bench {
         };
         let mut chosen = Vec::new();
         for (how, choice) in [
-            ("greedy", Choice::Greatest),
+            ("greedy", SamplingMethod::Greedy),
             ("drawn", drawn(None, 1.0)),
             ("drawn by top_p", drawn(None, 0.95)),
             ("drawn by top_k and top_p", drawn(Some(50), 0.95)),
         ] {
             let choices: Vec<_> = (0..STREAMS as u32).map(|row| (row, choice)).collect();
             let choose = || {
-                choose(&logits, &choices)?;
+                sample(&logits, &choices)?;
                 Ok(())
             };
             let seconds = median(self.repeats, device, choose)?;

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 
 use super::{assert_near, both, dtypes, gpu, random, unit, uploaded};
 use crate::kernels::attention::{Span, Spans, attention};
-use crate::kernels::indices::Indices;
 use crate::kernels::kv::{BLOCK, KvBlocks};
+use crate::kernels::step::indices::Indices;
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]

@@ -4,12 +4,16 @@ use candle_core::{DType, Device, Tensor};
 use proptest::prelude::*;
 
 use super::{assert_near, gpu, random, values};
+use crate::kernels::Pattern;
 use crate::kernels::activation::silu_mul_backward;
-use crate::kernels::causal::{CausalOptions, causal_attention, causal_attention_backward};
-use crate::kernels::cross_entropy::{cross_entropy, nll};
-use crate::kernels::optimizer::{Power, Step, sum_of_squares, update_mean};
+use crate::kernels::cpu::gemm;
 use crate::kernels::rms_norm::{rms_norm_backward, rms_norm_weight_gradient};
-use crate::kernels::{Pattern, accumulate, gemm, sampled};
+use crate::kernels::training::attention::{
+    CausalOptions, causal_attention, causal_attention_backward,
+};
+use crate::kernels::training::cross_entropy::{cross_entropy, nll};
+use crate::kernels::training::optimizer::{Power, Step, sum_of_squares, update_mean};
+use crate::kernels::training::{accumulate, sddmm};
 
 /// The same tensor here and on the GPU.
 fn pair(tensor: Tensor, gpu: &Device) -> [Tensor; 2] {
@@ -77,13 +81,13 @@ proptest! {
         let kept: Vec<usize> = (0..=last).filter(|at| at % every == 0 || *at == last).collect();
         let pattern = Pattern::from_flat([out, inner], &kept);
         both([random(kept.len()), random((rows, inner)), random((rows, out))], &gpu, |[gradient, x, dy]| {
-            sampled::add_sampled_gradient(gradient, &pattern, x, dy).unwrap();
+            sddmm::add_sddmm_gradient(gradient, &pattern, x, dy).unwrap();
         });
         both([random((out, inner)), random(kept.len())], &gpu, |[weight, values]| {
-            sampled::set(weight, &pattern, values).unwrap();
+            sddmm::set(weight, &pattern, values).unwrap();
         });
         let [weight, there] = pair(random((out, inner)), &gpu);
-        let gathered = [&weight, &there].map(|weight| values(&sampled::gather(weight, &pattern).unwrap()));
+        let gathered = [&weight, &there].map(|weight| values(&sddmm::gather(weight, &pattern).unwrap()));
         prop_assert_eq!(&gathered[0], &gathered[1]);
     }
 

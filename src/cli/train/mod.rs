@@ -1,0 +1,149 @@
+//! `tombola train`: from rows to a ticket, in one command.
+
+mod args;
+mod outcome;
+mod watch;
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+
+pub use args::TrainArgs;
+
+use super::base::{ModelFiles, OpenBase};
+use super::eval::tell_cut;
+use super::ticket;
+use super::ticket_folder::ticket_file;
+use crate::data::{self, DataOptions, Dataset};
+use crate::model::Dtype;
+use crate::ticket::{BaseManifest, BoundTicket, validate_name};
+use crate::train::{self, Existing, Job, MaskSource, RunFolder, Score, Trained};
+use watch::{Stop, Watch};
+
+/// Trains a ticket, writes it, and measures what was written.
+///
+/// # Errors
+/// The base, a ticket or the data cannot be used, or the run ends early; what it saved stays.
+pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
+    validate_name(&args.name)?;
+    if args.compute.dtype != Dtype::F32 {
+        bail!("--dtype {}: weights are trained in f32", args.compute.dtype);
+    }
+    let base = args.base.open()?;
+    if args.name == base.name {
+        bail!("--name {}: this is the base's own name", args.name);
+    }
+    if let Some(folder) = &args.method.save_calibrated {
+        if args.method.score != Score::TaskVector {
+            let score = args.method.score;
+            bail!("--save-calibrated: --score {score} moves no weight while calibrating");
+        }
+        // A resumed run may have written it already.
+        if !args.run.resume {
+            base.check_save_as(folder).context("--save-calibrated")?;
+        }
+    }
+    let data = Data::read(args, &base)?;
+    fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
+    let trained = train(args, &base, &data)?;
+    outcome::show(args, base, data.valid.as_ref(), &trained)
+}
+
+/// The rows of a run.
+struct Data {
+    train: Dataset,
+    valid: Option<Dataset>,
+}
+
+impl Data {
+    fn read(args: &TrainArgs, base: &OpenBase) -> anyhow::Result<Self> {
+        let max_length = args.steps.max_length.min(base.trained_positions());
+        let read = |path: &Path, limit| {
+            let options = DataOptions {
+                max_length,
+                limit,
+                end_token: base.end_token()?,
+            };
+            let dataset = data::read(path, &base.text, &options)?;
+            tell_cut(&dataset, max_length);
+            anyhow::Ok(dataset)
+        };
+        let valid = args.valid.as_deref();
+        let valid = valid.map(|path| read(path, Some(args.run.valid_rows)));
+        Ok(Self {
+            train: read(&args.data, None)?,
+            valid: valid.transpose()?,
+        })
+    }
+}
+
+fn train(args: &TrainArgs, base: &OpenBase, data: &Data) -> anyhow::Result<Trained> {
+    let tuned = args.method.calibrate_from.as_deref();
+    let tuned = tuned.map(|model| ModelFiles::open(model, &args.base.cache.dir()));
+    let tuned = tuned.transpose()?;
+    let resident = base.load(&args.compute.load_options())?;
+    let manifest = Arc::clone(&resident.manifest);
+    let ticket = |name: &String| bound(name, &args.out, &manifest);
+    let mask = match (&args.method.mask_from, &tuned) {
+        (Some(name), _) => MaskSource::Ticket(ticket(name)?),
+        (None, Some(tuned)) => MaskSource::Checkpoint {
+            checkpoint: &tuned.checkpoint,
+            fingerprint: tuned.manifest.fingerprint,
+        },
+        (None, None) => MaskSource::Score,
+    };
+    let save_calibrated = args.method.save_calibrated.as_deref();
+    let mut calibrated = |parameters: &_| match save_calibrated {
+        Some(folder) => base
+            .save_as(folder, parameters)
+            .map_err(|e| format!("{e:#}")),
+        None => Ok(()),
+    };
+    let stop = Stop::listen()?;
+    let config = args.config();
+    let job = Job {
+        config: config.clone(),
+        base: resident,
+        checkpoint: base.checkpoint(),
+        train: &data.train,
+        valid: data.valid.as_ref(),
+        mask,
+        avoid: args
+            .method
+            .avoid
+            .iter()
+            .map(ticket)
+            .collect::<anyhow::Result<_>>()?,
+        on_top_of: args.method.on_top_of.as_ref().map(ticket).transpose()?,
+        license: args.run.license.clone(),
+        eval_every: args.run.eval_every,
+        save_every: args.run.save_every,
+        calibrated: &mut calibrated,
+        stop: &stop.asked,
+        threads: args.compute.threads(),
+    };
+    let existing = match (args.run.resume, args.run.overwrite) {
+        (true, _) => Existing::Resume,
+        (_, true) => Existing::Overwrite,
+        _ => Existing::Keep,
+    };
+    let (mut folder, saved) = RunFolder::open(&args.run_dir(), &job.describe(), existing)?;
+    let mut watch = Watch::new(&config);
+    let trained = train::train(job, &mut folder, saved, &mut |event| watch.see(event))?;
+    trained.ticket.write(&args.ticket_path())?;
+    // Only now: until the ticket is on the disk, the run can go on from its last save.
+    folder.finish()?;
+    stop.training_is_over();
+    Ok(trained)
+}
+
+/// A ticket by its file or name, checked against the base.
+fn bound(name: &str, folder: &Path, base: &BaseManifest) -> anyhow::Result<Arc<BoundTicket>> {
+    let path = ticket_file(name, folder)?;
+    let bound = ticket::read(&path)?.bind(base, false);
+    Ok(Arc::new(
+        bound.map_err(|error| ticket::naming(&path, error))?,
+    ))
+}

@@ -1,0 +1,237 @@
+//! Causal attention of a ragged batch over KV blocks, with grouped queries and a sliding window.
+
+mod tile;
+
+use std::ops::Range;
+
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+
+use super::cpu::element::{Element, elements, rows as rows_of, with_element};
+use super::cpu::parallel::{Scattered, for_each_range};
+use super::cpu::simd::{LANES, dispatch};
+use super::kv::{BLOCK, KvBlocks};
+use super::step::inputs::Inputs;
+use tile::{Cache, Tile};
+
+/// The rows of one sequence in a batch, and where its keys and values lie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// The batch row of the first token.
+    pub first_row: usize,
+    /// How many tokens of the sequence are in the batch.
+    pub rows: usize,
+    /// The position of the first token in its sequence.
+    pub first_position: usize,
+    /// The sequence's block table: position `p` lies in `blocks[p / BLOCK]`.
+    pub blocks: Vec<u32>,
+}
+
+/// The sequences of a step, put where the kernels run.
+pub struct Spans<'a> {
+    host: &'a [Span],
+    #[cfg(feature = "cuda")]
+    on_gpu: Option<super::cuda::DeviceSpans>,
+}
+
+impl<'a> Spans<'a> {
+    /// For heads of which `group` share a key head; to be uploaded with the other inputs of a step.
+    ///
+    /// # Errors
+    /// There is no kernel for such heads.
+    pub fn new(host: &'a [Span], group: usize, inputs: &mut Inputs) -> Result<Self> {
+        #[cfg(not(feature = "cuda"))]
+        let _ = (group, inputs);
+        Ok(Self {
+            host,
+            #[cfg(feature = "cuda")]
+            on_gpu: match &mut inputs.on_gpu {
+                Some(staging) => Some(super::cuda::DeviceSpans::new(host, group, staging)?),
+                None => None,
+            },
+        })
+    }
+
+    /// Checks that the sequences cover `rows` rows in their order, and that every position has one of `blocks` blocks.
+    pub(crate) fn check(&self, rows: usize, blocks: usize) -> Result<()> {
+        let mut next = 0;
+        for span in self.host {
+            let positions = span.first_position + span.rows;
+            let known = span.blocks.iter().all(|&b| (b as usize) < blocks);
+            if span.first_row != next || span.blocks.len() * BLOCK < positions || !known {
+                candle_core::bail!("attention: {span:?} does not fit {rows} rows, {blocks} blocks");
+            }
+            next += span.rows;
+        }
+        if next != rows {
+            candle_core::bail!("attention: spans cover {next} rows of {rows}");
+        }
+        Ok(())
+    }
+
+    /// What the launches for a decoding step's sequences hang on, on a GPU; `None` of other steps.
+    pub(in crate::kernels) fn form(&self) -> Option<Vec<usize>> {
+        #[cfg(feature = "cuda")]
+        return self.on_gpu.as_ref()?.form();
+        #[cfg(not(feature = "cuda"))]
+        None
+    }
+}
+
+// The scores of a block are one vector.
+const _: () = assert!(BLOCK == LANES);
+
+/// Softmax attention `softmax(q·Kᵀ·scale)·V` of queries `[rows, heads, dim]` (a view with contiguous rows
+/// too) over a layer's keys and values, into which the batch's own are already written. The row
+/// at position `p` sees positions `0..=p`, or the last `window` of them.
+pub fn attention(
+    queries: &Tensor,
+    cached: &KvBlocks,
+    spans: &Spans,
+    window: Option<usize>,
+    scale: f32,
+) -> Result<Tensor> {
+    let op = Attention {
+        spans,
+        window: window.unwrap_or(usize::MAX),
+        scale,
+    };
+    queries.apply_op3_no_bwd(cached.keys(), cached.values(), &op)
+}
+
+struct Attention<'a> {
+    spans: &'a Spans<'a>,
+    window: usize,
+    scale: f32,
+}
+
+impl CustomOp3 for Attention<'_> {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        queries: &CpuStorage,
+        queries_layout: &Layout,
+        keys: &CpuStorage,
+        keys_layout: &Layout,
+        values: &CpuStorage,
+        values_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let ([rows, heads, dim], kv_heads) =
+            self.check(queries_layout, keys_layout, values_layout)?;
+        let queries = rows_of::<f32>(queries, queries_layout)?;
+        let mut y = vec![0f32; rows * heads * dim];
+        with_element!(keys, T => {
+            let cache = Cache {
+                keys: elements::<T>(keys, keys_layout)?,
+                values: elements::<T>(values, values_layout)?,
+                kv_heads,
+                dim,
+            };
+            self.run(queries, &cache, heads / kv_heads, &mut y);
+        });
+        Ok((CpuStorage::F32(y), Shape::from((rows, heads, dim))))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        queries: &candle_core::CudaStorage,
+        queries_layout: &Layout,
+        keys: &candle_core::CudaStorage,
+        keys_layout: &Layout,
+        values: &candle_core::CudaStorage,
+        values_layout: &Layout,
+    ) -> Result<(candle_core::CudaStorage, Shape)> {
+        use super::cuda::{Attend, View};
+        let ([rows, heads, dim], kv_heads) =
+            self.check(queries_layout, keys_layout, values_layout)?;
+        let Some(spans) = &self.spans.on_gpu else {
+            candle_core::bail!("attention: spans that are not on the GPU");
+        };
+        let attend = Attend {
+            spans,
+            rows,
+            group: heads / kv_heads,
+            kv_heads,
+            dim,
+            window: self.window,
+            scale: self.scale,
+        };
+        let keys_view = View::new(keys, keys_layout)?;
+        let values = View::new(values, values_layout)?;
+        // SAFETY: the shapes, rows and blocks that were checked.
+        let y = unsafe { attend.run(&keys.device, (queries, queries_layout), keys_view, values) }?;
+        Ok((y, Shape::from((rows, heads, dim))))
+    }
+}
+
+impl Attention<'_> {
+    /// The queries' shape and the number of key heads, once everything is known to fit.
+    fn check(
+        &self,
+        queries: &Layout,
+        keys: &Layout,
+        values: &Layout,
+    ) -> Result<([usize; 3], usize)> {
+        let (rows, heads, dim) = queries.shape().dims3()?;
+        let (blocks, kv_heads, key_dim, block) = keys.shape().dims4()?;
+        let fits = key_dim == dim && block == BLOCK && heads.is_multiple_of(kv_heads);
+        if !fits || values.shape().dims() != [blocks, kv_heads, BLOCK, dim] {
+            let (keys, values) = (keys.shape(), values.shape());
+            candle_core::bail!(
+                "attention: {heads} heads of {dim}, keys {keys:?}, values {values:?}"
+            );
+        }
+        self.spans.check(rows, blocks)?;
+        Ok(([rows, heads, dim], kv_heads))
+    }
+
+    fn run<T: Element>(
+        &self,
+        (queries, stride): (&[f32], usize),
+        cache: &Cache<T>,
+        group: usize,
+        y: &mut [f32],
+    ) {
+        let size = group * cache.dim;
+        let at_once = (QUERIES / group).max(1);
+        let tiles: Vec<(&Span, Range<usize>)> = self
+            .spans
+            .host
+            .iter()
+            .flat_map(|span| {
+                let starts = (0..span.rows).step_by(at_once);
+                starts.map(move |start| (span, start..span.rows.min(start + at_once)))
+            })
+            .collect();
+        let y = Scattered::new(y);
+        // Heads outermost: a thread stays with one head's keys and values.
+        for_each_range(tiles.len() * cache.kv_heads, 1, |range| {
+            let mut scores = Vec::new();
+            for task in range {
+                let (kv_head, (span, rows)) = (task / tiles.len(), &tiles[task % tiles.len()]);
+                let mut tile = Tile::new(cache, kv_head, &span.blocks, self.scale, &mut scores);
+                for row in rows.clone() {
+                    let end = span.first_position + row + 1;
+                    let seen = end.saturating_sub(self.window)..end;
+                    let row = span.first_row + row;
+                    let queries = &queries[row * stride + kv_head * size..][..size];
+                    let start = (row * cache.kv_heads + kv_head) * size;
+                    // SAFETY: each row and key head is in one tile, and owns these query heads.
+                    let y = unsafe { y.slice(start..start + size) };
+                    tile.push(queries, y, &seen);
+                }
+                dispatch(tile);
+            }
+        });
+    }
+}
+
+/// Queries that are taken at once: as many as there are registers for.
+const QUERIES: usize = tile::AT_ONCE;
+
+#[cfg(test)]
+mod tests;

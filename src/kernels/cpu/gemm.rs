@@ -1,0 +1,276 @@
+//! Dense products in f32 by the `gemm` crate, into places that candle's own product cannot reach: a
+//! part of a larger matrix, or on top of what is there.
+
+use std::marker::PhantomData;
+
+use candle_core::{CpuStorage, InplaceOp3, Layout, Result, Tensor};
+use gemm::Parallelism;
+
+use super::element::{elements, elements_mut};
+use super::parallel::Scattered;
+
+/// A matrix somewhere in a slice: element `(r, c)` is `r · row_stride + c · column_stride` away
+/// from the first.
+#[derive(Clone, Copy)]
+pub struct Matrix<'a> {
+    values: &'a [f32],
+    rows: usize,
+    columns: usize,
+    row_stride: usize,
+    column_stride: usize,
+}
+
+impl<'a> Matrix<'a> {
+    /// Rows that are `row_stride` apart, the first of them at the start of `values`.
+    ///
+    /// # Panics
+    /// If the matrix does not lie within `values`.
+    pub fn new(values: &'a [f32], [rows, columns]: [usize; 2], row_stride: usize) -> Self {
+        assert!(extent(rows, columns, row_stride) <= values.len());
+        Self {
+            values,
+            rows,
+            columns,
+            row_stride,
+            column_stride: 1,
+        }
+    }
+
+    /// The transpose, of the same values.
+    pub fn t(self) -> Self {
+        Self {
+            rows: self.columns,
+            columns: self.rows,
+            row_stride: self.column_stride,
+            column_stride: self.row_stride,
+            ..self
+        }
+    }
+}
+
+/// A matrix to write, its rows `row_stride` apart.
+pub struct MatrixMut<'a> {
+    start: *mut f32,
+    rows: usize,
+    columns: usize,
+    row_stride: usize,
+    values: PhantomData<&'a mut [f32]>,
+}
+
+impl<'a> MatrixMut<'a> {
+    /// Rows that are `row_stride` apart, the first of them at the start of `values`.
+    ///
+    /// # Panics
+    /// If the matrix does not lie within `values`.
+    pub fn new(
+        values: &'a mut [f32],
+        [rows, columns]: [usize; 2],
+        row_stride: usize,
+    ) -> MatrixMut<'a> {
+        assert!(extent(rows, columns, row_stride) <= values.len());
+        Self {
+            start: values.as_mut_ptr(),
+            rows,
+            columns,
+            row_stride,
+            values: PhantomData,
+        }
+    }
+
+    /// The same, from element `start` of a slice that other threads write elsewhere.
+    ///
+    /// # Safety
+    /// Nobody else may touch the matrix's elements while it lives.
+    ///
+    /// # Panics
+    /// If the matrix does not lie within the slice.
+    pub unsafe fn scattered(
+        values: &'a Scattered<'_, f32>,
+        start: usize,
+        [rows, columns]: [usize; 2],
+        row_stride: usize,
+    ) -> MatrixMut<'a> {
+        let extent = extent(rows, columns, row_stride);
+        Self {
+            start: values.pointer(start..start + extent),
+            rows,
+            columns,
+            row_stride,
+            values: PhantomData,
+        }
+    }
+}
+
+/// How many elements lie between the first and the last of a matrix, both counted.
+fn extent(rows: usize, columns: usize, row_stride: usize) -> usize {
+    assert!(columns <= row_stride || rows <= 1, "rows overlap");
+    match rows {
+        0 => 0,
+        _ => (rows - 1) * row_stride + columns,
+    }
+}
+
+/// What happens to the values that are there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Write {
+    Replace,
+    Add,
+}
+
+/// Whether a product may use the pool that it runs in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Threads {
+    One,
+    All,
+}
+
+/// `y = scale·a·b`, or `y += scale·a·b`.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn multiply(y: &mut MatrixMut, write: Write, scale: f32, a: Matrix, b: Matrix, on: Threads) {
+    assert!(a.rows == y.rows && a.columns == b.rows && b.columns == y.columns);
+    let parallelism = match on {
+        Threads::One => Parallelism::None,
+        Threads::All => Parallelism::Rayon(rayon::current_num_threads()),
+    };
+    // SAFETY: every element that the strides reach lies within what the three were made of (checked
+    // there), and `y` is borrowed mutably, so it overlaps neither `a` nor `b`.
+    unsafe {
+        gemm::gemm(
+            y.rows,
+            y.columns,
+            a.columns,
+            y.start,
+            1,
+            y.row_stride as isize,
+            write == Write::Add,
+            a.values.as_ptr(),
+            a.column_stride as isize,
+            a.row_stride as isize,
+            b.values.as_ptr(),
+            b.column_stride as isize,
+            b.row_stride as isize,
+            1.0,
+            scale,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}
+
+/// Adds `dyᵀ·x` to a weight's gradient `[out, in]`, for `dy` `[rows, out]` and `x` `[rows, in]`.
+pub fn add_weight_gradient(gradient: &Tensor, dy: &Tensor, x: &Tensor) -> Result<()> {
+    gradient.inplace_op3(dy, x, &AddWeightGradient)
+}
+
+struct AddWeightGradient;
+
+impl InplaceOp3 for AddWeightGradient {
+    fn name(&self) -> &'static str {
+        "add-weight-gradient"
+    }
+
+    fn cpu_fwd(
+        &self,
+        gradient: &mut CpuStorage,
+        gradient_layout: &Layout,
+        dy: &CpuStorage,
+        dy_layout: &Layout,
+        x: &CpuStorage,
+        x_layout: &Layout,
+    ) -> Result<()> {
+        let [rows, inner, out] = check(gradient_layout, dy_layout, x_layout)?;
+        let mut y = MatrixMut::new(
+            elements_mut::<f32>(gradient, gradient_layout)?,
+            [out, inner],
+            inner,
+        );
+        let dy = Matrix::new(elements(dy, dy_layout)?, [rows, out], out).t();
+        let x = Matrix::new(elements(x, x_layout)?, [rows, inner], inner);
+        multiply(&mut y, Write::Add, 1.0, dy, x, Threads::All);
+        Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        gradient: &mut candle_core::CudaStorage,
+        gradient_layout: &Layout,
+        dy: &candle_core::CudaStorage,
+        dy_layout: &Layout,
+        x: &candle_core::CudaStorage,
+        x_layout: &Layout,
+    ) -> Result<()> {
+        use crate::kernels::cuda::{View, ViewMut, add_gradient};
+        let shape = check(gradient_layout, dy_layout, x_layout)?;
+        let device = gradient.device.clone();
+        let gradient = ViewMut::new(gradient, gradient_layout)?;
+        let factors = [View::new(x, x_layout)?, View::new(dy, dy_layout)?];
+        // SAFETY: matrices of that shape.
+        unsafe { add_gradient(&device, &gradient, factors, shape) }
+    }
+}
+
+/// `[rows, in, out]`, once the factors are known to fit the gradient.
+fn check(gradient: &Layout, dy: &Layout, x: &Layout) -> Result<[usize; 3]> {
+    let (out, inner) = gradient.shape().dims2()?;
+    let (rows, dy_out) = dy.shape().dims2()?;
+    if (dy_out, x.shape().dims()) != (out, &[rows, inner]) {
+        let (dy, x) = (dy.shape(), x.shape());
+        candle_core::bail!("a weight [{out}, {inner}] has no gradient of {dy:?} and {x:?}");
+    }
+    Ok([rows, inner, out])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+    use proptest::prelude::*;
+
+    fn flat(t: &Tensor) -> Vec<f32> {
+        t.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn a_weight_gradient_is_added(rows in 1usize..40, inner in 1usize..30, out in 1usize..30) {
+            let random = |shape| Tensor::randn(0f32, 1., shape, &Device::Cpu).unwrap();
+            let (dy, x) = (random((rows, out)), random((rows, inner)));
+            let gradient = random((out, inner));
+            let want = (&gradient + dy.t().unwrap().matmul(&x).unwrap()).unwrap();
+            add_weight_gradient(&gradient, &dy, &x).unwrap();
+            for (got, want) in flat(&gradient).iter().zip(flat(&want)) {
+                prop_assert!((got - want).abs() < 1e-4, "{got} {want}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_part_is_written_and_nothing_else() {
+        let a = [1.0, 2.0, 9.0, 3.0, 4.0, 9.0];
+        let a = Matrix::new(&a, [2, 2], 3);
+        let b = [1.0, 0.0, 1.0, 1.0];
+        let b = Matrix::new(&b, [2, 2], 2);
+        let mut y = [7.0; 10];
+        {
+            let y = Scattered::new(&mut y);
+            // SAFETY: there is one thread.
+            let mut part = unsafe { MatrixMut::scattered(&y, 1, [2, 2], 5) };
+            multiply(&mut part, Write::Replace, 2.0, a, b.t(), Threads::One);
+        }
+        // a·bᵀ = [[1, 3], [3, 7]].
+        assert_eq!(y, [7.0, 2.0, 6.0, 7.0, 7.0, 7.0, 6.0, 14.0, 7.0, 7.0]);
+    }
+
+    #[test]
+    #[should_panic(expected = "extent")]
+    fn a_matrix_beyond_its_values_is_refused() {
+        Matrix::new(&[0.0; 5], [2, 3], 3);
+    }
+}

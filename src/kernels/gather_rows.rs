@@ -1,0 +1,92 @@
+//! Rows of a matrix by their numbers, widened.
+
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+
+use super::cpu::element::{Element, elements, with_element};
+use super::step::indices::Indices;
+
+/// `from[ids[i]]` of a matrix `[n, width]`: `[ids, width]`, in f32 whatever the matrix is in.
+///
+/// # Errors
+/// If there is no such row.
+pub fn gather_rows(from: &Tensor, ids: &Indices) -> Result<Tensor> {
+    from.apply_op1_no_bwd(&Select { ids })
+}
+
+struct Select<'a> {
+    ids: &'a Indices<'a>,
+}
+
+impl Select<'_> {
+    /// The matrix's width, once every row is known to be there.
+    fn check(&self, layout: &Layout) -> Result<usize> {
+        let (n, width) = layout.shape().dims2()?;
+        match self.ids.host().iter().find(|&&id| id as usize >= n) {
+            Some(id) => candle_core::bail!("select: row {id} of {n}"),
+            None => Ok(width),
+        }
+    }
+}
+
+impl CustomOp1 for Select<'_> {
+    fn name(&self) -> &'static str {
+        "select"
+    }
+
+    fn cpu_fwd(&self, from: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let width = self.check(layout)?;
+        let ids = self.ids.host();
+        let mut rows = Vec::with_capacity(ids.len() * width);
+        with_element!(from, T => {
+            let from = elements::<T>(from, layout)?;
+            for &id in ids {
+                let row = &from[id as usize * width..][..width];
+                rows.extend(row.iter().map(|value| value.widen()));
+            }
+        });
+        Ok((CpuStorage::F32(rows), Shape::from((ids.len(), width))))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        from: &candle_core::CudaStorage,
+        layout: &Layout,
+    ) -> Result<(candle_core::CudaStorage, Shape)> {
+        use super::cuda::{Launch, View, ViewMut, alloc};
+        let width = self.check(layout)?;
+        let shape = Shape::from((self.ids.host().len(), width));
+        let mut rows = alloc(&from.device, candle_core::DType::F32, &shape)?;
+        let launch = Launch::new(&from.device, "select", from.dtype())?
+            .write(&ViewMut::new(&mut rows, &Layout::contiguous(&shape))?)
+            .read(&View::new(from, layout)?)
+            .u64(self.ids.pointer()?)
+            .size(width)?;
+        // SAFETY: select's arguments; every row is in the matrix (checked).
+        unsafe { launch.run_rows(self.ids.host().len()) }?;
+        Ok((rows, shape))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+
+    use super::*;
+
+    #[test]
+    fn rows_are_widened_in_the_order_of_their_ids() {
+        let matrix = Tensor::randn(0f32, 1., (7, 5), &Device::Cpu).unwrap();
+        for dtype in [DType::F32, DType::BF16, DType::F16] {
+            let matrix = matrix.to_dtype(dtype).unwrap();
+            let ids = Indices::uploaded(&[6, 0, 0, 3], &Device::Cpu).unwrap();
+            let got: Vec<Vec<f32>> = gather_rows(&matrix, &ids).unwrap().to_vec2().unwrap();
+            let all: Vec<Vec<f32>> = matrix.to_dtype(DType::F32).unwrap().to_vec2().unwrap();
+            assert_eq!(got, [6, 0, 0, 3].map(|row: usize| all[row].clone()));
+            let beyond = Indices::uploaded(&[7], &Device::Cpu).unwrap();
+            let error = gather_rows(&matrix, &beyond).unwrap_err().to_string();
+            assert!(error.contains("row 7 of 7"), "{error}");
+        }
+    }
+}

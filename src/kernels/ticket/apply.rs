@@ -1,0 +1,360 @@
+//! Applying and reverting a sparse delta in place.
+
+use std::sync::Mutex;
+
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Result, Tensor, WithDType};
+
+use super::overlay::{Layouts, WeightDeltas};
+use crate::kernels::cpu::element::{Column, Element, elements_mut, with_element};
+use crate::kernels::cpu::parallel::{Scattered, for_each_range};
+use crate::kernels::cpu::simd::prefetch;
+use crate::ticket::{Columns, Deltas, TensorDelta};
+
+/// A ticket's deltas with the weights that they are written into.
+pub enum Target<'a> {
+    /// One by one, as the CPU takes them: each parameter `[out, in]`, which may be a view of a fused weight.
+    Parameters(Vec<(&'a Tensor, &'a TensorDelta)>),
+    /// All at once, as a GPU takes them: the deltas as they are arranged there, and the base's weights by number.
+    Weights(&'a Layouts, &'a [Tensor]),
+}
+
+/// Whether tickets are written as [`Target::Weights`].
+pub fn takes_layouts(device: &Device) -> bool {
+    !device.is_cpu()
+}
+
+/// Base values that an applied ticket has replaced, in the order of its deltas and the resident dtype.
+pub enum Saved {
+    Cpu(Vec<CpuStorage>),
+    #[cfg(feature = "cuda")]
+    Gpu(crate::kernels::cuda::DeviceSaved),
+}
+
+/// Sets `w[r, c] = round(w[r, c] + scale·δ)` at the deltas' positions, and returns the values that were there.
+///
+/// # Errors
+/// If a weight has another shape than its deltas; nothing is written then.
+///
+/// # Panics
+/// If a column is beyond the weight's, which a ticket that is bound to its base rules out.
+pub fn apply(target: &Target, scale: f32) -> Result<Saved> {
+    match target {
+        Target::Parameters(parameters) => {
+            for (weight, delta) in parameters {
+                check(delta, weight.layout())?;
+            }
+            let saved = parameters.iter().map(|(weight, delta)| {
+                let saved = Mutex::new(None);
+                weight.inplace_op1(&Apply {
+                    delta,
+                    scale,
+                    saved: &saved,
+                })?;
+                let saved = saved.into_inner().expect("no thread panicked");
+                Ok(saved.expect("the operation ran"))
+            });
+            Ok(Saved::Cpu(saved.collect::<Result<_>>()?))
+        }
+        #[cfg(feature = "cuda")]
+        Target::Weights(Layouts::Gpu(ticket), weights) => Ok(Saved::Gpu(
+            crate::kernels::cuda::apply(ticket, weights, scale)?,
+        )),
+        Target::Weights(Layouts::Cpu(_), _) => {
+            candle_core::bail!("the CPU applies tickets parameter by parameter")
+        }
+    }
+}
+
+/// Sets `w[r, c] = round(w[r, c] + scale·δ)` for one parameter, for good.
+///
+/// # Errors
+/// As [`apply`].
+///
+/// # Panics
+/// As [`apply`].
+pub fn add(weight: &Tensor, delta: &TensorDelta, scale: f32) -> Result<()> {
+    if !takes_layouts(weight.device()) {
+        return apply(&Target::Parameters(vec![(weight, delta)]), scale).map(drop);
+    }
+    let deltas = WeightDeltas {
+        shape: weight.dims2()?.into(),
+        parts: vec![(0, delta)],
+    };
+    let layouts = Layouts::new(&[Some(deltas)], weight.device())?;
+    let weights = std::slice::from_ref(weight);
+    apply(&Target::Weights(&layouts, weights), scale).map(drop)
+}
+
+/// Writes the saved values back: the weights are bit for bit what they were before [`apply`].
+pub fn revert(target: &Target, saved: &Saved) -> Result<()> {
+    match (target, saved) {
+        (Target::Parameters(parameters), Saved::Cpu(saved)) => {
+            for ((weight, delta), saved) in parameters.iter().zip(saved) {
+                weight.inplace_op1(&Revert { delta, saved })?;
+            }
+            Ok(())
+        }
+        #[cfg(feature = "cuda")]
+        (Target::Weights(Layouts::Gpu(ticket), weights), Saved::Gpu(saved)) => {
+            crate::kernels::cuda::revert(ticket, weights, saved)
+        }
+        _ => candle_core::bail!("saved values of another device"),
+    }
+}
+
+struct Apply<'a> {
+    delta: &'a TensorDelta,
+    scale: f32,
+    saved: &'a Mutex<Option<CpuStorage>>,
+}
+
+impl InplaceOp1 for Apply<'_> {
+    fn name(&self) -> &'static str {
+        "ticket-apply"
+    }
+
+    fn cpu_fwd(&self, weight: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let inner = check(self.delta, layout)?;
+        let saved = with_element!(weight, T => {
+            let weight = elements_mut::<T>(weight, layout)?;
+            T::to_cpu_storage_owned(apply_any(weight, inner, self.delta, self.scale))
+        });
+        *self.saved.lock().expect("no thread panicked") = Some(saved);
+        Ok(())
+    }
+}
+
+struct Revert<'a> {
+    delta: &'a TensorDelta,
+    saved: &'a CpuStorage,
+}
+
+impl InplaceOp1 for Revert<'_> {
+    fn name(&self) -> &'static str {
+        "ticket-revert"
+    }
+
+    fn cpu_fwd(&self, weight: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let inner = check(self.delta, layout)?;
+        with_element!(weight, T => {
+            let saved = self.saved.as_slice::<T>()?;
+            if saved.len() != self.delta.nonzeros() {
+                let nonzeros = self.delta.nonzeros();
+                candle_core::bail!("{} saved values for {nonzeros} nonzeros", saved.len());
+            }
+            revert_any(elements_mut::<T>(weight, layout)?, inner, self.delta, saved);
+        });
+        Ok(())
+    }
+}
+
+/// The weight's `in`, once the delta is known to fit.
+fn check(delta: &TensorDelta, layout: &Layout) -> Result<usize> {
+    let (out, inner) = layout.shape().dims2()?;
+    if delta.rows() != out {
+        candle_core::bail!(
+            "a delta of {} rows for a weight [{out}, {inner}]",
+            delta.rows()
+        );
+    }
+    Ok(inner)
+}
+
+fn apply_any<T: Element>(
+    weight: &mut [T],
+    inner: usize,
+    delta: &TensorDelta,
+    scale: f32,
+) -> Vec<T> {
+    let offsets = delta.row_offsets();
+    match (delta.columns(), delta.deltas()) {
+        (Columns::U16(c), Deltas::Bf16(d)) => apply_rows(weight, inner, offsets, c, d, scale),
+        (Columns::U16(c), Deltas::F32(d)) => apply_rows(weight, inner, offsets, c, d, scale),
+        (Columns::U32(c), Deltas::Bf16(d)) => apply_rows(weight, inner, offsets, c, d, scale),
+        (Columns::U32(c), Deltas::F32(d)) => apply_rows(weight, inner, offsets, c, d, scale),
+    }
+}
+
+fn revert_any<T: Element>(weight: &mut [T], inner: usize, delta: &TensorDelta, saved: &[T]) {
+    let offsets = delta.row_offsets();
+    match delta.columns() {
+        Columns::U16(columns) => revert_rows(weight, inner, offsets, columns, saved),
+        Columns::U32(columns) => revert_rows(weight, inner, offsets, columns, saved),
+    }
+}
+
+/// Rows that a thread takes at least: below about this many nonzeros a fork costs more than it saves.
+fn grain(offsets: &[u32], nonzeros: usize) -> usize {
+    const NONZEROS: usize = 2048;
+    let rows = offsets.len() - 1;
+    (rows * NONZEROS).div_ceil(nonzeros.max(1)).max(1)
+}
+
+/// How many rows ahead weights are asked for from memory. Between about 0.3 % and 5 % nearly every
+/// nonzero is a cache miss of its own and waiting for them is most of the time; below, the rows to
+/// look at cost more than they bring; above, lines follow one another closely enough.
+fn rows_ahead(offsets: &[u32], nonzeros: usize) -> Option<usize> {
+    let rows = offsets.len() - 1;
+    let per_row = nonzeros / rows.max(1);
+    (2..40).contains(&per_row).then(|| 64 / per_row)
+}
+
+fn apply_rows<T: Element, C: Column, D: Element>(
+    weight: &mut [T],
+    inner: usize,
+    offsets: &[u32],
+    columns: &[C],
+    deltas: &[D],
+    scale: f32,
+) -> Vec<T> {
+    let mut saved = vec![T::default(); columns.len()];
+    let ahead = rows_ahead(offsets, columns.len());
+    let (weight, saved_values) = (Scattered::new(weight), Scattered::new(&mut saved));
+    for_each_range(offsets.len() - 1, grain(offsets, columns.len()), |rows| {
+        let nonzeros = offsets[rows.start] as usize..offsets[rows.end] as usize;
+        // SAFETY: ranges of rows do not overlap, so neither do their weights and nonzeros.
+        let weight = unsafe { weight.slice(rows.start * inner..rows.end * inner) };
+        // SAFETY: as above.
+        let saved = unsafe { saved_values.slice(nonzeros.clone()) };
+        let mut saved = saved.iter_mut();
+        for row in rows.clone() {
+            if let Some(later) = ahead.map(|ahead| row + ahead).filter(|row| *row < rows.end) {
+                let start = (later - rows.start) * inner;
+                for column in &columns[offsets[later] as usize..offsets[later + 1] as usize] {
+                    prefetch(weight, start + column.index());
+                }
+            }
+            let start = (row - rows.start) * inner;
+            let weight = &mut weight[start..start + inner];
+            let nonzeros = offsets[row] as usize..offsets[row + 1] as usize;
+            let positions = columns[nonzeros.clone()].iter().zip(&deltas[nonzeros]);
+            for ((column, delta), saved) in positions.zip(&mut saved) {
+                let weight = &mut weight[column.index()];
+                *saved = *weight;
+                *weight = T::round(weight.widen() + scale * delta.widen());
+            }
+        }
+    });
+    saved
+}
+
+fn revert_rows<T: Element, C: Column>(
+    weight: &mut [T],
+    inner: usize,
+    offsets: &[u32],
+    columns: &[C],
+    saved: &[T],
+) {
+    let weight = Scattered::new(weight);
+    for_each_range(offsets.len() - 1, grain(offsets, columns.len()), |rows| {
+        // SAFETY: ranges of rows do not overlap, so neither do their weights.
+        let weight = unsafe { weight.slice(rows.start * inner..rows.end * inner) };
+        for row in rows.clone() {
+            let start = (row - rows.start) * inner;
+            let weight = &mut weight[start..start + inner];
+            let nonzeros = offsets[row] as usize..offsets[row + 1] as usize;
+            for (column, saved) in columns[nonzeros.clone()].iter().zip(&saved[nonzeros]) {
+                weight[column.index()] = *saved;
+            }
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+    use half::bf16;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A delta at the positions where `kept` is set, and its values.
+    fn delta(shape: [usize; 2], kept: &[bool], half: bool) -> TensorDelta {
+        let positions: Vec<usize> = (0..kept.len()).filter(|&i| kept[i]).collect();
+        let value = |i: &usize| (i * 37 % 19) as f32 / 8.0 - 1.0;
+        let deltas = positions.iter().map(value);
+        let deltas = if half {
+            Deltas::Bf16(deltas.map(bf16::from_f32).collect())
+        } else {
+            Deltas::F32(deltas.collect())
+        };
+        TensorDelta::from_flat(shape, &positions, deltas).unwrap()
+    }
+
+    fn values(tensor: &Tensor) -> Vec<f32> {
+        let tensor = tensor.to_dtype(DType::F32).unwrap();
+        tensor.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    /// Apply equals the formula at the delta's positions and touches nothing else, also in a view of
+    /// a larger weight; revert gives back the bits.
+    fn check(dtype: DType, shape: [usize; 2], kept: &[bool], half: bool, scale: f32) {
+        let [rows, inner] = shape;
+        let fused = Tensor::randn(0f32, 1., (rows + 3, inner), &Device::Cpu).unwrap();
+        let fused = fused.to_dtype(dtype).unwrap();
+        let before = values(&fused);
+        let weight = fused.narrow(0, 2, rows).unwrap();
+        let delta = delta(shape, kept, half);
+        let mut want = before.clone();
+        for (row, column, value) in delta.entries() {
+            let at = (row + 2) * inner + column;
+            let exact = Tensor::new(want[at] + scale * value, &Device::Cpu).unwrap();
+            want[at] = values(&exact.to_dtype(dtype).unwrap())[0];
+        }
+        let target = Target::Parameters(vec![(&weight, &delta)]);
+        let saved = apply(&target, scale).unwrap();
+        assert_eq!(values(&fused), want);
+        revert(&target, &saved).unwrap();
+        assert_eq!(values(&fused), before);
+        add(&weight, &delta, scale).unwrap();
+        assert_eq!(values(&fused), want);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn equals_the_formula_and_is_undone(
+            (rows, inner) in (1usize..40, 1usize..200),
+            density in prop::sample::select(vec![0.0, 0.01, 0.1, 0.5, 1.0]),
+            dtype in prop::sample::select(vec![DType::F32, DType::BF16, DType::F16]),
+            half in any::<bool>(),
+            scale in -2f32..2.0,
+            seed in any::<u64>(),
+        ) {
+            use rand::{Rng, SeedableRng};
+            let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+            let mut kept: Vec<bool> = (0..rows * inner).map(|_| rng.random_bool(density)).collect();
+            // First and last weight: the edges of the first and the last row.
+            kept[0] = true;
+            kept[rows * inner - 1] = true;
+            check(dtype, [rows, inner], &kept, half, scale);
+        }
+    }
+
+    #[test]
+    fn many_threads_share_a_large_weight() {
+        let (rows, inner) = (600, 300);
+        let kept: Vec<bool> = (0..rows * inner).map(|i| i % 7 == 0).collect();
+        check(DType::BF16, [rows, inner], &kept, true, 0.5);
+    }
+
+    #[test]
+    fn columns_beyond_65536() {
+        let (rows, inner) = (2, 70_000);
+        let kept: Vec<bool> = (0..rows * inner).map(|i| i % 9_999 == 0).collect();
+        check(DType::F32, [rows, inner], &kept, false, 1.0);
+    }
+
+    #[test]
+    fn a_delta_of_another_height_writes_nothing() {
+        let weight = Tensor::ones((3, 4), DType::F32, &Device::Cpu).unwrap();
+        let delta = delta([2, 4], &[true; 8], false);
+        let fitting = self::delta([3, 4], &[true; 12], false);
+        let target = Target::Parameters(vec![(&weight, &fitting), (&weight, &delta)]);
+        let error = apply(&target, 1.0).err().unwrap().to_string();
+        assert!(error.contains("2 rows"), "{error}");
+        assert_eq!(values(&weight), [1.0; 12]);
+    }
+}

@@ -1,0 +1,213 @@
+//! Sums that are kept in place: gradients over the parts of a step, scores over steps.
+
+use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor};
+
+use crate::kernels::cpu::element::{elements, elements_mut};
+use crate::kernels::cpu::parallel::{Scattered, for_each_range};
+
+/// Values that a task of the pool takes at least.
+const GRAIN: usize = 1 << 14;
+
+/// Sets every value to zero.
+pub fn clear(target: &Tensor) -> Result<()> {
+    target.inplace_op1(&Clear)
+}
+
+/// `target += values`, of one shape.
+pub fn add(target: &Tensor, values: &Tensor) -> Result<()> {
+    target.inplace_op2(values, &Add { absolute: false })
+}
+
+/// `target += |values|`, of one shape.
+pub fn add_absolute(target: &Tensor, values: &Tensor) -> Result<()> {
+    target.inplace_op2(values, &Add { absolute: true })
+}
+
+/// `target[rows[i]] += values[i]`, for a `target` `[n, width]` and `values` `[rows, width]`; a row may
+/// come more than once.
+pub fn add_rows(target: &Tensor, rows: &[u32], values: &Tensor) -> Result<()> {
+    target.inplace_op2(values, &AddRows { rows })
+}
+
+struct Clear;
+
+impl InplaceOp1 for Clear {
+    fn name(&self) -> &'static str {
+        "clear"
+    }
+
+    fn cpu_fwd(&self, target: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let target = elements_mut::<f32>(target, layout)?;
+        let len = target.len();
+        let target = Scattered::new(target);
+        for_each_range(len, GRAIN, |range| {
+            // SAFETY: ranges do not overlap.
+            unsafe { target.slice(range) }.fill(0.0);
+        });
+        Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, target: &mut candle_core::CudaStorage, layout: &Layout) -> Result<()> {
+        crate::kernels::cuda::training::clear(target, layout)
+    }
+}
+
+struct Add {
+    absolute: bool,
+}
+
+impl InplaceOp2 for Add {
+    fn name(&self) -> &'static str {
+        "accumulate"
+    }
+
+    fn cpu_fwd(
+        &self,
+        target: &mut CpuStorage,
+        layout: &Layout,
+        values: &CpuStorage,
+        values_layout: &Layout,
+    ) -> Result<()> {
+        check(layout, values_layout)?;
+        let values = elements::<f32>(values, values_layout)?;
+        let target = Scattered::new(elements_mut::<f32>(target, layout)?);
+        for_each_range(values.len(), GRAIN, |range| {
+            // SAFETY: ranges do not overlap.
+            let target = unsafe { target.slice(range.clone()) };
+            for (target, value) in target.iter_mut().zip(&values[range]) {
+                *target += if self.absolute { value.abs() } else { *value };
+            }
+        });
+        Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        target: &mut candle_core::CudaStorage,
+        layout: &Layout,
+        values: &candle_core::CudaStorage,
+        values_layout: &Layout,
+    ) -> Result<()> {
+        use crate::kernels::cuda::{Launch, View, ViewMut};
+        use candle_core::DType::F32;
+        check(layout, values_layout)?;
+        let (count, device) = (layout.shape().elem_count(), target.device.clone());
+        let launch = Launch::single(&device, "accumulate")?
+            .write(&ViewMut::new(target, layout)?.of(F32)?)
+            .read(&View::new(values, values_layout)?.of(F32)?)
+            .u64(count as u64)
+            .u32(u32::from(self.absolute));
+        // SAFETY: accumulate's arguments; both have so many values.
+        unsafe { launch.run_over(count) }
+    }
+}
+
+fn check(target: &Layout, values: &Layout) -> Result<()> {
+    if target.shape() != values.shape() {
+        let (target, values) = (target.shape(), values.shape());
+        candle_core::bail!("{values:?} cannot be added to {target:?}");
+    }
+    Ok(())
+}
+
+struct AddRows<'a> {
+    rows: &'a [u32],
+}
+
+impl InplaceOp2 for AddRows<'_> {
+    fn name(&self) -> &'static str {
+        "accumulate-rows"
+    }
+
+    fn cpu_fwd(
+        &self,
+        target: &mut CpuStorage,
+        layout: &Layout,
+        values: &CpuStorage,
+        values_layout: &Layout,
+    ) -> Result<()> {
+        let width = self.check(layout, values_layout)?;
+        let values = elements::<f32>(values, values_layout)?;
+        let target = elements_mut::<f32>(target, layout)?;
+        for (&row, values) in self.rows.iter().zip(values.chunks_exact(width)) {
+            let target = &mut target[row as usize * width..][..width];
+            for (target, value) in target.iter_mut().zip(values) {
+                *target += value;
+            }
+        }
+        Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        target: &mut candle_core::CudaStorage,
+        layout: &Layout,
+        values: &candle_core::CudaStorage,
+        values_layout: &Layout,
+    ) -> Result<()> {
+        use crate::kernels::cuda::{Launch, View, ViewMut, pointer, upload};
+        use candle_core::DType::F32;
+        let (width, device) = (self.check(layout, values_layout)?, target.device.clone());
+        let rows = upload(&device, self.rows)?;
+        let launch = Launch::single(&device, "accumulate_rows")?
+            .write(&ViewMut::new(target, layout)?.of(F32)?)
+            .u64(pointer(&rows))
+            .read(&View::new(values, values_layout)?.of(F32)?)
+            .size(self.rows.len())?
+            .size(width)?;
+        // SAFETY: accumulate_rows' arguments; every row is in the target (checked).
+        unsafe { launch.run_columns(width) }
+    }
+}
+
+impl AddRows<'_> {
+    /// The target's width, once the rows are known to fit.
+    fn check(&self, target: &Layout, values: &Layout) -> Result<usize> {
+        let (n, width) = target.shape().dims2()?;
+        let inside = self.rows.iter().all(|&row| (row as usize) < n);
+        if values.shape().dims() != [self.rows.len(), width] || !inside {
+            let (values, rows) = (values.shape(), self.rows.len());
+            candle_core::bail!("{rows} rows of {values:?} cannot be added to [{n}, {width}]");
+        }
+        Ok(width)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    fn tensor<const N: usize>(values: &[[f32; 2]; N]) -> Tensor {
+        Tensor::new(values, &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn sums_are_kept_in_place() {
+        let sum = tensor(&[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]);
+        let view = sum.narrow(0, 1, 2).unwrap();
+        add(&view, &tensor(&[[1.0, -1.0], [0.5, 0.0]])).unwrap();
+        add_absolute(&view, &tensor(&[[-2.0, 0.0], [1.0, -1.0]])).unwrap();
+        add_rows(
+            &sum,
+            &[0, 2, 0],
+            &tensor(&[[1.0, 1.0], [2.0, 2.0], [4.0, 4.0]]),
+        )
+        .unwrap();
+        let got: Vec<Vec<f32>> = sum.to_vec2().unwrap();
+        assert_eq!(got, [[6.0, 7.0], [6.0, 3.0], [8.5, 9.0]]);
+        clear(&view).unwrap();
+        let got: Vec<Vec<f32>> = sum.to_vec2().unwrap();
+        assert_eq!(got, [[6.0, 7.0], [0.0, 0.0], [0.0, 0.0]]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let sum = tensor(&[[1.0, 2.0]]);
+        assert!(add(&sum, &tensor(&[[1.0, 2.0], [1.0, 2.0]])).is_err());
+        assert!(add_rows(&sum, &[1], &tensor(&[[1.0, 2.0]])).is_err());
+    }
+}

@@ -1,0 +1,402 @@
+//! A few weights of a matrix: their gradient, without the dense one ever being formed, and their
+//! values, read and written.
+
+use std::sync::Mutex;
+
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, InplaceOp3, Layout, Result, Tensor};
+
+use super::pattern::Pattern;
+use crate::kernels::cpu::element::{Element, elements, elements_mut, with_element};
+use crate::kernels::cpu::parallel::{Scattered, for_each_range};
+use crate::kernels::cpu::simd::{Arithmetic, LANES, Vectorised, dispatch, sum_lanes};
+
+/// Adds to `gradient` `[nonzeros]` the weight gradient `Σ_t dy[t, r]·x[t, c]` at the pattern's
+/// positions `(r, c)`, for `x` `[rows, in]` and `dy` `[rows, out]`.
+pub fn add_sddmm_gradient(
+    gradient: &Tensor,
+    pattern: &Pattern,
+    x: &Tensor,
+    dy: &Tensor,
+) -> Result<()> {
+    gradient.inplace_op3(x, dy, &SampledGradient { pattern })
+}
+
+/// The weight's values at the pattern's positions, `[nonzeros]`, widened to f32.
+pub fn gather(weight: &Tensor, pattern: &Pattern) -> Result<Tensor> {
+    let values = Mutex::new(Vec::new());
+    weight.inplace_op1(&Gather {
+        pattern,
+        values: &values,
+    })?;
+    let values = values.into_inner().expect("no thread panicked");
+    Tensor::from_vec(values, pattern.nonzeros(), weight.device())
+}
+
+/// Writes `values` `[nonzeros]`, rounded to the weight's dtype, at the pattern's positions.
+pub fn set(weight: &Tensor, pattern: &Pattern, values: &Tensor) -> Result<()> {
+    weight.inplace_op2(values, &Set { pattern })
+}
+
+fn check(pattern: &Pattern, layout: &Layout) -> Result<()> {
+    let (rows, width) = layout.shape().dims2()?;
+    if (pattern.rows(), pattern.width()) != (rows, width) {
+        let (height, across) = (pattern.rows(), pattern.width());
+        candle_core::bail!("positions of [{height}, {across}] for a matrix [{rows}, {width}]");
+    }
+    Ok(())
+}
+
+struct Gather<'a> {
+    pattern: &'a Pattern,
+    values: &'a Mutex<Vec<f32>>,
+}
+
+impl InplaceOp1 for Gather<'_> {
+    fn name(&self) -> &'static str {
+        "gather"
+    }
+
+    fn cpu_fwd(&self, weight: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        check(self.pattern, layout)?;
+        let values = with_element!(weight, T => {
+            let weight = elements::<T>(weight, layout)?;
+            self.pattern.flat().map(|i| weight[i].widen()).collect()
+        });
+        *self.values.lock().expect("no thread panicked") = values;
+        Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, weight: &mut candle_core::CudaStorage, layout: &Layout) -> Result<()> {
+        check(self.pattern, layout)?;
+        // SAFETY: the matrix has the pattern's shape (checked).
+        let values =
+            unsafe { crate::kernels::cuda::training::gather(weight, layout, self.pattern) }?;
+        *self.values.lock().expect("no thread panicked") = values;
+        Ok(())
+    }
+}
+
+struct Set<'a> {
+    pattern: &'a Pattern,
+}
+
+impl InplaceOp2 for Set<'_> {
+    fn name(&self) -> &'static str {
+        "set"
+    }
+
+    fn cpu_fwd(
+        &self,
+        weight: &mut CpuStorage,
+        layout: &Layout,
+        values: &CpuStorage,
+        values_layout: &Layout,
+    ) -> Result<()> {
+        check(self.pattern, layout)?;
+        let values = elements::<f32>(values, values_layout)?;
+        check_values(self.pattern, values_layout)?;
+        with_element!(weight, T => {
+            let weight = elements_mut::<T>(weight, layout)?;
+            for (position, value) in self.pattern.flat().zip(values) {
+                // Spelled out: a plain `round` would be f32's own, to whole numbers.
+                weight[position] = <T as Element>::round(*value);
+            }
+        });
+        Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        weight: &mut candle_core::CudaStorage,
+        layout: &Layout,
+        values: &candle_core::CudaStorage,
+        values_layout: &Layout,
+    ) -> Result<()> {
+        check(self.pattern, layout)?;
+        check_values(self.pattern, values_layout)?;
+        let values = crate::kernels::cuda::View::new(values, values_layout)?;
+        // SAFETY: the matrix has the pattern's shape, and there is a value for each position (checked).
+        unsafe { crate::kernels::cuda::training::set((weight, layout), values, self.pattern) }
+    }
+}
+
+fn check_values(pattern: &Pattern, values: &Layout) -> Result<()> {
+    let (values, nonzeros) = (values.shape().elem_count(), pattern.nonzeros());
+    if values != nonzeros {
+        candle_core::bail!("{values} values for {nonzeros} positions");
+    }
+    Ok(())
+}
+
+struct SampledGradient<'a> {
+    pattern: &'a Pattern,
+}
+
+impl InplaceOp3 for SampledGradient<'_> {
+    fn name(&self) -> &'static str {
+        "sampled-gradient"
+    }
+
+    fn cpu_fwd(
+        &self,
+        gradient: &mut CpuStorage,
+        gradient_layout: &Layout,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        dy: &CpuStorage,
+        dy_layout: &Layout,
+    ) -> Result<()> {
+        let pattern = self.pattern;
+        let [rows, width] = self.check(gradient_layout, x_layout, dy_layout)?;
+        let gradient = elements_mut::<f32>(gradient, gradient_layout)?;
+        let (x, dy) = (
+            elements::<f32>(x, x_layout)?,
+            elements::<f32>(dy, dy_layout)?,
+        );
+        let tile = tile(width);
+        for start in (0..rows).step_by(tile) {
+            let end = (start + tile).min(rows);
+            let x = Columns::new(&x[start * width..end * width], width);
+            let dy = Columns::new(
+                &dy[start * pattern.rows()..end * pattern.rows()],
+                pattern.rows(),
+            );
+            add_tile(gradient, pattern, &x, &dy);
+        }
+        Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        gradient: &mut candle_core::CudaStorage,
+        gradient_layout: &Layout,
+        x: &candle_core::CudaStorage,
+        x_layout: &Layout,
+        dy: &candle_core::CudaStorage,
+        dy_layout: &Layout,
+    ) -> Result<()> {
+        use crate::kernels::cuda::{View, ViewMut, training::add_sddmm_gradient};
+        let [rows, _] = self.check(gradient_layout, x_layout, dy_layout)?;
+        let device = gradient.device.clone();
+        let gradient = ViewMut::new(gradient, gradient_layout)?.of(candle_core::DType::F32)?;
+        let factors = [View::new(x, x_layout)?, View::new(dy, dy_layout)?];
+        // SAFETY: the shapes that were checked.
+        unsafe { add_sddmm_gradient(&device, &gradient, self.pattern, factors, rows) }
+    }
+}
+
+impl SampledGradient<'_> {
+    /// The shape of `x`, once everything is known to fit.
+    fn check(&self, gradient: &Layout, x: &Layout, dy: &Layout) -> Result<[usize; 2]> {
+        let pattern = self.pattern;
+        let (rows, width) = x.shape().dims2()?;
+        let fits = width == pattern.width() && dy.shape().dims() == [rows, pattern.rows()];
+        if !fits || gradient.shape().elem_count() != pattern.nonzeros() {
+            let (x, dy) = (x.shape(), dy.shape());
+            candle_core::bail!("sampled gradient: x {x:?} and dy {dy:?} do not fit the pattern");
+        }
+        Ok([rows, width])
+    }
+}
+
+/// Rows of activations that are taken at once, so that all columns of `x` stay in the second-level
+/// cache while the positions jump among them.
+fn tile(width: usize) -> usize {
+    const VALUES: usize = 160 << 10;
+    (VALUES / width.max(1))
+        .next_multiple_of(LANES)
+        .clamp(64, 512)
+}
+
+/// A matrix by columns, each filled up with zeros to whole vectors: a position's gradient is then the
+/// product of two runs of memory.
+struct Columns {
+    values: Vec<f32>,
+    height: usize,
+}
+
+impl Columns {
+    fn new(matrix: &[f32], width: usize) -> Self {
+        let rows = matrix.len() / width;
+        let height = rows.next_multiple_of(LANES);
+        let mut values = vec![0f32; width * height];
+        {
+            let out = Scattered::new(&mut values);
+            for_each_range(width, LANES, |columns| {
+                // SAFETY: ranges of columns do not overlap.
+                let out = unsafe { out.slice(columns.start * height..columns.end * height) };
+                for (row, values) in matrix.chunks_exact(width).enumerate() {
+                    for (i, value) in values[columns.clone()].iter().enumerate() {
+                        out[i * height + row] = *value;
+                    }
+                }
+            });
+        }
+        Self { values, height }
+    }
+
+    #[inline(always)]
+    fn column(&self, index: usize) -> &[f32] {
+        &self.values[index * self.height..(index + 1) * self.height]
+    }
+}
+
+fn add_tile(gradient: &mut [f32], pattern: &Pattern, x: &Columns, dy: &Columns) {
+    let offsets = pattern.row_offsets();
+    let gradient = Scattered::new(gradient);
+    for_each_range(pattern.rows(), 8, |rows| {
+        let nonzeros = offsets[rows.start] as usize..offsets[rows.end] as usize;
+        // SAFETY: ranges of rows do not overlap, so neither do their nonzeros.
+        let gradient = unsafe { gradient.slice(nonzeros.clone()) };
+        dispatch(Rows {
+            offsets: &offsets[rows.start..=rows.end],
+            columns: &pattern.columns()[nonzeros],
+            first: rows.start,
+            x,
+            dy,
+            gradient,
+        });
+    });
+}
+
+/// Consecutive rows of a pattern over one tile of activations.
+struct Rows<'a> {
+    offsets: &'a [u32],
+    columns: &'a [u32],
+    first: usize,
+    x: &'a Columns,
+    dy: &'a Columns,
+    gradient: &'a mut [f32],
+}
+
+impl Vectorised for Rows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<A: Arithmetic>(self) {
+        /// Positions of a row that share its loads.
+        const AT_ONCE: usize = 4;
+        let base = self.offsets[0] as usize;
+        for (row, bounds) in self.offsets.windows(2).enumerate() {
+            let nonzeros = bounds[0] as usize - base..bounds[1] as usize - base;
+            if nonzeros.is_empty() {
+                continue;
+            }
+            let dy = self.dy.column(self.first + row);
+            let columns = self.columns[nonzeros.clone()].chunks(AT_ONCE);
+            for (columns, gradient) in columns.zip(self.gradient[nonzeros].chunks_mut(AT_ONCE)) {
+                if let ([a, b, c, d], [ga, gb, gc, gd]) = (columns, &mut *gradient) {
+                    let x = [a, b, c, d].map(|&column| self.x.column(column as usize));
+                    let sums = dots::<A, AT_ONCE>(dy, x);
+                    for (g, sum) in [ga, gb, gc, gd].into_iter().zip(sums) {
+                        *g += sum;
+                    }
+                    continue;
+                }
+                for (&column, g) in columns.iter().zip(gradient) {
+                    *g += dots::<A, 1>(dy, [self.x.column(column as usize)])[0];
+                }
+            }
+        }
+    }
+}
+
+/// `N` products with one vector; each is summed in the same order whatever `N`.
+#[inline(always)]
+fn dots<A: Arithmetic, const N: usize>(y: &[f32], x: [&[f32]; N]) -> [f32; N] {
+    let mut sums = [[0f32; LANES]; N];
+    let x = x.map(|x| &x[..y.len()]);
+    for start in (0..y.len() / LANES * LANES).step_by(LANES) {
+        let y: &[f32; LANES] = y[start..start + LANES].try_into().expect("LANES values");
+        for n in 0..N {
+            let x: &[f32; LANES] = x[n][start..start + LANES].try_into().expect("LANES values");
+            for l in 0..LANES {
+                sums[n][l] = A::mul_add(x[l], y[l], sums[n][l]);
+            }
+        }
+    }
+    sums.map(sum_lanes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Device};
+    use proptest::prelude::*;
+
+    fn flat(t: &Tensor) -> Vec<f32> {
+        let t = t.to_dtype(DType::F32).unwrap();
+        t.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    fn positions(shape: [usize; 2], density: f64, seed: u64) -> Vec<usize> {
+        use rand::{Rng, SeedableRng};
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+        let weights = shape[0] * shape[1];
+        let edge = |i: usize| i == 0 || i == weights - 1;
+        let kept = (0..weights).filter(|&i| rng.random_bool(density) || edge(i));
+        kept.collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+
+        #[test]
+        fn equals_the_dense_gradient_at_the_positions(
+            rows in 1usize..200, inner in 1usize..90, out in 1usize..90,
+            density in prop::sample::select(vec![0.0, 0.01, 0.1, 0.5, 1.0]), seed in any::<u64>(),
+        ) {
+            let x = Tensor::randn(0f32, 1., (rows, inner), &Device::Cpu).unwrap();
+            let dy = Tensor::randn(0f32, 1., (rows, out), &Device::Cpu).unwrap();
+            let positions = positions([out, inner], density, seed);
+            let pattern = Pattern::from_flat([out, inner], &positions);
+            let gradient = Tensor::ones(positions.len(), DType::F32, &Device::Cpu).unwrap();
+            add_sddmm_gradient(&gradient, &pattern, &x, &dy).unwrap();
+            let wide = |t: &Tensor| t.to_dtype(DType::F64).unwrap();
+            let dense = wide(&dy).t().unwrap().matmul(&wide(&x)).unwrap();
+            let dense = flat(&dense);
+            for (got, &at) in flat(&gradient).iter().zip(&positions) {
+                prop_assert!((got - 1.0 - dense[at]).abs() < 1e-4 * (rows as f32).sqrt());
+            }
+        }
+
+        #[test]
+        fn values_are_read_and_written_at_the_positions_alone(
+            inner in 1usize..40, out in 1usize..40, seed in any::<u64>(),
+            dtype in prop::sample::select(vec![DType::F32, DType::BF16, DType::F16]),
+        ) {
+            let positions = positions([out, inner], 0.2, seed);
+            let pattern = Pattern::from_flat([out, inner], &positions);
+            let fused = Tensor::randn(0f32, 1., (out + 3, inner), &Device::Cpu).unwrap();
+            let fused = fused.to_dtype(dtype).unwrap();
+            let weight = fused.narrow(0, 2, out).unwrap();
+            let before = flat(&fused);
+            let values = gather(&weight, &pattern).unwrap();
+            let want: Vec<f32> = positions.iter().map(|i| before[2 * inner + i]).collect();
+            prop_assert_eq!(flat(&values), want);
+            set(&weight, &pattern, &(&values + 1.0).unwrap()).unwrap();
+            let changed = (&fused.flatten_all().unwrap().to_dtype(DType::F32).unwrap()
+                - Tensor::new(before.as_slice(), &Device::Cpu).unwrap()).unwrap();
+            let changed: Vec<usize> = flat(&changed).iter().enumerate()
+                .filter(|(_, d)| **d != 0.0).map(|(i, _)| i).collect();
+            let all: Vec<usize> = positions.iter().map(|i| 2 * inner + i).collect();
+            prop_assert_eq!(changed, all);
+            set(&weight, &pattern, &values).unwrap();
+            prop_assert_eq!(flat(&fused), before);
+        }
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_refused() {
+        let pattern = Pattern::from_flat([2, 3], &[0, 5]);
+        let weight = Tensor::zeros((3, 2), DType::F32, &Device::Cpu).unwrap();
+        assert!(gather(&weight, &pattern).is_err());
+        let gradient = Tensor::zeros(2, DType::F32, &Device::Cpu).unwrap();
+        let x = Tensor::zeros((4, 3), DType::F32, &Device::Cpu).unwrap();
+        assert!(add_sddmm_gradient(&gradient, &pattern, &x, &x).is_err());
+    }
+}

@@ -1,0 +1,283 @@
+//! The decoder of the Llama family, over a ragged batch of sequences.
+
+use std::sync::Arc;
+
+use candle_core::{Result, Tensor};
+
+use super::config::ModelConfig;
+use super::kv::{BLOCK, KvCache};
+use super::overlay::{Overlaid, TicketOverlay, weight_number};
+use super::rope::RopeTable;
+use super::weights::{Projection, Weights};
+use crate::kernels::activation::silu_mul;
+use crate::kernels::attention::{Span, Spans, attention};
+use crate::kernels::gather_rows::gather_rows;
+use crate::kernels::residual;
+use crate::kernels::rms_norm::rms_norm;
+use crate::kernels::rope::{HeadNorms, rotate};
+use crate::kernels::step::graphs::{Form, Graphs};
+use crate::kernels::step::indices::Indices;
+use crate::kernels::step::inputs::Inputs;
+use crate::kernels::ticket::overlay::{OverlayRows, Overlays, overlay};
+
+/// The tokens of one step: rows of several sequences, one after the other.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// Token id of each row.
+    pub tokens: Vec<u32>,
+    /// Position of each row in its sequence.
+    pub positions: Vec<u32>,
+    /// Where each row's key and value go: `block · BLOCK + offset`.
+    pub slots: Vec<u32>,
+    /// The sequences, in the order of their rows.
+    pub spans: Vec<Span>,
+    /// The rows whose next token is wanted, ascending.
+    pub logits_rows: Vec<u32>,
+    /// The rows that are under a ticket besides what is applied, ascending.
+    pub overlaid: Vec<Overlaid>,
+}
+
+impl Batch {
+    /// Appends the next `tokens` of a sequence, the first of them at position `start`, with the
+    /// sequence's block table; `wants_logits` asks for what follows the last of them.
+    pub fn push(&mut self, tokens: &[u32], start: usize, blocks: &[u32], wants_logits: bool) {
+        self.spans.push(Span {
+            first_row: self.tokens.len(),
+            rows: tokens.len(),
+            first_position: start,
+            blocks: blocks.to_vec(),
+        });
+        for (position, &token) in (start..).zip(tokens) {
+            let slot = blocks[position / BLOCK] as usize * BLOCK + position % BLOCK;
+            self.tokens.push(token);
+            self.positions.push(position as u32);
+            self.slots.push(slot as u32);
+        }
+        if wants_logits {
+            self.logits_rows.push(self.tokens.len() as u32 - 1);
+        }
+    }
+
+    /// Lays a ticket over the rows of the sequence that was pushed last.
+    pub fn overlay(&mut self, ticket: &Arc<TicketOverlay>) {
+        let Some(span) = self.spans.last() else {
+            return;
+        };
+        let rows = span.first_row..span.first_row + span.rows;
+        match self.overlaid.last_mut() {
+            Some(last) if last.rows.end == rows.start && Arc::ptr_eq(&last.ticket, ticket) => {
+                last.rows.end = rows.end;
+            }
+            _ => self.overlaid.push(Overlaid {
+                rows,
+                ticket: Arc::clone(ticket),
+            }),
+        }
+    }
+}
+
+/// What a batch is to the kernels.
+struct Step<'a> {
+    tokens: Indices<'a>,
+    positions: Indices<'a>,
+    slots: Indices<'a>,
+    logits_rows: Indices<'a>,
+    spans: Spans<'a>,
+    overlays: Overlays<'a>,
+}
+
+/// The base's decoder: weights, and what is computed from the configuration once.
+#[derive(Debug)]
+pub struct Decoder {
+    config: ModelConfig,
+    weights: Weights,
+    rope: RopeTable,
+    scale: f32,
+}
+
+impl Decoder {
+    /// A decoder for positions below `positions`.
+    pub(super) fn new(config: ModelConfig, weights: Weights, positions: usize) -> Result<Self> {
+        let rope = RopeTable::new(&config, positions, weights.embedding.device())?;
+        let scale = 1.0 / (config.head_dim as f32).sqrt();
+        Ok(Self {
+            config,
+            weights,
+            rope,
+            scale,
+        })
+    }
+
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// The angles of the positions that sequences may have.
+    pub fn rope(&self) -> &RopeTable {
+        &self.rope
+    }
+
+    /// What attention scores are multiplied by: `1 / √head_dim`.
+    pub fn scale(&self) -> f32 {
+        self.scale
+    }
+
+    /// Runs one step: writes the batch's keys and values into `cache` and returns the logits of
+    /// `logits_rows`, `[logits rows, vocab]` in f32; `None` where no row's are wanted.
+    pub fn forward(&self, batch: &Batch, cache: &KvCache) -> Result<Option<Tensor>> {
+        let mut graphs = Graphs::eager(self.weights.embedding.device());
+        self.forward_captured(batch, cache, &mut graphs)
+    }
+
+    /// As [`Self::forward`], where the launches of decoding steps are captured and replayed.
+    pub fn forward_captured(
+        &self,
+        batch: &Batch,
+        cache: &KvCache,
+        graphs: &mut Graphs,
+    ) -> Result<Option<Tensor>> {
+        let step = self.prepare(batch, graphs.begin())?;
+        graphs.upload()?;
+        let of = vec![self.weights.norm.id(), cache.layer(0).keys().id()];
+        let form = Form::new(of, &step.spans, &step.overlays);
+        if form.is_some() {
+            self.check(batch, &step, cache)?;
+        }
+        let x = graphs.run(form, || self.layers(&step, cache))?;
+        if batch.logits_rows.is_empty() {
+            return Ok(None);
+        }
+        let eps = self.config.rms_norm_eps;
+        let x = rms_norm(
+            &gather_rows(&x, &step.logits_rows)?,
+            &self.weights.norm,
+            eps,
+        )?;
+        self.weights.head.wide(&x).map(Some)
+    }
+
+    /// A batch as the kernels take it; to be uploaded.
+    fn prepare<'a>(&self, batch: &'a Batch, inputs: &mut Inputs) -> Result<Step<'a>> {
+        let group = self.config.heads / self.config.kv_heads;
+        let overlaid = batch.overlaid.iter().map(|over| OverlayRows {
+            rows: over.rows.clone(),
+            ticket: over.ticket.layouts(),
+            scale: 1.0,
+        });
+        Ok(Step {
+            tokens: Indices::new(&batch.tokens, inputs),
+            positions: Indices::new(&batch.positions, inputs),
+            slots: Indices::new(&batch.slots, inputs),
+            overlays: Overlays::new(overlaid.collect(), batch.tokens.len(), inputs)?,
+            // From here on places hang on more than a step's form: nothing behind them is captured.
+            spans: Spans::new(&batch.spans, group, inputs)?,
+            logits_rows: Indices::new(&batch.logits_rows, inputs),
+        })
+    }
+
+    /// Checks what operations check themselves when they run: a step that is replayed runs none.
+    fn check(&self, batch: &Batch, step: &Step, cache: &KvCache) -> Result<()> {
+        let rows = batch.tokens.len();
+        step.tokens.check("token", rows, self.config.vocab_size)?;
+        let positions = self.rope.positions();
+        step.positions.check("position", rows, positions)?;
+        step.slots.check("slot", rows, cache.blocks() * BLOCK)?;
+        step.spans.check(rows, cache.blocks())?;
+        if batch.overlaid.is_empty() {
+            return Ok(());
+        }
+        for (index, layer) in self.weights.layers.iter().enumerate() {
+            for projection in Projection::ALL {
+                let (out, inner) = layer.linear(projection).weight()?.dims2()?;
+                let weight = weight_number(index, projection);
+                step.overlays.check_fit(weight, [out, inner], rows)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the layers make of the batch's tokens: the residual stream `[rows, hidden]`, in f32.
+    fn layers(&self, step: &Step, cache: &KvCache) -> Result<Tensor> {
+        let eps = self.config.rms_norm_eps;
+        let rope = self.rope.at(&step.positions)?;
+        // A copy of rows of the embedding, to add to.
+        let x = self.weights.embedding.gather_rows(&step.tokens)?;
+        let mut before: Option<Tensor> = None;
+        for (i, layer) in self.weights.layers.iter().enumerate() {
+            let norm = &layer.input_norm;
+            let h = match &before {
+                None => rms_norm(&x, norm, eps)?,
+                Some(y) => residual::add_norm(&x, y, norm, eps)?,
+            };
+            let y = self.attend(i, &h, &rope, step, cache)?;
+            let h = residual::add_norm(&x, &y, &layer.post_attention_norm, eps)?;
+            let h = silu_mul(&self.project(i, Projection::GateUp, &h, step)?)?;
+            before = Some(self.project(i, Projection::Down, &h, step)?);
+        }
+        if let Some(y) = before {
+            residual::add(&x, &y)?;
+        }
+        Ok(x)
+    }
+
+    /// The attention block of one layer: `[rows, hidden]` → `[rows, hidden]`.
+    fn attend(
+        &self,
+        index: usize,
+        x: &Tensor,
+        (cos, sin): &(Tensor, Tensor),
+        step: &Step,
+        cache: &KvCache,
+    ) -> Result<Tensor> {
+        let ModelConfig {
+            heads,
+            kv_heads,
+            head_dim: dim,
+            ..
+        } = self.config;
+        let layer = &self.weights.layers[index];
+        let rows = x.dim(0)?;
+        let qkv = self.project(index, Projection::Qkv, x, step)?;
+        let qkv = qkv.reshape((rows, heads + 2 * kv_heads, dim))?;
+        let norms = layer.q_norm.as_ref().zip(layer.k_norm.as_ref());
+        let norms = norms.map(|(queries, keys)| HeadNorms {
+            queries,
+            query_heads: heads,
+            keys,
+            eps: self.config.rms_norm_eps,
+        });
+        // Views: heads are turned, stored and read where the product has put them.
+        let turned = qkv.narrow(1, 0, heads + kv_heads)?;
+        rotate(&turned, cos, sin, norms)?;
+        let cached = cache.layer(index);
+        cached.write(&qkv.narrow(1, heads, 2 * kv_heads)?, &step.slots)?;
+        let queries = qkv.narrow(1, 0, heads)?;
+        let window = self.config.windows[index];
+        let y = attention(&queries, cached, &step.spans, window, self.scale)?;
+        let y = y.reshape((rows, heads * dim))?;
+        self.project(index, Projection::O, &y, step)
+    }
+
+    /// A layer's projection, each row with its ticket: `[rows, in]` → `[rows, out]`.
+    fn project(
+        &self,
+        layer: usize,
+        projection: Projection,
+        x: &Tensor,
+        step: &Step,
+    ) -> Result<Tensor> {
+        let linear = self.weights.layers[layer].linear(projection);
+        let weight = weight_number(layer, projection);
+        if !step.overlays.touch(weight) {
+            return linear.forward(x);
+        }
+        overlay(linear.wide(x)?, x, &step.overlays, weight)
+    }
+}
+
+#[cfg(all(test, feature = "cuda"))]
+mod cuda_tests;
