@@ -5,7 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::optimizer::{Decay, Kind, Schedule};
+use super::optimizer::OptimizerKind;
+use super::schedule::{Decay, Schedule};
 use crate::ticket::select::Scope;
 
 /// What weights are ranked by when the mask is chosen.
@@ -103,7 +104,7 @@ pub struct TrainConfig {
     pub batch: usize,
     /// Batches that one step of the optimizer sums over.
     pub accumulate: usize,
-    pub optimizer: Kind,
+    pub optimizer: OptimizerKind,
     #[serde(serialize_with = "as_written")]
     pub weight_decay: f32,
     /// The share of a phase's steps in which the learning rate rises.

@@ -12,7 +12,7 @@ use crate::ticket::select::SelectError;
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
     #[error(
-        "the {what} is {value} in step {step} of the {phase} phase; {kept}. A lower learning rate \
+        "the {what} is {value} in step {step} of the {phase} phase; {saved}. A lower learning rate \
          (its peak is {rate:e} now) is the usual cure"
     )]
     NotFinite {
@@ -21,8 +21,8 @@ pub enum TrainError {
         phase: Phase,
         step: usize,
         rate: f32,
-        /// What the run folder holds.
-        kept: String,
+        /// State that the run folder holds, in words.
+        saved: String,
     },
     #[error("stopped after step {step} of the {phase} phase, which is saved: --resume goes on")]
     Stopped { phase: Phase, step: usize },
@@ -53,8 +53,8 @@ pub enum TrainError {
          the mask may hold"
     )]
     EmptyMask { density: f64 },
-    #[error("the calibrated base cannot be kept: {0}")]
-    Keep(String),
+    #[error("cannot save the calibrated base: {0}")]
+    SaveCalibrated(String),
     #[error("threads cannot be started: {0}")]
     Threads(String),
     #[error(transparent)]

@@ -1,22 +1,25 @@
 //! The offline trainer: calibrate → mask → adapt (Lottery Ticket Adaptation, arXiv 2406.16797).
 //!
-//! [`train`] takes a base, rows and a [`TrainConfig`], and gives a ticket. A phase is a loop over
-//! [`Backprop`], which hands the factors of weight gradients to what is trained: whole
-//! tensors while calibrating, a mask's positions while adapting, where neither a dense gradient nor a
-//! dense optimizer state is ever formed.
+//! [`train`] takes a base and a [`TrainRequest`] and returns a ticket. Each phase is a loop over
+//! [`Backprop`], which passes the factors of the weight gradients to the trained tensors: whole
+//! tensors while calibrating, the positions of the mask while adapting. Adapting never forms a
+//! dense gradient or a dense optimizer state.
 
 mod backprop;
 mod batches;
+mod calibration;
 mod config;
 mod error;
 mod event;
-mod job;
+mod learner;
 mod mask;
 mod optimizer;
 mod phase;
 pub mod report;
+mod request;
 mod run;
 mod run_folder;
+mod schedule;
 mod start;
 mod trainable;
 
@@ -24,6 +27,9 @@ pub use backprop::{Backprop, Gradients, Rows, Slot};
 pub use config::{Phase, PhaseConfig, Score, TrainConfig};
 pub use error::TrainError;
 pub use event::{Event, StepReport};
-pub use job::{Job, Keep, Losses, MaskSource, Observe, Trained, train};
-pub use optimizer::{Decay, Kind as OptimizerKind};
+pub use optimizer::OptimizerKind;
+pub use request::{Callbacks, MaskSource, Observer, SaveCalibrated, TrainRequest};
+pub use run::{Losses, Trained, train};
 pub use run_folder::{Existing, RunFolder, SavedState};
+pub use schedule::Decay;
+pub use start::Start;

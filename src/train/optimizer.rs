@@ -11,7 +11,7 @@ use crate::kernels::training::optimizer::{Power, Step, update_mean};
 /// Which running means a step divides by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum OptimizerKind {
     /// Loshchilov and Hutter, arXiv 1711.05101, with β = (0.9, 0.999).
     AdamW,
     /// As PyTorch's, with α = 0.99 and no momentum (what the authors of LoTA train with), but with
@@ -19,7 +19,7 @@ pub enum Kind {
     RmsProp,
 }
 
-impl FromStr for Kind {
+impl FromStr for OptimizerKind {
     type Err = String;
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
@@ -31,7 +31,7 @@ impl FromStr for Kind {
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for OptimizerKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::AdamW => "adamw",
@@ -55,10 +55,10 @@ pub struct State {
 
 impl State {
     /// The state before the first step of a tensor shaped like `values`.
-    pub fn new(kind: Kind, values: &Tensor) -> Result<Self> {
+    pub fn new(kind: OptimizerKind, values: &Tensor) -> Result<Self> {
         let mean = match kind {
-            Kind::AdamW => Some(values.zeros_like()?),
-            Kind::RmsProp => None,
+            OptimizerKind::AdamW => Some(values.zeros_like()?),
+            OptimizerKind::RmsProp => None,
         };
         let mean_square = values.zeros_like()?;
         Ok(Self { mean, mean_square })
@@ -119,68 +119,6 @@ impl Update {
     }
 }
 
-/// How the learning rate falls over a phase.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Decay {
-    Constant,
-    /// In a line, to a tenth.
-    Linear,
-    /// Along half a cosine, to a tenth.
-    Cosine,
-}
-
-impl FromStr for Decay {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Self, String> {
-        match text {
-            "constant" => Ok(Self::Constant),
-            "linear" => Ok(Self::Linear),
-            "cosine" => Ok(Self::Cosine),
-            _ => Err(format!(
-                "{text:?} is not a decay: constant, linear or cosine"
-            )),
-        }
-    }
-}
-
-impl fmt::Display for Decay {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Constant => "constant",
-            Self::Linear => "linear",
-            Self::Cosine => "cosine",
-        })
-    }
-}
-
-/// The learning rate over a phase: it falls from the first step on, times a rise at the start.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Schedule {
-    /// What the rate would be without rise and fall.
-    pub peak: f32,
-    pub steps: usize,
-    /// The share of the steps in which the rate rises, in a line.
-    pub warmup: f32,
-    pub decay: Decay,
-}
-
-impl Schedule {
-    /// The rate of step `step`, from 0.
-    pub fn rate(&self, step: usize) -> f32 {
-        let warmup = (self.steps as f32 * self.warmup).floor().max(1.0);
-        let rise = ((step + 1) as f32 / warmup).min(1.0);
-        let progress = step as f32 / self.steps.max(1) as f32;
-        let left = match self.decay {
-            Decay::Constant => 1.0,
-            Decay::Linear => 1.0 - 0.9 * progress,
-            Decay::Cosine => 0.55 + 0.45 * (std::f32::consts::PI * progress).cos(),
-        };
-        self.peak * rise * left
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,7 +129,7 @@ mod tests {
     }
 
     /// Three steps of one weight with gradients 1, 0.5 and −2, against PyTorch's own rules.
-    fn run(kind: Kind, weight_decay: f32) -> f32 {
+    fn run(kind: OptimizerKind, weight_decay: f32) -> f32 {
         let w = Tensor::new(&[1f32], &Device::Cpu).unwrap();
         let state = State::new(kind, &w).unwrap();
         for (i, g) in [1f32, 0.5, -2.0].into_iter().enumerate() {
@@ -224,20 +162,20 @@ mod tests {
     fn adamw_and_rmsprop_follow_their_rules() {
         for decay in [0.0, 0.1] {
             let want = adamw(f64::from(decay));
-            assert!((f64::from(run(Kind::AdamW, decay)) - want).abs() < 1e-5);
+            assert!((f64::from(run(OptimizerKind::AdamW, decay)) - want).abs() < 1e-5);
         }
         let (mut w, mut v) = (1f64, 0f64);
         for g in [1f64, 0.5, -2.0] {
             v = 0.99 * v + 0.01 * g * g;
             w -= 0.1 * g / (v.sqrt() + 1e-8);
         }
-        assert!((f64::from(run(Kind::RmsProp, 0.0)) - w).abs() < 1e-5);
+        assert!((f64::from(run(OptimizerKind::RmsProp, 0.0)) - w).abs() < 1e-5);
     }
 
     #[test]
     fn biases_do_not_decay() {
         let w = Tensor::ones(1, DType::F32, &Device::Cpu).unwrap();
-        let state = State::new(Kind::AdamW, &w).unwrap();
+        let state = State::new(OptimizerKind::AdamW, &w).unwrap();
         let update = Update {
             step: 1,
             learning_rate: 0.1,
@@ -249,29 +187,5 @@ mod tests {
         assert_eq!(values(&w), [1.0]);
         update.apply(&w, &zero, &state, true).unwrap();
         assert!((values(&w)[0] - 0.95).abs() < 1e-6);
-    }
-
-    #[test]
-    fn the_rate_rises_and_falls() {
-        let schedule = |decay| Schedule {
-            peak: 2.0,
-            steps: 100,
-            warmup: 0.1,
-            decay,
-        };
-        for decay in [Decay::Constant, Decay::Linear, Decay::Cosine] {
-            let schedule = schedule(decay);
-            assert!((schedule.rate(0) - 0.2).abs() < 0.01);
-            assert!(schedule.rate(4) < schedule.rate(9));
-        }
-        assert_eq!(schedule(Decay::Constant).rate(99), 2.0);
-        assert!((schedule(Decay::Linear).rate(50) - 1.1).abs() < 1e-6);
-        assert!((schedule(Decay::Cosine).rate(99) - 0.2).abs() < 0.01);
-        // No warm-up at all starts at the peak.
-        let whole = Schedule {
-            warmup: 0.0,
-            ..schedule(Decay::Constant)
-        };
-        assert_eq!(whole.rate(0), 2.0);
     }
 }

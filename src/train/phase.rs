@@ -1,160 +1,106 @@
-//! One phase: steps over batches, until they are done or something ends them.
+//! One phase: optimizer steps over batches, until they are done or an error or a stop ends them.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use candle_core::Tensor;
-
-use super::backprop::{Backprop, Rows, Slot};
+use super::backprop::{Backprop, Rows};
 use super::batches::Batches;
-use super::config::{Phase, TrainConfig};
+use super::config::Phase;
 use super::error::TrainError;
 use super::event::{Event, StepReport};
-use super::job::Observe;
+use super::learner::Learner;
 use super::optimizer::Update;
-use super::run_folder::{RunFolder, SavedState};
-use super::trainable::Trainable;
+use super::request::Observer;
+use super::run::Run;
+use super::run_folder::RunFolder;
+use super::schedule::Schedule;
 use crate::data::Example;
-use crate::kernels::training::accumulate;
 
-/// What a step does with its gradients.
-pub struct Learner {
-    pub trainable: Trainable,
-    /// Sums of absolute gradients: then nothing is moved.
-    pub scores: Option<BTreeMap<Slot, Tensor>>,
-}
-
-impl Learner {
-    /// What a later run goes on with, by name.
-    pub fn save(&self) -> candle_core::Result<Vec<(String, Tensor)>> {
-        let Some(scores) = &self.scores else {
-            return self.trainable.save();
-        };
-        let named = |(slot, sum): (&Slot, &Tensor)| (format!("{slot}.score"), sum.clone());
-        Ok(scores.iter().map(named).collect())
-    }
-
-    /// Bytes of what is kept besides the weights.
-    pub fn bytes(&self) -> usize {
-        let scores = self.scores.iter().flat_map(BTreeMap::values);
-        let scores = scores.map(|sum| sum.elem_count() * sum.dtype().size_in_bytes());
-        self.trainable.bytes() + scores.sum::<usize>()
-    }
-
-    /// Takes over what [`Self::save`] gave.
-    pub fn restore(&mut self, state: &SavedState) -> Result<(), TrainError> {
-        let Some(scores) = &self.scores else {
-            return self.trainable.restore(|name| state.tensor(name));
-        };
-        for (slot, sum) in scores {
-            let saved = state.tensor(&format!("{slot}.score"))?;
-            sum.slice_set(&saved.to_device(sum.device())?, 0, 0)?;
-        }
-        Ok(())
-    }
-
-    fn step(&mut self, update: &Update) -> candle_core::Result<()> {
-        match &self.scores {
-            None => self.trainable.step(update),
-            Some(scores) => self
-                .trainable
-                .drain(|slot, gradient| match scores.get(&slot) {
-                    Some(sum) => accumulate::add_absolute(sum, gradient),
-                    None => Ok(()),
-                }),
-        }
-    }
-}
-
-/// Where a run tells what happens.
-pub struct Log<'a> {
+/// Records the events of a run: in `metrics.jsonl`, and to the observer.
+pub struct EventLog<'a> {
     pub folder: &'a mut RunFolder,
-    pub observe: &'a mut Observe<'a>,
+    pub observe: &'a mut Observer<'a>,
 }
 
-impl Log<'_> {
-    pub fn tell(&mut self, event: &Event) -> Result<(), TrainError> {
+impl EventLog<'_> {
+    pub fn record(&mut self, event: &Event) -> Result<(), TrainError> {
         self.folder.log(event)?;
         (self.observe)(event);
         Ok(())
     }
 }
 
-/// What the steps of a phase need besides what they train.
+/// The steps of one phase of a run.
 pub struct PhaseLoop<'a> {
-    pub config: &'a TrainConfig,
-    pub phase: Phase,
-    pub backprop: Backprop<'a>,
-    pub examples: &'a [Example],
-    pub valid: &'a [Example],
-    /// Steps between looks at the validation rows; 0: none.
-    pub eval_every: usize,
-    /// Steps between saves.
-    pub save_every: usize,
-    /// Set from outside when the run is to end.
-    pub stop: &'a AtomicBool,
+    run: &'a Run<'a>,
+    phase: Phase,
+    schedule: Schedule,
 }
 
-impl PhaseLoop<'_> {
-    /// Takes the steps from `first` on.
+impl<'a> PhaseLoop<'a> {
+    pub fn new(run: &'a Run<'a>, phase: Phase) -> Self {
+        Self {
+            run,
+            phase,
+            schedule: run.config().schedule(phase),
+        }
+    }
+
+    /// Takes the steps from number `first`, counted from 0, to the end of the phase.
     pub fn run(
         &self,
         learner: &mut Learner,
         first: usize,
-        log: &mut Log,
+        log: &mut EventLog,
     ) -> Result<(), TrainError> {
-        let (phase, steps) = (self.phase, self.config.phase(self.phase).steps);
-        let schedule = self.config.schedule(phase);
-        let seed = self.config.shuffle.then_some(self.config.seed);
-        let mut batches = Batches::new(self.examples, seed, phase);
-        for step in first..steps {
+        let Self { run, phase, .. } = *self;
+        let (request, config) = (run.request, run.config());
+        let seed = config.shuffle.then_some(config.seed);
+        let mut batches = Batches::new(&request.train.examples, seed, phase);
+        for step in first..self.schedule.steps {
             let start = Instant::now();
-            let rows = batches.step(step, self.config.rows_per_step());
+            let rows = batches.step(step, config.rows_per_step());
             let (loss, gradient_norm) = self.gradients(learner, &rows, step, log.folder)?;
-            // What the steps so far gave is known to be finite only now.
-            let stopped = self.stop.load(Ordering::Relaxed);
-            let due = self.save_every > 0 && step > first && step.is_multiple_of(self.save_every);
+            // Save only now: these finite gradients prove that the steps so far did not diverge.
+            let stopped = request.stop.load(Ordering::Relaxed);
+            let due = step > first && is_due(step, request.save_every);
             if stopped || due {
                 log.folder.save(phase, step, learner.save()?)?;
             }
             if stopped {
                 return Err(TrainError::Stopped { phase, step });
             }
-            let learning_rate = schedule.rate(step);
-            // As PyTorch's `clip_grad_norm_`.
-            let clip = self.config.clip;
-            let clip = clip.map(|most| most / (gradient_norm as f32 + 1e-6));
+            let learning_rate = self.schedule.rate(step);
             learner.step(&Update {
                 step: step + 1,
                 learning_rate,
-                weight_decay: self.config.weight_decay,
-                scale: clip.map_or(1.0, |scale| scale.min(1.0)),
+                weight_decay: config.weight_decay,
+                scale: clip_scale(config.clip, gradient_norm),
             })?;
-            log.tell(&Event::Step(StepReport {
+            let done = step + 1;
+            log.record(&Event::Step(StepReport {
                 phase,
-                step: step + 1,
+                step: done,
                 loss,
                 learning_rate,
                 gradient_norm,
                 tokens: rows.iter().map(|row| row.tokens.len()).sum(),
                 seconds: start.elapsed().as_secs_f64(),
             }))?;
-            let done = step + 1;
-            if self.eval_every > 0 && done.is_multiple_of(self.eval_every) && done < steps {
-                self.look(done, log)?;
+            if done < self.schedule.steps && is_due(done, request.eval_every) {
+                self.validate(done, log)?;
             }
         }
         Ok(())
     }
 
-    /// Measures the validation rows' loss after `step` steps.
-    pub fn look(&self, step: usize, log: &mut Log) -> Result<Option<f64>, TrainError> {
-        let Some(loss) = mean_loss(self.backprop, self.valid)? else {
+    /// Measures and records the loss on the validation rows after `step` steps.
+    pub fn validate(&self, step: usize, log: &mut EventLog) -> Result<Option<f64>, TrainError> {
+        let Some(loss) = mean_loss(self.run.backprop(), self.run.request.valid_rows())? else {
             return Ok(None);
         };
-        self.check("loss on the validation rows", loss, step, log.folder)?;
-        log.tell(&Event::Valid {
+        self.check_finite("loss on the validation rows", loss, step, log.folder)?;
+        log.record(&Event::Valid {
             phase: Some(self.phase),
             step,
             loss,
@@ -162,8 +108,8 @@ impl PhaseLoop<'_> {
         Ok(Some(loss))
     }
 
-    /// Ends a run that diverges.
-    fn check(
+    /// Fails if `value` shows that the run diverges.
+    fn check_finite(
         &self,
         what: &'static str,
         value: f64,
@@ -178,12 +124,12 @@ impl PhaseLoop<'_> {
             value,
             phase: self.phase,
             step,
-            rate: self.config.phase(self.phase).learning_rate,
-            kept: folder.kept(),
+            rate: self.schedule.peak,
+            saved: folder.describe_saved(),
         })
     }
 
-    /// Adds up a step's gradients; gives its mean loss and their norm.
+    /// Accumulates the gradients of one step; returns its mean loss and the norm of the gradients.
     fn gradients(
         &self,
         learner: &mut Learner,
@@ -191,28 +137,38 @@ impl PhaseLoop<'_> {
         step: usize,
         folder: &RunFolder,
     ) -> Result<(f64, f64), TrainError> {
+        let backprop = self.run.backprop();
         let learned: usize = examples.iter().map(|e| e.learned_tokens()).sum();
+        let weight = 1.0 / learned as f32;
         let mut sum = 0.0;
-        for batch in examples.chunks(self.config.batch) {
+        for batch in examples.chunks(self.run.config().batch) {
             let rows = Rows::new(batch.iter().copied());
-            let weight = 1.0 / learned as f32;
-            let losses = self
-                .backprop
-                .gradients(&rows, weight, &mut learner.trainable)?;
+            let losses = backprop.gradients(&rows, weight, &mut learner.trainable)?;
             sum += losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
         }
         let loss = sum / learned as f64;
         let norm = learner.trainable.gradient_norm()?;
-        self.check("loss", loss, step + 1, folder)?;
-        self.check("norm of the gradients", norm, step + 1, folder)?;
+        self.check_finite("loss", loss, step + 1, folder)?;
+        self.check_finite("norm of the gradients", norm, step + 1, folder)?;
         Ok((loss, norm))
     }
 }
 
-/// Rows that go through the decoder at once where no gradient is wanted.
+/// Whether an action with period `every` is due after `step` steps; period 0 is never due.
+fn is_due(step: usize, every: usize) -> bool {
+    every > 0 && step.is_multiple_of(every)
+}
+
+/// Factor that scales gradients of norm `norm` down to the norm `clip`, as PyTorch's
+/// `clip_grad_norm_`.
+fn clip_scale(clip: Option<f32>, norm: f64) -> f32 {
+    clip.map_or(1.0, |clip| (clip / (norm as f32 + 1e-6)).min(1.0))
+}
+
+/// Rows per forward pass if no gradient is needed.
 const ROWS: usize = 1024;
 
-/// The mean loss of the learned tokens of some rows, in nats; `None` where there are none.
+/// The mean loss of the learned tokens of `examples`, in nats; `None` if there are none.
 pub fn mean_loss(backprop: Backprop, examples: &[Example]) -> Result<Option<f64>, TrainError> {
     let (mut sum, mut count) = (0.0, 0usize);
     let mut rows = Rows::default();

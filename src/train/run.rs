@@ -1,241 +1,218 @@
-//! The method itself: calibrate → mask → adapt → deltas.
+//! One training run: calibrate → mask → adapt → deltas.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use candle_core::{DType, Tensor};
 
 use super::backprop::{Backprop, Slot};
-use super::config::{Phase, Score, TrainConfig};
+use super::config::{Phase, TrainConfig};
 use super::error::TrainError;
 use super::event::Event;
-use super::job::{Keep, Losses, MaskSource};
-use super::mask::{self, Positions, Scores};
-use super::phase::{Learner, Log, PhaseLoop, mean_loss};
-use super::run_folder::SavedState;
-use super::start::Start;
+use super::learner::Learner;
+use super::mask;
+use super::phase::{EventLog, PhaseLoop, mean_loss};
+use super::request::{Callbacks, SaveCalibrated, TrainRequest};
+use super::run_folder::{RunFolder, SavedState};
 use super::trainable::Trainable;
-use crate::data::Example;
-use crate::kernels::Pattern;
 use crate::kernels::ticket::apply;
-use crate::model::Decoder;
-use crate::ticket::select::top_share;
-use crate::ticket::{BaseManifest, BoundTicket, DeltaDtype, Deltas, TensorDelta};
+use crate::kernels::{self, Pattern};
+use crate::model::{Base, Decoder};
+use crate::ticket::{BaseManifest, DeltaDtype, Deltas, Metadata, TensorDelta, Ticket, TicketError};
 
-/// A run under way.
+/// Result of a training run.
+pub struct Trained {
+    pub ticket: Ticket,
+    pub losses: Losses,
+}
+
+/// Mean losses on the validation rows, in nats per learned token; `None` without validation rows.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Losses {
+    /// Of the start; `None` in a resumed run.
+    pub before: Option<f64>,
+    /// Of the calibrated base; `None` if this run did not calibrate by moving weights.
+    pub calibrated: Option<f64>,
+    /// Of the start plus the ticket's rounded deltas.
+    pub ticket: Option<f64>,
+}
+
+/// Trains a ticket for `base`, from the beginning or from a `saved` state.
+///
+/// `base` holds the resident weights, in f32, of the base that `request.start` names. Events are
+/// appended to the metrics in `folder` and passed to `callbacks.observe`.
+///
+/// # Errors
+/// See [`TrainError`]; states that were saved before the error stay in `folder`.
+pub fn train(
+    base: Base,
+    request: &TrainRequest,
+    folder: &mut RunFolder,
+    saved: Option<SavedState>,
+    callbacks: Callbacks,
+) -> Result<Trained, TrainError> {
+    let Callbacks {
+        observe,
+        save_calibrated,
+    } = callbacks;
+    let pool = kernels::Pool::new(request.threads);
+    let pool = pool.map_err(|error| TrainError::Threads(error.to_string()))?;
+    let (decoder, parameters) = base.into_trainable()?;
+    let run = Run {
+        request,
+        decoder,
+        parameters,
+    };
+    let mut log = EventLog { folder, observe };
+    pool.install(|| run.train(saved, save_calibrated, &mut log))
+}
+
+/// A training run in progress.
 pub struct Run<'a> {
-    pub config: &'a TrainConfig,
-    pub start: &'a Start<'a>,
-    pub decoder: &'a Decoder,
-    /// The resident parameters, by checkpoint name.
-    pub parameters: &'a BTreeMap<String, Tensor>,
-    pub train: &'a [Example],
-    pub valid: &'a [Example],
-    pub mask: &'a MaskSource<'a>,
-    pub avoid: &'a [Arc<BoundTicket>],
-    pub eval_every: usize,
-    pub save_every: usize,
-    pub stop: &'a AtomicBool,
+    pub request: &'a TrainRequest<'a>,
+    pub decoder: Decoder,
+    /// The resident parameters, by checkpoint name; they share the decoder's storage.
+    pub parameters: BTreeMap<String, Tensor>,
 }
 
 impl Run<'_> {
-    /// Trains from the beginning or from where a run was saved; gives the deltas by parameter, rounded
-    /// as the ticket will hold them.
-    pub fn deltas(
+    fn train(
         &self,
         saved: Option<SavedState>,
-        keep: &mut Keep,
+        save_calibrated: &mut SaveCalibrated,
+        log: &mut EventLog,
+    ) -> Result<Trained, TrainError> {
+        let start = &self.request.start;
+        let mut losses = Losses::default();
+        if start.on_top_of.is_some() {
+            start.reset(&self.parameters)?;
+        }
+        if saved.is_none() {
+            losses.before = self.valid_loss()?;
+            if let Some(loss) = losses.before {
+                log.record(&Event::Valid {
+                    phase: None,
+                    step: 0,
+                    loss,
+                })?;
+            }
+        }
+        let tensors = self.deltas(saved, save_calibrated, &mut losses, log)?;
+        losses.ticket = self.valid_loss_with(&tensors)?;
+        let ticket = self.ticket(tensors, losses.ticket)?;
+        log.record(&Event::Ticket {
+            digest: ticket.digest().to_string(),
+            bytes: ticket.file_bytes(),
+            loss: losses.ticket,
+        })?;
+        Ok(Trained { ticket, losses })
+    }
+
+    /// Trains from the beginning or from a saved state; returns the deltas by parameter, rounded as
+    /// the ticket will hold them.
+    fn deltas(
+        &self,
+        saved: Option<SavedState>,
+        save_calibrated: &mut SaveCalibrated,
         losses: &mut Losses,
-        log: &mut Log,
+        log: &mut EventLog,
     ) -> Result<BTreeMap<String, TensorDelta>, TrainError> {
         let (mut learner, first) = match saved {
             Some(state) if state.phase == Phase::Adapt => self.resume_adapting(state)?,
             saved => {
-                let positions = self.choose(saved, keep, losses, log)?;
-                self.start.reset(self.parameters)?;
-                let patterns = mask::patterns(self.manifest(), &positions);
-                let learner = self.adapter(patterns)?;
+                let positions = self.choose_mask(saved, save_calibrated, losses, log)?;
+                self.request.start.reset(&self.parameters)?;
+                let learner = self.adapter(mask::patterns(self.manifest(), &positions))?;
                 self.announce(Phase::Adapt, &learner, log)?;
-                // The mask is all that the calibration was for: from here on it is not lost.
+                // The mask is the whole result of the calibration: save it before the first step.
                 log.folder.save(Phase::Adapt, 0, learner.save()?)?;
                 (learner, 0)
             }
         };
-        let steps = self.steps(Phase::Adapt);
-        steps.run(&mut learner, first, log)?;
+        let adapt = PhaseLoop::new(self, Phase::Adapt);
+        adapt.run(&mut learner, first, log)?;
         self.rounded(&learner.trainable)
     }
 
-    /// The mean loss of the validation rows under the weights as they are.
-    pub fn loss(&self) -> Result<Option<f64>, TrainError> {
-        mean_loss(self.backprop(), self.valid)
+    /// The mean loss of the validation rows under the current weights.
+    fn valid_loss(&self) -> Result<Option<f64>, TrainError> {
+        mean_loss(self.backprop(), self.request.valid_rows())
     }
 
-    /// The mean loss of the validation rows under deltas on top of what training starts from, with the
-    /// formula that serving applies them by.
-    pub fn loss_of(
+    /// The mean loss of the validation rows under the start plus `deltas`, applied as serving
+    /// applies them.
+    fn valid_loss_with(
         &self,
         deltas: &BTreeMap<String, TensorDelta>,
     ) -> Result<Option<f64>, TrainError> {
-        self.start.reset(self.parameters)?;
+        self.request.start.reset(&self.parameters)?;
         for (name, delta) in deltas {
             apply::add(&self.parameters[name], delta, 1.0)?;
         }
-        self.loss()
+        self.valid_loss()
     }
 
-    fn manifest(&self) -> &BaseManifest {
-        &self.start.manifest
+    /// The ticket that holds `tensors`. Its `training` metadata is the same in every run that
+    /// yields it.
+    fn ticket(
+        &self,
+        tensors: BTreeMap<String, TensorDelta>,
+        loss: Option<f64>,
+    ) -> Result<Ticket, TrainError> {
+        let mut training = self.request.describe();
+        if let Some(object) = training.as_object_mut() {
+            object.remove("base");
+            object.remove("license");
+            object.insert("valid_loss".to_owned(), loss.into());
+        }
+        let nonzeros = tensors.values().map(TensorDelta::nonzeros).sum();
+        let metadata = Metadata {
+            license: self.request.license.clone(),
+            training: Some(training),
+            ..Metadata::new(&self.config().name, self.manifest(), nonzeros)
+        };
+        Ok(Ticket::new(metadata, tensors)?)
     }
 
-    fn backprop(&self) -> Backprop<'_> {
+    pub fn config(&self) -> &TrainConfig {
+        &self.request.config
+    }
+
+    pub fn manifest(&self) -> &BaseManifest {
+        &self.request.start.manifest
+    }
+
+    pub fn backprop(&self) -> Backprop<'_> {
         Backprop {
-            decoder: self.decoder,
-            checkpointing: self.config.checkpointing,
+            decoder: &self.decoder,
+            checkpointing: self.config().checkpointing,
         }
     }
 
-    fn steps(&self, phase: Phase) -> PhaseLoop<'_> {
-        PhaseLoop {
-            config: self.config,
+    /// Records the beginning of a phase.
+    pub fn announce(
+        &self,
+        phase: Phase,
+        learner: &Learner,
+        log: &mut EventLog,
+    ) -> Result<(), TrainError> {
+        log.record(&Event::Phase {
             phase,
-            backprop: self.backprop(),
-            examples: self.train,
-            valid: self.valid,
-            eval_every: self.eval_every,
-            save_every: self.save_every,
-            stop: self.stop,
-        }
-    }
-
-    fn announce(&self, phase: Phase, learner: &Learner, log: &mut Log) -> Result<(), TrainError> {
-        log.tell(&Event::Phase {
-            phase,
-            steps: self.config.phase(phase).steps,
+            steps: self.config().phase(phase).steps,
             trained: learner.trainable.values(),
             bytes: learner.bytes(),
         })
     }
 
-    /// The positions that are trained.
-    fn choose(
-        &self,
-        saved: Option<SavedState>,
-        keep: &mut Keep,
-        losses: &mut Losses,
-        log: &mut Log,
-    ) -> Result<Positions, TrainError> {
-        let positions = match self.mask {
-            MaskSource::Ticket(ticket) => mask::of_ticket(ticket, self.manifest()),
-            MaskSource::Checkpoint { checkpoint, .. } => {
-                let shapes = &self.manifest().parameters;
-                let tuned = |name: &str| Ok(checkpoint.load(name, &shapes[name].shape)?);
-                self.select(mask::task_vector(self.start, tuned)?)?
-            }
-            MaskSource::Score => {
-                let scores = self.calibrate(saved, keep, losses, log)?;
-                self.select(scores)?
-            }
-        };
-        let kept = |(name, kept): (&String, &Vec<usize>)| {
-            let weights = self.manifest().parameters[name].shape.iter().product();
-            (name.clone(), (kept.len(), weights))
-        };
-        log.tell(&Event::Mask {
-            parameters: positions.iter().map(kept).collect(),
-        })?;
-        Ok(positions)
-    }
-
-    fn select(&self, mut scores: Scores) -> Result<Positions, TrainError> {
-        for ticket in self.avoid {
-            mask::exclude(&mut scores, ticket, self.manifest());
-        }
-        let positions = top_share(&scores, self.config.density, self.config.scope)?;
-        if positions.values().all(Vec::is_empty) {
-            return Err(TrainError::EmptyMask {
-                density: self.config.density,
-            });
-        }
-        Ok(positions)
-    }
-
-    /// Scores of every adaptable weight, by what the configuration ranks them by.
-    fn calibrate(
-        &self,
-        saved: Option<SavedState>,
-        keep: &mut Keep,
-        losses: &mut Losses,
-        log: &mut Log,
-    ) -> Result<Scores, TrainError> {
-        let score = self.config.score;
-        if score == Score::Random {
-            return Ok(mask::random(self.manifest(), self.config.seed));
-        }
-        let mut learner = self.calibrator(score)?;
-        let first = match saved {
-            Some(state) => {
-                learner.restore(&state)?;
-                state.step
-            }
-            None => {
-                self.announce(Phase::Calibrate, &learner, log)?;
-                0
-            }
-        };
-        let steps = self.steps(Phase::Calibrate);
-        steps.run(&mut learner, first, log)?;
-        if let Some(sums) = &learner.scores {
-            return mask::gradients(self.start, sums, score == Score::Saliency);
-        }
-        // Its state is as large as the base twice, and no longer wanted.
-        drop(learner);
-        losses.calibrated = steps.look(self.config.calibrate.steps, log)?;
-        keep(self.parameters).map_err(TrainError::Keep)?;
-        let tuned = |name: &str| Ok(self.parameters[name].clone());
-        mask::task_vector(self.start, tuned)
-    }
-
-    /// What calibrates: moves every weight, or sums gradients.
-    fn calibrator(&self, score: Score) -> Result<Learner, TrainError> {
-        let mut frozen: BTreeMap<String, Vec<usize>> = Positions::new();
-        for ticket in self.avoid {
-            for (name, more) in mask::of_ticket(ticket, self.manifest()) {
-                let all = frozen.entry(name).or_default();
-                all.extend(more);
-                all.sort_unstable();
-                all.dedup();
-            }
-        }
-        let frozen = mask::patterns(self.manifest(), &frozen);
-        if score == Score::TaskVector {
-            let optimizer = Some(self.config.optimizer);
-            let trainable = Trainable::whole(self.decoder, frozen, optimizer)?;
-            return Ok(Learner {
-                trainable,
-                scores: None,
-            });
-        }
-        let trainable = Trainable::whole(self.decoder, frozen, None)?;
-        let slots = mask::slots(self.manifest());
-        let sum = |slot: Slot| {
-            let weight = slot.tensor(self.decoder.weights()).expect("a slot of it");
-            Ok((slot, weight.zeros_like()?))
-        };
-        Ok(Learner {
-            trainable,
-            scores: Some(slots.map(sum).collect::<candle_core::Result<_>>()?),
-        })
-    }
-
+    /// Learner of the adapt phase: the positions of the mask alone.
     fn adapter(&self, patterns: BTreeMap<Slot, Pattern>) -> Result<Learner, TrainError> {
+        let optimizer = self.config().optimizer;
         Ok(Learner {
-            trainable: Trainable::positions(self.decoder, patterns, self.config.optimizer)?,
+            trainable: Trainable::positions(&self.decoder, patterns, optimizer)?,
             scores: None,
         })
     }
 
+    /// Learner of a saved adapt phase, and the steps it has taken.
     fn resume_adapting(&self, state: SavedState) -> Result<(Learner, usize), TrainError> {
         let mut patterns = BTreeMap::new();
         for slot in mask::slots(self.manifest()) {
@@ -243,10 +220,10 @@ impl Run<'_> {
             if !state.has(&name) {
                 continue;
             }
-            let weight = slot.tensor(self.decoder.weights()).expect("a slot of it");
+            let weight = slot.tensor(self.decoder.weights());
+            let [rows, width] = weight.expect("a slot of this decoder").dims2()?.into();
             let positions = state.tensor(&name)?.to_vec1::<u32>()?;
             let positions: Vec<usize> = positions.iter().map(|&p| p as usize).collect();
-            let (rows, width) = weight.dims2()?;
             patterns.insert(slot, Pattern::from_flat([rows, width], &positions));
         }
         let mut learner = self.adapter(patterns)?;
@@ -254,21 +231,18 @@ impl Run<'_> {
         Ok((learner, state.step))
     }
 
-    /// Trained values less those that training started from, rounded to bf16.
+    /// The ticket's deltas: trained values minus those of the start, rounded to bf16.
     fn rounded(&self, trainable: &Trainable) -> Result<BTreeMap<String, TensorDelta>, TrainError> {
         let mut tensors = BTreeMap::new();
         for (slot, pattern, values) in trainable.trained() {
             let values = values.to_dtype(DType::F32)?.to_vec1::<f32>()?;
-            let mut all = pattern.flat().zip(values).peekable();
+            let mut trained = pattern.flat().zip(values).peekable();
             for (name, first, rows) in mask::parts(slot, self.manifest()) {
-                let before = self
-                    .start
-                    .parameter(&name)?
-                    .flatten_all()?
-                    .to_vec1::<f32>()?;
+                let before = self.request.start.parameter(&name)?;
+                let before = before.flatten_all()?.to_vec1::<f32>()?;
                 let (start, end) = (first * pattern.width(), (first + rows) * pattern.width());
                 let (mut positions, mut deltas) = (Vec::new(), Vec::new());
-                while let Some((at, value)) = all.next_if(|(at, _)| *at < end) {
+                while let Some((at, value)) = trained.next_if(|(at, _)| *at < end) {
                     positions.push(at - start);
                     deltas.push(value - before[at - start]);
                 }
@@ -277,7 +251,7 @@ impl Run<'_> {
                 }
                 let deltas = Deltas::from_f32(deltas, DeltaDtype::Bf16);
                 let delta = TensorDelta::from_flat([rows, pattern.width()], &positions, deltas);
-                let delta = delta.map_err(|fault| crate::ticket::TicketError::Delta {
+                let delta = delta.map_err(|fault| TicketError::Delta {
                     parameter: name.clone(),
                     fault,
                 })?;

@@ -22,10 +22,11 @@ const PLACE: &str = "place";
 /// What to do with a folder that holds a run already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Existing {
-    /// A finished run is replaced, an unfinished one is an error.
-    Keep,
-    /// Go on with the unfinished one.
+    /// Replace a finished run; fail on an unfinished one.
+    ReplaceFinished,
+    /// Resume the unfinished run.
     Resume,
+    /// Replace any run.
     Overwrite,
 }
 
@@ -74,12 +75,14 @@ impl RunFolder {
     ) -> Result<(Self, Option<SavedState>), TrainError> {
         let unfinished = path.join(STATE).exists();
         match existing {
-            Existing::Keep if unfinished => return Err(TrainError::Unfinished(path.to_owned())),
+            Existing::ReplaceFinished if unfinished => {
+                return Err(TrainError::Unfinished(path.to_owned()));
+            }
             Existing::Resume if !unfinished => {
                 return Err(TrainError::NothingToResume(path.to_owned()));
             }
             Existing::Resume => return Self::resume(path, config),
-            Existing::Keep | Existing::Overwrite => {}
+            Existing::ReplaceFinished | Existing::Overwrite => {}
         }
         fs::create_dir_all(path).map_err(TrainError::io("make", path))?;
         if unfinished {
@@ -177,8 +180,8 @@ impl RunFolder {
         Ok(())
     }
 
-    /// What the folder holds to go on with, in words.
-    pub fn kept(&self) -> String {
+    /// The saved state, in words.
+    pub fn describe_saved(&self) -> String {
         match self.saved {
             Some((phase, step)) => format!("step {step} of the {phase} phase is saved"),
             None => "nothing was saved yet".to_owned(),
@@ -286,14 +289,15 @@ mod tests {
     fn a_run_goes_on_where_it_was_saved() {
         let folder = tempfile::tempdir().unwrap();
         let config = json!({"seed": 1, "adapt": {"learning_rate": 3e-4f32}});
-        let (mut run, none) = RunFolder::open(folder.path(), &config, Existing::Keep).unwrap();
+        let (mut run, none) =
+            RunFolder::open(folder.path(), &config, Existing::ReplaceFinished).unwrap();
         assert!(none.is_none());
         run.log(&event(1)).unwrap();
         run.save(Phase::Calibrate, 1, state(&[1.0])).unwrap();
         run.save(Phase::Adapt, 7, state(&[2.0])).unwrap();
         run.log(&event(8)).unwrap();
         drop(run);
-        let again = RunFolder::open(folder.path(), &config, Existing::Keep);
+        let again = RunFolder::open(folder.path(), &config, Existing::ReplaceFinished);
         assert!(matches!(again, Err(TrainError::Unfinished(_))));
         let (mut run, saved) = RunFolder::open(folder.path(), &config, Existing::Resume).unwrap();
         let saved = saved.unwrap();
@@ -315,14 +319,15 @@ mod tests {
         run.finish().unwrap();
         let resumed = RunFolder::open(folder.path(), &config, Existing::Resume);
         assert!(matches!(resumed, Err(TrainError::NothingToResume(_))));
-        assert!(RunFolder::open(folder.path(), &config, Existing::Keep).is_ok());
+        assert!(RunFolder::open(folder.path(), &config, Existing::ReplaceFinished).is_ok());
     }
 
     #[test]
     fn another_configuration_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let config = json!({"seed": 1, "adapt": {"steps": 5, "rate": 0.1}});
-        let (mut run, _) = RunFolder::open(folder.path(), &config, Existing::Keep).unwrap();
+        let (mut run, _) =
+            RunFolder::open(folder.path(), &config, Existing::ReplaceFinished).unwrap();
         run.save(Phase::Adapt, 1, state(&[1.0])).unwrap();
         let other = json!({"seed": 1, "adapt": {"steps": 6, "rate": 0.1}});
         let error = RunFolder::open(folder.path(), &other, Existing::Resume);

@@ -1,4 +1,4 @@
-//! The weights that training starts from, and goes back to between its phases.
+//! The weights that training starts from, and returns to between its phases.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,23 +10,24 @@ use crate::kernels::ticket::apply;
 use crate::model::Checkpoint;
 use crate::ticket::{BaseManifest, BoundTicket};
 
-/// The base's parameters as they lie on disk, with a ticket on top where one was asked for. They are
-/// read again whenever they are wanted, so that no second copy stays in memory.
+/// The base's parameters as stored on disk, plus a ticket if one is given. They are read again on
+/// each use, so that memory holds no second copy of the base.
 pub struct Start<'a> {
+    /// Checkpoint of the base.
     pub checkpoint: &'a Checkpoint,
     pub manifest: Arc<BaseManifest>,
+    /// Ticket that is added to the base before training.
     pub on_top_of: Option<Arc<BoundTicket>>,
 }
 
 impl Start<'_> {
-    /// One parameter, in f32.
-    pub fn parameter(&self, name: &str) -> Result<Tensor, TrainError> {
-        let tensor = self
-            .checkpoint
-            .load(name, &self.manifest.parameters[name].shape)?;
+    /// Reads one parameter, in f32, on the CPU.
+    pub(super) fn parameter(&self, name: &str) -> Result<Tensor, TrainError> {
+        let shape = &self.manifest.parameters[name].shape;
+        let tensor = self.checkpoint.load(name, shape)?;
         let ticket = self.on_top_of.as_ref();
         if let Some(delta) = ticket.and_then(|ticket| ticket.tensors().get(name)) {
-            // A copy first: what a checkpoint gives may be shared.
+            // A copy first: the checkpoint may hand out a shared tensor.
             let tensor = tensor.copy()?;
             apply::add(&tensor, delta, 1.0)?;
             return Ok(tensor);
@@ -34,8 +35,8 @@ impl Start<'_> {
         Ok(tensor)
     }
 
-    /// Writes all of them into the resident parameters, by name.
-    pub fn reset(&self, parameters: &BTreeMap<String, Tensor>) -> Result<(), TrainError> {
+    /// Writes every parameter back into the resident `parameters`, by checkpoint name.
+    pub(super) fn reset(&self, parameters: &BTreeMap<String, Tensor>) -> Result<(), TrainError> {
         for (name, resident) in parameters {
             let parameter = self.parameter(name)?.to_device(resident.device())?;
             resident.slice_set(&parameter, 0, 0)?;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Result, Tensor};
 
 use super::backprop::{Gradients, Slot};
-use super::optimizer::{self, State, Update};
+use super::optimizer::{OptimizerKind, State, Update};
 use crate::kernels::Pattern;
 use crate::kernels::cpu::gemm;
 use crate::kernels::training::optimizer::sum_of_squares;
@@ -46,7 +46,7 @@ impl Trainable {
     pub fn whole(
         decoder: &Decoder,
         mut frozen: BTreeMap<Slot, Pattern>,
-        optimizer: Option<optimizer::Kind>,
+        optimizer: Option<OptimizerKind>,
     ) -> Result<Self> {
         let weights = decoder.weights();
         let slots = Slot::all(weights, decoder.config().tie_word_embeddings);
@@ -74,7 +74,7 @@ impl Trainable {
     pub fn positions(
         decoder: &Decoder,
         mask: BTreeMap<Slot, Pattern>,
-        optimizer: optimizer::Kind,
+        optimizer: OptimizerKind,
     ) -> Result<Self> {
         let variable = |(slot, pattern): (Slot, Pattern)| {
             let weight = slot
@@ -226,7 +226,7 @@ impl Variable {
         weight: &Tensor,
         part: Part,
         values: Tensor,
-        optimizer: Option<optimizer::Kind>,
+        optimizer: Option<OptimizerKind>,
     ) -> Result<Self> {
         let state = optimizer.map(|kind| State::new(kind, &values));
         Ok(Self {

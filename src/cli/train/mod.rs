@@ -19,7 +19,9 @@ use super::ticket_folder::ticket_file;
 use crate::data::{self, DataOptions, Dataset};
 use crate::model::Dtype;
 use crate::ticket::{BaseManifest, BoundTicket, validate_name};
-use crate::train::{self, Existing, Job, MaskSource, RunFolder, Score, Trained};
+use crate::train::{
+    self, Callbacks, Existing, MaskSource, RunFolder, Score, Start, TrainRequest, Trained,
+};
 use watch::{Stop, Watch};
 
 /// Trains a ticket, writes it, and measures what was written.
@@ -94,8 +96,8 @@ fn train(args: &TrainArgs, base: &OpenBase, data: &Data) -> anyhow::Result<Train
         },
         (None, None) => MaskSource::Score,
     };
-    let save_calibrated = args.method.save_calibrated.as_deref();
-    let mut calibrated = |parameters: &_| match save_calibrated {
+    let calibrated = args.method.save_calibrated.as_deref();
+    let mut save_calibrated = |parameters: &_| match calibrated {
         Some(folder) => base
             .save_as(folder, parameters)
             .map_err(|e| format!("{e:#}")),
@@ -103,10 +105,13 @@ fn train(args: &TrainArgs, base: &OpenBase, data: &Data) -> anyhow::Result<Train
     };
     let stop = Stop::listen()?;
     let config = args.config();
-    let job = Job {
+    let request = TrainRequest {
         config: config.clone(),
-        base: resident,
-        checkpoint: base.checkpoint(),
+        start: Start {
+            checkpoint: base.checkpoint(),
+            on_top_of: args.method.on_top_of.as_ref().map(ticket).transpose()?,
+            manifest: Arc::clone(&manifest),
+        },
         train: &data.train,
         valid: data.valid.as_ref(),
         mask,
@@ -116,22 +121,24 @@ fn train(args: &TrainArgs, base: &OpenBase, data: &Data) -> anyhow::Result<Train
             .iter()
             .map(ticket)
             .collect::<anyhow::Result<_>>()?,
-        on_top_of: args.method.on_top_of.as_ref().map(ticket).transpose()?,
         license: args.run.license.clone(),
         eval_every: args.run.eval_every,
         save_every: args.run.save_every,
-        calibrated: &mut calibrated,
         stop: &stop.asked,
         threads: args.compute.threads(),
     };
     let existing = match (args.run.resume, args.run.overwrite) {
         (true, _) => Existing::Resume,
         (_, true) => Existing::Overwrite,
-        _ => Existing::Keep,
+        _ => Existing::ReplaceFinished,
     };
-    let (mut folder, saved) = RunFolder::open(&args.run_dir(), &job.describe(), existing)?;
+    let (mut folder, saved) = RunFolder::open(&args.run_dir(), &request.describe(), existing)?;
     let mut watch = Watch::new(&config);
-    let trained = train::train(job, &mut folder, saved, &mut |event| watch.see(event))?;
+    let callbacks = Callbacks {
+        observe: &mut |event| watch.see(event),
+        save_calibrated: &mut save_calibrated,
+    };
+    let trained = train::train(resident, &request, &mut folder, saved, callbacks)?;
     trained.ticket.write(&args.ticket_path())?;
     // Only now: until the ticket is on the disk, the run can go on from its last save.
     folder.finish()?;

@@ -18,8 +18,9 @@ use tombola::ticket::merge::merge;
 use tombola::ticket::select::Scope;
 use tombola::ticket::{BoundTicket, DeltaDtype, Digest, Ticket};
 use tombola::train::{
-    Backprop, Decay, Event, Existing, Gradients, Job, MaskSource, OptimizerKind, Phase,
-    PhaseConfig, Rows, RunFolder, Score, Slot, TrainConfig, TrainError, Trained, train,
+    Backprop, Callbacks, Decay, Event, Existing, Gradients, MaskSource, OptimizerKind, Phase,
+    PhaseConfig, Rows, RunFolder, Score, Slot, Start, TrainConfig, TrainError, TrainRequest,
+    Trained, train,
 };
 
 use crate::common::{Player, TINY, golden, golden_json, ids, load_tiny};
@@ -91,7 +92,7 @@ impl Run<'_> {
     fn new(config: TrainConfig) -> Self {
         Self {
             config,
-            existing: Existing::Keep,
+            existing: Existing::ReplaceFinished,
             save_every: 0,
             stop_after: None,
             mask: MaskSource::Score,
@@ -110,23 +111,25 @@ impl Run<'_> {
                 .map_err(|error| error.to_string()),
             None => Ok(()),
         };
-        let job = Job {
+        let base = load_tiny("llama-untied", Dtype::F32);
+        let request = TrainRequest {
             config: self.config,
-            base: load_tiny("llama-untied", Dtype::F32),
-            checkpoint: &checkpoint,
+            start: Start {
+                checkpoint: &checkpoint,
+                manifest: Arc::clone(&base.manifest),
+                on_top_of: self.on_top_of,
+            },
             train: &data,
             valid: Some(&data),
             mask: self.mask,
             avoid: self.avoid,
-            on_top_of: self.on_top_of,
             license: None,
             eval_every: 0,
             save_every: self.save_every,
-            calibrated: &mut keep,
             stop: &stop,
             threads: 2,
         };
-        let (mut folder, saved) = RunFolder::open(folder, &job.describe(), self.existing)?;
+        let (mut folder, saved) = RunFolder::open(folder, &request.describe(), self.existing)?;
         let mut steps = 0;
         let mut observe = |event: &Event| {
             events.push(event.clone());
@@ -135,7 +138,11 @@ impl Run<'_> {
                 stop.store(true, Ordering::Relaxed);
             }
         };
-        let trained = train(job, &mut folder, saved, &mut observe);
+        let callbacks = Callbacks {
+            observe: &mut observe,
+            save_calibrated: &mut keep,
+        };
+        let trained = train(base, &request, &mut folder, saved, callbacks);
         if trained.is_ok() {
             folder.finish()?;
         }
