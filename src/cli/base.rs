@@ -20,10 +20,11 @@ use crate::model::{
 use crate::text::{Text, TextError};
 use crate::ticket::BaseManifest;
 
-/// Which base, and where fetched files are kept.
+/// The base, and the folder that fetched files are kept in.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Base")]
 pub struct BaseArgs {
-    /// The base: a folder in Hugging Face layout, a .gguf file, a hub id (owner/name), or the
+    /// Base model: a folder in Hugging Face layout, a .gguf file, a hub id (owner/name), or the
     /// built-in smollm2-135m.
     #[arg(long, value_name = "BASE", env = "TOMBOLA_MODEL", default_value = DEFAULT_MODEL)]
     pub model: String,
@@ -31,10 +32,11 @@ pub struct BaseArgs {
     pub cache: CacheArgs,
 }
 
-/// Where fetched files are kept.
+/// The folder that fetched files are kept in.
 #[derive(Clone, Debug, Args)]
 pub struct CacheArgs {
-    /// Folder for what can be fetched or computed again [default: the user's cache folder].
+    /// Folder for fetched models and other files that can be fetched or computed again
+    /// [default: the user's cache folder].
     #[arg(long, value_name = "DIR", env = "TOMBOLA_CACHE_DIR")]
     cache_dir: Option<PathBuf>,
 }
@@ -100,25 +102,28 @@ fn manifest(model: &str, cache: &CacheDir) -> Result<BaseManifest, ModelError> {
     model::manifest(model, cache, &mut |progress| bars.show(progress))
 }
 
-/// How a base is computed.
+/// Device, dtype and threads that a base is computed with.
 #[derive(Clone, Copy, Debug, Args)]
+#[command(next_help_heading = "Compute")]
 pub struct ComputeArgs {
-    /// What the weights are kept in: f32, bf16 or f16.
+    /// Data type of the resident weights, and of keys and values: f32, bf16 or f16.
     #[arg(long, env = "TOMBOLA_DTYPE", default_value = "f32")]
     pub dtype: Dtype,
-    /// Where the base is resident: cpu, cuda, cuda:N, or auto: the first GPU, where this build and the machine have one.
+    /// Device that the base is resident on: cpu, cuda, cuda:N, or auto, which takes the first GPU
+    /// if this build and the machine have one, and the CPU otherwise.
     #[arg(long, env = "TOMBOLA_DEVICE", default_value = "auto")]
     pub device: DeviceSpec,
-    /// Threads that compute [default: all cores].
+    /// Compute threads [default: all cores].
     #[arg(long, value_name = "N", env = "TOMBOLA_THREADS", value_parser = at_least_one)]
     threads: Option<usize>,
 }
 
-/// Whether a base stays as its file has it.
+/// Whether the weights of a GGUF file stay quantised.
 #[derive(Clone, Copy, Debug, Default, Args)]
+#[command(next_help_heading = "Compute")]
 pub struct QuantizedArgs {
-    /// Leave the weights of a GGUF file quantised: the base takes about the file's size. --dtype is what
-    /// keys and values are kept in then, and weights that are not quantised. Tickets are overlaid.
+    /// Keep the weights of a GGUF file quantised, in about the size of the file, on the CPU only;
+    /// --dtype then holds for all else, and tickets are overlaid.
     #[arg(long, env = "TOMBOLA_KEEP_QUANTIZED")]
     pub keep_quantized: bool,
 }

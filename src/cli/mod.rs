@@ -1,23 +1,32 @@
-//! The command line: one file a subcommand, each of which parses, validates and calls the library.
+//! The command line: one file per subcommand, which parses, validates and calls the library.
 
 mod banner;
 mod base;
 mod bench;
+mod completions;
+mod docs;
 mod eval;
 mod evaluation;
+mod man;
 mod serve;
 mod signals;
 mod ticket;
 mod ticket_folder;
 mod train;
+mod version;
 
 use clap::{Parser, Subcommand};
 
-/// LLM inference with one resident base and hot-swapped LoTA tickets.
+/// Inference server with one resident base and LoTA tickets, hot-swapped per request.
 ///
-/// Without a subcommand it serves.
+/// Without a subcommand, tombola serves: `tombola --port 8080` means `tombola serve --port 8080`.
 #[derive(Debug, Parser)]
-#[command(version, args_conflicts_with_subcommands = true)]
+#[command(
+    name = "tombola",
+    version = version::VERSION,
+    args_conflicts_with_subcommands = true,
+    after_help = EXAMPLES
+)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -25,25 +34,45 @@ struct Cli {
     serve: serve::ServeArgs,
 }
 
+const EXAMPLES: &str = "\
+Examples:
+  tombola                                     Serve the built-in base and the tickets in adapters/
+  tombola train --data rows.jsonl --name sql  Train the ticket `sql`
+  tombola eval --data rows.jsonl --ticket sql Compare the base with the ticket
+  tombola bench costs                         Measure steps, swaps and overlays on this machine
+
+`tombola SUBCOMMAND --help` shows the flags and examples of a subcommand.";
+
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve a base and its tickets over HTTP (what no subcommand means).
+    /// Serve a base and its tickets over HTTP (the default without a subcommand).
+    #[command(after_help = serve::EXAMPLES)]
     Serve(Box<serve::ServeArgs>),
-    /// Train a ticket: calibrate, choose its weights, adapt them.
-    #[command(args_override_self = true)]
+    /// Train a ticket: calibrate, choose the weights to train, adapt them.
+    #[command(args_override_self = true, after_help = train::EXAMPLES)]
     Train(Box<train::TrainArgs>),
-    /// Measure a base and tickets on a data file: loss, perplexity, exact match.
+    /// Evaluate a base and tickets on a data file: loss, perplexity, greedy answers.
+    #[command(after_help = eval::EXAMPLES)]
     Eval(Box<eval::EvalArgs>),
-    /// Measure a server as its clients see it.
+    /// Measure a running server, the costs of steps and tickets, or a device.
     Bench(bench::BenchArgs),
-    /// Inspect, verify and import tickets.
+    /// Inspect, verify, import, extract and merge tickets.
     Ticket(ticket::TicketArgs),
+    /// Print a shell completion script.
+    #[command(after_help = completions::EXAMPLES)]
+    Completions(completions::CompletionsArgs),
+    /// Write the man pages into a folder.
+    #[command(after_help = man::EXAMPLES)]
+    Man(man::ManArgs),
+    /// Generate parts of the documentation.
+    #[command(hide = true)]
+    Docs(docs::DocsArgs),
 }
 
-/// Parses the process's arguments and runs what they ask for.
+/// Parses the arguments of the process and runs the subcommand.
 ///
 /// # Errors
-/// Whatever the subcommand reports; the message is for a person.
+/// The error of the subcommand, as a message for a person.
 pub fn run() -> anyhow::Result<()> {
     let cli = Cli::parse();
     match cli.command {
@@ -53,7 +82,17 @@ pub fn run() -> anyhow::Result<()> {
         Some(Command::Eval(args)) => eval::run(&args),
         Some(Command::Bench(args)) => bench::run(&args),
         Some(Command::Ticket(args)) => ticket::run(args),
+        Some(Command::Completions(args)) => completions::run(&args),
+        Some(Command::Man(args)) => man::run(&args),
+        Some(Command::Docs(args)) => docs::run(&args),
     }
+}
+
+/// Definition of the whole command line, built: value names and inherited settings are filled in.
+fn definition() -> clap::Command {
+    let mut command = <Cli as clap::CommandFactory>::command();
+    command.build();
+    command
 }
 
 #[cfg(test)]

@@ -24,51 +24,73 @@ use crate::server::{self, AppState, Door, Drained, ServedBase, ServerOptions};
 pub struct ServeArgs {
     #[command(flatten)]
     base: BaseArgs,
-    /// The address to listen on.
-    #[arg(long, env = "TOMBOLA_HOST", default_value = "127.0.0.1")]
-    host: String,
-    /// The port to listen on; 0 takes a free one.
-    #[arg(long, env = "TOMBOLA_PORT", default_value_t = 8000)]
-    port: u16,
-    #[command(flatten)]
-    compute: ComputeArgs,
-    #[command(flatten)]
-    quantized: QuantizedArgs,
-    /// The name that requests use for the base [default: the model's own].
+    /// Name that requests use for the base [default: the model's own].
     #[arg(
         long,
         value_name = "NAME",
         env = "TOMBOLA_SERVED_MODEL_NAME",
         value_parser = NonEmptyStringValueParser::new(),
+        help_heading = BASE,
     )]
     served_model_name: Option<String>,
-    #[command(flatten)]
-    folder: FolderArgs,
-    /// The largest ticket file that is taken, in MiB.
+    /// Longest sequence, prompt and output together, in tokens
+    /// [default: the length that the model was trained for].
     #[arg(
         long,
-        value_name = "MIB",
-        env = "TOMBOLA_MAX_TICKET_MIB",
-        default_value = "1024",
-        value_parser = mebibytes,
+        value_name = "TOKENS",
+        env = "TOMBOLA_MAX_MODEL_LEN",
+        value_parser = at_least_one,
+        help_heading = BASE,
     )]
-    max_ticket_mib: Mebibytes,
-    /// Memory for tickets, in MiB; the least recently used leave it first. One takes about two and a half
-    /// times the size of its file, where tickets are only applied about its size.
+    max_model_len: Option<usize>,
+    #[command(flatten)]
+    compute: ComputeArgs,
+    #[command(flatten)]
+    quantized: QuantizedArgs,
+    /// Launch each kernel of a decoding step separately instead of replaying a captured CUDA graph;
+    /// no effect on the CPU.
+    #[arg(long, env = "TOMBOLA_ENFORCE_EAGER", help_heading = COMPUTE)]
+    enforce_eager: bool,
+    #[command(flatten)]
+    folder: FolderArgs,
+    /// How tickets reach requests: apply (written into the weights, one ticket per step), overlay
+    /// (all tickets in one step, the weights untouched), or auto (whichever costs less, decided per
+    /// step) [default: auto; overlay with --keep-quantized].
+    #[arg(
+        long,
+        value_name = "MODE",
+        env = "TOMBOLA_TICKET_MODE",
+        help_heading = TICKETS,
+    )]
+    ticket_mode: Option<TicketMode>,
+    /// Give each greedy or seeded request the same answer whatever else runs: tickets are always
+    /// overlaid; on the CPU only.
+    #[arg(long, env = "TOMBOLA_DETERMINISTIC", help_heading = TICKETS)]
+    deterministic: bool,
+    /// Memory for tickets in MiB; the least recently used ticket leaves it first. A ticket takes
+    /// about 2.5 times the size of its file, or about its size with --ticket-mode apply.
     #[arg(
         long,
         value_name = "MIB",
         env = "TOMBOLA_TICKET_MEMORY_MIB",
         default_value = "2048",
         value_parser = mebibytes,
+        help_heading = TICKETS,
     )]
     ticket_memory_mib: Mebibytes,
-    /// Take tickets made for another base whose names and shapes fit.
-    #[arg(long, env = "TOMBOLA_ALLOW_FOREIGN_BASE")]
+    /// Largest accepted ticket file, in MiB.
+    #[arg(
+        long,
+        value_name = "MIB",
+        env = "TOMBOLA_MAX_TICKET_MIB",
+        default_value = "1024",
+        value_parser = mebibytes,
+        help_heading = TICKETS,
+    )]
+    max_ticket_mib: Mebibytes,
+    /// Accept tickets made for another base if every name and shape fits.
+    #[arg(long, env = "TOMBOLA_ALLOW_FOREIGN_BASE", help_heading = TICKETS)]
     allow_foreign_base: bool,
-    /// Tokens of prompt and output together [default: what the model was trained for].
-    #[arg(long, value_name = "TOKENS", env = "TOMBOLA_MAX_MODEL_LEN", value_parser = at_least_one)]
-    max_model_len: Option<usize>,
     /// Sequences that run at once.
     #[arg(
         long,
@@ -76,35 +98,26 @@ pub struct ServeArgs {
         env = "TOMBOLA_MAX_NUM_SEQS",
         default_value = "64",
         value_parser = at_least_one,
+        help_heading = SCHEDULING,
     )]
     max_num_seqs: usize,
-    /// On a GPU, launch every kernel of a step by itself: decoding steps are not captured as CUDA graphs.
-    #[arg(long, env = "TOMBOLA_ENFORCE_EAGER")]
-    enforce_eager: bool,
-    /// Tokens of one step: longer prompts are computed in chunks.
+    /// Tokens per step; a longer prompt is computed in chunks.
     #[arg(
         long,
         value_name = "TOKENS",
         env = "TOMBOLA_MAX_NUM_BATCHED_TOKENS",
         default_value = "512",
         value_parser = at_least_one,
+        help_heading = SCHEDULING,
     )]
     max_num_batched_tokens: usize,
-    /// How tickets reach requests: written into the weights, one ticket a step (apply), laid over them,
-    /// all tickets in one step (overlay), or step by step whichever costs less (auto) [default: auto,
-    /// with --keep-quantized overlay].
-    #[arg(long, value_name = "MODE", env = "TOMBOLA_TICKET_MODE")]
-    ticket_mode: Option<TicketMode>,
-    /// Give the same answer to the same request, if it is greedy or has a seed, whatever else runs:
-    /// tickets are always overlaid. On the CPU only.
-    #[arg(long, env = "TOMBOLA_DETERMINISTIC")]
-    deterministic: bool,
-    /// Requests that wait beyond those that run; more are answered 429.
+    /// Requests that wait while --max-num-seqs run; further requests are answered with status 429.
     #[arg(
         long,
         value_name = "N",
         env = "TOMBOLA_MAX_QUEUE",
-        default_value_t = 256
+        default_value_t = 256,
+        help_heading = SCHEDULING,
     )]
     max_queue: usize,
     /// Memory for keys and values, in MiB.
@@ -114,26 +127,60 @@ pub struct ServeArgs {
         env = "TOMBOLA_KV_CACHE_MIB",
         default_value = "1024",
         value_parser = mebibytes,
+        help_heading = SCHEDULING,
     )]
     kv_cache_mib: Mebibytes,
-    /// The largest JSON body that is taken, in MiB.
+    /// Address to listen on.
+    #[arg(
+        long,
+        env = "TOMBOLA_HOST",
+        default_value = "127.0.0.1",
+        help_heading = HTTP,
+    )]
+    host: String,
+    /// Port to listen on; 0 picks a free one.
+    #[arg(
+        long,
+        env = "TOMBOLA_PORT",
+        default_value_t = 8000,
+        help_heading = HTTP,
+    )]
+    port: u16,
+    /// Largest accepted JSON body, in MiB.
     #[arg(
         long,
         value_name = "MIB",
         env = "TOMBOLA_MAX_BODY_MIB",
         default_value = "8",
         value_parser = mebibytes,
+        help_heading = HTTP,
     )]
     max_body_mib: Mebibytes,
-    /// Seconds that running responses get after SIGTERM or SIGINT.
+    /// Seconds that running responses get to finish after SIGTERM or SIGINT.
     #[arg(
         long,
         value_name = "SECONDS",
         env = "TOMBOLA_DRAIN_SECONDS",
-        default_value_t = 30
+        default_value_t = 30,
+        help_heading = HTTP,
     )]
     drain_seconds: u64,
 }
+
+pub const EXAMPLES: &str = "\
+Examples:
+  tombola serve                                       Built-in base, tickets in adapters/
+  tombola serve --model Qwen/Qwen2.5-0.5B-Instruct --dtype bf16
+  tombola serve --model base.gguf --keep-quantized    In about the memory of the file
+  tombola serve --ticket-mode overlay --port 8080
+  TOMBOLA_TICKETS=/data/tickets tombola               A flag as an environment variable";
+
+// Headings of `--help`, and of the flag tables in docs/.
+const BASE: &str = "Base";
+const COMPUTE: &str = "Compute";
+const TICKETS: &str = "Tickets";
+const SCHEDULING: &str = "Scheduling";
+const HTTP: &str = "HTTP";
 
 impl ServeArgs {
     /// How tickets reach requests.

@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 use clap::Args;
 
-/// Where tickets lie.
+/// The ticket folder.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Tickets")]
 pub struct FolderArgs {
-    /// The ticket folder: NAME.safetensors in it is the ticket NAME, and uploads land in it.
+    /// Ticket folder: its file NAME.safetensors is the ticket NAME, and the server stores uploads
+    /// in it.
     #[arg(
         long,
         value_name = "DIR",

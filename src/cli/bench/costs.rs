@@ -18,9 +18,14 @@ pub struct CostsArgs {
     #[command(flatten)]
     compute: ComputeArgs,
     /// Print JSON instead of a table.
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     json: bool,
 }
+
+pub const EXAMPLES: &str = "\
+Examples:
+  tombola bench costs
+  tombola bench costs --model Qwen/Qwen2.5-0.5B-Instruct --dtype bf16 --json";
 
 /// Densities that the table says something of.
 const DENSITIES: [f64; 3] = [0.001, 0.01, 0.1];

@@ -1,4 +1,6 @@
-//! `tombola bench`: measure a server as its clients see it, what the resident base costs, or a device.
+//! `tombola bench`: one file per benchmark of the command line. The load client of `bench serve`
+//! is [`crate::loadgen`], the measurements of `bench device` are [`crate::device_bench`]; the
+//! microbenchmarks of `cargo bench` are in `benches/`.
 
 mod costs;
 mod device;
@@ -15,18 +17,22 @@ pub struct BenchArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Load an OpenAI-style server with requests, and measure throughput and latencies.
+    /// Send requests to an OpenAI-style server, and measure throughput and latencies.
+    #[command(after_help = serve::EXAMPLES)]
     Serve(Box<serve::ServeArgs>),
-    /// Measure what steps and tickets cost on this machine: what --ticket-mode auto decides by.
+    /// Measure the costs of steps and tickets on this machine, which --ticket-mode auto decides by.
+    #[command(after_help = costs::EXAMPLES)]
     Costs(Box<costs::CostsArgs>),
-    /// Measure steps, swaps and overlays of a made-up base against what the device's memory allows.
+    /// Measure steps, swaps and overlays of a synthetic base against the memory bandwidth of the
+    /// device.
+    #[command(after_help = device::EXAMPLES)]
     Device(Box<device::DeviceArgs>),
 }
 
-/// Runs what was asked for.
+/// Runs the benchmark.
 ///
 /// # Errors
-/// Whatever the subcommand reports.
+/// The error of the benchmark.
 pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     match &args.command {
         Command::Serve(args) => serve::run(args),

@@ -15,52 +15,98 @@ use crate::text::Text;
 /// Arguments of `tombola bench serve`.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// The server.
-    #[arg(long, default_value = "http://127.0.0.1:8000")]
+    /// Address of the server.
+    #[arg(long, default_value = "http://127.0.0.1:8000", help_heading = SERVER)]
     url: String,
-    /// How it is told which adapter a request wants: by `model` (openai), or by number (llamacpp).
-    #[arg(long, default_value_t)]
+    /// API that selects the adapter of a request: openai (by `model`) or llamacpp (by number).
+    #[arg(long, default_value_t, help_heading = SERVER)]
     kind: Kind,
-    /// The base's name there [default: the first model that it names].
-    #[arg(long, value_name = "NAME")]
+    /// Name of the base on the server [default: the first model that the server lists].
+    #[arg(long, value_name = "NAME", help_heading = SERVER)]
     model: Option<String>,
-    /// Adapters or tickets that requests name, separated by commas; none: the base answers.
-    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    /// Adapters or tickets that requests name, separated by commas [default: none, only the base].
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', help_heading = SERVER)]
     adapters: Vec<String>,
-    /// How often each is named: uniform or zipf.
-    #[arg(long, default_value_t)]
+    /// Distribution of requests over the adapters: uniform or zipf.
+    #[arg(long, default_value_t, help_heading = LOAD)]
     popularity: Popularity,
-    /// The tokenizer that prompts are counted by: a tokenizer.json, or any base that --model of `serve`
-    /// takes.
-    #[arg(long, value_name = "FILE|BASE", default_value = DEFAULT_MODEL)]
-    tokenizer: String,
-    #[command(flatten)]
-    cache: CacheArgs,
-    /// Requests in flight; the next is sent when one ends.
-    #[arg(long, value_name = "N", default_value = "16", value_parser = at_least_one)]
+    /// Requests in flight; the next one is sent when one ends.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "16",
+        value_parser = at_least_one,
+        help_heading = LOAD,
+    )]
     concurrency: usize,
-    /// Send so many requests a second instead, whether the server keeps up or not.
-    #[arg(long, value_name = "RATE", conflicts_with = "concurrency", value_parser = positive)]
+    /// Requests per second, sent whether the server keeps up or not [default: as --concurrency
+    /// allows].
+    #[arg(
+        long,
+        value_name = "RATE",
+        conflicts_with = "concurrency",
+        value_parser = positive,
+        help_heading = LOAD,
+    )]
     rate: Option<f64>,
-    /// Requests in all.
-    #[arg(long, value_name = "N", default_value = "32", value_parser = at_least_one)]
+    /// Number of measured requests.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "32",
+        value_parser = at_least_one,
+        help_heading = LOAD,
+    )]
     requests: usize,
-    /// Tokens of each prompt.
-    #[arg(long, value_name = "TOKENS", default_value = "64", value_parser = at_least_one)]
+    /// Requests before the measurement starts; each adapter gets at least one.
+    #[arg(long, value_name = "N", default_value_t = 1, help_heading = LOAD)]
+    warmup: usize,
+    /// Seed of prompts and arrivals; with another seed per round, no prefix cache can answer.
+    #[arg(long, default_value_t = 0, help_heading = LOAD)]
+    seed: u64,
+    /// Tokens per prompt.
+    #[arg(
+        long,
+        value_name = "TOKENS",
+        default_value = "64",
+        value_parser = at_least_one,
+        help_heading = LOAD,
+    )]
     prompt_tokens: usize,
     /// Tokens that each request generates.
-    #[arg(long, value_name = "TOKENS", default_value = "64", value_parser = at_least_one)]
+    #[arg(
+        long,
+        value_name = "TOKENS",
+        default_value = "64",
+        value_parser = at_least_one,
+        help_heading = LOAD,
+    )]
     max_tokens: usize,
-    /// Requests before the clock starts; each adapter gets one in any case.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    warmup: usize,
-    /// Decides prompts and arrivals: take another for each round, or a prefix cache answers.
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    /// Tokenizer that counts prompt tokens: a tokenizer.json, or a base as `tombola serve --model`
+    /// takes it.
+    #[arg(
+        long,
+        value_name = "FILE|BASE",
+        default_value = DEFAULT_MODEL,
+        help_heading = LOAD,
+    )]
+    tokenizer: String,
+    #[command(flatten, next_help_heading = "Output")]
+    cache: CacheArgs,
     /// Print JSON instead of a table.
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     json: bool,
 }
+
+pub const EXAMPLES: &str = "\
+Examples:
+  tombola bench serve --adapters sql --concurrency 32 --requests 256
+  tombola bench serve --adapters sql,smollm2-135m --popularity zipf --rate 8 --json
+  tombola bench serve --url http://127.0.0.1:8080 --kind llamacpp --model base";
+
+// Headings of `--help`, and of the flag tables in docs/.
+const SERVER: &str = "Server";
+const LOAD: &str = "Load";
 
 fn positive(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {

@@ -22,37 +22,62 @@ pub struct EvalArgs {
     compute: ComputeArgs,
     #[command(flatten)]
     quantized: QuantizedArgs,
-    /// A ticket to evaluate beside the base: its file, or the name of one in the ticket folder. May
-    /// be given several times.
-    #[arg(long = "ticket", value_name = "FILE|NAME")]
+    /// Ticket to evaluate beside the base: its file, or its name in the ticket folder; repeatable.
+    #[arg(long = "ticket", value_name = "FILE|NAME", help_heading = TICKETS)]
     ticket: Vec<String>,
     #[command(flatten)]
     folder: FolderArgs,
-    /// The rows: a JSON object a line, with `messages`, `prompt` and `completion`, or `text`.
-    #[arg(long, value_name = "FILE")]
-    data: PathBuf,
-    /// Take the first rows only.
-    #[arg(long, value_name = "ROWS", value_parser = at_least_one)]
-    limit: Option<usize>,
-    /// How greedy answers are compared with the rows': text, sql, number, choice or rouge-l.
-    #[arg(long = "match", value_name = "RULE", default_value_t)]
-    rule: MatchRule,
-    /// Tokens that an answer may have.
-    #[arg(long, value_name = "TOKENS", default_value = "256", value_parser = at_least_one)]
-    max_tokens: usize,
-    /// Tokens of a row; longer rows are cut.
-    #[arg(long, value_name = "TOKENS", default_value = "1024", value_parser = at_least_one)]
-    max_length: usize,
-    /// Compute the loss alone.
-    #[arg(long, conflicts_with = "rule")]
-    no_answers: bool,
-    /// Take tickets made for another base whose names and shapes fit.
-    #[arg(long)]
+    /// Accept tickets made for another base if every name and shape fits.
+    #[arg(long, help_heading = TICKETS)]
     allow_foreign_base: bool,
+    /// Rows to evaluate: one JSON object per line, with `messages`, `prompt` and `completion`, or
+    /// `text`.
+    #[arg(long, value_name = "FILE", help_heading = DATA)]
+    data: PathBuf,
+    /// Number of rows to use, from the start of the file [default: all].
+    #[arg(long, value_name = "ROWS", value_parser = at_least_one, help_heading = DATA)]
+    limit: Option<usize>,
+    /// Longest row, in tokens; longer rows are cut.
+    #[arg(
+        long,
+        value_name = "TOKENS",
+        default_value = "1024",
+        value_parser = at_least_one,
+        help_heading = DATA,
+    )]
+    max_length: usize,
+    /// Rule that compares greedy answers with those of the rows: text, sql, number, choice or
+    /// rouge-l.
+    #[arg(long = "match", value_name = "RULE", default_value_t, help_heading = ANSWERS)]
+    rule: MatchRule,
+    /// Longest answer, in tokens.
+    #[arg(
+        long,
+        value_name = "TOKENS",
+        default_value = "256",
+        value_parser = at_least_one,
+        help_heading = ANSWERS,
+    )]
+    max_tokens: usize,
+    /// Compute the loss only, without generating answers.
+    #[arg(long, conflicts_with = "rule", help_heading = ANSWERS)]
+    no_answers: bool,
     /// Print JSON instead of a table.
-    #[arg(long)]
+    #[arg(long, help_heading = OUTPUT)]
     json: bool,
 }
+
+pub const EXAMPLES: &str = "\
+Examples:
+  tombola eval --data dev.jsonl --ticket sql --match sql
+  tombola eval --data dev.jsonl --ticket a.safetensors --ticket b.safetensors --json
+  tombola eval --data text.jsonl --no-answers --limit 200    Loss of the bare base";
+
+// Headings of `--help`, and of the flag tables in docs/.
+const TICKETS: &str = "Tickets";
+const DATA: &str = "Data";
+const ANSWERS: &str = "Answers";
+const OUTPUT: &str = "Output";
 
 /// Evaluates the base and each ticket, and prints what they gave.
 ///

@@ -16,27 +16,32 @@ use crate::ticket::{
 
 #[derive(Debug, Args)]
 pub(super) struct ExtractArgs {
-    /// The base that the ticket is for: whatever `--model` of `serve` takes.
-    #[arg(long, value_name = "MODEL")]
+    /// Base that the ticket is for, as `tombola serve --model` takes it.
+    #[arg(long, value_name = "MODEL", help_heading = "Models")]
     base: String,
-    /// The model that was tuned from it.
-    #[arg(long, value_name = "MODEL")]
+    /// Model that was tuned from the base, given in the same way.
+    #[arg(long, value_name = "MODEL", help_heading = "Models")]
     tuned: String,
-    /// Share of the base's attention and MLP projection weights to keep, above 0 and up to 1.
-    #[arg(long, value_name = "SHARE", value_parser = density)]
+    #[command(flatten, next_help_heading = "Models")]
+    cache: CacheArgs,
+    /// Share of the attention and MLP projection weights that the ticket keeps: above 0, at most 1.
+    #[arg(long, value_name = "SHARE", value_parser = density, help_heading = "Method")]
     density: f64,
-    /// Whether the share is of all parameters together (`global`) or of each (`tensor`).
-    #[arg(long, default_value_t)]
+    /// Scope of the share: global (all parameters together) or tensor (each parameter).
+    #[arg(long, default_value_t, help_heading = "Method")]
     scope: Scope,
     #[command(flatten)]
-    to: OutputArgs,
-    #[command(flatten)]
-    cache: CacheArgs,
+    output: OutputArgs,
 }
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  tombola ticket extract --base HuggingFaceTB/SmolLM2-135M --tuned ./tuned --density 0.01 \\
+      --name mine --out adapters/mine.safetensors";
 
 /// Compares the models, keeps the largest differences, and writes them.
 pub(super) fn run(args: ExtractArgs) -> anyhow::Result<()> {
-    validate_name(&args.to.name)?;
+    validate_name(&args.output.name)?;
     let cache = args.cache.dir();
     let open = |model: &str, flag| ModelFiles::open(model, &cache).context(flag);
     let pair = Pair {
@@ -44,31 +49,31 @@ pub(super) fn run(args: ExtractArgs) -> anyhow::Result<()> {
         tuned: open(&args.tuned, "--tuned")?,
     };
     let base = &pair.base.manifest;
-    if args.to.name == base.name {
-        return Err(TicketError::ReservedName(args.to.name).into());
+    if args.output.name == base.name {
+        return Err(TicketError::ReservedName(args.output.name).into());
     }
     pair.check_comparable()?;
     let (scores, elsewhere) = pair.compare()?;
     let moved = scores.values().flatten().filter(|&&s| s > 0.0).count();
     let kept = top_share(&scores, args.density, args.scope)?;
     drop(scores);
-    let tensors = pair.deltas(&kept, args.to.dtype.into())?;
+    let tensors = pair.deltas(&kept, args.output.dtype.into())?;
     let nonzeros = tensors.values().map(TensorDelta::nonzeros).sum();
     if nonzeros == 0 {
         bail!(pair.nothing_kept(moved, &elsewhere, args.density));
     }
     let metadata = Metadata {
-        license: args.to.license.clone(),
+        license: args.output.license.clone(),
         training: Some(json!({
             "extracted_from": pair.tuned.manifest.name,
             "tuned_fingerprint": pair.tuned.manifest.fingerprint.to_string(),
             "scope": args.scope.to_string(),
             "tool": TOOL,
         })),
-        ..Metadata::new(&args.to.name, base, nonzeros)
+        ..Metadata::new(&args.output.name, base, nonzeros)
     };
     let ticket = Ticket::new(metadata, tensors)?;
-    let mut text = args.to.write(&ticket)?;
+    let mut text = args.output.write(&ticket)?;
     text += &format!(
         "\n{} of the {} weights that differ are kept\n",
         HumanCount(nonzeros as u64),

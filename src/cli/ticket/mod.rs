@@ -31,67 +31,90 @@ pub struct TicketArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show what a ticket holds.
+    /// Show the contents of a ticket: metadata, nonzeros per projection and per layer.
+    #[command(after_help = INSPECT_EXAMPLES)]
     Inspect(InspectArgs),
-    /// Check a ticket completely, and that it fits a base.
+    /// Validate a ticket completely, and check that it fits a base.
+    #[command(after_help = VERIFY_EXAMPLES)]
     Verify(VerifyArgs),
-    /// Make a ticket from a flat delta file (per parameter `P.indices` and `P.deltas`).
+    /// Convert a flat delta file (`P.indices` and `P.deltas` per parameter `P`) into a ticket.
+    #[command(after_help = IMPORT_EXAMPLES)]
     Import(ImportArgs),
-    /// Make a ticket from two models: where the tuned one moved farthest from its base.
+    /// Make a ticket of the largest differences between a base and a model tuned from it.
+    #[command(after_help = extract::EXAMPLES)]
     Extract(extract::ExtractArgs),
-    /// Make one ticket of several: the scaled sum of their deltas.
+    /// Merge tickets into one, which holds the scaled sum of their deltas.
+    #[command(after_help = merge::EXAMPLES)]
     Merge(merge::MergeArgs),
 }
 
 #[derive(Debug, Args)]
 struct InspectArgs {
-    /// The ticket file.
+    /// Ticket file.
     file: PathBuf,
     /// Print JSON instead of a table.
     #[arg(long)]
     json: bool,
 }
 
+const INSPECT_EXAMPLES: &str = "\
+Examples:
+  tombola ticket inspect adapters/sql.safetensors
+  tombola ticket inspect adapters/sql.safetensors --json";
+
 #[derive(Debug, Args)]
 struct VerifyArgs {
-    /// The ticket file.
+    /// Ticket file.
     file: PathBuf,
-    #[command(flatten)]
-    base: BaseArgs,
     /// Accept a ticket made for another base if every name and shape fits.
     #[arg(long)]
     allow_foreign_base: bool,
+    #[command(flatten)]
+    base: BaseArgs,
 }
+
+const VERIFY_EXAMPLES: &str = "\
+Examples:
+  tombola ticket verify adapters/sql.safetensors
+  tombola ticket verify mine.safetensors --model Qwen/Qwen2.5-0.5B-Instruct";
 
 #[derive(Debug, Args)]
 struct ImportArgs {
-    /// The flat delta file.
+    /// Flat delta file, in safetensors layout.
     file: PathBuf,
     #[command(flatten)]
     base: BaseArgs,
     #[command(flatten)]
-    to: OutputArgs,
-    /// Where the deltas come from, in plain words; kept under `training`.
-    #[arg(long, value_name = "TEXT")]
+    output: OutputArgs,
+    /// Origin of the deltas in plain words, kept in the ticket's `training` metadata.
+    #[arg(long, value_name = "TEXT", help_heading = OUTPUT)]
     source: Option<String>,
 }
 
-/// The ticket that a command writes.
+const IMPORT_EXAMPLES: &str = "\
+Examples:
+  tombola ticket import deltas.safetensors --name mine --out adapters/mine.safetensors";
+
+/// Name, file and format of the ticket that a command writes.
 #[derive(Debug, Args)]
+#[command(next_help_heading = OUTPUT)]
 struct OutputArgs {
-    /// The name that requests will use.
+    /// Name of the ticket, which requests use.
     #[arg(long)]
     name: String,
-    /// The ticket file to write; replaced if it exists.
+    /// Ticket file to write; replaced if it exists.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// How deltas are stored.
-    #[arg(long, value_enum, default_value = "bf16")]
+    /// Data type of the stored deltas: bf16 or f32.
+    #[arg(long, value_enum, default_value = "bf16", hide_possible_values = true)]
     dtype: Dtype,
     /// Licence of the ticket, for example `CC-BY-4.0`.
     #[arg(long)]
     license: Option<String>,
 }
+
+// Heading of `--help`, and of the flag tables in docs/.
+const OUTPUT: &str = "Output";
 
 impl OutputArgs {
     /// Writes the ticket and says what it holds.
@@ -178,11 +201,11 @@ fn import(args: ImportArgs) -> anyhow::Result<()> {
     if let Some(source) = args.source {
         training["source"] = source.into();
     }
-    let (name, dtype) = (&args.to.name, args.to.dtype.into());
-    let license = args.to.license.clone();
+    let (name, dtype) = (&args.output.name, args.output.dtype.into());
+    let license = args.output.license.clone();
     let ticket = import_flat(&file, &base, name, dtype, license, Some(training))
         .map_err(|e| naming(&args.file, e))?;
-    print(&args.to.write(&ticket)?)
+    print(&args.output.write(&ticket)?)
 }
 
 /// Reads a ticket file, whatever its size within reason.

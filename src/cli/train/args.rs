@@ -16,17 +16,19 @@ pub struct TrainArgs {
     pub base: BaseArgs,
     #[command(flatten)]
     pub compute: ComputeArgs,
-    /// Rows to learn: one JSON object a line, with `messages`, `prompt` and `completion`, or `text`.
-    #[arg(long, value_name = "FILE")]
+    /// Rows to train on: one JSON object per line, with `messages`, `prompt` and `completion`, or
+    /// `text`.
+    #[arg(long, value_name = "FILE", help_heading = DATA)]
     pub data: PathBuf,
-    /// Rows whose loss is measured and never learned.
-    #[arg(long, value_name = "FILE")]
+    /// Validation rows, in the same form: their loss is measured, they are never trained on
+    /// [default: none].
+    #[arg(long, value_name = "FILE", help_heading = DATA)]
     pub valid: Option<PathBuf>,
-    /// The ticket's name.
-    #[arg(long)]
+    /// Name of the ticket, which requests use.
+    #[arg(long, help_heading = OUTPUT)]
     pub name: String,
-    /// The folder that the ticket is written to, as NAME.safetensors.
-    #[arg(long, value_name = "DIR", default_value = "adapters")]
+    /// Folder that the ticket is written into, as NAME.safetensors.
+    #[arg(long, value_name = "DIR", default_value = "adapters", help_heading = OUTPUT)]
     pub out: PathBuf,
     #[command(flatten)]
     pub method: MethodArgs,
@@ -36,118 +38,135 @@ pub struct TrainArgs {
     pub run: RunArgs,
 }
 
-/// Which weights are trained.
+pub const EXAMPLES: &str = "\
+Examples:
+  tombola train --data rows.jsonl --name mine
+  tombola train --data train.jsonl --valid dev.jsonl --match sql --name sql --density 0.005
+  tombola train --data more.jsonl --name second --avoid first      Disjoint positions (LoTTO)
+  tombola train --data rows.jsonl --name mine --resume             Continue an unfinished run";
+
+// Headings of `--help`, and of the flag tables in docs/.
+const DATA: &str = "Data";
+const OUTPUT: &str = "Output";
+
+/// Choice of the weights that are trained.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Mask")]
 pub struct MethodArgs {
-    /// The share of the adaptable weights that the ticket may touch.
-    #[arg(long, default_value_t = 0.01, value_parser = density)]
+    /// Share of the adaptable weights that the ticket may touch: above 0, at most 1.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.01, value_parser = density)]
     pub density: f64,
-    /// What ranks the weights: task-vector, gradient, saliency or random.
+    /// Score that ranks the weights: task-vector, gradient, saliency or random.
     #[arg(long, default_value_t = Score::TaskVector)]
     pub score: Score,
-    /// Keep the share of all weights together (global), or of every parameter (tensor).
+    /// Scope of the share: global (all parameters together) or tensor (each parameter).
     #[arg(long, default_value_t = Scope::Global)]
     pub scope: Scope,
-    /// A ticket whose positions the mask must not hold (LoTTO); may be repeated.
+    /// Ticket whose positions the mask leaves out (LoTTO); repeatable [default: none].
     #[arg(long, value_name = "TICKET")]
     pub avoid: Vec<String>,
-    /// Train from the base with this ticket applied, and write the difference.
+    /// Ticket that is applied to the base before training; the new ticket holds the difference to
+    /// that [default: the bare base].
     #[arg(long, value_name = "TICKET")]
     pub on_top_of: Option<String>,
-    /// Train the positions of this ticket instead of choosing some.
+    /// Ticket whose positions are trained instead of a mask chosen by score.
     #[arg(long, value_name = "TICKET", conflicts_with_all = ["calibrate_from", "avoid", "score"])]
     pub mask_from: Option<String>,
-    /// Take the task vector from this tuned checkpoint instead of calibrating.
+    /// Tuned checkpoint that gives the task vector instead of a calibration phase.
     #[arg(long, value_name = "BASE", conflicts_with = "score")]
     pub calibrate_from: Option<String>,
-    /// Keep the calibrated base too, as a folder that --calibrate-from and --model read.
+    /// Folder to keep the calibrated base in, for --calibrate-from or --model [default: it is
+    /// discarded].
     #[arg(long, value_name = "DIR", conflicts_with_all = ["mask_from", "calibrate_from"])]
     pub save_calibrated: Option<PathBuf>,
 }
 
-/// How the weights are trained.
+/// Steps, batches and learning rates.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Training")]
 pub struct StepArgs {
-    /// Steps of the full fine-tune that the mask is chosen by.
+    /// Steps of the calibration, a full fine-tune whose result ranks the weights.
     #[arg(long, value_name = "N", default_value_t = 30)]
     pub calibrate_steps: usize,
     /// Steps that train the ticket.
     #[arg(long, value_name = "N", default_value_t = 80)]
     pub steps: usize,
-    /// Rows that go through the model at once.
+    /// Rows per batch.
     #[arg(long, value_name = "ROWS", default_value_t = 8, value_parser = at_least_one)]
     pub batch: usize,
-    /// Batches that one step sums over.
+    /// Batches per step, whose gradients are summed.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one)]
     pub accumulate: usize,
-    /// Tokens of a row; what is longer is cut.
+    /// Longest row, in tokens; longer rows are cut.
     #[arg(long, value_name = "TOKENS", default_value_t = 512)]
     pub max_length: usize,
-    /// Learning rate of the calibration.
+    /// Peak learning rate of the calibration.
     #[arg(long, value_name = "RATE", default_value_t = 3e-5, value_parser = rate)]
     pub calibrate_lr: f32,
-    /// Learning rate of the ticket.
+    /// Peak learning rate of the ticket.
     #[arg(long, value_name = "RATE", default_value_t = 1e-3, value_parser = rate)]
     pub lr: f32,
-    /// adamw or rmsprop.
+    /// Optimizer: adamw or rmsprop.
     #[arg(long, default_value_t = OptimizerKind::AdamW)]
     pub optimizer: OptimizerKind,
-    /// Shrinks matrices by this share of the learning rate each step.
-    #[arg(long, default_value_t = 0.0, value_parser = not_negative)]
+    /// Decoupled weight decay of matrices, times the learning rate per step; 0 turns it off.
+    #[arg(long, value_name = "DECAY", default_value_t = 0.0, value_parser = not_negative)]
     pub weight_decay: f32,
-    /// The share of a phase's steps in which the learning rate rises.
+    /// Share of a phase's steps in which the learning rate rises to its peak.
     #[arg(long, value_name = "SHARE", default_value_t = 0.1, value_parser = share)]
     pub warmup: f32,
-    /// How the learning rate falls after that: constant, linear or cosine.
+    /// Decay of the learning rate after the warmup: constant, linear or cosine.
     #[arg(long, default_value_t = Decay::Linear)]
     pub decay: Decay,
-    /// The norm that gradients are scaled down to; 0 leaves them.
+    /// Norm that larger gradients are scaled down to; 0 turns clipping off.
     #[arg(long, value_name = "NORM", default_value_t = 1.0, value_parser = not_negative)]
     pub clip: f32,
-    /// Keep less of the forward pass and compute it again: slower, in less memory.
+    /// Recompute activations in the backward pass instead of keeping them: less memory, slower.
     #[arg(long)]
     pub checkpointing: bool,
     /// Take the rows in the order of the file.
     #[arg(long)]
     pub no_shuffle: bool,
-    /// Decides the order of the rows, and a random mask.
+    /// Seed of the row order, and of a random mask.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
 }
 
-/// How the run goes on.
+/// Saves, validation and report of the run.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Run")]
 pub struct RunArgs {
-    /// The run's folder: configuration, metrics, report, and its state while unfinished
+    /// Folder of the run: configuration, metrics, report, and the state of an unfinished run
     /// [default: runs/NAME].
     #[arg(long, value_name = "DIR")]
     pub run_dir: Option<PathBuf>,
-    /// Go on with an unfinished run: to the same ticket that it would have made.
+    /// Continue an unfinished run, which gives the same ticket as an uninterrupted one.
     #[arg(long, conflicts_with = "overwrite")]
     pub resume: bool,
-    /// Throw an unfinished run away.
+    /// Discard an unfinished run and start again.
     #[arg(long)]
     pub overwrite: bool,
-    /// Steps between saves; 0: none.
+    /// Steps between saves; 0 saves nothing in between.
     #[arg(long, value_name = "STEPS", default_value_t = 50)]
     pub save_every: usize,
-    /// Steps between looks at the validation rows; 0: none.
+    /// Steps between measurements of the validation loss; 0 measures none in between.
     #[arg(long, value_name = "STEPS", default_value_t = 40)]
     pub eval_every: usize,
-    /// Use the first rows of the validation file.
+    /// Number of validation rows to use, from the start of the file.
     #[arg(long, value_name = "ROWS", default_value_t = 100, value_parser = at_least_one)]
     pub valid_rows: usize,
-    /// How greedy answers to the validation rows are compared: text, sql, number, choice or rouge-l.
+    /// Rule that compares greedy answers with those of the validation rows: text, sql, number,
+    /// choice or rouge-l.
     #[arg(long = "match", value_name = "RULE", default_value_t)]
     pub rule: MatchRule,
-    /// Tokens that an answer may have.
+    /// Longest answer, in tokens.
     #[arg(long, value_name = "TOKENS", default_value_t = 256, value_parser = at_least_one)]
     pub max_tokens: usize,
-    /// Measure the loss alone at the end, without answers.
+    /// Measure only the loss at the end, without generating answers.
     #[arg(long)]
     pub no_answers: bool,
     /// Licence of the ticket, for example `CC-BY-4.0`.
-    #[arg(long)]
+    #[arg(long, help_heading = OUTPUT)]
     pub license: Option<String>,
 }
 

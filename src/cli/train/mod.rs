@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 
-pub use args::TrainArgs;
+pub use args::{EXAMPLES, TrainArgs};
 
 use super::base::{ModelFiles, OpenBase};
 use super::eval::tell_cut;

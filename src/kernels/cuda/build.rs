@@ -2,12 +2,13 @@
 //! PTX that the driver of a newer card compiles.
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const FOLDER: &str = "src/kernels/cuda";
 
 fn main() {
+    set_commit();
     if env::var_os("CARGO_FEATURE_CUDA").is_none() {
         println!("cargo:rerun-if-changed={FOLDER}/build.rs");
         return;
@@ -43,4 +44,39 @@ fn main() {
         panic!("feature cuda needs CUDA's compiler (deploy/cuda/toolkit.sh lays one out): {nvcc}: {error}")
     });
     assert!(status.success(), "nvcc failed on {FOLDER}/kernels.cu");
+}
+
+/// Sets `TOMBOLA_COMMIT`, which `tombola --version` shows: the variable of that name, else the
+/// short id of the checkout's commit, else `unknown`.
+fn set_commit() {
+    println!("cargo:rerun-if-env-changed=TOMBOLA_COMMIT");
+    // A new commit changes the log of HEAD. With feature `cuda` a rerun compiles the kernels again,
+    // so that only a checkout of another branch causes one.
+    let watched = match env::var_os("CARGO_FEATURE_CUDA") {
+        None => ".git/logs/HEAD",
+        Some(_) => ".git/HEAD",
+    };
+    // Cargo takes a watched file that is missing as changed in each build.
+    if Path::new(watched).exists() {
+        println!("cargo:rerun-if-changed={watched}");
+    }
+    let given = env::var("TOMBOLA_COMMIT").ok();
+    let commit = given.filter(|commit| !commit.is_empty()).or_else(commit);
+    println!(
+        "cargo:rustc-env=TOMBOLA_COMMIT={}",
+        commit.as_deref().unwrap_or("unknown")
+    );
+}
+
+/// Short id of the checkout's commit; `None` outside of a checkout, or without git.
+fn commit() -> Option<String> {
+    // A repository further up may be another one.
+    if !Path::new(".git").exists() {
+        return None;
+    }
+    let git = Command::new("git")
+        .args(["rev-parse", "--short", "HEAD"])
+        .output();
+    let output = git.ok().filter(|output| output.status.success())?;
+    Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

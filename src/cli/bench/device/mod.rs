@@ -19,23 +19,40 @@ use shape::Shape;
 /// Arguments of `tombola bench device`.
 #[derive(Debug, Args)]
 pub struct DeviceArgs {
-    /// The base's shape: 7b, 1b, 135m or tiny.
-    #[arg(long, default_value = "135m")]
+    /// Shape of the synthetic base: 7b (Llama 2), 1b (TinyLlama), 135m (SmolLM2) or tiny.
+    #[arg(long, default_value = "135m", help_heading = "Measurement")]
     shape: Shape,
+    /// Positions per sequence.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "128",
+        value_parser = at_least_one,
+        help_heading = "Measurement",
+    )]
+    context: usize,
+    /// Runs per measurement; the median is reported.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "9",
+        value_parser = at_least_one,
+        help_heading = "Measurement",
+    )]
+    repeats: usize,
     #[command(flatten)]
     compute: ComputeArgs,
     #[command(flatten)]
     cache: CacheArgs,
-    /// Positions that each sequence has.
-    #[arg(long, value_name = "N", default_value = "128", value_parser = at_least_one)]
-    context: usize,
-    /// Runs of one thing; their median counts.
-    #[arg(long, value_name = "N", default_value = "9", value_parser = at_least_one)]
-    repeats: usize,
-    /// Write the figures there as JSON, besides the table that is printed.
-    #[arg(long, value_name = "FILE")]
+    /// File to write the figures to as JSON, besides the printed table [default: none].
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
     json: Option<PathBuf>,
 }
+
+pub const EXAMPLES: &str = "\
+Examples:
+  tombola bench device --shape 1b --dtype bf16
+  tombola bench device --shape 7b --dtype bf16 --device cuda --json figures.json";
 
 /// Makes the base, measures, prints and writes.
 ///
