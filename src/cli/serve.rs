@@ -17,7 +17,7 @@ use crate::engine::{self, EngineConfig, TicketMode};
 use crate::metrics::Metrics;
 use crate::model::{Base, LoadOptions};
 use crate::registry::{MemoryOf, Registry, RegistryOptions};
-use crate::server::{self, AppState, Door, Drained, ServedBase, ServerOptions};
+use crate::server::{self, AppState, Drained, ServedBase, ServerOptions, StartupGate};
 
 /// Arguments of `tombola serve`; each is an environment variable too.
 #[derive(Clone, Debug, Args)]
@@ -254,8 +254,8 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
             std::process::exit(0);
         });
     };
-    let door = Door::default();
-    let serving = tokio::spawn(server::serve(listener, door.clone(), shutdown, drain));
+    let gate = StartupGate::default();
+    let serving = tokio::spawn(server::serve(listener, gate.clone(), shutdown, drain));
     let mut signals = Signals::new()?;
     let (state, _engine) = tokio::select! {
         // Not in the runtime's threads: it takes long.
@@ -266,7 +266,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         }
     };
     let state = Arc::new(state);
-    door.open(Arc::clone(&state));
+    gate.open(Arc::clone(&state));
     announce(address, &state)?;
     if serving.await?? == Drained::TimedOut {
         tracing::warn!(

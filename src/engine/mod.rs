@@ -307,7 +307,7 @@ impl Engine {
 
     fn count(&self, swap: Option<SwapReport>) {
         if let Some(swap) = swap {
-            self.metrics.swapped(swap.took);
+            self.metrics.engine.observe_swap(swap.took);
         }
     }
 
@@ -342,6 +342,7 @@ impl Engine {
                 .expect("planned sequences are here");
             if let Some(since) = sequence.queued_since.take() {
                 self.metrics
+                    .engine
                     .queue_time
                     .observe(since.elapsed().as_secs_f64());
             }
@@ -350,11 +351,12 @@ impl Engine {
         let output = output.unwrap_or_else(|error| panic!("a step failed: {error}"));
         self.count(output.swap);
         for took in output.laid_out {
-            self.metrics.laid_out(took);
+            self.metrics.engine.observe_overlay_build(took);
         }
         self.postprocess(plan, output.chunks);
         self.metrics
-            .stepped(plan.mode(), start.elapsed(), output.overlaid);
+            .engine
+            .observe_step(plan.mode(), start.elapsed(), output.overlaid);
     }
 
     /// Hands each sequence what the step gave it, on all cores: it scores its prompt by that and
@@ -382,9 +384,8 @@ impl Engine {
     }
 
     fn report(&self) {
-        let Self {
-            metrics, scheduler, ..
-        } = self;
+        let scheduler = &self.scheduler;
+        let metrics = &self.metrics.engine;
         metrics.requests_running.set(scheduler.num_running() as i64);
         metrics.requests_waiting.set(scheduler.num_waiting() as i64);
         metrics.kv_cache_usage.set(scheduler.cache_usage());

@@ -1,4 +1,5 @@
-//! From the bytes of a body to single fields, each with errors that name it.
+//! Request bodies: reading, parsing, and taking typed fields out of them, with errors that name
+//! the field.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -11,11 +12,14 @@ use serde_json::{Map, Value};
 
 use super::error::ApiError;
 
-/// How long a body that was refused is still read and thrown away: a client that is cut off while
-/// it writes may never see the answer.
-pub const LINGER: Duration = Duration::from_secs(2);
+/// Time to read and discard the rest of a refused body: a client that is disconnected while it
+/// still writes may never see the response.
+pub const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Reads a whole body of at most `limit` bytes.
+/// Reads a whole body.
+///
+/// # Errors
+/// The body exceeds `limit` bytes, or the connection breaks off.
 pub async fn read(body: Body, limit: usize) -> Result<Bytes, ApiError> {
     let mut chunks = body.into_data_stream();
     let mut bytes = Vec::new();
@@ -23,8 +27,8 @@ pub async fn read(body: Body, limit: usize) -> Result<Bytes, ApiError> {
         let chunk = chunk.map_err(|error| ApiError::BadBody(error.to_string()))?;
         if bytes.len() + chunk.len() > limit {
             let rest = async { while let Some(Ok(_)) = chunks.next().await {} };
-            // Whether all of it came in time changes nothing.
-            let _ = tokio::time::timeout(LINGER, rest).await;
+            // Best effort: the response is the same if the time runs out.
+            let _ = tokio::time::timeout(DISCARD_TIMEOUT, rest).await;
             let (what, limit) = ("body", limit as u64);
             return Err(ApiError::TooLarge { what, limit });
         }
@@ -33,17 +37,18 @@ pub async fn read(body: Body, limit: usize) -> Result<Bytes, ApiError> {
     Ok(bytes.into())
 }
 
-/// The fields of a JSON body that nobody has taken yet.
+/// Fields of a JSON body that have not been taken yet.
 pub struct Fields(Map<String, Value>);
 
 impl Fields {
     /// Parses a JSON object.
     pub fn parse(body: &[u8]) -> Result<Self, ApiError> {
-        let fields = serde_json::from_slice(body);
-        fields.map(Self).map_err(|e| ApiError::BadJson(brief(&e)))
+        serde_json::from_slice(body)
+            .map(Self)
+            .map_err(|error| ApiError::BadJson(brief(&error)))
     }
 
-    /// Takes a field; `null` is as good as absent.
+    /// Takes a field; `null` counts as absent.
     pub fn take<T: DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>, ApiError> {
         match self.0.remove(name) {
             None | Some(Value::Null) => Ok(None),
@@ -51,7 +56,7 @@ impl Fields {
         }
     }
 
-    /// Takes a number that has to lie in a range.
+    /// Takes a number that must lie in `range`.
     pub fn take_in<T>(
         &mut self,
         name: &str,
@@ -71,7 +76,8 @@ impl Fields {
         }
     }
 
-    /// Refuses a field unless it is absent, `null`, or one of the values that ask for nothing.
+    /// Refuses a field unless it is absent, `null`, or one of the `harmless` values, which request
+    /// nothing.
     pub fn refuse(
         &mut self,
         name: &str,
@@ -88,17 +94,17 @@ impl Fields {
     }
 }
 
-/// Turns a part of a body into what it should be.
+/// Deserialises the value of the field `param`.
 pub fn from_value<T: DeserializeOwned>(param: &str, value: Value) -> Result<T, ApiError> {
-    let value = serde_json::from_value(value);
-    value.map_err(|error| ApiError::invalid(param, format!("is malformed: {}", brief(&error))))
+    serde_json::from_value(value)
+        .map_err(|error| ApiError::invalid(param, format!("is malformed: {}", brief(&error))))
 }
 
-/// A message that may quote the body, cut to a readable length.
+/// Message of a JSON error, which may quote the body, cut to a readable length.
 fn brief(error: &serde_json::Error) -> String {
-    const LONGEST: usize = 200;
+    const MAX_CHARS: usize = 200;
     let message = error.to_string();
-    match message.char_indices().nth(LONGEST) {
+    match message.char_indices().nth(MAX_CHARS) {
         Some((end, _)) => format!("{}…", &message[..end]),
         None => message,
     }

@@ -1,4 +1,4 @@
-//! Everything that a client can be told is wrong, and the one table from errors to answers.
+//! Errors that clients see, and the one table that maps them to status, type and code.
 
 use axum::Json;
 use axum::extract::rejection::PathRejection;
@@ -9,22 +9,26 @@ use serde_json::{Value, json};
 use crate::engine::SubmitError;
 use crate::registry::RegistryError;
 
-/// Why a request was refused, in OpenAI's terms.
+/// Reason why a request failed, in OpenAI's terms.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
-    /// A field is missing, malformed or out of its range.
+    /// A field is missing, malformed or out of range.
     #[error("{message}")]
     Invalid { message: String, param: String },
-    /// A field that OpenAI knows and this server does not.
-    #[error("`{param}` is not supported here: {reason}")]
+    /// A field of the OpenAI API that this server does not implement.
+    #[error("`{param}` is not supported: {reason}")]
     Unsupported { param: String, reason: &'static str },
+    /// The body is not a JSON object.
     #[error("the body is not a JSON object: {0}")]
     BadJson(String),
+    /// The multipart form of an upload is malformed or incomplete.
     #[error("the form cannot be read: {0}")]
     BadForm(String),
+    /// The connection or the client broke off the body.
     #[error("the body cannot be read: {0}")]
     BadBody(String),
-    /// `completion` is absent where the prompt alone is too long.
+    /// The prompt and its completion exceed the context. `completion` is absent if the prompt alone
+    /// is too long.
     #[error("{}", context_message(*.limit, *.prompt, *.completion))]
     ContextLength {
         limit: usize,
@@ -32,48 +36,60 @@ pub enum ApiError {
         completion: Option<usize>,
         param: &'static str,
     },
+    /// No base and no ticket has this name.
     #[error("the model `{0}` does not exist")]
     ModelNotFound(String),
+    /// No ticket has this name.
     #[error("there is no ticket `{0}`")]
     TicketNotFound(String),
+    /// An upload names an existing ticket without `replace=true`.
     #[error("a ticket `{0}` exists already; pass `replace=true` to replace it")]
     TicketExists(String),
+    /// An uploaded ticket is malformed, or does not fit the base or the memory.
     #[error("the ticket is refused: {0}")]
     InvalidTicket(String),
-    #[error("the ticket breaks the model: it gives no finite probabilities")]
+    /// The logits under the ticket are not finite.
+    #[error("the ticket breaks the model: its logits are not finite")]
     BrokenTicket,
+    /// A body or a ticket exceeds its limit.
     #[error("the {what} is larger than the limit of {limit} bytes")]
     TooLarge { what: &'static str, limit: u64 },
+    /// No route has this path.
     #[error("unknown URL: {0}")]
     UnknownUrl(String),
-    #[error("the method is not allowed here: {0}")]
+    /// The route does not have this method.
+    #[error("the method is not allowed for this URL: {0}")]
     MethodNotAllowed(String),
+    /// The engine holds its maximum number of requests.
     #[error("the queue is full; try again later")]
     QueueFull,
-    /// Leased tickets leave no room for another.
-    #[error("the memory for tickets is all in use; try again later")]
+    /// Leased tickets take up the memory budget.
+    #[error("the memory budget for tickets is in use; try again later")]
     TicketMemoryFull,
-    #[error("the file of ticket `{0}` was changed or removed behind the server; upload it again")]
+    /// A ticket's file is not the one that was published.
+    #[error("the file of ticket `{0}` was changed or removed outside the server; upload it again")]
     TicketFileChanged(String),
+    /// The base is not loaded yet.
     #[error("the server is still loading the base; try again later")]
     Starting,
+    /// The engine's thread has ended, or the server shuts down.
     #[error("the engine has stopped")]
     EngineStopped,
-    /// Logged, never told.
-    #[error("internal error; the server's log says more")]
+    /// Any other failure: the reason is logged, never sent.
+    #[error("internal error; see the server log")]
     Internal(String),
 }
 
 impl ApiError {
-    /// A field that is not what it should be; the message names it.
+    /// An invalid field; the message is its name in backticks, then the problem.
     pub fn invalid(param: impl Into<String>, problem: impl std::fmt::Display) -> Self {
         let param = param.into();
         let message = format!("`{param}` {problem}");
         Self::Invalid { message, param }
     }
 
-    /// The table: status, OpenAI's error type, and code.
-    fn row(&self) -> (StatusCode, &'static str, Option<&'static str>) {
+    /// Row of the table: status, OpenAI's error type, and code.
+    fn table_row(&self) -> (StatusCode, &'static str, Option<&'static str>) {
         const INVALID: &str = "invalid_request_error";
         const SERVER: &str = "server_error";
         match self {
@@ -141,13 +157,13 @@ impl ApiError {
         }
     }
 
-    /// OpenAI's error object, also for an error in the middle of a stream. Logs what the client
-    /// is not told.
+    /// OpenAI's error object, also sent as an event if a stream fails. Logs the reason of an
+    /// internal error, which the object leaves out.
     pub fn body(&self) -> Value {
         if let Self::Internal(reason) = self {
             tracing::error!(%reason, "internal error");
         }
-        let (_, kind, code) = self.row();
+        let (_, kind, code) = self.table_row();
         json!({
             "error": {
                 "message": self.to_string(),
@@ -161,7 +177,7 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut response = (self.row().0, Json(self.body())).into_response();
+        let mut response = (self.table_row().0, Json(self.body())).into_response();
         if matches!(
             self,
             Self::QueueFull | Self::TicketMemoryFull | Self::Starting
@@ -173,7 +189,7 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// A name in the path that is no text.
+/// A path parameter that is not UTF-8.
 impl From<PathRejection> for ApiError {
     fn from(error: PathRejection) -> Self {
         Self::UnknownUrl(error.body_text())
@@ -189,7 +205,8 @@ impl From<SubmitError> for ApiError {
     }
 }
 
-/// As an answer to the tickets' own routes; a completion calls an unknown alias an unknown model.
+/// Error of a ticket route. The completion routes report an unknown alias as an unknown model
+/// instead.
 impl From<RegistryError> for ApiError {
     fn from(error: RegistryError) -> Self {
         match error {
@@ -203,11 +220,11 @@ impl From<RegistryError> for ApiError {
                 Self::InvalidTicket(error.to_string())
             }
             RegistryError::MemoryFull { .. } => {
-                tracing::warn!(%error, "a request was refused");
+                tracing::warn!(%error, "refused a request");
                 Self::TicketMemoryFull
             }
             RegistryError::Changed { ref alias, .. } => {
-                tracing::error!(%error, "a request was refused");
+                tracing::error!(%error, "refused a request");
                 Self::TicketFileChanged(alias.clone())
             }
             RegistryError::Io { .. } => Self::Internal(error.to_string()),
@@ -221,10 +238,12 @@ fn context_message(limit: usize, prompt: usize, completion: Option<usize>) -> St
         Some(completion) => {
             let total = prompt.saturating_add(completion);
             format!(
-                "{limit}, but {total} were requested ({prompt} in the prompt, {completion} for \
+                "{limit}, but {total} were requested ({prompt} in the prompt, {completion} in \
                  the completion)"
             )
         }
-        None => format!("{limit}, but the prompt has {prompt} and leaves no room for an answer"),
+        None => format!(
+            "{limit}, but the prompt has {prompt} tokens, which leaves no room for a completion"
+        ),
     }
 }

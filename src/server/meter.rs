@@ -1,12 +1,12 @@
-//! What one sequence adds to the metrics, from a client's point of view.
+//! Per-completion metrics, as a client would measure them.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::generate::Prompt;
-use crate::metrics::{Finished, Metrics};
+use crate::metrics::{FinishedReason, Metrics};
 
-/// Times one sequence and counts its tokens. Dropped before it is finished, it counts an abort.
+/// Times one completion and counts its tokens. Dropping it before [`Meter::finish`] counts an
+/// abort.
 pub struct Meter {
     metrics: Arc<Metrics>,
     arrived: Instant,
@@ -17,11 +17,16 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// A sequence that the engine has taken.
-    pub fn start(metrics: Arc<Metrics>, arrived: Instant, prompt: &Prompt) -> Self {
-        let prompt_tokens = prompt.ids.len();
-        metrics.prompt_tokens.inc_by(prompt_tokens as u64);
-        metrics.request_max_tokens.observe(prompt.max_tokens as f64);
+    /// Starts the meter of a completion that the engine has accepted. `arrived` is the arrival of
+    /// its request; `max_tokens` bounds the generated tokens.
+    pub fn start(
+        metrics: Arc<Metrics>,
+        arrived: Instant,
+        prompt_tokens: usize,
+        max_tokens: usize,
+    ) -> Self {
+        metrics.server.prompt_tokens.inc_by(prompt_tokens as u64);
+        metrics.server.request_max_tokens.observe(max_tokens as f64);
         Self {
             metrics,
             arrived,
@@ -32,10 +37,10 @@ impl Meter {
         }
     }
 
-    /// A token came.
+    /// Records the arrival of one token.
     pub fn token(&mut self) {
         let now = Instant::now();
-        let metrics = &self.metrics;
+        let metrics = &self.metrics.server;
         let (since, histogram) = match self.last_token {
             Some(last) => (last, &metrics.inter_token_latency),
             None => (self.arrived, &metrics.time_to_first_token),
@@ -46,11 +51,11 @@ impl Meter {
         self.tokens += 1;
     }
 
-    /// The sequence is complete.
-    pub fn finish(&mut self, how: Finished) {
+    /// Records the end of the completion.
+    pub fn finish(&mut self, reason: FinishedReason) {
         self.finished = true;
-        let metrics = &self.metrics;
-        metrics.finished(how);
+        let metrics = &self.metrics.server;
+        metrics.finished(reason);
         metrics
             .e2e_latency
             .observe(self.arrived.elapsed().as_secs_f64());
@@ -66,7 +71,7 @@ impl Meter {
 impl Drop for Meter {
     fn drop(&mut self) {
         if !self.finished {
-            self.metrics.finished(Finished::Abort);
+            self.metrics.server.finished(FinishedReason::Abort);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Health, readiness, metrics, and the base's own facts.
+//! Health, readiness, metrics, and facts about the base.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,11 +11,11 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::AppState;
 use super::error::ApiError;
+use super::state::AppState;
 use crate::ticket::Digest;
 
-/// 200 while the engine's thread lives.
+/// `GET /health`: 200 while the engine's thread lives.
 pub async fn health(State(state): State<Arc<AppState>>) -> Response {
     if state.engine.is_stopped() {
         return ApiError::EngineStopped.into_response();
@@ -23,7 +23,7 @@ pub async fn health(State(state): State<Arc<AppState>>) -> Response {
     Json(json!({"status": "ok"})).into_response()
 }
 
-/// The answer to any request before the base is loaded: alive, and not ready.
+/// Response to any request before the base is loaded: healthy, but not ready.
 pub fn starting(request: &Request) -> Response {
     match request.uri().path() {
         "/health" => Json(json!({"status": "ok"})).into_response(),
@@ -37,7 +37,8 @@ fn unready(status: &str) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
 }
 
-/// 200 when a request would be served now: the engine runs and the server is not about to end.
+/// `GET /ready`: 200 if the server accepts requests, that is, the engine runs and shutdown has not
+/// begun.
 pub async fn ready(State(state): State<Arc<AppState>>) -> Response {
     let status = if state.draining.load(Ordering::Acquire) {
         "draining"
@@ -51,24 +52,28 @@ pub async fn ready(State(state): State<Arc<AppState>>) -> Response {
     unready(status)
 }
 
-/// All series, as Prometheus scrapes them.
+/// `GET /metrics`: all series in the Prometheus text format.
 pub async fn metrics(State(state): State<Arc<AppState>>) -> Result<Response, ApiError> {
-    let metrics = &state.metrics;
-    metrics.tickets.set(state.registry.len() as i64);
-    metrics
+    let series = &state.metrics.server;
+    series.tickets.set(state.registry.len() as i64);
+    series
         .tickets_resident
         .set(state.registry.resident() as i64);
-    let text = metrics.render();
-    let text = text.map_err(|error| ApiError::Internal(error.to_string()))?;
+    let text = state
+        .metrics
+        .render()
+        .map_err(|error| ApiError::Internal(error.to_string()))?;
     Ok(([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response())
 }
 
+/// Query of `GET /v1/base`.
 #[derive(Deserialize)]
 pub struct BaseQuery {
     #[serde(default)]
     verify: bool,
 }
 
+/// The base in wire format.
 #[derive(Serialize)]
 struct BaseFacts<'a> {
     object: &'static str,
@@ -86,14 +91,16 @@ struct BaseFacts<'a> {
     verified: Option<Verified>,
 }
 
+/// Result of `?verify=true`.
 #[derive(Serialize)]
 struct Verified {
     resident_digest: String,
     intact: bool,
 }
 
-/// What the base is; with `?verify=true` also whether its resident parameters, with everything
-/// reverted, still are what was loaded. That takes the engine's time.
+/// `GET /v1/base`: facts about the base. `?verify=true` also reverts the applied ticket, digests the
+/// resident parameters and compares the digest to the one taken after loading, which keeps the
+/// engine busy.
 pub async fn base(
     State(state): State<Arc<AppState>>,
     query: Result<Query<BaseQuery>, QueryRejection>,
@@ -101,8 +108,11 @@ pub async fn base(
     let Query(query) = query.map_err(|_| ApiError::invalid("verify", "must be true or false"))?;
     let base = &state.base;
     let verified = if query.verify {
-        let resident = state.engine.base_digest().await;
-        let resident: Digest = resident.ok_or(ApiError::EngineStopped)?;
+        let resident: Digest = state
+            .engine
+            .base_digest()
+            .await
+            .ok_or(ApiError::EngineStopped)?;
         Some(Verified {
             resident_digest: resident.to_string(),
             intact: resident == base.loaded_digest,

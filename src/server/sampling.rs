@@ -1,4 +1,4 @@
-//! The fields that both kinds of completion share, checked once.
+//! Sampling and output fields of both completion endpoints, validated once.
 
 use std::collections::BTreeMap;
 
@@ -10,31 +10,36 @@ use super::error::ApiError;
 use crate::engine::{Limits, SamplingParams};
 use crate::text::StreamOptions;
 
+/// Most completions per prompt, as in OpenAI's API.
 const MAX_N: usize = 128;
 const MAX_STOP_STRINGS: usize = 64;
 
-/// How a request wants its completions: valid, but for the number of tokens, which depends on the
-/// prompt.
+/// Validated sampling and output options, except for the token limit, which depends on the prompt.
 #[derive(Clone, Debug)]
 pub struct Sampling {
-    /// Completions of each prompt.
+    /// Completions per prompt.
     pub n: usize,
-    /// `max_tokens` and `logprobs` are the endpoint's to fill in.
+    /// The endpoint fills in `logprobs`, and each prompt `max_tokens`.
     pub params: SamplingParams,
+    /// Stop strings, and which tokens become text.
     pub text: StreamOptions,
     pub stream: bool,
+    /// Whether the stream ends with a usage chunk.
     pub include_usage: bool,
 }
 
 impl Sampling {
-    /// Takes the shared fields. Out-of-range and unsupported ones are refused by name.
+    /// Takes the shared fields.
+    ///
+    /// # Errors
+    /// The first invalid or unsupported field.
     pub fn take(fields: &mut Fields, limits: &Limits) -> Result<Self, ApiError> {
         let stream = fields.take("stream")?.unwrap_or(false);
         let include_usage = take_include_usage(fields, stream)?;
         let n = fields.take_in("n", 1..=MAX_N)?.unwrap_or(1);
         take_best_of(fields, n)?;
         refuse_unsupported(fields)?;
-        // An account of the client's own; nothing here depends on it.
+        // Checked for its type only: it identifies an end user of the client.
         fields.take::<String>("user")?;
         let params = take_params(fields, limits)?;
         let text = StreamOptions {
@@ -65,7 +70,7 @@ fn take_params(fields: &mut Fields, limits: &Limits) -> Result<SamplingParams, A
     Ok(SamplingParams {
         min_tokens: fields.take("min_tokens")?.unwrap_or(default.min_tokens),
         temperature: temperature.unwrap_or(default.temperature),
-        top_p: take_share_above_zero(fields, "top_p")?.unwrap_or(default.top_p),
+        top_p: take_probability(fields, "top_p")?.unwrap_or(default.top_p),
         top_k: take_top_k(fields)?,
         min_p: fields.take_in("min_p", 0.0..=1.0)?.unwrap_or(default.min_p),
         repetition_penalty: take_repetition_penalty(fields)?.unwrap_or(default.repetition_penalty),
@@ -75,7 +80,7 @@ fn take_params(fields: &mut Fields, limits: &Limits) -> Result<SamplingParams, A
         frequency_penalty: fields
             .take_in("frequency_penalty", penalty)?
             .unwrap_or(default.frequency_penalty),
-        // OpenAI's seeds are signed; the bits are what counts.
+        // OpenAI's seeds are signed; only the bits matter.
         seed: fields.take::<i64>("seed")?.map(i64::cast_unsigned),
         stop_token_ids: take_stop_token_ids(fields, limits)?,
         ignore_eos: take_flag(fields, "ignore_eos", default.ignore_eos)?,
@@ -84,7 +89,7 @@ fn take_params(fields: &mut Fields, limits: &Limits) -> Result<SamplingParams, A
     })
 }
 
-fn take_share_above_zero(fields: &mut Fields, name: &str) -> Result<Option<f32>, ApiError> {
+fn take_probability(fields: &mut Fields, name: &str) -> Result<Option<f32>, ApiError> {
     match fields.take(name)? {
         Some(share) if !(share > 0.0 && share <= 1.0) => {
             let problem = format!("must be above 0 and at most 1, got {share}");
@@ -105,7 +110,7 @@ fn take_repetition_penalty(fields: &mut Fields) -> Result<Option<f32>, ApiError>
     }
 }
 
-/// As vLLM: -1 and 0 keep all tokens.
+/// As in vLLM, -1 and 0 keep all tokens.
 fn take_top_k(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
     match fields.take::<i64>("top_k")? {
         None | Some(-1 | 0) => Ok(None),
@@ -126,10 +131,13 @@ fn take_stop(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
         Some(list) => from_value("stop", list)?,
     };
     if stop.iter().any(String::is_empty) {
-        return Err(ApiError::invalid("stop", "holds an empty string"));
+        return Err(ApiError::invalid("stop", "contains an empty string"));
     }
     if stop.len() > MAX_STOP_STRINGS {
-        let problem = format!("holds {} strings, at most {MAX_STOP_STRINGS}", stop.len());
+        let problem = format!(
+            "has {} strings; at most {MAX_STOP_STRINGS} are allowed",
+            stop.len()
+        );
         return Err(ApiError::invalid("stop", problem));
     }
     Ok(stop)
@@ -145,9 +153,9 @@ fn take_stop_token_ids(fields: &mut Fields, limits: &Limits) -> Result<Vec<u32>,
 fn take_logit_bias(fields: &mut Fields, limits: &Limits) -> Result<Vec<(u32, f32)>, ApiError> {
     const NAME: &str = "logit_bias";
     let biases: BTreeMap<String, f32> = fields.take(NAME)?.unwrap_or_default();
-    let one = |(token, bias): (String, f32)| {
+    let entry = |(token, bias): (String, f32)| {
         let id = token.parse().map_err(|_| {
-            let problem = format!("has the key {token:?}, expected a token id");
+            let problem = format!("has the key {token:?}; expected a token id");
             ApiError::invalid(NAME, problem)
         })?;
         check_vocabulary(NAME, &[id], limits)?;
@@ -157,15 +165,18 @@ fn take_logit_bias(fields: &mut Fields, limits: &Limits) -> Result<Vec<(u32, f32
         }
         Ok((id, bias))
     };
-    biases.into_iter().map(one).collect()
+    biases.into_iter().map(entry).collect()
 }
 
-/// Refuses token ids that the model does not have.
+/// Checks that the model has all of these token ids.
+///
+/// # Errors
+/// The first id outside the vocabulary.
 pub fn check_vocabulary(param: &str, ids: &[u32], limits: &Limits) -> Result<(), ApiError> {
     let size = limits.vocab_size;
     match ids.iter().find(|&&id| id as usize >= size) {
         Some(id) => {
-            let problem = format!("holds the token id {id}, the vocabulary has {size}");
+            let problem = format!("contains token id {id}; the vocabulary has {size} tokens");
             Err(ApiError::invalid(param, problem))
         }
         None => Ok(()),
@@ -185,7 +196,7 @@ fn take_include_usage(fields: &mut Fields, stream: bool) -> Result<bool, ApiErro
     Ok(options.and_then(|o| o.include_usage).unwrap_or(false))
 }
 
-/// `best_of` is fine where it asks for no more than `n` gives anyway.
+/// Accepts `best_of` only if it equals `n`, which makes it a no-op.
 fn take_best_of(fields: &mut Fields, n: usize) -> Result<(), ApiError> {
     match fields.take::<usize>("best_of")? {
         Some(best_of) if best_of < n => {
@@ -194,20 +205,21 @@ fn take_best_of(fields: &mut Fields, n: usize) -> Result<(), ApiError> {
         }
         Some(best_of) if best_of > n => Err(ApiError::Unsupported {
             param: "best_of".to_owned(),
-            reason: "at most `n` completions are made",
+            reason: "exactly `n` completions are generated",
         }),
         _ => Ok(()),
     }
 }
 
-/// What OpenAI or vLLM understand and would change the answer. Fields that neither changes the
-/// answer for (`metadata`, `store`, …) are ignored.
+/// Refuses unsupported fields that change the response in OpenAI's or vLLM's API. Fields that do not
+/// (`metadata`, `store`, …) are ignored.
 fn refuse_unsupported(fields: &mut Fields) -> Result<(), ApiError> {
     let none = [json!([])];
     let off = [json!(false)];
     let text = [json!({"type": "text"})];
-    let tools = "this server calls no tools";
-    let guided = "only plain text is generated";
+    let tools = "tool calls are not implemented";
+    let template = "the chat template is the base's";
+    let guided = "only unconstrained text is generated";
     fields.refuse("tools", &none, tools)?;
     fields.refuse("functions", &none, tools)?;
     fields.refuse("tool_choice", &[json!("none"), json!("auto")], tools)?;
@@ -224,46 +236,21 @@ fn refuse_unsupported(fields: &mut Fields) -> Result<(), ApiError> {
         fields.refuse(name, &[], guided)?;
     }
     fields.refuse("structured_outputs", &[], guided)?;
-    fields.refuse("prediction", &[], "outputs are not predicted")?;
-    fields.refuse("web_search_options", &[], "this server searches nothing")?;
-    fields.refuse("use_beam_search", &off, "sampling is the only search")?;
-    fields.refuse("echo", &off, "the prompt is not repeated")?;
-    fields.refuse("suffix", &[json!("")], "text is only continued")?;
-    fields.refuse("prompt_logprobs", &off, "only generated tokens have them")?;
-    fields.refuse("chat_template", &[], "the base's own is used")?;
+    fields.refuse("prediction", &[], "predicted outputs are not implemented")?;
+    fields.refuse("web_search_options", &[], "web search is not implemented")?;
+    fields.refuse("use_beam_search", &off, "only sampling is implemented")?;
+    fields.refuse("echo", &off, "the prompt is not returned")?;
+    fields.refuse("suffix", &[json!("")], "insertion is not implemented")?;
     fields.refuse(
-        "chat_template_kwargs",
-        &[json!({})],
-        "the base's own is used",
+        "prompt_logprobs",
+        &off,
+        "only generated tokens have log-probabilities",
     )?;
+    fields.refuse("chat_template", &[], template)?;
+    fields.refuse("chat_template_kwargs", &[json!({})], template)?;
     fields.refuse(
         "continue_final_message",
         &off,
-        "every answer is a new message",
+        "every response is a new message",
     )
-}
-
-/// How many tokens a completion of this prompt may have: what was asked for, where it fits; else
-/// `default`, cut to what fits.
-pub fn max_tokens(
-    asked: Option<usize>,
-    default: usize,
-    prompt: usize,
-    param: &'static str,
-    limits: &Limits,
-) -> Result<usize, ApiError> {
-    let limit = limits.max_model_len;
-    let room = limit.saturating_sub(prompt);
-    let too_long = |completion| ApiError::ContextLength {
-        limit,
-        prompt,
-        completion,
-        param,
-    };
-    match asked {
-        _ if room == 0 => Err(too_long(None)),
-        Some(asked) if asked > room => Err(too_long(Some(asked))),
-        Some(asked) => Ok(asked),
-        None => Ok(default.min(room)),
-    }
 }

@@ -1,5 +1,4 @@
-//! Server-sent events: pieces of sequences become chunks, then usage where it was asked for, then
-//! `[DONE]`.
+//! Server-sent events: one or more chunks per delta, then usage if requested, then `[DONE]`.
 
 use std::collections::VecDeque;
 
@@ -9,24 +8,25 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream::{self, Stream, StreamExt as _};
 
 use super::error::ApiError;
-use super::generate::{Piece, Sequence, Usage, merge};
+use super::generate::{Completion, TextDelta, Usage, merge};
 
-type EventResult = Result<Event, axum::Error>;
+/// An event, or the error of its serialisation.
+pub type EventResult = Result<Event, axum::Error>;
 
-/// How an endpoint writes its chunks.
-pub trait Chunks: Send + 'static {
-    /// The events that a piece of the sequence at `index` becomes.
-    fn of_piece(&mut self, index: usize, piece: Piece) -> Vec<EventResult>;
+/// Serialises the chunks of one response.
+pub trait ChunkWriter: Send + 'static {
+    /// Events for a delta of the completion at `index`.
+    fn delta(&mut self, index: usize, delta: TextDelta) -> Vec<EventResult>;
 
-    /// The chunk before the end that reports usage, if the client asked for it.
-    fn of_usage(&self, usage: Usage) -> Option<EventResult>;
+    /// The usage chunk at the end of the stream; `None` unless requested.
+    fn usage(&self, usage: Usage) -> Option<EventResult>;
 }
 
-/// Streams the sequences. `usage` has counted the prompts.
-pub fn respond(sequences: Vec<Sequence>, chunks: impl Chunks, usage: Usage) -> Response {
+/// Streams the completions. `usage` already counts the prompts.
+pub fn respond(completions: Vec<Completion>, writer: impl ChunkWriter, usage: Usage) -> Response {
     let events = Events {
-        pieces: merge(sequences),
-        chunks,
+        deltas: merge(completions),
+        writer,
         usage,
         pending: VecDeque::new(),
         ended: false,
@@ -35,7 +35,7 @@ pub fn respond(sequences: Vec<Sequence>, chunks: impl Chunks, usage: Usage) -> R
         let event = events.next().await?;
         Some((event, events))
     });
-    // A proxy that buffers would hold tokens back.
+    // Tells nginx not to buffer, which would delay tokens.
     let unbuffered = (
         HeaderName::from_static("x-accel-buffering"),
         HeaderValue::from_static("no"),
@@ -44,18 +44,18 @@ pub fn respond(sequences: Vec<Sequence>, chunks: impl Chunks, usage: Usage) -> R
     ([unbuffered], sse).into_response()
 }
 
-struct Events<P, C> {
-    pieces: P,
-    chunks: C,
+struct Events<S, W> {
+    deltas: S,
+    writer: W,
     usage: Usage,
     pending: VecDeque<EventResult>,
     ended: bool,
 }
 
-impl<P, C> Events<P, C>
+impl<S, W> Events<S, W>
 where
-    P: Stream<Item = (usize, Result<Piece, ApiError>)> + Unpin,
-    C: Chunks,
+    S: Stream<Item = (usize, Result<TextDelta, ApiError>)> + Unpin,
+    W: ChunkWriter,
 {
     async fn next(&mut self) -> Option<EventResult> {
         loop {
@@ -65,10 +65,10 @@ where
             if self.ended {
                 return None;
             }
-            match self.pieces.next().await {
-                Some((index, Ok(piece))) => {
-                    self.usage.add(piece.tokens);
-                    self.pending.extend(self.chunks.of_piece(index, piece));
+            match self.deltas.next().await {
+                Some((index, Ok(delta))) => {
+                    self.usage.add(delta.tokens);
+                    self.pending.extend(self.writer.delta(index, delta));
                 }
                 Some((_, Err(error))) => {
                     self.pending
@@ -76,7 +76,7 @@ where
                     self.end();
                 }
                 None => {
-                    self.pending.extend(self.chunks.of_usage(self.usage));
+                    self.pending.extend(self.writer.usage(self.usage));
                     self.end();
                 }
             }

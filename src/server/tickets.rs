@@ -1,7 +1,6 @@
-//! The tickets' own routes: upload, list, look up, delete.
+//! Ticket routes: upload, list, get, delete.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use axum::Json;
 use axum::extract::multipart::{Field, MultipartError, MultipartRejection};
@@ -14,15 +13,17 @@ use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 use tokio::io::AsyncWriteExt as _;
 
-use super::body::LINGER;
+use super::blocking::blocking;
+use super::body::DISCARD_TIMEOUT;
 use super::error::ApiError;
-use super::{AppState, blocking};
+use super::state::AppState;
+use super::timestamp::unix_seconds;
 use crate::registry::Generation;
 
-/// The longest `name` and `replace` that are looked at.
+/// Largest value of `name` and `replace`, in bytes.
 const MAX_FIELD_BYTES: usize = 256;
 
-/// A ticket as it is told to clients. Never its path.
+/// A ticket in wire format. Its path is never sent.
 #[derive(Serialize)]
 struct TicketFacts<'a> {
     object: &'static str,
@@ -38,7 +39,7 @@ struct TicketFacts<'a> {
     training: Option<&'a Value>,
 }
 
-/// The base that the ticket's file says it was made for.
+/// The base that a ticket's file names.
 #[derive(Serialize)]
 struct BaseRef<'a> {
     name: &'a str,
@@ -46,7 +47,7 @@ struct BaseRef<'a> {
 }
 
 impl<'a> TicketFacts<'a> {
-    fn of(generation: &'a Generation) -> Self {
+    fn new(generation: &'a Generation) -> Self {
         let metadata = generation.metadata();
         Self {
             object: "ticket",
@@ -67,16 +68,10 @@ impl<'a> TicketFacts<'a> {
     }
 }
 
-/// Whole seconds since 1970; 0 before it.
-pub fn unix_seconds(time: SystemTime) -> u64 {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs())
-}
-
 /// `GET /v1/tickets`
 pub async fn list(State(state): State<Arc<AppState>>) -> Response {
     let tickets = state.registry.list();
-    let data: Vec<_> = tickets.iter().map(|t| TicketFacts::of(t)).collect();
+    let data: Vec<_> = tickets.iter().map(|t| TicketFacts::new(t)).collect();
     Json(json!({"object": "list", "data": data})).into_response()
 }
 
@@ -87,28 +82,28 @@ pub async fn get(
 ) -> Result<Response, ApiError> {
     let Path(name) = name?;
     match state.registry.get(&name) {
-        Some(ticket) => Ok(Json(TicketFacts::of(&ticket)).into_response()),
+        Some(ticket) => Ok(Json(TicketFacts::new(&ticket)).into_response()),
         None => Err(ApiError::TicketNotFound(name)),
     }
 }
 
-/// `DELETE /v1/tickets/{name}`: requests that run keep their ticket.
+/// `DELETE /v1/tickets/{name}`. Running requests keep their lease.
 pub async fn delete(
     State(state): State<Arc<AppState>>,
     name: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
     let Path(name) = name?;
-    let answer = json!({"object": "ticket", "name": &name, "deleted": true});
+    let response = json!({"object": "ticket", "name": &name, "deleted": true});
     blocking(move || {
         state.registry.remove(&name)?;
-        state.metrics.ticket_deleted(&name);
+        state.metrics.server.ticket_deleted(&name);
         Ok(())
     })
     .await?;
-    Ok(Json(answer).into_response())
+    Ok(Json(response).into_response())
 }
 
-/// `POST /v1/tickets`: a form with `name`, `file` and perhaps `replace`, in any order.
+/// `POST /v1/tickets`: a multipart form with `name`, `file` and optionally `replace`, in any order.
 pub async fn upload(
     State(state): State<Arc<AppState>>,
     form: Result<Multipart, MultipartRejection>,
@@ -118,21 +113,22 @@ pub async fn upload(
         Ok(upload) => upload,
         Err(error) => {
             let rest = async { while let Ok(Some(_)) = form.next_field().await {} };
-            // Whether all of it came in time changes nothing.
-            let _ = tokio::time::timeout(LINGER, rest).await;
+            // Best effort: the response is the same if the time runs out.
+            let _ = tokio::time::timeout(DISCARD_TIMEOUT, rest).await;
             return Err(error);
         }
     };
-    // Bounds what validation takes of memory; the semaphore is never closed.
-    let _place = state.uploads.acquire().await;
+    // Bounds the memory of concurrent validations. The semaphore is never closed.
+    let _permit = state.uploads.acquire().await;
     let registry = state.registry.clone();
-    let publish = move || Ok(registry.publish(&upload.name, upload.file, upload.replace)?);
-    let ticket = blocking(publish).await?;
-    tracing::info!(ticket = ticket.alias(), digest = %ticket.digest(), "published");
-    let facts = Json(TicketFacts::of(&ticket));
+    let ticket =
+        blocking(move || Ok(registry.publish(&upload.name, upload.file, upload.replace)?)).await?;
+    tracing::info!(ticket = ticket.alias(), digest = %ticket.digest(), "published a ticket");
+    let facts = Json(TicketFacts::new(&ticket));
     Ok((StatusCode::CREATED, facts).into_response())
 }
 
+/// A received form. The file is deleted on drop unless it is published.
 struct Upload {
     name: String,
     replace: bool,
@@ -143,7 +139,7 @@ async fn receive(form: &mut Multipart, state: &Arc<AppState>) -> Result<Upload, 
     let (mut name, mut replace, mut file) = (None, None, None);
     while let Some(mut field) = form.next_field().await.map_err(bad_form)? {
         let field_name = field.name().unwrap_or_default().to_owned();
-        let taken_twice = match field_name.as_str() {
+        let duplicate = match field_name.as_str() {
             "name" => name
                 .replace(short_text(&mut field, "name").await?)
                 .is_some(),
@@ -152,12 +148,12 @@ async fn receive(form: &mut Multipart, state: &Arc<AppState>) -> Result<Upload, 
                 .is_some(),
             "file" => file.replace(spool(&mut field, state).await?).is_some(),
             other => {
-                let known = "is not a field of an upload, expected `name`, `file` or `replace`";
+                let problem = "is not a field of an upload; expected `name`, `file` or `replace`";
                 let other: String = other.chars().take(MAX_FIELD_BYTES).collect();
-                return Err(ApiError::invalid(other, known));
+                return Err(ApiError::invalid(other, problem));
             }
         };
-        if taken_twice {
+        if duplicate {
             return Err(ApiError::invalid(field_name, "is given twice"));
         }
     }
@@ -189,13 +185,13 @@ async fn flag(field: &mut Field<'_>, name: &'static str) -> Result<bool, ApiErro
     }
 }
 
-/// Writes the file to the ticket folder as it comes. An error, or a client that goes away, removes
-/// it.
+/// Writes the file to a temporary file in the ticket folder while it arrives. The file is removed on
+/// an error or a disconnect.
 async fn spool(field: &mut Field<'_>, state: &Arc<AppState>) -> Result<NamedTempFile, ApiError> {
     let registry = state.registry.clone();
     let staged = blocking(move || Ok(registry.stage()?)).await?;
     let io_error =
-        |error: std::io::Error| ApiError::Internal(format!("an upload cannot be written: {error}"));
+        |error: std::io::Error| ApiError::Internal(format!("cannot write an upload: {error}"));
     let file = staged.as_file().try_clone().map_err(io_error)?;
     let mut file = tokio::fs::File::from_std(file);
     let limit = state.options.max_ticket_bytes;

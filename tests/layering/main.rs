@@ -261,7 +261,7 @@ mod planted {
             "use super::super::text::Decoder;",
             "use text",
         );
-        assert_found("src/metrics.rs", "use super::ticket;", "use ticket");
+        assert_found("src/metrics/mod.rs", "use super::ticket;", "use ticket");
         assert_found("src/model/mod.rs", "use crate::*;", "use *");
         assert_found("src/main.rs", "use tombola::engine;", "not cli");
         assert_found("src/extra/mod.rs", "use crate::ticket;", "not a layer");

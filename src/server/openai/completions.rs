@@ -1,121 +1,144 @@
 //! `POST /v1/completions`
 
 use std::sync::Arc;
-use std::time::Instant;
 
-use axum::Json;
 use axum::extract::{Request, State};
-use axum::response::sse::Event;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::logprobs::{CompletionLogprobs, CompletionOffsets};
-use super::{ChunkWriter, Header, MOST_TOKENS, check_min_tokens, finish_reason, lease, take_model};
-use crate::server::body::{self, Fields, from_value};
+use super::endpoint::{self, Endpoint, finish_reason};
+use super::logprobs::{CompletionLogprobs, TextOffsets};
+use super::prompt::{self, MAX_TOKENS_LIMIT, TokenLimits};
+use crate::engine::TokenLogprobs;
+use crate::server::body::{Fields, from_value};
 use crate::server::error::ApiError;
-use crate::server::generate::{self, Job, Piece, Prompt, Usage};
-use crate::server::sampling::{Sampling, check_vocabulary, max_tokens};
-use crate::server::sse::{self, Chunks};
-use crate::server::{AppState, blocking};
+use crate::server::generate::{Prompt, TextDelta};
+use crate::server::sampling::Sampling;
+use crate::server::state::AppState;
 use crate::text::Text;
 
 /// OpenAI's default for this endpoint.
 const DEFAULT_MAX_TOKENS: usize = 16;
 
+/// Handler of the route.
+pub async fn create(
+    State(state): State<Arc<AppState>>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    endpoint::respond::<Completions>(state, request).await
+}
+
+/// One choice of a response or of a chunk.
 #[derive(Serialize)]
-struct Choice {
+struct CompletionChoice {
     text: String,
     index: usize,
     logprobs: Option<CompletionLogprobs>,
     finish_reason: Option<&'static str>,
 }
 
-/// Answers a request for completions of plain prompts.
-pub async fn create(
-    State(state): State<Arc<AppState>>,
-    request: Request,
-) -> Result<Response, ApiError> {
-    let arrived = Instant::now();
-    let body = body::read(request.into_body(), state.options.max_body_bytes).await?;
-    let (job, model) = {
-        let state = state.clone();
-        blocking(move || prepare(&state, &body, arrived)).await?
-    };
-    let mut usage = Usage::of_prompts(&job.prompts);
-    let header = Header::new("cmpl", "text_completion", model);
-    let (stream, include_usage) = (job.sampling.stream, job.sampling.include_usage);
-    let logprobs = job.sampling.params.logprobs.is_some();
-    let sequences = generate::submit(&state, job)?;
-    let offsets = sequences
-        .iter()
-        .map(|_| CompletionOffsets::new(state.text.clone()));
-    let mut offsets = logprobs.then(|| offsets.collect::<Vec<_>>());
-    if stream {
-        let writer = ChunkWriter {
-            header,
-            include_usage,
+/// State of one response.
+struct Completions {
+    /// One per completion, if log-probabilities were requested.
+    offsets: Option<Vec<TextOffsets>>,
+}
+
+impl Completions {
+    fn logprobs(
+        &mut self,
+        index: usize,
+        tokens: &[(u32, TokenLogprobs)],
+    ) -> Option<CompletionLogprobs> {
+        let offsets = &mut self.offsets.as_mut()?[index];
+        Some(offsets.advance(tokens))
+    }
+}
+
+impl Endpoint for Completions {
+    const ID_PREFIX: &'static str = "cmpl";
+    const OBJECT: &'static str = "text_completion";
+    const CHUNK_OBJECT: &'static str = "text_completion";
+
+    type Choice = CompletionChoice;
+    type ChunkChoice = CompletionChoice;
+
+    fn validate(mut fields: Fields, state: &AppState) -> Result<(Vec<Prompt>, Sampling), ApiError> {
+        let limits = state.engine.limits();
+        let prompt: Option<Value> = fields.take("prompt")?;
+        let max_tokens = fields.take_in("max_tokens", 1..=MAX_TOKENS_LIMIT)?;
+        let logprobs = fields.take_in("logprobs", 0..=limits.max_logprobs)?;
+        let add_special_tokens = fields.take("add_special_tokens")?.unwrap_or(true);
+        let mut sampling = Sampling::take(&mut fields, limits)?;
+        sampling.params.logprobs = logprobs;
+
+        let prompt = prompt.ok_or_else(|| ApiError::invalid("prompt", "is missing"))?;
+        let tokens = TokenLimits {
+            max_tokens,
+            default: DEFAULT_MAX_TOKENS,
+            min_tokens: sampling.params.min_tokens,
         };
-        let chunks = CompletionChunks { writer, offsets };
-        return Ok(sse::respond(sequences, chunks, usage));
+        let prompts = encode_prompts(prompt, add_special_tokens, &state.text)?
+            .into_iter()
+            .map(|ids| {
+                if ids.is_empty() {
+                    return Err(ApiError::invalid("prompt", "is empty"));
+                }
+                prompt::checked(ids, &tokens, "prompt", limits)
+            })
+            .collect::<Result<_, _>>()?;
+        Ok((prompts, sampling))
     }
-    let wholes = generate::collect(sequences).await?;
-    let mut choices = Vec::with_capacity(wholes.len());
-    for (index, whole) in wholes.into_iter().enumerate() {
-        usage.add(whole.tokens);
-        let logprobs = offsets
-            .as_mut()
-            .map(|all| all[index].advance(&whole.logprobs));
-        choices.push(Choice {
-            text: whole.text,
-            index,
-            logprobs,
-            finish_reason: whole.finish.map(finish_reason),
-        });
-    }
-    Ok(Json(header.with(&choices, Some(Some(usage)))).into_response())
-}
 
-/// From the body to a valid job; reads, encodes and leases, so it may take a while.
-fn prepare(state: &AppState, body: &[u8], arrived: Instant) -> Result<(Job, String), ApiError> {
-    let limits = state.engine.limits();
-    let mut fields = Fields::parse(body)?;
-    let model = take_model(&mut fields, state)?;
-    let prompt = fields.take("prompt")?;
-    let asked = fields.take_in("max_tokens", 1..=MOST_TOKENS)?;
-    let logprobs = fields.take_in("logprobs", 0..=limits.max_logprobs)?;
-    let add_special_tokens = fields.take("add_special_tokens")?.unwrap_or(true);
-    let mut sampling = Sampling::take(&mut fields, limits)?;
-    sampling.params.logprobs = logprobs;
-
-    let prompt = prompt.ok_or_else(|| ApiError::invalid("prompt", "is missing"))?;
-    let mut prompts = Vec::new();
-    for ids in encode_prompts(prompt, add_special_tokens, &state.text)? {
-        if ids.is_empty() {
-            return Err(ApiError::invalid("prompt", "is empty"));
+    fn new(text: &Arc<Text>, completions: usize, logprobs: bool) -> Self {
+        let offsets = || TextOffsets::new(text.clone());
+        Self {
+            offsets: logprobs.then(|| (0..completions).map(|_| offsets()).collect()),
         }
-        check_vocabulary("prompt", &ids, limits)?;
-        let max_tokens = max_tokens(asked, DEFAULT_MAX_TOKENS, ids.len(), "prompt", limits)?;
-        check_min_tokens(sampling.params.min_tokens, max_tokens)?;
-        prompts.push(Prompt { ids, max_tokens });
     }
-    let ticket = lease(&model, state)?;
-    let job = Job {
-        prompts,
-        sampling,
-        ticket,
-        arrived,
-    };
-    Ok((job, model))
+
+    fn choice(&mut self, index: usize, completion: TextDelta) -> CompletionChoice {
+        CompletionChoice {
+            text: completion.text,
+            index,
+            logprobs: self.logprobs(index, &completion.logprobs),
+            finish_reason: completion.finish.map(finish_reason),
+        }
+    }
+
+    fn chunk_choices(&mut self, index: usize, delta: TextDelta) -> Vec<CompletionChoice> {
+        let mut choices = Vec::new();
+        if !delta.text.is_empty() || !delta.logprobs.is_empty() {
+            choices.push(CompletionChoice {
+                text: delta.text,
+                index,
+                logprobs: self.logprobs(index, &delta.logprobs),
+                finish_reason: None,
+            });
+        }
+        if let Some(finish) = delta.finish {
+            choices.push(CompletionChoice {
+                text: String::new(),
+                index,
+                logprobs: None,
+                finish_reason: Some(finish_reason(finish)),
+            });
+        }
+        choices
+    }
 }
 
-/// A string, a list of token ids, or a list of either.
-fn encode_prompts(prompt: Value, special: bool, text: &Text) -> Result<Vec<Vec<u32>>, ApiError> {
+/// Encodes `prompt`: a string, a list of token ids, or a list of either.
+fn encode_prompts(
+    prompt: Value,
+    add_special_tokens: bool,
+    text: &Text,
+) -> Result<Vec<Vec<u32>>, ApiError> {
     let encode = |prompt: &str| {
-        let ids = text.encode(prompt, special);
-        ids.map_err(|error| ApiError::invalid("prompt", error))
+        text.encode(prompt, add_special_tokens)
+            .map_err(|error| ApiError::invalid("prompt", error))
     };
-    let shape = || {
+    let wrong_type = || {
         let expected = "must be a string, a list of strings, a list of token ids, or a list of \
                         lists of token ids";
         ApiError::invalid("prompt", expected)
@@ -129,48 +152,14 @@ fn encode_prompts(prompt: Value, special: bool, text: &Text) -> Result<Vec<Vec<u
         Value::Array(items) => {
             let strings = items.iter().all(Value::is_string);
             if !strings && !items.iter().all(Value::is_array) {
-                return Err(shape());
+                return Err(wrong_type());
             }
-            let one = |item| match item {
+            let ids = |item| match item {
                 Value::String(prompt) => encode(&prompt),
-                ids => from_value("prompt", ids),
+                list => from_value("prompt", list),
             };
-            items.into_iter().map(one).collect()
+            items.into_iter().map(ids).collect()
         }
-        _ => Err(shape()),
-    }
-}
-
-struct CompletionChunks {
-    writer: ChunkWriter,
-    /// One a sequence, where log-probabilities were asked for.
-    offsets: Option<Vec<CompletionOffsets>>,
-}
-
-impl Chunks for CompletionChunks {
-    fn of_piece(&mut self, index: usize, piece: Piece) -> Vec<Result<Event, axum::Error>> {
-        let mut events = Vec::new();
-        if !piece.text.is_empty() || !piece.logprobs.is_empty() {
-            let offsets = self.offsets.as_mut();
-            events.push(self.writer.choice(Choice {
-                text: piece.text,
-                index,
-                logprobs: offsets.map(|all| all[index].advance(&piece.logprobs)),
-                finish_reason: None,
-            }));
-        }
-        if let Some(finish) = piece.finish {
-            events.push(self.writer.choice(Choice {
-                text: String::new(),
-                index,
-                logprobs: None,
-                finish_reason: Some(finish_reason(finish)),
-            }));
-        }
-        events
-    }
-
-    fn of_usage(&self, usage: Usage) -> Option<Result<Event, axum::Error>> {
-        self.writer.usage(usage)
+        _ => Err(wrong_type()),
     }
 }

@@ -1,5 +1,5 @@
-//! Log-probabilities in the shapes of the two endpoints. Every counted token has an entry, the one
-//! that ended the text included.
+//! Log-probabilities in the wire formats of the two endpoints. Every counted token has an entry,
+//! including the stop token.
 
 use std::sync::Arc;
 
@@ -9,42 +9,43 @@ use serde_json::{Map, Value};
 use crate::engine::TokenLogprobs;
 use crate::text::{Text, TokenDecoder};
 
-/// JSON has no infinity; vLLM's stand-in for a token that is impossible.
-const LOWEST: f32 = -9999.0;
+/// Log-probability of an impossible token, as in vLLM: JSON has no infinity.
+const MIN_LOGPROB: f32 = -9999.0;
 
 fn finite(logprob: f32) -> f32 {
-    logprob.max(LOWEST)
+    logprob.max(MIN_LOGPROB)
 }
 
-/// Of a chat completion.
+/// `logprobs` of a chat choice.
 #[derive(Serialize)]
 pub struct ChatLogprobs {
-    content: Vec<ChatToken>,
+    content: Vec<ChatTokenLogprob>,
     refusal: Option<()>,
 }
 
 #[derive(Serialize)]
-struct ChatToken {
+struct ChatTokenLogprob {
     #[serde(flatten)]
-    chosen: ChatAlternative,
-    top_logprobs: Vec<ChatAlternative>,
+    chosen: ChatTopLogprob,
+    top_logprobs: Vec<ChatTopLogprob>,
 }
 
 #[derive(Serialize)]
-struct ChatAlternative {
+struct ChatTopLogprob {
     token: String,
     logprob: f32,
     bytes: Vec<u8>,
 }
 
 impl ChatLogprobs {
+    /// Log-probabilities of the tokens of a delta.
     pub fn new(text: &Text, tokens: &[(u32, TokenLogprobs)]) -> Self {
-        let alternative = |&(id, logprob): &(u32, f32)| ChatAlternative {
+        let alternative = |&(id, logprob): &(u32, f32)| ChatTopLogprob {
             token: text.token_text(id),
             logprob: finite(logprob),
             bytes: text.token_bytes(id).to_vec(),
         };
-        let token = |(id, logprobs): &(u32, TokenLogprobs)| ChatToken {
+        let token = |(id, logprobs): &(u32, TokenLogprobs)| ChatTokenLogprob {
             chosen: alternative(&(*id, logprobs.chosen)),
             top_logprobs: logprobs.top.iter().map(alternative).collect(),
         };
@@ -55,7 +56,7 @@ impl ChatLogprobs {
     }
 }
 
-/// Of a plain completion.
+/// `logprobs` of a plain completion choice. Lists have one entry per token.
 #[derive(Serialize)]
 pub struct CompletionLogprobs {
     text_offset: Vec<usize>,
@@ -64,15 +65,16 @@ pub struct CompletionLogprobs {
     top_logprobs: Vec<Map<String, Value>>,
 }
 
-/// Where the next token of one plain completion begins, in characters of its text.
-pub struct CompletionOffsets {
+/// Text offset of the next token of one plain completion, in characters.
+pub struct TextOffsets {
     text: Arc<Text>,
-    /// A token may hold a part of a character: what is complete is counted.
+    /// Assembles characters, since a token may hold only part of one.
     decoder: TokenDecoder,
     next: usize,
 }
 
-impl CompletionOffsets {
+impl TextOffsets {
+    /// Offsets of a completion that begins now.
     pub fn new(text: Arc<Text>) -> Self {
         Self {
             decoder: TokenDecoder::continuing(text.clone(), true),
@@ -81,9 +83,9 @@ impl CompletionOffsets {
         }
     }
 
-    /// The log-probabilities of the next tokens.
+    /// Log-probabilities of the next tokens; moves the offset past them.
     pub fn advance(&mut self, tokens: &[(u32, TokenLogprobs)]) -> CompletionLogprobs {
-        let mut shape = CompletionLogprobs {
+        let mut lists = CompletionLogprobs {
             text_offset: Vec::new(),
             token_logprobs: Vec::new(),
             tokens: Vec::new(),
@@ -91,23 +93,23 @@ impl CompletionOffsets {
         };
         for (id, logprobs) in tokens {
             let token = self.text.token_text(*id);
-            // The chosen token is among its alternatives, likely or not. Of two tokens with one
-            // text the likelier stays.
+            // The chosen token is always among the alternatives. If two tokens have the same text,
+            // the likelier one stays.
             let mut top = Map::new();
             let chosen = (*id, logprobs.chosen);
             for (id, logprob) in logprobs.top.iter().chain([&chosen]) {
                 let text = self.text.token_text(*id);
                 top.entry(text).or_insert_with(|| finite(*logprob).into());
             }
-            shape.text_offset.push(self.next);
+            lists.text_offset.push(self.next);
             self.next += self
                 .decoder
                 .push(*id)
                 .map_or(0, |text| text.chars().count());
-            shape.token_logprobs.push(finite(logprobs.chosen));
-            shape.tokens.push(token);
-            shape.top_logprobs.push(top);
+            lists.token_logprobs.push(finite(logprobs.chosen));
+            lists.tokens.push(token);
+            lists.top_logprobs.push(top);
         }
-        shape
+        lists
     }
 }

@@ -1,4 +1,4 @@
-//! `GET /v1/models`: the base and its tickets, which clients name the same way.
+//! `GET /v1/models`: the base and its tickets, which clients request in the same way.
 
 use std::sync::Arc;
 
@@ -10,19 +10,20 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::registry::Generation;
-use crate::server::AppState;
 use crate::server::error::ApiError;
-use crate::server::tickets::unix_seconds;
+use crate::server::state::AppState;
+use crate::server::timestamp::unix_seconds;
 
+/// A model in wire format.
 #[derive(Serialize)]
 struct Model<'a> {
     id: &'a str,
     object: &'static str,
     created: u64,
     owned_by: &'static str,
-    /// The name again: never a path.
+    /// The name again, never a path.
     root: &'a str,
-    /// The base of a ticket.
+    /// The base, for a ticket.
     parent: Option<&'a str>,
     max_model_len: usize,
 }
@@ -56,12 +57,13 @@ impl<'a> Model<'a> {
 /// `GET /v1/models`
 pub async fn list(State(state): State<Arc<AppState>>) -> Response {
     let tickets = state.registry.list();
-    let tickets = tickets.iter().map(|ticket| Model::ticket(ticket, &state));
-    let models: Vec<_> = [Model::base(&state)].into_iter().chain(tickets).collect();
+    let models: Vec<_> = std::iter::once(Model::base(&state))
+        .chain(tickets.iter().map(|ticket| Model::ticket(ticket, &state)))
+        .collect();
     Json(json!({"object": "list", "data": models})).into_response()
 }
 
-/// `GET /v1/models/{id}`; a base's name may hold slashes.
+/// `GET /v1/models/{id}`; the base's name may contain slashes.
 pub async fn get(
     State(state): State<Arc<AppState>>,
     id: Result<Path<String>, PathRejection>,

@@ -219,7 +219,7 @@ fn preempted_sequences_give_the_same_tokens() {
     };
     let engine = same_tokens(Dtype::F32, &tight, 30);
     assert!(
-        engine.metrics.preemptions.get() > 0,
+        engine.metrics.engine.preemptions.get() > 0,
         "nothing was preempted"
     );
     assert_eq!(engine.handle.limits().max_model_len, 10 * BLOCK);

@@ -81,7 +81,7 @@ fn preempted_sequences_give_the_same_scores() {
         ..config()
     };
     let engine = same_scores(&tight, 40);
-    let preemptions = engine.metrics.preemptions.get();
+    let preemptions = engine.metrics.engine.preemptions.get();
     assert!(preemptions > 0, "nothing was preempted");
 }
 
@@ -124,7 +124,7 @@ fn a_broken_model_ends_a_scored_sequence_at_its_first_chunk() {
     let mut stream = engine.handle.submit(request).unwrap();
     assert_eq!(stream.blocking_recv(), Some(Err(SequenceError::NotFinite)));
     assert_eq!(stream.blocking_recv(), None);
-    let steps = || engine.metrics.num_steps();
+    let steps = || engine.metrics.engine.num_steps();
     eventually("the step is counted", || steps() > 0);
     assert_eq!(steps(), 1);
 }

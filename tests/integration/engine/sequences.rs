@@ -100,10 +100,11 @@ fn a_dropped_stream_is_gone_after_a_step_and_frees_its_blocks() {
     let mut streams: Vec<OutputStream> = streams.collect();
     streams[0].blocking_recv().unwrap().unwrap();
     drop(streams);
-    let steps = || engine.metrics.num_steps();
+    let steps = || engine.metrics.engine.num_steps();
     let at_drop = steps();
     eventually("the engine is idle", || {
-        engine.metrics.requests_running.get() == 0 && engine.metrics.kv_cache_usage.get() == 0.0
+        engine.metrics.engine.requests_running.get() == 0
+            && engine.metrics.engine.kv_cache_usage.get() == 0.0
     });
     // The one that was under way, and no more.
     assert!(steps() - at_drop <= 1, "{} steps", steps() - at_drop);

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tombola::server::{Door, Drained, serve};
+use tombola::server::{Drained, StartupGate, serve};
 
 use super::fixture::{ENDLESS, SILENT, Server};
 
@@ -196,9 +196,9 @@ async fn get(address: SocketAddr, path: &str) -> (u16, String) {
 async fn before_the_base_is_loaded_it_says_so() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
-    let door = Door::default();
+    let gate = StartupGate::default();
     let forever = std::future::pending();
-    let serving = tokio::spawn(serve(listener, door.clone(), forever, Duration::ZERO));
+    let serving = tokio::spawn(serve(listener, gate.clone(), forever, Duration::ZERO));
     assert_eq!(get(address, "/health").await.0, 200);
     let (status, answer) = get(address, "/ready").await;
     assert!(status == 503 && answer.contains("starting"), "{answer}");
@@ -209,7 +209,7 @@ async fn before_the_base_is_loaded_it_says_so() {
     );
     assert!(answer.to_lowercase().contains("retry-after: 1"), "{answer}");
     let server = Server::new();
-    door.open(server.state.clone());
+    gate.open(server.state.clone());
     assert_eq!(get(address, "/v1/models").await.0, 200);
     serving.abort();
 }

@@ -1,0 +1,138 @@
+use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, Result};
+
+use super::buckets::{self, COMPLETIONS, FIRST_TOKEN_SECONDS, REQUEST_SECONDS, TOKEN_SECONDS};
+use super::registrar::Registrar;
+
+/// Series of the server, as a client would measure them. Each completion counts as one request, as
+/// in vLLM: `n = 2` counts two.
+#[derive(Debug)]
+pub struct ServerMetrics {
+    /// Prompt tokens of all requests.
+    pub prompt_tokens: IntCounter,
+    /// Tokens generated and delivered.
+    pub generation_tokens: IntCounter,
+    /// Seconds from a request's arrival to its first token.
+    pub time_to_first_token: Histogram,
+    /// Seconds between consecutive tokens of a completion.
+    pub inter_token_latency: Histogram,
+    /// Seconds from a request's arrival to its last token.
+    pub e2e_latency: Histogram,
+    /// Prompt tokens per request.
+    pub request_prompt_tokens: Histogram,
+    /// Generated tokens per request.
+    pub request_generation_tokens: Histogram,
+    /// `max_tokens` of requests.
+    pub request_max_tokens: Histogram,
+    /// `n` of requests.
+    pub request_n: Histogram,
+    request_success: IntCounterVec,
+    ticket_requests: IntCounterVec,
+    /// Tickets that requests may name.
+    pub tickets: IntGauge,
+    /// Tickets in memory.
+    pub tickets_resident: IntGauge,
+}
+
+/// Why a completion ended: the label `finished_reason`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FinishedReason {
+    /// A stop token or a stop string.
+    Stop,
+    /// The token limit.
+    Length,
+    /// The client disconnected, or the engine failed.
+    Abort,
+}
+
+impl FinishedReason {
+    const ALL: [Self; 3] = [Self::Stop, Self::Length, Self::Abort];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::Abort => "abort",
+        }
+    }
+}
+
+impl ServerMetrics {
+    pub(super) fn new(registrar: &Registrar, max_model_len: usize) -> Result<Self> {
+        let tokens = buckets::tokens(max_model_len);
+        let series = Self {
+            prompt_tokens: registrar
+                .counter("prompt_tokens_total", "Prompt tokens of all requests.")?,
+            generation_tokens: registrar
+                .counter("generation_tokens_total", "Tokens generated and delivered.")?,
+            time_to_first_token: registrar.histogram(
+                "time_to_first_token_seconds",
+                "Time from a request's arrival to its first token.",
+                FIRST_TOKEN_SECONDS,
+            )?,
+            inter_token_latency: registrar.histogram(
+                "inter_token_latency_seconds",
+                "Time between consecutive tokens of a sequence.",
+                TOKEN_SECONDS,
+            )?,
+            e2e_latency: registrar.histogram(
+                "e2e_request_latency_seconds",
+                "Time from a request's arrival to its last token.",
+                REQUEST_SECONDS,
+            )?,
+            request_prompt_tokens: registrar.histogram(
+                "request_prompt_tokens",
+                "Prompt tokens per request.",
+                &tokens,
+            )?,
+            request_generation_tokens: registrar.histogram(
+                "request_generation_tokens",
+                "Generated tokens per request.",
+                &tokens,
+            )?,
+            request_max_tokens: registrar.histogram(
+                "request_params_max_tokens",
+                "The max_tokens of requests.",
+                &tokens,
+            )?,
+            request_n: registrar.histogram(
+                "request_params_n",
+                "The n of requests.",
+                COMPLETIONS,
+            )?,
+            request_success: registrar.counter_vec(
+                "request_success_total",
+                "Finished requests, by reason.",
+                "finished_reason",
+            )?,
+            ticket_requests: registrar.counter_vec(
+                "ticket_requests_total",
+                "Requests for a ticket, by its name.",
+                "ticket",
+            )?,
+            tickets: registrar.int_gauge("tickets", "Tickets that requests may name.")?,
+            tickets_resident: registrar.int_gauge("tickets_resident", "Tickets in memory.")?,
+        };
+        for reason in FinishedReason::ALL {
+            series.request_success.with_label_values(&[reason.label()]);
+        }
+        Ok(series)
+    }
+
+    /// Counts the end of a completion.
+    pub fn finished(&self, reason: FinishedReason) {
+        self.request_success
+            .with_label_values(&[reason.label()])
+            .inc();
+    }
+
+    /// Counts a request for a ticket.
+    pub fn ticket_requested(&self, alias: &str) {
+        self.ticket_requests.with_label_values(&[alias]).inc();
+    }
+
+    /// Removes the series of a deleted ticket, so that series do not pile up.
+    pub fn ticket_deleted(&self, alias: &str) {
+        // Fails if the ticket was never requested, hence has no series.
+        let _ = self.ticket_requests.remove_label_values(&[alias]);
+    }
+}

@@ -1,0 +1,211 @@
+//! The path that both completion endpoints share: read the body, validate the fields, submit, then
+//! stream or collect.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use axum::Json;
+use axum::extract::Request;
+use axum::response::sse::Event;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::engine::FinishReason;
+use crate::registry::{Lease, RegistryError};
+use crate::server::blocking::blocking;
+use crate::server::body::{self, Fields};
+use crate::server::error::ApiError;
+use crate::server::generate::{self, GenerateRequest, Prompt, TextDelta, Usage};
+use crate::server::sampling::Sampling;
+use crate::server::sse::{self, ChunkWriter, EventResult};
+use crate::server::state::AppState;
+use crate::server::timestamp::unix_seconds;
+use crate::text::Text;
+
+/// Fields and wire format of one completion endpoint; a value serves one response.
+pub trait Endpoint: Send + Sized + 'static {
+    /// Prefix of response ids, without the dash.
+    const ID_PREFIX: &'static str;
+    /// `object` of a whole response.
+    const OBJECT: &'static str;
+    /// `object` of a streamed chunk.
+    const CHUNK_OBJECT: &'static str;
+
+    /// Entry of `choices` in a whole response.
+    type Choice: Serialize;
+    /// Entry of `choices` in a streamed chunk.
+    type ChunkChoice: Serialize;
+
+    /// Validates all fields but `model`. Renders and encodes the prompts, so it may block.
+    ///
+    /// # Errors
+    /// The first invalid field.
+    fn validate(fields: Fields, state: &AppState) -> Result<(Vec<Prompt>, Sampling), ApiError>;
+
+    /// State of a response with this number of completions. `logprobs` says whether
+    /// log-probabilities were requested.
+    fn new(text: &Arc<Text>, completions: usize, logprobs: bool) -> Self;
+
+    /// The whole completion at `index` in wire format.
+    fn choice(&mut self, index: usize, completion: TextDelta) -> Self::Choice;
+
+    /// Chunks for a delta of the completion at `index`.
+    fn chunk_choices(&mut self, index: usize, delta: TextDelta) -> Vec<Self::ChunkChoice>;
+}
+
+/// Answers a completion request.
+///
+/// # Errors
+/// An invalid request, or a failure before the response begins. Later failures of a stream are
+/// events in it.
+pub async fn respond<E: Endpoint>(
+    state: Arc<AppState>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let arrived = Instant::now();
+    let body = body::read(request.into_body(), state.options.max_body_bytes).await?;
+    let (request, model) = {
+        let state = state.clone();
+        blocking(move || prepare::<E>(&state, &body, arrived)).await?
+    };
+    let mut usage = Usage::of_prompts(&request.prompts);
+    let (stream, include_usage) = (request.sampling.stream, request.sampling.include_usage);
+    let logprobs = request.sampling.params.logprobs.is_some();
+    let object = if stream { E::CHUNK_OBJECT } else { E::OBJECT };
+    let header = Header::new(E::ID_PREFIX, object, model);
+    let completions = generate::submit(&state, request)?;
+    let mut endpoint = E::new(&state.text, completions.len(), logprobs);
+    if stream {
+        let chunks = Chunks {
+            header,
+            include_usage,
+            endpoint,
+        };
+        return Ok(sse::respond(completions, chunks, usage));
+    }
+    let completions = generate::collect(completions).await?;
+    let mut choices = Vec::with_capacity(completions.len());
+    for (index, completion) in completions.into_iter().enumerate() {
+        usage.add(completion.tokens);
+        choices.push(endpoint.choice(index, completion));
+    }
+    Ok(Json(header.with(&choices, Some(Some(usage)))).into_response())
+}
+
+/// Turns a body into a validated request and the requested model's name. May block.
+fn prepare<E: Endpoint>(
+    state: &AppState,
+    body: &[u8],
+    arrived: Instant,
+) -> Result<(GenerateRequest, String), ApiError> {
+    let mut fields = Fields::parse(body)?;
+    let model = take_model(&mut fields, state)?;
+    let (prompts, sampling) = E::validate(fields, state)?;
+    let ticket = lease(&model, state)?;
+    let request = GenerateRequest {
+        prompts,
+        sampling,
+        ticket,
+        arrived,
+    };
+    Ok((request, model))
+}
+
+/// The requested model: the base or a ticket. The default is the base, as in vLLM.
+fn take_model(fields: &mut Fields, state: &AppState) -> Result<String, ApiError> {
+    let base = &state.base.manifest.name;
+    let name = fields.take("model")?.unwrap_or_else(|| base.clone());
+    if name != *base && state.registry.get(&name).is_none() {
+        return Err(ApiError::ModelNotFound(name));
+    }
+    Ok(name)
+}
+
+/// Leases the ticket that `model` names; `None` for the base. May read the ticket's file.
+fn lease(model: &str, state: &AppState) -> Result<Option<Lease>, ApiError> {
+    if model == state.base.manifest.name {
+        return Ok(None);
+    }
+    match state.registry.lease(model) {
+        Ok(lease) => Ok(Some(lease)),
+        Err(RegistryError::Unknown(alias)) => Err(ApiError::ModelNotFound(alias)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// OpenAI's name of a finish reason.
+pub fn finish_reason(finish: FinishReason) -> &'static str {
+    match finish {
+        FinishReason::Stop => "stop",
+        FinishReason::Length => "length",
+    }
+}
+
+/// Fields that a response and all of its chunks repeat.
+#[derive(Debug)]
+struct Header {
+    id: String,
+    object: &'static str,
+    created: u64,
+    model: String,
+}
+
+impl Header {
+    fn new(id_prefix: &str, object: &'static str, model: String) -> Self {
+        Self {
+            id: format!("{id_prefix}-{:032x}", rand::random::<u128>()),
+            object,
+            created: unix_seconds(SystemTime::now()),
+            model,
+        }
+    }
+
+    fn with<'a, C>(&'a self, choices: &'a [C], usage: Option<Option<Usage>>) -> Envelope<'a, C> {
+        Envelope {
+            id: &self.id,
+            object: self.object,
+            created: self.created,
+            model: &self.model,
+            choices,
+            usage,
+        }
+    }
+}
+
+/// A whole response, or one chunk of a stream.
+#[derive(Serialize)]
+struct Envelope<'a, C> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    model: &'a str,
+    choices: &'a [C],
+    /// In streams: absent unless requested, `null` in all chunks but the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Option<Usage>>,
+}
+
+/// Writer of the chunks of one stream.
+struct Chunks<E> {
+    header: Header,
+    include_usage: bool,
+    endpoint: E,
+}
+
+impl<E: Endpoint> ChunkWriter for Chunks<E> {
+    fn delta(&mut self, index: usize, delta: TextDelta) -> Vec<EventResult> {
+        let usage = self.include_usage.then_some(None);
+        let choices = self.endpoint.chunk_choices(index, delta);
+        choices
+            .into_iter()
+            .map(|choice| Event::default().json_data(self.header.with(&[choice], usage)))
+            .collect()
+    }
+
+    fn usage(&self, usage: Usage) -> Option<EventResult> {
+        let no_choices: [(); 0] = [];
+        let chunk = self.header.with(&no_choices, Some(Some(usage)));
+        self.include_usage
+            .then(|| Event::default().json_data(chunk))
+    }
+}

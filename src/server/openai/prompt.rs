@@ -1,0 +1,64 @@
+//! Limits of an encoded prompt and its completion.
+
+use crate::engine::Limits;
+use crate::server::error::ApiError;
+use crate::server::generate::Prompt;
+use crate::server::sampling::check_vocabulary;
+
+/// Largest `max_tokens` that parses; the context limits it further.
+pub const MAX_TOKENS_LIMIT: usize = u32::MAX as usize;
+
+/// Token limits as the request states them.
+pub struct TokenLimits {
+    /// `max_tokens`, if requested.
+    pub max_tokens: Option<usize>,
+    /// Default of `max_tokens`, cut to the context.
+    pub default: usize,
+    pub min_tokens: usize,
+}
+
+/// Checks an encoded prompt against the vocabulary and the context. `param` names the field that
+/// it comes from.
+///
+/// # Errors
+/// A token id outside the vocabulary, a prompt or completion that exceeds the context, or
+/// `min_tokens` above `max_tokens`.
+pub fn checked(
+    ids: Vec<u32>,
+    tokens: &TokenLimits,
+    param: &'static str,
+    limits: &Limits,
+) -> Result<Prompt, ApiError> {
+    // A tokenizer may know more tokens than the model's embedding has rows.
+    check_vocabulary(param, &ids, limits)?;
+    let max_tokens = max_tokens(tokens, ids.len(), param, limits)?;
+    if tokens.min_tokens > max_tokens {
+        let problem = format!("must be at most the {max_tokens} tokens to generate");
+        return Err(ApiError::invalid("min_tokens", problem));
+    }
+    Ok(Prompt { ids, max_tokens })
+}
+
+/// Token limit of a completion: the requested one if it fits the context, else an error; the
+/// default is cut to fit.
+fn max_tokens(
+    tokens: &TokenLimits,
+    prompt: usize,
+    param: &'static str,
+    limits: &Limits,
+) -> Result<usize, ApiError> {
+    let limit = limits.max_model_len;
+    let room = limit.saturating_sub(prompt);
+    let too_long = |completion| ApiError::ContextLength {
+        limit,
+        prompt,
+        completion,
+        param,
+    };
+    match tokens.max_tokens {
+        _ if room == 0 => Err(too_long(None)),
+        Some(requested) if requested > room => Err(too_long(Some(requested))),
+        Some(requested) => Ok(requested),
+        None => Ok(tokens.default.min(room)),
+    }
+}

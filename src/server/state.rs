@@ -1,0 +1,98 @@
+//! State that all routes share.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::Semaphore;
+
+use crate::engine::EngineHandle;
+use crate::metrics::Metrics;
+use crate::registry::Registry;
+use crate::text::Text;
+use crate::ticket::{BaseManifest, Digest};
+
+/// Uploads validated at the same time; further ones wait.
+const CONCURRENT_UPLOADS: usize = 4;
+
+/// Limits on request bodies.
+#[derive(Clone, Debug)]
+pub struct ServerOptions {
+    /// Largest JSON body, in bytes.
+    pub max_body_bytes: usize,
+    /// Largest ticket file, in bytes.
+    pub max_ticket_bytes: u64,
+    /// Longest pause between two chunks of a request body.
+    pub body_timeout: Duration,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self {
+            max_body_bytes: 8 << 20,
+            max_ticket_bytes: 1 << 30,
+            body_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Facts about the served base.
+#[derive(Clone, Debug)]
+pub struct ServedBase {
+    /// Name, fingerprint and parameter shapes.
+    pub manifest: Arc<BaseManifest>,
+    /// Resident dtype of the parameters that are not quantised: `f32` or `bf16`.
+    pub dtype: String,
+    /// Whether quantised weights stay quantised, as in the base's file.
+    pub quantized: bool,
+    /// Bytes of the resident parameters.
+    pub weight_bytes: usize,
+    /// Digest of the resident parameters, taken right after loading.
+    pub loaded_digest: Digest,
+}
+
+/// State that all routes share.
+pub struct AppState {
+    /// Handle to the thread that owns the model.
+    pub engine: EngineHandle,
+    /// Tickets that requests may name.
+    pub registry: Arc<Registry>,
+    /// Tokenizer and chat template of the base.
+    pub text: Arc<Text>,
+    /// Facts about the base.
+    pub base: ServedBase,
+    /// All Prometheus series.
+    pub metrics: Arc<Metrics>,
+    /// Limits on request bodies.
+    pub options: ServerOptions,
+    /// Start time: the `created` of the base.
+    pub(super) started: SystemTime,
+    /// Set when shutdown begins.
+    pub(super) draining: AtomicBool,
+    /// One permit per upload under validation.
+    pub(super) uploads: Semaphore,
+}
+
+impl AppState {
+    /// State of a server that starts now.
+    pub fn new(
+        engine: EngineHandle,
+        registry: Arc<Registry>,
+        text: Arc<Text>,
+        base: ServedBase,
+        metrics: Arc<Metrics>,
+        options: ServerOptions,
+    ) -> Self {
+        Self {
+            engine,
+            registry,
+            text,
+            base,
+            metrics,
+            options,
+            started: SystemTime::now(),
+            draining: AtomicBool::new(false),
+            uploads: Semaphore::new(CONCURRENT_UPLOADS),
+        }
+    }
+}
