@@ -9,7 +9,7 @@ use tombola::kernels::Pool;
 use tombola::model::{
     Base, CacheDir, Checkpoint, DeviceSpec, Dtype, Files, LoadOptions, default_gguf,
 };
-use tombola::ticket::{BoundTicket, random};
+use tombola::ticket::{self, BoundTicket};
 
 /// The default base, resident.
 pub fn load(dtype: Dtype) -> Base {
@@ -40,8 +40,8 @@ pub fn pool() -> Pool {
     Pool::new(threads).expect("threads")
 }
 
-/// Positions drawn independently over all adaptable weights.
+/// A ticket of random positions over all adaptable weights.
 pub fn random_ticket(base: &Base, density: f64, seed: u64) -> Arc<BoundTicket> {
-    let ticket = random(&base.manifest, density, seed, |_| true);
+    let ticket = ticket::random_ticket(&base.manifest, density, seed, |_| true);
     Arc::new(ticket.expect("a ticket of this base"))
 }

@@ -1,9 +1,9 @@
-//! SHA-256 digests: the identity of a ticket's file and of a base's parameters.
+//! SHA-256 digests, which identify ticket files and bases.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// A SHA-256 digest, written as 64 lower-case hexadecimal digits.
+/// A SHA-256 digest, displayed as 64 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest(pub [u8; 32]);
 
@@ -13,7 +13,7 @@ pub struct Digest(pub [u8; 32]);
 pub struct ParseDigestError(String);
 
 impl Digest {
-    /// The digest of a whole byte string.
+    /// Computes the digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         use sha2::Digest as _;
         Self(sha2::Sha256::digest(bytes).into())

@@ -1,17 +1,17 @@
-//! Every way in which a ticket can be refused, each one clear line.
+//! Errors of reading, checking and writing tickets.
 
 use std::io;
 use std::path::PathBuf;
 
 use super::{DeltaError, Digest, MAX_HEADER_BYTES};
 
-/// Why a ticket (or a flat file to import) was refused. Names that come from a file are escaped
-/// and cut, so that a message is always one short line.
+/// The reason for refusing a ticket, or a flat file to import. Names taken from a file are escaped
+/// and truncated, so that every message is one short line.
 #[derive(Debug, thiserror::Error)]
 pub enum TicketError {
     #[error("cannot {action} {}: {error}", path.display())]
     Io {
-        /// `read` or `write`.
+        /// `"read"` or `"write"`.
         action: &'static str,
         path: PathBuf,
         error: io::Error,
@@ -147,7 +147,7 @@ pub enum TicketError {
     },
 }
 
-/// Text from a file, made fit for a message: escaped, and cut where it is long.
+/// Text from a file made safe for a message: escaped, and truncated to 120 characters.
 pub(super) fn brief(text: &str) -> String {
     const LONGEST: usize = 120;
     let mut brief = String::new();

@@ -1,4 +1,4 @@
-//! The ticket file: three tensors a parameter in a safetensors container.
+//! The ticket file: three tensors per parameter in a safetensors container.
 //!
 //! | tensor | dtype, shape | meaning |
 //! |---|---|---|
@@ -17,21 +17,20 @@ use super::{Columns, Deltas, Metadata, TensorDelta, TicketError};
 
 type Tensors = BTreeMap<String, TensorDelta>;
 
-/// Reads a ticket's parts from the bytes of its file.
+/// Decodes the parts of a ticket from the bytes of its file.
 pub(super) fn decode(file: &[u8]) -> Result<(Metadata, Tensors), TicketError> {
     let container = Container::parse(file)?;
     let metadata = Metadata::from_header(&container.metadata)?;
-    let parameters = parameters(&container, &["row_offsets", "columns", "deltas"])?;
-    let tensors = parameters.into_iter().map(|parameter| {
+    let mut tensors = Tensors::new();
+    for parameter in parameters(&container, &["row_offsets", "columns", "deltas"])? {
         let delta = decode_delta(&container, parameter)?;
-        Ok((parameter.to_owned(), delta))
-    });
-    let tensors: Tensors = tensors.collect::<Result<_, TicketError>>()?;
+        tensors.insert(parameter.to_owned(), delta);
+    }
     check_changes_something(&tensors)?;
     Ok((metadata, tensors))
 }
 
-/// Writes the canonical file: the mirror of [`decode`].
+/// Serialises the canonical file: the inverse of [`decode`].
 pub(super) fn encode(metadata: &Metadata, tensors: &Tensors) -> Result<Vec<u8>, TicketError> {
     let metadata = metadata.to_header()?;
     check_changes_something(tensors)?;
@@ -53,14 +52,14 @@ pub(super) fn encode(metadata: &Metadata, tensors: &Tensors) -> Result<Vec<u8>, 
     container::encode(&metadata, &slices)
 }
 
-/// Reads a whole file of at most `max_bytes`, which is held both before the buffer is allocated
-/// and while reading.
+/// Reads a whole file of at most `max_bytes`. The limit is enforced before the buffer is allocated
+/// and again while reading.
 ///
 /// # Errors
-/// The file cannot be read, is not a regular file, or is larger.
+/// The file cannot be read, is not a regular file, or is larger than `max_bytes`.
 pub fn read_bounded(path: &Path, max_bytes: u64) -> Result<Vec<u8>, TicketError> {
     let io_error = |error| io_error("read", path, error);
-    // Asked before opening: opening a pipe would wait for a writer.
+    // Checked before opening, because opening a pipe would block until it has a writer.
     let info = fs::metadata(path).map_err(io_error)?;
     if !info.is_file() {
         return Err(TicketError::NotAFile(path.to_owned()));
@@ -74,7 +73,7 @@ pub fn read_bounded(path: &Path, max_bytes: u64) -> Result<Vec<u8>, TicketError>
     let out_of_memory = |_| io_error(io::ErrorKind::OutOfMemory.into());
     bytes.try_reserve_exact(size).map_err(out_of_memory)?;
     let file = File::open(path).map_err(io_error)?;
-    // One more than allowed, to notice a file that grew since.
+    // One byte more than allowed, to detect a file that has grown since.
     let mut bounded = file.take(max_bytes.saturating_add(1));
     bounded.read_to_end(&mut bytes).map_err(io_error)?;
     if bytes.len() as u64 > max_bytes {
@@ -83,7 +82,7 @@ pub fn read_bounded(path: &Path, max_bytes: u64) -> Result<Vec<u8>, TicketError>
     Ok(bytes)
 }
 
-/// Writes a file beside `path` and renames it there once it is safely on disk.
+/// Writes a temporary file beside `path`, syncs it, and renames it to `path`.
 pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), TicketError> {
     let write = || -> io::Result<()> {
         let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
@@ -91,7 +90,7 @@ pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), TicketEr
         let mut builder = tempfile::Builder::new();
         #[cfg(unix)]
         {
-            // As any new file, rather than the 0600 of a temporary one; the umask still applies.
+            // The mode of any new file instead of a temporary file's 0600; the umask still applies.
             use std::os::unix::fs::PermissionsExt;
             builder.permissions(fs::Permissions::from_mode(0o666));
         }
@@ -99,7 +98,7 @@ pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), TicketEr
         temporary.write_all(bytes)?;
         temporary.as_file().sync_all()?;
         temporary.persist(path).map_err(|e| e.error)?;
-        // The rename itself is on disk only once the folder is.
+        // The rename is durable only once the folder is synced.
         #[cfg(unix)]
         File::open(folder)?.sync_all()?;
         Ok(())
@@ -107,21 +106,17 @@ pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), TicketEr
     write().map_err(|error| io_error("write", path, error))
 }
 
-/// The parameters of a file whose tensors are all named `P.part`, one of `parts`.
+/// Names of the parameters in a file whose tensors are all named `P.part`, with `part` in `parts`.
 pub(super) fn parameters<'a>(
     container: &'a Container<'_>,
     parts: &'static [&'static str],
 ) -> Result<BTreeSet<&'a str>, TicketError> {
-    let parameter = |name: &'a str| {
-        let known = name
-            .rsplit_once('.')
-            .filter(|(p, part)| !p.is_empty() && parts.contains(part));
-        known
-            .map(|(parameter, _)| parameter)
-            .ok_or_else(|| TicketError::UnknownTensor {
-                tensor: brief(name),
-                expected: parts.join(", "),
-            })
+    let parameter = |name: &'a str| match name.rsplit_once('.') {
+        Some((parameter, part)) if !parameter.is_empty() && parts.contains(&part) => Ok(parameter),
+        _ => Err(TicketError::UnknownTensor {
+            tensor: brief(name),
+            expected: parts.join(", "),
+        }),
     };
     container.names().map(parameter).collect()
 }

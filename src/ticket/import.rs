@@ -1,4 +1,4 @@
-//! Tickets from other layouts.
+//! Import of flat delta files: row-major positions instead of compressed rows.
 
 use std::collections::BTreeMap;
 
@@ -12,16 +12,16 @@ use super::{
     BaseManifest, DeltaDtype, DeltaError, Deltas, Metadata, TensorDelta, Ticket, TicketError,
 };
 
-/// Turns the flat layout into a ticket for `base`.
+/// Converts a flat delta file into a ticket for `base`.
 ///
-/// The layout is a safetensors file with, per parameter `P`, `P.indices` (I32 `[nnz]`, row-major
-/// positions `row * in + column`) and `P.deltas` (F32 `[nnz]`). Where the file has metadata
-/// `shape_of`, a JSON object of parameter → `[out, in]`, its shapes must be the base's; it may name
-/// parameters without nonzeros. Positions may come in any order. Deltas are stored as `dtype`;
-/// those that round to zero keep their position, which is part of the ticket.
+/// A flat file is a safetensors file with two tensors per parameter `P`: `P.indices` (I32 `[nnz]`,
+/// row-major positions `row * in + column`, in any order) and `P.deltas` (F32 `[nnz]`). If the file
+/// has the metadata `shape_of`, a JSON object of parameter → `[out, in]`, those shapes must equal
+/// the base's; it may also name parameters without nonzeros. Deltas are stored as `dtype`. A delta
+/// that rounds to zero keeps its position, which is part of the ticket.
 ///
 /// # Errors
-/// The file is not of that layout, does not fit the base, repeats a position or leaves the
+/// The file is not a flat file, does not fit the base, repeats a position or has one outside its
 /// parameter; a delta is not finite as `dtype`; the ticket would change no weight.
 pub fn import_flat(
     file: &[u8],
@@ -70,7 +70,7 @@ fn shapes(container: &Container<'_>) -> Result<Shapes, TicketError> {
     })
 }
 
-/// The base's shape of a parameter, which the file's must be, if it names one.
+/// Shape of a parameter in the base. A shape that the file gives for it must be the same.
 fn shape(parameter: &str, shapes: &Shapes, base: &BaseManifest) -> Result<[usize; 2], TicketError> {
     let expected = base.projection(parameter)?;
     match shapes.get(parameter) {

@@ -1,16 +1,16 @@
-//! What a ticket is checked against: the base's identity and the shapes of its parameters.
+//! The base manifest: the identity and parameter shapes that tickets are checked against.
 
 use std::collections::BTreeMap;
 
 use super::error::brief;
 use super::{Digest, TicketError};
 
-/// The base as tickets see it: its name, its fingerprint and every parameter's shape.
+/// Name, fingerprint and parameter shapes of a base.
 #[derive(Clone, Debug)]
 pub struct BaseManifest {
     /// The name that requests use for the base (`smollm2-135m`).
     pub name: String,
-    /// SHA-256 over all parameters; see `model::fingerprint` for its definition.
+    /// SHA-256 digest over all parameters, as defined in `model::fingerprint`.
     pub fingerprint: Digest,
     /// Parameters by checkpoint name.
     pub parameters: BTreeMap<String, ParameterInfo>,
@@ -21,18 +21,18 @@ pub struct BaseManifest {
 pub struct ParameterInfo {
     /// `[out, in]` for a projection.
     pub shape: Vec<usize>,
-    /// Whether tickets may adapt it: attention and MLP projection weights only.
+    /// Whether tickets may adapt it. Only attention and MLP projection weights are adaptable.
     pub adaptable: bool,
 }
 
 impl BaseManifest {
-    /// The number of weights that tickets may adapt: what density counts over.
+    /// Number of weights that tickets may adapt: the denominator of density.
     pub fn adaptable_weights(&self) -> usize {
         let adaptable = self.parameters.values().filter(|p| p.adaptable);
         adaptable.map(|p| p.shape.iter().product::<usize>()).sum()
     }
 
-    /// The shape `[out, in]` of a parameter that tickets may adapt.
+    /// Shape `[out, in]` of an adaptable parameter.
     ///
     /// # Errors
     /// The base has no such parameter, or it is not a projection.

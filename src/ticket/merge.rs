@@ -1,4 +1,4 @@
-//! Several tickets as one: their scaled sum (task arithmetic, arXiv 2212.04089).
+//! Merging tickets: their scaled sum (task arithmetic, arXiv 2212.04089).
 
 use std::collections::BTreeMap;
 
@@ -8,11 +8,11 @@ use super::{
     BaseManifest, BoundTicket, DeltaDtype, Deltas, Metadata, TensorDelta, Ticket, TicketError,
 };
 
-/// The ticket that moves every weight by the sum of what `tickets` move it by, each times its scale.
-/// Tickets with disjoint positions, as LoTTO trains them, keep theirs unchanged.
+/// Merges tickets into one whose delta at each position is the sum of theirs, each times its scale.
+/// Tickets with disjoint positions, as LoTTO trains them, keep their deltas (up to the scale).
 ///
 /// # Errors
-/// `name` names no ticket; a sum is not finite as `dtype`; nothing would be changed.
+/// `name` is not a valid ticket name; a sum is not finite as `dtype`; no weight would change.
 pub fn merge(
     tickets: &[(BoundTicket, f32)],
     base: &BaseManifest,
@@ -33,7 +33,7 @@ pub fn merge(
     }
     let mut tensors = BTreeMap::new();
     for (parameter, mut entries) in entries {
-        // Stable, so that equal positions are summed in the order of the tickets.
+        // A stable sort, so that equal positions are summed in the order of the tickets.
         entries.sort_by_key(|&(position, _)| position);
         let (mut positions, mut sums) = (Vec::new(), Vec::<f32>::new());
         for (position, value) in entries {
@@ -46,11 +46,11 @@ pub fn merge(
             }
         }
         let deltas = Deltas::from_f32(sums, dtype);
-        let delta = TensorDelta::from_flat(base.projection(parameter)?, &positions, deltas);
-        let delta = delta.map_err(|fault| TicketError::Delta {
-            parameter: parameter.to_owned(),
-            fault,
-        })?;
+        let delta = TensorDelta::from_flat(base.projection(parameter)?, &positions, deltas)
+            .map_err(|fault| TicketError::Delta {
+                parameter: parameter.to_owned(),
+                fault,
+            })?;
         tensors.insert(parameter.to_owned(), delta);
     }
     let nonzeros = tensors.values().map(TensorDelta::nonzeros).sum();

@@ -1,4 +1,4 @@
-//! What a ticket's file says about itself: the metadata of its header.
+//! Ticket metadata, stored in the header of the file.
 
 use std::collections::BTreeMap;
 
@@ -9,31 +9,31 @@ use super::{BaseManifest, Digest, TicketError};
 
 const FORMAT: &str = "lota-ticket";
 const VERSION: &str = "1";
-/// Metadata that marks the flat layout; see [`super::import`].
+/// Metadata key that marks a flat file; see [`super::import`].
 pub(super) const SHAPE_OF: &str = "shape_of";
-/// The longest `base.name` and `license`.
+/// Size limit of `base.name` and of `license`.
 const MAX_TEXT_BYTES: usize = 1024;
 
-/// A ticket's statements about itself. [`super::Ticket::bind`] checks those that bind it to a base.
+/// Metadata of a ticket. [`super::Ticket::bind`] checks the fields about the base.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Metadata {
-    /// The name that requests use; see [`validate_name`].
+    /// Name that requests use; see [`validate_name`].
     pub name: String,
-    /// The name of the base that the ticket was made for.
+    /// Name of the base that the ticket was made for.
     pub base_name: String,
-    /// The identity of that base; see [`BaseManifest::fingerprint`].
+    /// Fingerprint of that base; see [`BaseManifest::fingerprint`].
     pub base_fingerprint: Digest,
-    /// Nonzeros over the adaptable weights of the base, in (0, 1].
+    /// Nonzeros divided by the adaptable weights of the base, in (0, 1].
     pub density: f64,
-    /// Licence of the ticket (an SPDX expression, or plain words).
+    /// Licence of the ticket: an SPDX expression or free text.
     pub license: Option<String>,
-    /// How the ticket came to be: data, steps, losses, seed, tool. Numbers keep 15 significant
-    /// digits when a file is read and written again.
+    /// Provenance: data, steps, losses, seed, tool. Numbers keep 15 significant digits when a file
+    /// is read and written again.
     pub training: Option<Value>,
 }
 
 impl Metadata {
-    /// The metadata of a ticket of `nonzeros` positions for `base`, without licence or training.
+    /// Metadata of a ticket of `nonzeros` positions for `base`, without licence and provenance.
     pub fn new(name: impl Into<String>, base: &BaseManifest, nonzeros: usize) -> Self {
         Self {
             name: name.into(),
@@ -45,7 +45,7 @@ impl Metadata {
         }
     }
 
-    /// Reads the header's metadata.
+    /// Parses the metadata of a header.
     pub(super) fn from_header(header: &BTreeMap<String, String>) -> Result<Self, TicketError> {
         check_format(header)?;
         let required = |key| {
@@ -54,10 +54,12 @@ impl Metadata {
         };
         let base_fingerprint = required("base.fingerprint")?;
         let density = required("density")?;
-        let training = header.get("training").map(|text| {
-            let value = serde_json::from_str(text);
-            value.map_err(|e| refuse("training", format!("is not JSON: {e}")))
-        });
+        let training = || match header.get("training") {
+            Some(text) => serde_json::from_str(text)
+                .map(Some)
+                .map_err(|e| refuse("training", format!("is not JSON: {e}"))),
+            None => Ok(None),
+        };
         let metadata = Self {
             name: required("name")?.to_owned(),
             base_name: required("base.name")?.to_owned(),
@@ -70,13 +72,13 @@ impl Metadata {
                 refuse("density", reason)
             })?,
             license: header.get("license").cloned(),
-            training: training.transpose()?,
+            training: training()?,
         };
         metadata.validate()?;
         Ok(metadata)
     }
 
-    /// The header's metadata: the mirror of [`Metadata::from_header`].
+    /// Serialises the metadata for a header: the inverse of [`Metadata::from_header`].
     pub(super) fn to_header(&self) -> Result<BTreeMap<String, String>, TicketError> {
         self.validate()?;
         let mut header = BTreeMap::from([
@@ -113,11 +115,11 @@ impl Metadata {
     }
 }
 
-/// Checks that `name` can name a ticket: `[a-z0-9][a-z0-9._-]{0,63}`. Such a name is also safe as
-/// a file's name and in a URL.
+/// Checks a ticket name: `[a-z0-9][a-z0-9._-]{0,63}`. Such a name is safe as a file name and in a
+/// URL.
 ///
 /// # Errors
-/// [`TicketError::Name`].
+/// [`TicketError::Name`] if `name` does not match.
 pub fn validate_name(name: &str) -> Result<(), TicketError> {
     let alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let start = name.bytes().next().is_some_and(alphanumeric);
@@ -128,8 +130,8 @@ pub fn validate_name(name: &str) -> Result<(), TicketError> {
     Err(TicketError::Name(name.chars().take(80).collect()))
 }
 
-/// Format first, then version, then the keys: whoever reads the message learns the largest thing
-/// that is wrong.
+/// Checks the format, then the version, then the keys, so that the message names the most basic
+/// fault.
 fn check_format(header: &BTreeMap<String, String>) -> Result<(), TicketError> {
     match header.get("format").map(String::as_str) {
         Some(FORMAT) => {}
@@ -173,13 +175,13 @@ fn refuse(key: &'static str, reason: impl Into<String>) -> TicketError {
     TicketError::MetadataValue { key, reason }
 }
 
-/// The same JSON with the keys of every object in byte order, so that equal values are equal bytes.
+/// The same JSON with the keys of each object in byte order, so that equal values have equal bytes.
 fn sorted(value: &Value) -> Value {
     match value {
         Value::Object(map) => {
             let ordered: BTreeMap<_, _> = map.iter().collect();
-            let ordered = ordered.into_iter();
-            Value::Object(ordered.map(|(k, v)| (k.clone(), sorted(v))).collect())
+            let entries = ordered.into_iter();
+            Value::Object(entries.map(|(k, v)| (k.clone(), sorted(v))).collect())
         }
         Value::Array(items) => Value::Array(items.iter().map(sorted).collect()),
         other => other.clone(),

@@ -1,12 +1,11 @@
-//! What a ticket is: the file, its validation, the base it is checked against, which positions it
-//! keeps, and imports.
+//! Tickets: the file format, validation, binding to a base, top-k selection, merging and import.
 //!
-//! A value of a type here has passed its checks. [`TensorDelta`] is a well-formed sparse matrix,
-//! [`Ticket`] is a self-consistent file (all that it can promise without knowing the base), and
-//! [`BoundTicket`] fits a base. So whoever walks a [`BoundTicket`] may index the base's weights
-//! without looking again.
+//! Values of these types are always valid. A [`TensorDelta`] is a well-formed sparse matrix, a
+//! [`Ticket`] is a self-consistent file (which is all that can be checked without the base), and a
+//! [`BoundTicket`] fits its base, so code that walks one may index the base's weights without
+//! further checks.
 //!
-//! This layer knows no model, no runtime and no HTTP.
+//! This layer does not depend on the model, the async runtime or HTTP.
 
 mod bind;
 mod container;
@@ -19,7 +18,7 @@ mod manifest;
 pub mod merge;
 mod metadata;
 mod random;
-pub mod select;
+pub mod top_k;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -32,12 +31,12 @@ pub use error::TicketError;
 pub use format::read_bounded;
 pub use manifest::{BaseManifest, ParameterInfo};
 pub use metadata::{Metadata, validate_name};
-pub use random::random;
+pub use random::random_ticket;
 
-/// A sparse task vector: per adapted parameter, the positions and the deltas.
+/// A sparse task vector: the positions and the deltas of each adapted parameter.
 ///
-/// Self-consistent, and changes at least one weight; whether it fits a base is [`Ticket::bind`]'s
-/// question.
+/// It is self-consistent and changes at least one weight. [`Ticket::bind`] checks that it fits a
+/// base.
 #[derive(Debug)]
 pub struct Ticket {
     metadata: Metadata,
@@ -47,7 +46,8 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// Makes a ticket from its parts, with the digest of the file that [`Ticket::encode`] makes.
+    /// Builds a ticket from its parts. Its digest is that of the canonical file
+    /// ([`Ticket::encode`]).
     ///
     /// # Errors
     /// Those of [`Ticket::encode`].
@@ -59,8 +59,8 @@ impl Ticket {
         Ok(Self::from_parts(metadata, tensors, &bytes))
     }
 
-    /// Reads a ticket file of at most `max_bytes` into memory. The file is never mapped: cutting
-    /// it short under a running server must not be a fault.
+    /// Reads a ticket file of at most `max_bytes` into memory. The file is never memory-mapped,
+    /// because truncating it under a running server would then raise SIGBUS.
     ///
     /// # Errors
     /// The file cannot be read, is larger than `max_bytes`, or is not a valid ticket.
@@ -68,7 +68,7 @@ impl Ticket {
         Self::from_bytes(&read_bounded(path, max_bytes)?)
     }
 
-    /// Reads a ticket from the bytes of its file, which bound every allocation.
+    /// Reads a ticket from the bytes of its file. The file size bounds every allocation.
     ///
     /// # Errors
     /// The bytes are not a valid ticket; see [`TicketError`].
@@ -77,12 +77,12 @@ impl Ticket {
         Ok(Self::from_parts(metadata, tensors, bytes))
     }
 
-    /// The canonical file: header keys and metadata in byte order, no spaces but the padding, and
-    /// the same input always gives the same bytes.
+    /// Serialises the canonical file: header keys and metadata are in byte order, without spaces
+    /// except for padding, so the same input always gives the same bytes.
     ///
     /// # Errors
-    /// What [`Ticket::from_bytes`] would refuse: bad metadata, no weight changed, a header over
-    /// [`MAX_HEADER_BYTES`].
+    /// [`Ticket::from_bytes`] would refuse the file: the metadata is invalid, no weight changes, or
+    /// the header exceeds [`MAX_HEADER_BYTES`].
     pub fn encode(
         metadata: &Metadata,
         tensors: &BTreeMap<String, TensorDelta>,
@@ -91,7 +91,7 @@ impl Ticket {
     }
 
     /// Writes the canonical file to a temporary file beside `path`, then renames it, so that
-    /// `path` never holds half a ticket. Returns the digest of what was written, which is
+    /// `path` never holds a partial ticket. Returns the digest of the written file, which equals
     /// [`Ticket::digest`] unless the ticket was read from a file that was not canonical.
     ///
     /// # Errors
@@ -102,18 +102,17 @@ impl Ticket {
         Ok(Digest::of(&bytes))
     }
 
-    /// What the file says about itself.
+    /// The metadata in the file's header.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata
     }
 
-    /// The deltas by the parameter's name in the checkpoint
-    /// (`model.layers.0.self_attn.q_proj.weight`).
+    /// Deltas by checkpoint name of the parameter (`model.layers.0.self_attn.q_proj.weight`).
     pub fn tensors(&self) -> &BTreeMap<String, TensorDelta> {
         &self.tensors
     }
 
-    /// SHA-256 of the file: the ticket's identity.
+    /// SHA-256 digest of the file: the ticket's identity.
     pub fn digest(&self) -> Digest {
         self.digest
     }
@@ -123,15 +122,14 @@ impl Ticket {
         self.file_bytes
     }
 
-    /// Positions that the ticket holds, over all parameters.
+    /// Number of positions over all parameters.
     pub fn nonzeros(&self) -> usize {
         self.tensors.values().map(TensorDelta::nonzeros).sum()
     }
 
     /// Heap bytes of the arrays.
     pub fn resident_bytes(&self) -> usize {
-        let tensors = self.tensors.values();
-        tensors.map(TensorDelta::resident_bytes).sum()
+        self.tensors.values().map(TensorDelta::resident_bytes).sum()
     }
 
     fn from_parts(metadata: Metadata, tensors: BTreeMap<String, TensorDelta>, file: &[u8]) -> Self {

@@ -1,4 +1,4 @@
-//! Tickets of random positions: for whoever measures what tickets cost.
+//! Random tickets, for measurements and tests.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -12,13 +12,13 @@ use super::{
     BaseManifest, BoundTicket, Deltas, Metadata, ParameterInfo, TensorDelta, Ticket, TicketError,
 };
 
-/// A ticket for a base with small deltas at random positions of the adaptable parameters that `touches` picks by
-/// name: each weight is kept with the same chance, `density`, whatever the others are, and at least one of each
-/// parameter.
+/// A ticket for `base` with small deltas at random positions of the adaptable parameters whose
+/// names `touches` accepts. Each weight is kept independently with probability `density`, and at
+/// least one weight of each parameter is kept.
 ///
 /// # Errors
-/// No parameter is picked.
-pub fn random(
+/// `touches` accepts no adaptable parameter.
+pub fn random_ticket(
     base: &BaseManifest,
     density: f64,
     seed: u64,
@@ -27,7 +27,7 @@ pub fn random(
     let parameters = base.parameters.iter().filter(|(_, p)| p.adaptable);
     let parameters: Vec<_> = parameters.filter(|(name, _)| touches(name)).collect();
     let delta = |&(name, parameter): &(&String, &ParameterInfo)| {
-        // Of a parameter's own, so that it does not hang on which others are touched.
+        // Seeded per parameter, so that it does not depend on which others are touched.
         let mut hasher = DefaultHasher::new();
         (seed, name).hash(&mut hasher);
         let mut rng = StdRng::seed_from_u64(hasher.finish());
@@ -55,7 +55,7 @@ pub fn random(
     Ticket::new(metadata, tensors)?.bind(base, false)
 }
 
-/// Positions that are kept of `count`, at least one. The gaps between them are drawn, not each position.
+/// Positions kept of `count`, at least one. Draws the gaps between them, not each position.
 fn positions(count: usize, density: f64, rng: &mut StdRng) -> Vec<usize> {
     let mut gap = || (rng.random::<f64>().ln() / (1.0 - density).ln()) as usize;
     let first = gap();
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn positions_are_as_dense_as_asked() {
+    fn positions_have_the_requested_density() {
         let mut rng = StdRng::seed_from_u64(1);
         for density in [0.001, 0.01, 0.1, 0.9] {
             let kept = positions(1 << 20, density, &mut rng);

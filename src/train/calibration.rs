@@ -13,7 +13,7 @@ use super::request::{MaskSource, SaveCalibrated};
 use super::run::{Losses, Run};
 use super::run_folder::SavedState;
 use super::trainable::Trainable;
-use crate::ticket::select::top_share;
+use crate::ticket::top_k::top_k_positions;
 
 impl Run<'_> {
     /// Chooses the positions to train, calibrating first if the score needs it.
@@ -52,7 +52,7 @@ impl Run<'_> {
             mask::exclude(&mut scores, ticket, self.manifest());
         }
         let density = self.config().density;
-        let positions = top_share(&scores, density, self.config().scope)?;
+        let positions = top_k_positions(&scores, density, self.config().scope)?;
         if positions.values().all(Vec::is_empty) {
             return Err(TrainError::EmptyMask { density });
         }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::optimizer::OptimizerKind;
 use super::schedule::{Decay, Schedule};
-use crate::ticket::select::Scope;
+use crate::ticket::top_k::Scope;
 
 /// What weights are ranked by when the mask is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

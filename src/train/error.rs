@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::config::Phase;
 use crate::model::ModelError;
 use crate::ticket::TicketError;
-use crate::ticket::select::SelectError;
+use crate::ticket::top_k::TopKError;
 
 /// Why a training run ended without a ticket; each message is one line.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +58,7 @@ pub enum TrainError {
     #[error("threads cannot be started: {0}")]
     Threads(String),
     #[error(transparent)]
-    Select(#[from] SelectError),
+    Select(#[from] TopKError),
     #[error(transparent)]
     Ticket(#[from] TicketError),
     #[error(transparent)]

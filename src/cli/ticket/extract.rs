@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::super::base::{CacheArgs, ModelFiles, density, parameter_bar};
 use super::{OutputArgs, TOOL, print};
-use crate::ticket::select::{Scope, top_share};
+use crate::ticket::top_k::{Scope, top_k_positions};
 use crate::ticket::{
     BaseManifest, DeltaDtype, Deltas, Metadata, TensorDelta, Ticket, TicketError, validate_name,
 };
@@ -55,7 +55,7 @@ pub(super) fn run(args: ExtractArgs) -> anyhow::Result<()> {
     pair.check_comparable()?;
     let (scores, elsewhere) = pair.compare()?;
     let moved = scores.values().flatten().filter(|&&s| s > 0.0).count();
-    let kept = top_share(&scores, args.density, args.scope)?;
+    let kept = top_k_positions(&scores, args.density, args.scope)?;
     drop(scores);
     let tensors = pair.deltas(&kept, args.output.dtype.into())?;
     let nonzeros = tensors.values().map(TensorDelta::nonzeros).sum();

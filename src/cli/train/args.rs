@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::cli::base::{BaseArgs, ComputeArgs, at_least_one, density};
 use crate::eval::MatchRule;
-use crate::ticket::select::Scope;
+use crate::ticket::top_k::Scope;
 use crate::train::{Decay, OptimizerKind, PhaseConfig, Score, TrainConfig};
 
 /// Arguments of `tombola train`.

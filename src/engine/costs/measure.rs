@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::engine::costs::{Costs, PerTicket};
 use crate::kernels::step::graphs::Graphs;
 use crate::model::{BLOCK, Base, Batch, ModelError, Projection, layers};
-use crate::ticket::{BaseManifest, BoundTicket, random};
+use crate::ticket::{BaseManifest, BoundTicket, random_ticket};
 
 /// Costs, and how long it took to measure them.
 #[derive(Clone, Debug)]
@@ -178,7 +178,7 @@ fn synthetic(manifest: &BaseManifest, layers: usize, density: f64) -> BoundTicke
     let layer = |layer| Projection::ALL.map(|projection| projection.parts(layer, manifest));
     let touched = (0..layers).flat_map(layer).flatten();
     let touched: HashSet<String> = touched.map(|(name, ..)| name).collect();
-    let ticket = random(manifest, density, layers as u64, |name| {
+    let ticket = random_ticket(manifest, density, layers as u64, |name| {
         touched.contains(name)
     });
     ticket.expect("every layer has weights, and some are kept")

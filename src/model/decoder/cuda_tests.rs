@@ -10,7 +10,7 @@ use super::*;
 use crate::model::{
     Base, CacheDir, Checkpoint, DeviceSpec, Dtype, Family, LoadOptions, RopeScaling,
 };
-use crate::ticket::random;
+use crate::ticket::random_ticket;
 
 const POSITIONS: usize = 600;
 const SEQUENCES: usize = 12;
@@ -95,7 +95,8 @@ fn replayed_steps_give_the_bits_of_launched_ones() {
     for dtype in [Dtype::F32, Dtype::Bf16] {
         let base = base(dtype);
         let ticket = |seed, density, of: &str| {
-            let ticket = random(&base.manifest, density, seed, |name| name.contains(of)).unwrap();
+            let ticket =
+                random_ticket(&base.manifest, density, seed, |name| name.contains(of)).unwrap();
             Arc::new(base.lay_out(&ticket).unwrap())
         };
         // The second leaves the first layer as it is.

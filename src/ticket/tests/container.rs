@@ -1,4 +1,4 @@
-//! Files that are refused before they are looked at as a ticket, by message.
+//! Files that the container reader refuses, by message.
 
 use super::refusals::{Raw, refusal};
 use super::*;
@@ -10,7 +10,7 @@ fn a_file_of_a_few_bytes() {
 }
 
 #[test]
-fn other_kinds_of_file_are_named() {
+fn foreign_file_kinds_are_named() {
     let kinds: [(&[u8], &str); 3] = [
         (b"GGUF\x03\0\0\0\x10\x01\0\0", "a GGUF file"),
         (

@@ -1,4 +1,4 @@
-//! The flat layout: what it imports to, and what is refused.
+//! Flat files: the tickets they import to, and the files that are refused.
 
 use safetensors::tensor::{Dtype, TensorView, serialize};
 
@@ -70,7 +70,7 @@ fn an_import_equals_the_dense_difference() {
 }
 
 #[test]
-fn an_import_is_bound_to_its_base() {
+fn an_import_binds_to_its_base() {
     let wide_last = (2 * WIDE - 1) as i32;
     let file = flat_file(&[
         Flat(Q, [3, 4], &[1, 3, 8], &[0.5, -1.0, 0.25]),
@@ -189,11 +189,11 @@ fn files_that_are_not_flat() {
 }
 
 #[test]
-fn shapes_are_the_bases_where_the_file_has_none() {
+fn shapes_default_to_those_of_the_base() {
     let with = flat_file(&[Flat(Q, [3, 4], &[1, 11], &[1.0, -2.0])]);
     let text = String::from_utf8_lossy(&with).into_owned();
     let header = text.find(r#""__metadata__":{"#).unwrap();
-    // The same file with the metadata renamed, byte for byte as long.
+    // The same file with the metadata key replaced by another of equal length.
     let mut without = with.clone();
     let at = header + text[header..].find("shape_of").unwrap();
     without[at..at + 8].copy_from_slice(b"nothing_");

@@ -1,4 +1,4 @@
-//! Several tickets as one.
+//! Merging tickets.
 
 use super::*;
 use crate::ticket::merge::merge;

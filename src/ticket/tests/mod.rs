@@ -6,6 +6,7 @@ mod import;
 mod merge;
 mod properties;
 mod refusals;
+mod top_k;
 
 use std::collections::BTreeMap;
 
@@ -68,7 +69,7 @@ fn encoded(ticket: &Ticket) -> Vec<u8> {
     Ticket::encode(ticket.metadata(), ticket.tensors()).unwrap()
 }
 
-/// A file of any header and data.
+/// A file of the given header and data.
 fn file(header: &str, data: &[u8]) -> Vec<u8> {
     let length = (header.len() as u64).to_le_bytes();
     [&length, header.as_bytes(), data].concat()
@@ -138,7 +139,7 @@ fn the_safetensors_crate_opens_it_and_every_tensor_is_aligned() {
 }
 
 #[test]
-fn what_was_written_is_read() {
+fn a_written_ticket_reads_back_equal() {
     let ticket = sample();
     let bytes = encoded(&ticket);
     let read = Ticket::from_bytes(&bytes).unwrap();
@@ -153,7 +154,7 @@ fn what_was_written_is_read() {
 }
 
 #[test]
-fn a_ticket_goes_through_a_file() {
+fn a_ticket_round_trips_through_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("sql.safetensors");
     std::fs::write(&path, "an older file").unwrap();
@@ -196,7 +197,7 @@ fn a_ticket_binds_to_its_base() {
 }
 
 #[test]
-fn a_foreign_base_is_let_in_only_on_demand_and_only_if_it_fits() {
+fn a_foreign_base_is_allowed_only_on_request_and_only_if_it_fits() {
     let mut foreign = base();
     foreign.fingerprint = Digest::of(b"other");
     assert!(sample().bind(&foreign, false).is_err());

@@ -1,4 +1,4 @@
-//! Properties over random tickets, spoiled files and noise.
+//! Properties over random tickets, corrupted files and noise.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use proptest::sample::Index;
 
 use super::*;
 
-/// A parameter of up to 6 rows, some of them empty, narrow or wider than U16 reaches.
+/// A parameter of up to 6 rows, some of them empty, narrow or wider than U16 can address.
 fn tensor_delta() -> impl Strategy<Value = TensorDelta> {
     let columns = prop_oneof![
         3 => 1..20usize,
@@ -18,7 +18,7 @@ fn tensor_delta() -> impl Strategy<Value = TensorDelta> {
     let shape = (1..6usize, columns);
     shape.prop_flat_map(|(rows, columns)| {
         let weights = rows * columns;
-        // The ends of the parameter come up as often as all else together.
+        // The two ends are drawn twice as often as all other positions together.
         let index = prop_oneof![0..weights, Just(0), Just(weights - 1)];
         let indices = btree_set(index, 0..12.min(weights + 1));
         (indices, any::<bool>()).prop_flat_map(move |(indices, narrow)| {
@@ -53,7 +53,7 @@ fn random_metadata() -> impl Strategy<Value = Metadata> {
         license,
         density,
         training: training.map(|(seed, flag, loss)| {
-            // Six digits: what JSON keeps exactly.
+            // Six significant digits, which JSON keeps exactly.
             let loss = (f64::from(loss) % 1000.0 * 1000.0).round() / 1000.0;
             json!({"seed": seed, "flag": flag, "loss": loss, "text": "a \"b\" \u{1}"})
         }),
@@ -68,27 +68,27 @@ fn random_ticket() -> impl Strategy<Value = Ticket> {
     })
 }
 
-/// Whatever the bytes, reading answers; what it accepts can be written and read again unchanged.
+/// Reading any bytes returns, and an accepted file can be written and read again unchanged.
 fn reading_is_safe(bytes: &[u8]) -> Result<(), TestCaseError> {
     let Ok(ticket) = Ticket::from_bytes(bytes) else {
         return Ok(());
     };
-    // Arrays are never larger than the file that they came from.
+    // The arrays are never larger than the file.
     prop_assert!(ticket.resident_bytes() <= bytes.len());
     let again = Ticket::from_bytes(&encoded(&ticket)).unwrap();
-    // Spoiled training data may hold numbers of more digits than JSON keeps.
-    let promised = |ticket: &Ticket| Metadata {
+    // Corrupted provenance may hold numbers of more digits than JSON keeps.
+    let without_training = |ticket: &Ticket| Metadata {
         training: None,
         ..ticket.metadata().clone()
     };
-    prop_assert_eq!(promised(&again), promised(&ticket));
+    prop_assert_eq!(without_training(&again), without_training(&ticket));
     prop_assert_eq!(again.tensors(), ticket.tensors());
     Ok(())
 }
 
 proptest! {
     #[test]
-    fn reading_and_writing_mirror_each_other(ticket in random_ticket()) {
+    fn reading_inverts_writing(ticket in random_ticket()) {
         let bytes = encoded(&ticket);
         let read = Ticket::from_bytes(&bytes).unwrap();
         prop_assert_eq!(read.metadata(), ticket.metadata());

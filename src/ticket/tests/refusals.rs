@@ -1,10 +1,10 @@
-//! What is refused in a well-formed safetensors file, by message.
+//! Well-formed safetensors files that are refused as tickets, by message.
 
 use serde_json::{Value, json};
 
 use super::*;
 
-/// A file to spoil: header items in file order, data as one run.
+/// A file to corrupt: header items in file order, data contiguous.
 pub(super) struct Raw {
     metadata: serde_json::Map<String, Value>,
     /// Name, dtype, shape, data.
@@ -82,7 +82,7 @@ pub(super) fn refusal(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn the_raw_sample_is_valid_unspoiled() {
+fn the_raw_sample_is_valid() {
     let ticket = Ticket::from_bytes(&Raw::new().bytes()).unwrap();
     assert_eq!(ticket.nonzeros(), 3);
 }
@@ -105,7 +105,7 @@ fn the_flat_layout_is_named() {
 }
 
 #[test]
-fn another_version_says_which_is_understood() {
+fn the_message_for_another_version_names_the_supported_one() {
     let expected = "ticket version `2` is not understood; this build reads version `1`";
     assert_eq!(Raw::with_metadata("version", "2"), expected);
 }
@@ -129,7 +129,7 @@ fn metadata_missing_or_unknown() {
 }
 
 #[test]
-fn metadata_that_makes_no_sense() {
+fn metadata_with_invalid_values() {
     let share = "expected a share above 0 and up to 1";
     let cases = [
         (
@@ -206,7 +206,7 @@ fn one_of_the_three_missing() {
 }
 
 #[test]
-fn row_offsets_that_are_not() {
+fn row_offsets_that_are_not_offsets() {
     let deltas = [1.0, 2.0, 3.0];
     let refusal = |row_offsets: &[u32]| Raw::with_csr(row_offsets, &[1, 3, 0], &deltas);
     let p = "parameter `P`: row_offsets";

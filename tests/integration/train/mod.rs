@@ -15,7 +15,7 @@ use serde_json::Value;
 use tombola::data::{Dataset, Example};
 use tombola::model::{Base, Checkpoint, Dtype, Files, save_folder};
 use tombola::ticket::merge::merge;
-use tombola::ticket::select::Scope;
+use tombola::ticket::top_k::Scope;
 use tombola::ticket::{BoundTicket, DeltaDtype, Digest, Ticket};
 use tombola::train::{
     Backprop, Callbacks, Decay, Event, Existing, Gradients, MaskSource, OptimizerKind, Phase,

@@ -11,7 +11,7 @@ use crate::kernels::sample::{RandomSampling, SamplingMethod, sample};
 use crate::kernels::step::graphs::Graphs;
 use crate::kernels::training::accumulate;
 use crate::model::{BLOCK, Base, Batch, KvCache, TicketOverlay};
-use crate::ticket::{BoundTicket, random};
+use crate::ticket::{BoundTicket, random_ticket};
 
 /// Rows of the steps that are measured.
 const ROWS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
@@ -293,7 +293,7 @@ impl Bench {
 }
 
 fn ticket(base: &Base, density: f64, seed: u64) -> anyhow::Result<Arc<BoundTicket>> {
-    let ticket = random(&base.manifest, density, seed, |_| true)?;
+    let ticket = random_ticket(&base.manifest, density, seed, |_| true)?;
     Ok(Arc::new(ticket))
 }
 
