@@ -8,8 +8,9 @@
 //!
 //! | layer | what lives there |
 //! |---|---|
-//! | [`cli`] | one file a subcommand: parse, validate, call the library |
+//! | [`cli`] | one file per subcommand: parse, validate, call the library |
 //! | [`server`] | HTTP only: wire types, routes, SSE, the error table |
+//! | [`device_bench`] | steps, swaps and overlays of a synthetic base, beside what the memory bandwidth allows |
 //! | [`loadgen`] | a load client of any OpenAI-style server |
 //! | [`eval`] | loss and greedy answers over a data file, through the engine |
 //! | [`engine`] | the one thread that owns the model: scheduler and policy (pure data), runner (applies tickets, or lays them over rows), costs and their calibration, sampler |
@@ -57,6 +58,7 @@
 
 pub mod cli;
 pub mod data;
+pub mod device_bench;
 pub mod engine;
 pub mod eval;
 pub mod kernels;

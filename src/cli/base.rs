@@ -19,6 +19,7 @@ use crate::model::{
 };
 use crate::text::{Text, TextError};
 use crate::ticket::BaseManifest;
+use crate::train::ModelOnDisk;
 
 /// The base, and the folder that fetched files are kept in.
 #[derive(Clone, Debug, Args)]
@@ -94,6 +95,13 @@ impl ModelFiles {
             manifest: manifest(model, cache)?,
             checkpoint: open_checkpoint(model, cache)?,
         })
+    }
+
+    pub fn on_disk(&self) -> ModelOnDisk<'_> {
+        ModelOnDisk {
+            manifest: &self.manifest,
+            checkpoint: &self.checkpoint,
+        }
     }
 }
 

@@ -7,6 +7,7 @@ mod completions;
 mod docs;
 mod eval;
 mod evaluation;
+mod hints;
 mod man;
 mod serve;
 mod signals;
@@ -72,10 +73,10 @@ enum Command {
 /// Parses the arguments of the process and runs the subcommand.
 ///
 /// # Errors
-/// The error of the subcommand, as a message for a person.
+/// The error of the subcommand, with the flag that mends it.
 pub fn run() -> anyhow::Result<()> {
     let cli = Cli::parse();
-    match cli.command {
+    let result = match cli.command {
         None => serve::run(cli.serve),
         Some(Command::Serve(args)) => serve::run(*args),
         Some(Command::Train(args)) => train::run(&args),
@@ -85,7 +86,8 @@ pub fn run() -> anyhow::Result<()> {
         Some(Command::Completions(args)) => completions::run(&args),
         Some(Command::Man(args)) => man::run(&args),
         Some(Command::Docs(args)) => docs::run(&args),
-    }
+    };
+    result.map_err(hints::add)
 }
 
 /// Definition of the whole command line, built: value names and inherited settings are filled in.

@@ -75,15 +75,13 @@ const MAX_LOGPROBS: usize = 20;
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     #[error(
-        "--max-num-batched-tokens {tokens} is below --max-num-seqs {seqs}: a step has to hold a \
-         token of every running sequence"
+        "{tokens} tokens per step are fewer than {seqs} running sequences: a step has to hold one \
+         token of each"
     )]
     Budget { tokens: usize, seqs: usize },
     #[error("{given} bytes of KV cache hold no block of {BLOCK} tokens, which takes {block} bytes")]
     Cache { given: usize, block: usize },
-    #[error(
-        "tickets cannot be applied to a base that is kept quantised: --ticket-mode overlay serves them"
-    )]
+    #[error("tickets cannot be applied to a base that is kept quantised, only overlaid")]
     Quantized,
     #[error("threads cannot be started: {0}")]
     Threads(String),

@@ -142,7 +142,7 @@ impl Server {
         let models = response.body_mut().read_json::<Value>();
         let models = models.map_err(|e| failed(e.to_string()))?;
         let first = models["data"][0]["id"].as_str().map(str::to_owned);
-        first.ok_or_else(|| failed("it names no model; --model does".to_owned()))
+        first.ok_or(BenchError::NoModel { url })
     }
 
     /// Asks for exactly `max_tokens` tokens after a prompt, greedily.

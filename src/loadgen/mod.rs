@@ -34,6 +34,8 @@ pub enum BenchError {
     Encode(String),
     #[error("{url}: {reason}")]
     Server { url: String, reason: String },
+    #[error("{url} lists no model")]
+    NoModel { url: String },
 }
 
 /// Asks a server for all of the work; `done` hears how many requests have ended.

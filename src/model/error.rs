@@ -36,19 +36,19 @@ pub enum ModelError {
         expected: Vec<usize>,
     },
     #[error(
-        "--max-model-len {asked} is beyond the {trained} tokens that the model was trained for"
+        "a length of {asked} tokens is beyond the {trained} tokens that the model was trained for"
     )]
     ContextLength { asked: usize, trained: usize },
-    #[error("--device {asked}: {reason}")]
+    #[error("device {asked}: {reason}")]
     Device { asked: DeviceSpec, reason: String },
     #[error(
         "the GPU has no kernel for heads of {dim}, {group} to a key head: at most 256 wide (even, from 64 on a multiple \
          of 4, from 128 on of 8) and 8 to a key head"
     )]
     Heads { dim: usize, group: usize },
-    #[error("--keep-quantized: a base is kept quantised on the CPU only (--device cpu)")]
+    #[error("a base is kept quantised on the CPU only")]
     QuantizedOnGpu,
-    #[error("there is no memory for {bytes} bytes of keys and values (--kv-cache-mib)")]
+    #[error("there is no memory for {bytes} bytes of keys and values")]
     NoMemory { bytes: usize },
     #[error("fetching {what}: {reason}")]
     Fetch { what: String, reason: String },
@@ -56,7 +56,7 @@ pub enum ModelError {
     ForeignTicket { ticket: Digest, base: Digest },
     #[error("the parameter {0} that the ticket adapts is not resident")]
     UnknownParameter(String),
-    #[error("{path} cannot be kept quantised (--keep-quantized): {reason}", path = path.display())]
+    #[error("{path} cannot be kept quantised: {reason}", path = path.display())]
     KeepQuantized { path: PathBuf, reason: String },
     #[error(
         "{0} cannot be written into: the base is kept quantised, and takes tickets overlaid only"

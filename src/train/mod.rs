@@ -11,6 +11,7 @@ mod calibration;
 mod config;
 mod error;
 mod event;
+mod extract;
 mod learner;
 mod mask;
 mod optimizer;
@@ -21,12 +22,17 @@ mod run;
 mod run_folder;
 mod schedule;
 mod start;
+mod task_vector;
 mod trainable;
 
 pub use backprop::{Backprop, Gradients, Rows, Slot};
 pub use config::{Phase, PhaseConfig, Score, TrainConfig};
 pub use error::TrainError;
 pub use event::{Event, StepReport};
+pub use extract::{
+    Elsewhere, ExtractError, ExtractOptions, ExtractProgress, ExtractStage, Extracted, ModelOnDisk,
+    ModelPair, extract,
+};
 pub use optimizer::OptimizerKind;
 pub use request::{Callbacks, MaskSource, Observer, SaveCalibrated, TrainRequest};
 pub use run::{Losses, Trained, train};

@@ -13,11 +13,12 @@ use super::mask;
 use super::phase::{EventLog, PhaseLoop, mean_loss};
 use super::request::{Callbacks, SaveCalibrated, TrainRequest};
 use super::run_folder::{RunFolder, SavedState};
+use super::task_vector;
 use super::trainable::Trainable;
 use crate::kernels::ticket::apply;
 use crate::kernels::{self, Pattern};
 use crate::model::{Base, Decoder};
-use crate::ticket::{BaseManifest, DeltaDtype, Deltas, Metadata, TensorDelta, Ticket, TicketError};
+use crate::ticket::{BaseManifest, DeltaDtype, Metadata, TensorDelta, Ticket};
 
 /// Result of a training run.
 pub struct Trained {
@@ -249,12 +250,9 @@ impl Run<'_> {
                 if positions.is_empty() {
                     continue;
                 }
-                let deltas = Deltas::from_f32(deltas, DeltaDtype::Bf16);
-                let delta = TensorDelta::from_flat([rows, pattern.width()], &positions, deltas);
-                let delta = delta.map_err(|fault| TicketError::Delta {
-                    parameter: name.clone(),
-                    fault,
-                })?;
+                let shape = [rows, pattern.width()];
+                let dtype = DeltaDtype::Bf16;
+                let delta = task_vector::delta(&name, shape, &positions, deltas, dtype)?;
                 tensors.insert(name, delta);
             }
         }

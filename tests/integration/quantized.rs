@@ -257,7 +257,7 @@ fn error_of(files: &Files) -> String {
     });
     let error = loaded.err().expect("a base that does not load").to_string();
     assert_eq!(error.lines().count(), 1, "{error}");
-    assert!(error.contains("--keep-quantized"), "{error}");
+    assert!(error.contains("kept quantised"), "{error}");
     error
 }
 

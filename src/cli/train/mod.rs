@@ -13,7 +13,7 @@ use anyhow::{Context as _, bail};
 pub use args::{EXAMPLES, TrainArgs};
 
 use super::base::{ModelFiles, OpenBase};
-use super::eval::tell_cut;
+use super::evaluation::report_cut_rows;
 use super::ticket;
 use super::ticket_folder::ticket_file;
 use crate::data::{self, DataOptions, Dataset};
@@ -69,7 +69,7 @@ impl Data {
                 end_token: base.end_token()?,
             };
             let dataset = data::read(path, &base.text, &options)?;
-            tell_cut(&dataset, max_length);
+            report_cut_rows(&dataset, max_length);
             anyhow::Ok(dataset)
         };
         let valid = args.valid.as_deref();

@@ -9,8 +9,7 @@ use indicatif::HumanCount;
 
 use super::args::TrainArgs;
 use crate::cli::base::{OpenBase, QuantizedArgs, print};
-use crate::cli::eval::report::Report;
-use crate::cli::evaluation::{Candidate, Evaluated, evaluate};
+use crate::cli::evaluation::{Candidate, Evaluated, Report, evaluate};
 use crate::cli::ticket;
 use crate::cli::ticket_folder::ticket_file;
 use crate::data::{Dataset, Example};

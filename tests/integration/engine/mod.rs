@@ -236,7 +236,7 @@ fn limits_that_cannot_work_are_refused() {
         .err()
         .unwrap()
         .to_string();
-    assert!(error.contains("--max-num-batched-tokens 4"), "{error}");
+    assert!(error.contains("4 tokens per step"), "{error}");
     let tiny = EngineConfig {
         kv_cache_bytes: 100,
         ..config()

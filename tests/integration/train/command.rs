@@ -150,7 +150,7 @@ fn a_ticket_is_trained_reported_and_the_same_after_a_kill() {
     assert!(!killed.ticket().exists());
     let again = killed.run(&arguments);
     assert!(
-        stderr(&again).contains("--resume goes on with it"),
+        stderr(&again).contains("--resume continues it"),
         "{}",
         stderr(&again)
     );
@@ -190,7 +190,7 @@ fn an_interrupt_saves_and_says_how_to_go_on() {
     let output = child.wait_with_output().unwrap();
     assert!(!output.status.success());
     let said = stderr(&output);
-    assert!(said.contains("is saved: --resume goes on"), "{said}");
+    assert!(said.contains("is saved; --resume continues it"), "{said}");
     assert!(place.path("runs/cats/state.safetensors").exists() && !place.ticket().exists());
 }
 

@@ -1,20 +1,20 @@
-//! Shapes that bases have.
+//! Shapes of synthetic bases.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::model::{Family, ModelConfig, RopeScaling};
 
-/// A base's shape by its name.
+/// Shape of a known model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
-    /// As Llama 2 7B.
+    /// Llama 2 7B.
     B7,
-    /// As TinyLlama 1.1B.
+    /// TinyLlama 1.1B.
     B1,
-    /// As SmolLM2 135M.
+    /// SmolLM2 135M.
     M135,
-    /// So small that it measures nothing: to try the command.
+    /// Two small layers, to try the benchmark; the times mean nothing.
     Tiny,
 }
 
@@ -30,7 +30,7 @@ impl Shape {
         }
     }
 
-    /// The configuration, for sequences of so many positions.
+    /// Configuration of a model of this shape, for sequences of up to `positions` tokens.
     pub fn config(self, positions: usize) -> ModelConfig {
         let ([hidden_size, intermediate_size, vocab_size], layers, [heads, kv_heads]) = match self {
             Self::B7 => ([4096, 11_008, 32_000], 32, [32, 32]),

@@ -1,10 +1,14 @@
 //! A fresh base with an engine around it, and tickets evaluated on it one after the other: what
 //! `tombola eval` does, and what a training ends with.
 
+mod report;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+
+pub use report::Report;
 
 use super::base::{ComputeArgs, OpenBase, QuantizedArgs, bar_of};
 use super::ticket;
@@ -139,4 +143,15 @@ fn cache_bytes(base: &Base, dataset: &Dataset, options: &EvalOptions) -> usize {
     let longest = rows.max().unwrap_or(0).saturating_add(options.max_tokens);
     let blocks = longest.min(base.max_positions).div_ceil(BLOCK);
     CACHE_BYTES.max(blocks * base.block_bytes())
+}
+
+/// Reports on standard error the rows that were cut or left out.
+pub fn report_cut_rows(dataset: &Dataset, max_length: usize) {
+    let Dataset { cut, left_out, .. } = dataset;
+    if *cut > 0 {
+        eprintln!(
+            "tombola: rows cut to {max_length} tokens (--max-length): {cut}; left out of these, as \
+             nothing of their answers is left: {left_out}"
+        );
+    }
 }

@@ -1,4 +1,4 @@
-//! Runs steps, swaps and overlays, and says what nothing can avoid to move.
+//! Measures steps, swaps and overlays, and computes the memory traffic that none of them can avoid.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
+use super::DeviceBenchError;
 use crate::kernels;
 use crate::kernels::sample::{RandomSampling, SamplingMethod, sample};
 use crate::kernels::step::graphs::Graphs;
@@ -13,13 +14,13 @@ use crate::kernels::training::accumulate;
 use crate::model::{BLOCK, Base, Batch, KvCache, TicketOverlay};
 use crate::ticket::{BoundTicket, random_ticket};
 
-/// Rows of the steps that are measured.
+/// Rows of the measured steps of the bare base.
 const ROWS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
-/// Rows of the steps with tickets.
+/// Rows of the steps with overlaid tickets, and of the sampled logits.
 const STREAMS: usize = 32;
-/// Densities of the tickets that are applied.
+/// Densities of the applied tickets.
 const SWAPS: [f64; 3] = [0.001, 0.01, 0.1];
-/// Tickets that are overlaid together, and their density.
+/// Tickets overlaid together, and their density.
 const OVERLAYS: [(usize, f64); 6] = [
     (1, 0.001),
     (8, 0.001),
@@ -28,25 +29,24 @@ const OVERLAYS: [(usize, f64); 6] = [
     (8, 0.01),
     (32, 0.01),
 ];
-/// Bytes that are added to as many, to see how fast the memory is.
+/// Bytes of each operand of the sum in place that measures the memory bandwidth.
 const ADDED: usize = 256 << 20;
-/// Bytes that are fetched from memory together, at least.
+/// Smallest number of bytes that a memory access transfers.
 const SECTOR: usize = 32;
 
-/// All that was measured.
+/// Measured times. All times are medians, in seconds.
 pub struct Figures {
-    /// Bytes a second that a sum in place reads and writes.
+    /// Bytes per second that a sum in place reads and writes.
     pub bandwidth: f64,
     pub steps: Vec<Step>,
     pub swaps: Vec<Swap>,
     pub overlays: Vec<Overlay>,
-    /// Of [`STREAMS`] rows of logits.
-    pub chosen: Vec<Chosen>,
+    pub sampling: Vec<Sampling>,
 }
 
-/// Tokens chosen by their logits.
-pub struct Chosen {
-    pub how: &'static str,
+/// Sampling of one token for each of [`STREAMS`] rows of logits.
+pub struct Sampling {
+    pub method: &'static str,
     pub seconds: f64,
 }
 
@@ -55,19 +55,20 @@ pub struct Chosen {
 pub struct Step {
     pub rows: usize,
     pub seconds: f64,
-    /// Seconds that its weights, keys and values take at the memory's speed.
+    /// Time to move the weights, keys and values at the memory bandwidth.
     pub floor: f64,
-    /// On a GPU.
+    /// `None` on the CPU.
     pub launches: Option<Launches>,
 }
 
-/// How a step gets to a GPU: replayed, which is what its time is of, or kernel by kernel.
+/// Launches of a step on a GPU. The time of the step is that of the replayed graph.
 #[derive(Clone, Copy)]
 pub struct Launches {
-    /// What is launched for it: a graph, and the few kernels around it.
+    /// Launches of a replayed step: the graph, and the few kernels around it.
     pub replayed: u64,
+    /// Launches of the step kernel by kernel.
     pub kernels: u64,
-    /// Seconds that it takes kernel by kernel.
+    /// Time of the step kernel by kernel.
     pub eager_seconds: f64,
 }
 
@@ -77,22 +78,24 @@ pub struct Swap {
     pub nonzeros: usize,
     pub apply: f64,
     pub revert: f64,
-    /// Of each, by the memory's sectors that it touches.
+    /// Time to move the touched memory sectors at the memory bandwidth.
     pub apply_floor: f64,
     pub revert_floor: f64,
 }
 
-/// A step of [`STREAMS`] rows under tickets.
+/// A step of [`STREAMS`] rows with overlaid tickets.
 pub struct Overlay {
     pub tickets: usize,
     pub density: f64,
     pub seconds: f64,
-    /// As a step's, with 4 bytes a nonzero.
+    /// Floor of the bare step, plus 4 bytes per nonzero.
     pub floor: f64,
+    /// The bare step, measured right before.
     pub base: Step,
     pub launches: Option<Launches>,
 }
 
+/// A base, and the caches to measure it with.
 pub struct Bench {
     base: Base,
     cache: KvCache,
@@ -103,11 +106,11 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// Takes room for the sequences' keys and values.
-    pub fn new(base: Base, context: usize, repeats: usize) -> anyhow::Result<Self> {
-        let most = ROWS.into_iter().max().unwrap_or(1);
+    /// Allocates keys and values for the largest step.
+    pub fn new(base: Base, context: usize, repeats: usize) -> Result<Self, DeviceBenchError> {
+        let sequences = ROWS.into_iter().max().unwrap_or(1);
         Ok(Self {
-            cache: base.kv_cache(most * context.div_ceil(BLOCK))?,
+            cache: base.kv_cache(sequences * context.div_ceil(BLOCK))?,
             graphs: Graphs::new(base.device()),
             eager: Graphs::eager(base.device()),
             base,
@@ -116,20 +119,21 @@ impl Bench {
         })
     }
 
-    pub fn run(&mut self) -> anyhow::Result<Figures> {
+    /// Runs all measurements.
+    pub fn run(&mut self) -> Result<Figures, DeviceBenchError> {
         let bandwidth = self.bandwidth()?;
         let mut steps = Vec::new();
         for rows in ROWS {
             steps.push(self.step(rows, bandwidth)?);
         }
         let swaps = SWAPS.iter().map(|&density| self.swap(density, bandwidth));
-        let swaps = swaps.collect::<anyhow::Result<_>>()?;
+        let swaps = swaps.collect::<Result<_, _>>()?;
         let mut overlays = Vec::new();
         for (tickets, density) in OVERLAYS {
             overlays.push(self.overlay(tickets, density, bandwidth)?);
         }
         Ok(Figures {
-            chosen: self.choices()?,
+            sampling: self.sampling()?,
             bandwidth,
             steps,
             swaps,
@@ -137,7 +141,8 @@ impl Bench {
         })
     }
 
-    fn bandwidth(&self) -> anyhow::Result<f64> {
+    /// Bytes per second that a sum in place reads and writes.
+    fn bandwidth(&self) -> Result<f64, DeviceBenchError> {
         let zeros = || Tensor::zeros(ADDED / 4, DType::F32, self.base.device());
         let (sum, values) = (zeros()?, zeros()?);
         let seconds = median(self.repeats, self.base.device(), || {
@@ -146,12 +151,12 @@ impl Bench {
         Ok(3.0 * ADDED as f64 / seconds)
     }
 
-    /// Choosing tokens, beside reading their logits.
-    fn choices(&self) -> anyhow::Result<Vec<Chosen>> {
+    /// Sampling methods, and for comparison the copy of the logits to the CPU.
+    fn sampling(&self) -> Result<Vec<Sampling>, DeviceBenchError> {
         let (device, vocabulary) = (self.base.device(), self.base.decoder.config().vocab_size);
         let logits = Tensor::randn(0f32, 3.0, (STREAMS, vocabulary), &Device::Cpu)?;
         let logits = logits.to_device(device)?;
-        let drawn = |top_k, top_p| {
+        let random = |top_k, top_p| {
             SamplingMethod::Random(RandomSampling {
                 temperature: 0.8,
                 min_p: 0.0,
@@ -160,36 +165,39 @@ impl Bench {
                 random: 0.5,
             })
         };
-        let mut chosen = Vec::new();
-        for (how, choice) in [
+        let mut figures = Vec::new();
+        for (name, method) in [
             ("greedy", SamplingMethod::Greedy),
-            ("drawn", drawn(None, 1.0)),
-            ("drawn by top_p", drawn(None, 0.95)),
-            ("drawn by top_k and top_p", drawn(Some(50), 0.95)),
+            ("drawn", random(None, 1.0)),
+            ("drawn by top_p", random(None, 0.95)),
+            ("drawn by top_k and top_p", random(Some(50), 0.95)),
         ] {
-            let choices: Vec<_> = (0..STREAMS as u32).map(|row| (row, choice)).collect();
-            let choose = || {
-                sample(&logits, &choices)?;
+            let rows: Vec<_> = (0..STREAMS as u32).map(|row| (row, method)).collect();
+            let seconds = median(self.repeats, device, || {
+                sample(&logits, &rows)?;
                 Ok(())
-            };
-            let seconds = median(self.repeats, device, choose)?;
-            chosen.push(Chosen { how, seconds });
+            })?;
+            figures.push(Sampling {
+                method: name,
+                seconds,
+            });
         }
-        let read = || {
+        let seconds = median(self.repeats, device, || {
             logits.to_vec2::<f32>()?;
             Ok(())
-        };
-        let seconds = median(self.repeats, device, read)?;
-        let how = "logits read";
-        chosen.push(Chosen { how, seconds });
-        Ok(chosen)
+        })?;
+        figures.push(Sampling {
+            method: "logits read",
+            seconds,
+        });
+        Ok(figures)
     }
 
-    fn step(&mut self, rows: usize, bandwidth: f64) -> anyhow::Result<Step> {
+    fn step(&mut self, rows: usize, bandwidth: f64) -> Result<Step, DeviceBenchError> {
         self.run_step(&self.batch(rows, &[]), bandwidth)
     }
 
-    fn run_step(&mut self, batch: &Batch, bandwidth: f64) -> anyhow::Result<Step> {
+    fn run_step(&mut self, batch: &Batch, bandwidth: f64) -> Result<Step, DeviceBenchError> {
         let rows = batch.tokens.len();
         let (decoder, device) = (&self.base.decoder, self.base.device());
         let (eager_seconds, kernels) = timed(self.repeats, device, || {
@@ -197,7 +205,7 @@ impl Bench {
             Ok(())
         })?;
         let (seconds, replayed) = match self.graphs.warm_up() {
-            // There is nothing to replay.
+            // No graphs on this device: the step was eager.
             0 => (eager_seconds, 0),
             _ => timed(self.repeats, device, || {
                 decoder.forward_captured(batch, &self.cache, &mut self.graphs)?;
@@ -218,12 +226,12 @@ impl Bench {
         })
     }
 
-    /// Bytes of one position's keys and values.
+    /// Bytes of the keys and values of one position.
     fn token_bytes(&self) -> usize {
         self.base.block_bytes() / BLOCK
     }
 
-    /// One token of each of `rows` sequences, under the tickets in turn, each for as many neighbours.
+    /// One token of each of `rows` sequences; each ticket is overlaid on an equal run of rows.
     fn batch(&self, rows: usize, tickets: &[Arc<TicketOverlay>]) -> Batch {
         let vocabulary = self.base.decoder.config().vocab_size;
         let blocks = self.context.div_ceil(BLOCK);
@@ -241,11 +249,11 @@ impl Bench {
         batch
     }
 
-    fn swap(&mut self, density: f64, bandwidth: f64) -> anyhow::Result<Swap> {
+    fn swap(&mut self, density: f64, bandwidth: f64) -> Result<Swap, DeviceBenchError> {
         let ticket = ticket(&self.base, density, 0)?;
         let resident = &mut self.base.resident;
         let (mut applies, mut reverts) = (Vec::new(), Vec::new());
-        // The first lays the ticket out.
+        // The first run builds the layout of the ticket, and does not count.
         for run in 0..=self.repeats {
             for (ticket, times) in [(Some(&ticket), &mut applies), (None, &mut reverts)] {
                 let report = resident.swap(ticket, 1.0)?;
@@ -254,8 +262,8 @@ impl Bench {
         }
         let weights = self.base.manifest.adaptable_weights();
         let size = self.base.weight_bytes();
-        // Sectors with a nonzero among their weights are read and written; the table of nonzeros is read, and what was
-        // there is kept.
+        // A sector with at least one nonzero is read and written. Besides, the table of nonzeros is
+        // read, and the base's values are saved (apply) or read back (revert).
         let touched = 1.0 - (1.0 - density).powf(SECTOR as f64 / size as f64);
         let sectors = 2.0 * touched * (weights * size) as f64;
         let nonzeros = ticket.nonzeros();
@@ -269,16 +277,21 @@ impl Bench {
         })
     }
 
-    fn overlay(&mut self, tickets: usize, density: f64, bandwidth: f64) -> anyhow::Result<Overlay> {
+    fn overlay(
+        &mut self,
+        tickets: usize,
+        density: f64,
+        bandwidth: f64,
+    ) -> Result<Overlay, DeviceBenchError> {
         let base = &self.base;
-        let lay_out = |seed| -> anyhow::Result<_> {
+        let lay_out = |seed| -> Result<_, DeviceBenchError> {
             let overlay = base.lay_out(&*ticket(base, density, seed)?)?;
             Ok(Arc::new(overlay))
         };
         let laid_out = (0..tickets as u64).into_par_iter().map(lay_out);
-        let laid_out: Vec<Arc<TicketOverlay>> = laid_out.collect::<anyhow::Result<_>>()?;
+        let laid_out: Vec<Arc<TicketOverlay>> = laid_out.collect::<Result<_, _>>()?;
         let nonzeros: usize = laid_out.iter().map(|ticket| ticket.nonzeros()).sum();
-        // In turn with the base, which is what it is compared with.
+        // The bare base right before, so that both run under the same conditions.
         let base = self.step(STREAMS, bandwidth)?;
         let with = self.run_step(&self.batch(STREAMS, &laid_out), bandwidth)?;
         Ok(Overlay {
@@ -292,29 +305,29 @@ impl Bench {
     }
 }
 
-fn ticket(base: &Base, density: f64, seed: u64) -> anyhow::Result<Arc<BoundTicket>> {
+fn ticket(base: &Base, density: f64, seed: u64) -> Result<Arc<BoundTicket>, DeviceBenchError> {
     let ticket = random_ticket(&base.manifest, density, seed, |_| true)?;
     Ok(Arc::new(ticket))
 }
 
-/// The median time of a few runs, the device's work included, and what each launches.
+/// Median time of `repeats` runs in seconds, with the device synchronised, and the launches of one.
 fn timed(
     repeats: usize,
     device: &Device,
-    mut run: impl FnMut() -> anyhow::Result<()>,
-) -> anyhow::Result<(f64, u64)> {
+    mut run: impl FnMut() -> Result<(), DeviceBenchError>,
+) -> Result<(f64, u64), DeviceBenchError> {
     let seconds = median(repeats, device, &mut run)?;
     let before = kernels::launches();
     run()?;
     Ok((seconds, kernels::launches() - before))
 }
 
-/// The median time of a few runs, the device's work included; the first two do not count.
+/// Median time of `repeats` runs in seconds, with the device synchronised, after two warm-up runs.
 fn median(
     repeats: usize,
     device: &Device,
-    mut run: impl FnMut() -> anyhow::Result<()>,
-) -> anyhow::Result<f64> {
+    mut run: impl FnMut() -> Result<(), DeviceBenchError>,
+) -> Result<f64, DeviceBenchError> {
     let mut times = Vec::with_capacity(repeats);
     for _ in 0..repeats + 2 {
         device.synchronize()?;
@@ -326,7 +339,7 @@ fn median(
     Ok(middle(&mut times[2..]))
 }
 
-/// The median, in seconds.
+/// Median in seconds.
 fn middle(times: &mut [Duration]) -> f64 {
     times.sort_unstable();
     times[times.len() / 2].as_secs_f64()

@@ -1,8 +1,4 @@
-//! `tombola bench device`: a base of made-up weights against what the device's memory allows.
-
-mod measure;
-mod report;
-mod shape;
+//! `tombola bench device`: a synthetic base against the memory bandwidth of the device.
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,10 +7,7 @@ use anyhow::Context as _;
 use clap::Args;
 
 use crate::cli::base::{CacheArgs, ComputeArgs, at_least_one, print};
-use crate::kernels;
-use crate::model::{Base, Checkpoint, LoadOptions};
-use measure::Bench;
-use shape::Shape;
+use crate::device_bench::{self, Options, Shape};
 
 /// Arguments of `tombola bench device`.
 #[derive(Debug, Args)]
@@ -54,32 +47,22 @@ Examples:
   tombola bench device --shape 1b --dtype bf16
   tombola bench device --shape 7b --dtype bf16 --device cuda --json figures.json";
 
-/// Makes the base, measures, prints and writes.
+/// Measures the device, prints the table, and writes the JSON file if one is wanted.
 ///
 /// # Errors
-/// The device cannot be used, has no room, or the file cannot be written.
+/// The device cannot be used, has too little memory, or the file cannot be written.
 pub fn run(args: &DeviceArgs) -> anyhow::Result<()> {
-    let config = args.shape.config(args.context);
-    let options = LoadOptions {
-        max_positions: Some(args.context),
-        ..args.compute.load_options()
-    };
-    let checkpoint = Checkpoint::synthetic(config);
-    let name = args.shape.to_string();
-    let base = Base::load(&name, &checkpoint, &options, &args.cache.dir(), &mut |_| ())?;
-    let pool = kernels::Pool::new(args.compute.threads())?;
-    let about = report::About {
-        shape: name,
-        dtype: args.compute.dtype.to_string(),
-        device: base.device_name(),
-        threads: args.compute.threads(),
+    let options = Options {
+        shape: args.shape,
+        load: args.compute.load_options(),
         context: args.context,
+        repeats: args.repeats,
+        threads: args.compute.threads(),
     };
-    let mut bench = Bench::new(base, args.context, args.repeats)?;
-    let figures = pool.install(|| bench.run())?;
+    let report = device_bench::run(&options, &args.cache.dir())?;
     if let Some(path) = &args.json {
-        let text = format!("{:#}\n", report::json(&about, &figures));
-        fs::write(path, text).with_context(|| path.display().to_string())?;
+        fs::write(path, format!("{:#}\n", report.json()))
+            .with_context(|| path.display().to_string())?;
     }
-    print(&report::table(&about, &figures))
+    print(&report.to_string())
 }

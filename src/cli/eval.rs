@@ -1,17 +1,14 @@
 //! `tombola eval`: how good a base is on a data file, bare and under tickets.
 
-pub(super) mod report;
-
 use std::path::PathBuf;
 
 use clap::Args;
 
 use super::base::{BaseArgs, ComputeArgs, QuantizedArgs, at_least_one, print};
-use super::evaluation::{Candidate, evaluate};
+use super::evaluation::{Candidate, Report, evaluate, report_cut_rows};
 use super::ticket_folder::FolderArgs;
-use crate::data::{self, DataOptions, Dataset};
+use crate::data::{self, DataOptions};
 use crate::eval::{EvalOptions, MatchRule};
-use report::Report;
 
 /// Arguments of `tombola eval`.
 #[derive(Debug, Args)]
@@ -95,7 +92,7 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
         end_token: base.end_token()?,
     };
     let dataset = data::read(&args.data, &base.text, &data_options)?;
-    tell_cut(&dataset, data_options.max_length);
+    report_cut_rows(&dataset, data_options.max_length);
     let options = EvalOptions {
         answers: (!args.no_answers).then_some(args.rule),
         max_tokens: args.max_tokens,
@@ -119,15 +116,4 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
         return print(&format!("{:#}\n", report.json()));
     }
     print(&report.to_string())
-}
-
-/// Says on standard error which rows are not whole.
-pub(super) fn tell_cut(dataset: &Dataset, max_length: usize) {
-    let Dataset { cut, left_out, .. } = dataset;
-    if *cut > 0 {
-        eprintln!(
-            "tombola: rows cut to {max_length} tokens (--max-length): {cut}; left out of these, as \
-             nothing of their answers is left: {left_out}"
-        );
-    }
 }

@@ -1,10 +1,10 @@
-//! What `tombola eval` prints, as a table for people and as JSON for machines.
+//! Evaluations as a table for people and as JSON for machines.
 
 use std::fmt;
 
 use serde_json::{Map, Value, json};
 
-use crate::cli::evaluation::Evaluated;
+use super::Evaluated;
 use crate::data::Dataset;
 use crate::eval::{Answers, EvalResult};
 

@@ -1,0 +1,264 @@
+//! Ticket extraction: the largest differences between a base and a model tuned from it.
+
+use std::collections::BTreeMap;
+
+use indicatif::HumanCount;
+
+use super::mask::{Positions, Scores};
+use super::task_vector;
+use crate::model::{Checkpoint, ModelError};
+use crate::ticket::top_k::{Scope, TopKError, top_k_positions};
+use crate::ticket::{BaseManifest, DeltaDtype, TensorDelta, TicketError};
+
+/// A model on disk.
+#[derive(Clone, Copy)]
+pub struct ModelOnDisk<'a> {
+    pub manifest: &'a BaseManifest,
+    pub checkpoint: &'a Checkpoint,
+}
+
+/// The base of a ticket, and the model tuned from it.
+pub struct ModelPair<'a> {
+    pub base: ModelOnDisk<'a>,
+    pub tuned: ModelOnDisk<'a>,
+}
+
+/// Share of the adaptable weights to keep, and the format of their deltas.
+#[derive(Clone, Copy, Debug)]
+pub struct ExtractOptions {
+    /// Above 0, at most 1.
+    pub density: f64,
+    pub scope: Scope,
+    pub dtype: DeltaDtype,
+}
+
+/// Pass over the parameters that is in progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExtractStage {
+    /// Ranks every weight by its distance to the base.
+    Compare,
+    /// Reads the differences at the positions that are kept.
+    Collect,
+}
+
+/// Called with the stage, the parameters that it has passed, and all of its parameters.
+pub type ExtractProgress<'a> = dyn FnMut(ExtractStage, usize, usize) + 'a;
+
+/// Result of an extraction.
+pub struct Extracted {
+    /// The kept deltas by parameter; parameters without any are left out.
+    pub tensors: BTreeMap<String, TensorDelta>,
+    /// Adaptable weights that differ, kept or not.
+    pub moved: usize,
+    /// Differences that the ticket cannot hold, if there are any.
+    pub elsewhere: Option<Elsewhere>,
+}
+
+/// Differences in parameters that tickets cannot adapt: embeddings, norms, biases, the head.
+#[derive(Clone, Copy, Debug)]
+pub struct Elsewhere {
+    /// Parameters that differ.
+    pub parameters: usize,
+    /// The largest `|tuned − base|` in them.
+    pub largest: f32,
+}
+
+impl std::fmt::Display for Elsewhere {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            parameters,
+            largest,
+        } = self;
+        write!(
+            f,
+            "the models differ by up to {largest:e} in {parameters} of the parameters that tickets \
+             cannot carry (embeddings, norms, biases, head)"
+        )
+    }
+}
+
+/// Why no ticket could be extracted; each message is one line.
+#[derive(Debug, thiserror::Error)]
+pub enum ExtractError {
+    #[error(
+        "`{base}` and `{tuned}` are not of one shape: parameter `{parameter}` is {expected} in the \
+         base, {found} in the tuned model"
+    )]
+    Shape {
+        base: String,
+        tuned: String,
+        parameter: String,
+        expected: String,
+        found: String,
+    },
+    #[error(
+        "`{base}` and `{tuned}` are not of one shape: query and key heads are {expected:?} in the \
+         base, {found:?} in the tuned model"
+    )]
+    Heads {
+        base: String,
+        tuned: String,
+        expected: [usize; 2],
+        found: [usize; 2],
+    },
+    #[error(
+        "a density of {density} keeps none of the {} weights of `{base}` and `{tuned}`",
+        HumanCount(*weights as u64)
+    )]
+    NothingKept {
+        base: String,
+        tuned: String,
+        density: f64,
+        weights: usize,
+    },
+    #[error("there is nothing to extract: {0}, and nowhere else")]
+    OnlyElsewhere(Elsewhere),
+    #[error("there is nothing to extract: `{base}` and `{tuned}` hold the same weights")]
+    Equal { base: String, tuned: String },
+    #[error(transparent)]
+    Select(#[from] TopKError),
+    #[error(transparent)]
+    Ticket(#[from] TicketError),
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error(transparent)]
+    Compute(#[from] candle_core::Error),
+}
+
+/// Extracts the largest differences of a pair. One parameter of each model is in memory at a time,
+/// besides 4 bytes per adaptable weight for its distance.
+///
+/// # Errors
+/// The models are not of one shape, cannot be read, or no difference is kept.
+pub fn extract(
+    pair: &ModelPair,
+    options: ExtractOptions,
+    progress: &mut ExtractProgress,
+) -> Result<Extracted, ExtractError> {
+    pair.check_comparable()?;
+    let (scores, elsewhere) = pair.compare(progress)?;
+    let moved = scores.values().flatten().filter(|&&s| s > 0.0).count();
+    let kept = top_k_positions(&scores, options.density, options.scope)?;
+    drop(scores);
+    let tensors = pair.deltas(&kept, options.dtype, progress)?;
+    if tensors.is_empty() {
+        return Err(pair.nothing_kept(moved, elsewhere, options.density));
+    }
+    Ok(Extracted {
+        tensors,
+        moved,
+        elsewhere,
+    })
+}
+
+impl ModelPair<'_> {
+    fn names(&self) -> (String, String) {
+        let (base, tuned) = (&self.base.manifest.name, &self.tuned.manifest.name);
+        (base.clone(), tuned.clone())
+    }
+
+    /// Checks that the models have the same parameters, with the same meaning.
+    fn check_comparable(&self) -> Result<(), ExtractError> {
+        let (base, tuned) = self.names();
+        let shape = |manifest: &BaseManifest, parameter: &str| {
+            let info = manifest.parameters.get(parameter);
+            info.map_or("missing".to_owned(), |info| format!("{:?}", info.shape))
+        };
+        let [of_base, of_tuned] = [&self.base, &self.tuned].map(|model| model.manifest);
+        for parameter in of_base.parameters.keys().chain(of_tuned.parameters.keys()) {
+            let (found, expected) = (shape(of_tuned, parameter), shape(of_base, parameter));
+            if found != expected {
+                return Err(ExtractError::Shape {
+                    base,
+                    tuned,
+                    parameter: parameter.clone(),
+                    expected,
+                    found,
+                });
+            }
+        }
+        let [expected, found] = [&self.base, &self.tuned].map(|model| {
+            let config = model.checkpoint.config();
+            [config.heads, config.kv_heads]
+        });
+        if found != expected {
+            return Err(ExtractError::Heads {
+                base,
+                tuned,
+                expected,
+                found,
+            });
+        }
+        Ok(())
+    }
+
+    /// Distance of every adaptable weight, and the differences in all other parameters.
+    fn compare(
+        &self,
+        progress: &mut ExtractProgress,
+    ) -> Result<(Scores, Option<Elsewhere>), ExtractError> {
+        let parameters = &self.base.manifest.parameters;
+        let mut scores = Scores::new();
+        let (mut differing, mut largest) = (0, 0f32);
+        for (done, (parameter, info)) in parameters.iter().enumerate() {
+            progress(ExtractStage::Compare, done, parameters.len());
+            let tuned = self.tuned.checkpoint.load(parameter, &info.shape)?;
+            let base = self.base.checkpoint.load(parameter, &info.shape)?;
+            let distances = task_vector::distance(tuned, base)?;
+            if info.adaptable {
+                scores.insert(parameter.clone(), distances);
+            } else if distances.iter().any(|&d| d != 0.0) {
+                differing += 1;
+                largest = distances.into_iter().fold(largest, f32::max);
+            }
+        }
+        let elsewhere = (differing > 0).then_some(Elsewhere {
+            parameters: differing,
+            largest,
+        });
+        Ok((scores, elsewhere))
+    }
+
+    /// The differences at the kept positions, of the parameters that have any.
+    fn deltas(
+        &self,
+        kept: &Positions,
+        dtype: DeltaDtype,
+        progress: &mut ExtractProgress,
+    ) -> Result<BTreeMap<String, TensorDelta>, ExtractError> {
+        let mut tensors = BTreeMap::new();
+        for (done, (parameter, positions)) in kept.iter().enumerate() {
+            progress(ExtractStage::Collect, done, kept.len());
+            if positions.is_empty() {
+                continue;
+            }
+            let shape = self.base.manifest.projection(parameter)?;
+            let tuned = self.tuned.checkpoint.load(parameter, &shape)?;
+            let base = self.base.checkpoint.load(parameter, &shape)?;
+            let differences = task_vector::difference(tuned, base)?;
+            let deltas = positions.iter().map(|&p| differences[p]).collect();
+            let delta = task_vector::delta(parameter, shape, positions, deltas, dtype)?;
+            tensors.insert(parameter.clone(), delta);
+        }
+        Ok(tensors)
+    }
+
+    fn nothing_kept(
+        &self,
+        moved: usize,
+        elsewhere: Option<Elsewhere>,
+        density: f64,
+    ) -> ExtractError {
+        let (base, tuned) = self.names();
+        match elsewhere {
+            _ if moved > 0 => ExtractError::NothingKept {
+                base,
+                tuned,
+                density,
+                weights: self.base.manifest.adaptable_weights(),
+            },
+            Some(elsewhere) => ExtractError::OnlyElsewhere(elsewhere),
+            None => ExtractError::Equal { base, tuned },
+        }
+    }
+}
