@@ -1,28 +1,26 @@
-//! `tombola bench serve` against the real server, and the other benches, through the binary.
+//! `tombola bench`: load on the real server, costs and devices.
 
-use std::process::{Command, Output};
+use std::process::Output;
 
 use serde_json::Value;
 
-use crate::common::{Server, cache};
+use crate::support::environment::{cache, tombola};
+use crate::support::server::Server;
 
-fn bench(args: &[&str]) -> Output {
-    bench_of("serve", args)
+fn bench_serve(args: &[&str]) -> Output {
+    bench("serve", args)
 }
 
-fn bench_of(what: &str, args: &[&str]) -> Output {
-    let cache = cache();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tombola"));
-    command.args(["bench", what, "--cache-dir"]);
-    command
-        .arg(cache.path())
-        .args(args)
-        .output()
-        .expect("it runs")
+fn bench(subcommand: &str, args: &[&str]) -> Output {
+    let mut command = tombola();
+    command.args(["bench", subcommand, "--cache-dir"]);
+    command.arg(cache().path()).args(args);
+    command.output().expect("it runs")
 }
 
+/// The JSON report of `bench serve`.
 fn report(args: &[&str]) -> Value {
-    let output = bench(&[args, &["--json"]].concat());
+    let output = bench_serve(&[args, &["--json"]].concat());
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{errors}");
     serde_json::from_slice(&output.stdout).expect("JSON")
@@ -31,29 +29,15 @@ fn report(args: &[&str]) -> Value {
 #[test]
 fn a_server_is_measured_in_closed_and_open_loops() {
     let server = Server::start(&["--ticket-mode", "overlay"]);
-    let work = [
-        "--url",
-        server.url(),
-        "--requests",
-        "6",
-        "--prompt-tokens",
-        "20",
-        "--max-tokens",
-        "5",
-    ];
+    let requests = "--requests 6 --prompt-tokens 20 --max-tokens 5";
+    let mut work = vec!["--url", server.url()];
+    work.extend(requests.split(' '));
     let closed = report(&[&work[..], &["--adapters", "sql", "--concurrency", "3"]].concat());
-    let open = [
-        "--adapters",
-        "sql,smollm2-135m",
-        "--popularity",
-        "zipf",
-        "--rate",
-        "40",
-    ];
-    let open = report(&[&work[..], &open].concat());
+    let arrivals = "--adapters sql,smollm2-135m --popularity zipf --rate 40";
+    let open = report(&[&work[..], &arrivals.split(' ').collect::<Vec<_>>()].concat());
     for measured in [&closed, &open] {
         let report = &measured["report"];
-        // Prompts and answers are as long as asked for, by the server's own count.
+        // The server's own count confirms the requested lengths of prompts and answers.
         assert_eq!(report["wrong_counts"], 0, "{measured}");
         assert_eq!(
             (&report["failed"], &report["requests"]),
@@ -75,14 +59,14 @@ fn a_server_is_measured_in_closed_and_open_loops() {
         (&open["concurrency"], &open["rate"]),
         (&Value::Null, &40.0.into())
     );
-    let table = bench(&work);
+    let table = bench_serve(&work);
     let table = String::from_utf8_lossy(&table.stdout);
     assert!(
         table.contains("time to first token") && table.contains("p99"),
         "{table}"
     );
-    // An adapter that is not there is told before the clock starts.
-    let unknown = bench(&[&work[..], &["--adapters", "sql,nobody"]].concat());
+    // A missing adapter is reported before the clock starts.
+    let unknown = bench_serve(&[&work[..], &["--adapters", "sql,nobody"]].concat());
     let errors = String::from_utf8_lossy(&unknown.stderr);
     assert!(
         !unknown.status.success() && errors.contains("nobody"),
@@ -92,9 +76,9 @@ fn a_server_is_measured_in_closed_and_open_loops() {
 }
 
 #[test]
-fn what_cannot_be_measured_says_why() {
+fn what_cannot_be_measured_is_refused() {
     let fails = |args: &[&str], why: &str| {
-        let output = bench(args);
+        let output = bench_serve(args);
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(
             !output.status.success() && errors.contains(why),
@@ -111,7 +95,7 @@ fn what_cannot_be_measured_says_why() {
 
 #[test]
 fn costs_are_measured_and_printed() {
-    let json = bench_of("costs", &["--dtype", "bf16", "--json"]);
+    let json = bench("costs", &["--dtype", "bf16", "--json"]);
     let errors = String::from_utf8_lossy(&json.stderr);
     assert!(json.status.success(), "{errors}");
     let report: Value = serde_json::from_slice(&json.stdout).expect("JSON");
@@ -131,14 +115,16 @@ fn costs_are_measured_and_printed() {
         .map(|step| step["rows"].as_u64().unwrap())
         .collect();
     assert!(rows.is_sorted() && rows[0] == 1, "{report}");
-    // On a busy machine a small ticket may seem to cost as much as a large one: then no nonzero costs anything.
-    let some = |cost: &Value| positive(&cost["ns_per_nonzero"]) || positive(&cost["fixed_ms"]);
+    // On a busy machine a small ticket may seem to cost as much as a large one: the cost per
+    // nonzero is then 0.
+    let costs_something =
+        |cost: &Value| positive(&cost["ns_per_nonzero"]) || positive(&cost["fixed_ms"]);
     for what in ["apply", "revert", "layout"] {
-        assert!(some(&costs[what]), "{what}: {report}");
+        assert!(costs_something(&costs[what]), "{what}: {report}");
     }
     let overlays = costs["overlays"].as_array().expect("overlays");
     assert!(
-        !overlays.is_empty() && overlays.iter().all(some),
+        !overlays.is_empty() && overlays.iter().all(costs_something),
         "{report}"
     );
     for ticket in report["tickets"].as_array().expect("tickets") {
@@ -148,7 +134,7 @@ fn costs_are_measured_and_printed() {
         );
         assert!(positive(&ticket["applied_after_steps"]), "{report}");
     }
-    let table = bench_of("costs", &["--dtype", "bf16"]);
+    let table = bench("costs", &["--dtype", "bf16"]);
     let table = String::from_utf8_lossy(&table.stdout);
     for line in ["step           1 row", "overlay", "10 %: swap"] {
         assert!(table.contains(line), "{table}");
@@ -162,7 +148,7 @@ fn a_device_is_measured_with_a_synthetic_base() {
     let path = json.to_str().unwrap();
     let device = ["--shape", "tiny", "--device", "cpu", "--dtype", "bf16"];
     let runs = ["--context", "20", "--repeats", "2", "--json", path];
-    let output = bench_of("device", &[device, runs].concat());
+    let output = bench("device", &[device, runs].concat());
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{errors}");
     let table = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -182,8 +168,8 @@ fn a_device_is_measured_with_a_synthetic_base() {
         chosen.len() == 5 && table.contains("| greedy | "),
         "{table}"
     );
-    // The overlays' table has a row for each, with what the floor leaves.
+    // One row per step and per overlay.
     assert_eq!(table.matches(" rows | ").count(), 7 + 6, "{table}");
-    let unknown = bench_of("device", &["--shape", "9b"]);
+    let unknown = bench("device", &["--shape", "9b"]);
     assert_eq!(unknown.status.code(), Some(2));
 }

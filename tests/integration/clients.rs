@@ -1,27 +1,28 @@
-//! The real client: drives the server with the `openai` Python package, in a virtual environment
-//! that is made here. The tests themselves are `tests/clients/test_*.py`.
+//! The `openai` Python package as a client, in a virtual environment that this test creates. The
+//! tests themselves are `tests/clients/test_*.py`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::common::Server;
+use crate::support::environment::{package, utf8};
+use crate::support::server::Server;
 
 #[test]
-fn the_openai_package_is_served() {
+fn the_openai_package_works_against_the_server() {
     let scratch = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let python = python_with_clients(&scratch.join("clients-venv"));
 
-    // A folder of its own, since the tests upload and delete.
+    // A separate ticket folder, since the tests upload and delete.
     let tickets = tempfile::tempdir_in(scratch).expect("a folder for tickets");
-    let shipped = package().join("adapters/sql.safetensors");
+    let shipped = package("adapters/sql.safetensors");
     fs::copy(&shipped, tickets.path().join("sql.safetensors")).expect("the shipped ticket");
 
-    let folder = tickets.path().to_str().expect("a path in UTF-8");
+    let folder = utf8(tickets.path());
     let server = Server::start(&["--tickets", folder]);
     let mut clients = Command::new(python);
     clients
-        .arg(package().join("tests/clients/run.py"))
+        .arg(package("tests/clients/run.py"))
         .args(["--url", server.url()]);
     clients
         .arg("--ticket-file")
@@ -37,15 +38,11 @@ fn the_openai_package_is_served() {
     );
 }
 
-fn package() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// The Python of a virtual environment at `folder` with the pinned clients in it. It is made anew
-/// when the pins change, or when the last attempt did not get to its end.
+/// The Python of the virtual environment at `folder`, with the pinned clients. It is created again
+/// if the pins have changed or the last installation was interrupted.
 fn python_with_clients(folder: &Path) -> PathBuf {
     let python = folder.join("bin/python");
-    let pins = package().join("tests/clients/requirements.txt");
+    let pins = package("tests/clients/requirements.txt");
     let wanted = fs::read_to_string(&pins).expect("the pins of the clients");
     let stamp = folder.join("installed.txt");
     if fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
@@ -61,7 +58,7 @@ fn python_with_clients(folder: &Path) -> PathBuf {
     python
 }
 
-/// Runs `command`; when it fails, its output is the test's.
+/// Runs `command`; panics with its output if it fails.
 fn run(command: &mut Command) {
     let output = command
         .output()

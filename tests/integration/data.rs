@@ -1,30 +1,23 @@
-//! Rows on the default base's real tokenizer and template. The ids are the `tokenizers` package's,
-//! of the prompt and of each answer by itself.
+//! Data files under the default base's tokenizer and template. The expected ids are those that the
+//! `tokenizers` package gives for the prompt and for each answer, encoded separately.
 
-use std::fs::File;
-use std::io::{BufReader, Write};
+use std::io::Write;
 
-use candle_core::quantized::gguf_file::Content;
 use serde_json::{Value, json};
 use tombola::data::{DataError, DataOptions, Dataset, read};
 use tombola::text::{ChatMessage, Text};
 use tombola::ticket::Digest;
 
-use crate::common;
+use crate::support::bases::default_text;
 
 const IM_END: u32 = 2;
 
-/// `<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n`
+/// The template's system message: `<|im_start|>system\nYou are a helpful AI assistant named SmolLM,
+/// trained by Hugging Face<|im_end|>\n`.
 const SYSTEM: [u32; 21] = [
     1, 9690, 198, 2683, 359, 253, 5356, 5646, 11173, 3365, 3511, 308, 34519, 28, 7018, 411, 407,
     19712, 8182, 2, 198,
 ];
-
-fn text() -> Text {
-    let file = File::open(common::default_gguf_path()).expect("the default base's GGUF");
-    let content = Content::read(&mut BufReader::new(file)).expect("a GGUF header");
-    Text::from_gguf(&content).expect("a tokenizer")
-}
 
 fn read_rows(text: &Text, rows: &[Value]) -> Result<(Dataset, String), DataError> {
     let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -46,7 +39,7 @@ fn assistant(content: &str) -> Value {
     json!({"role": "assistant", "content": content})
 }
 
-/// A row, its tokens, and where what is learned of them begins and ends.
+/// A row, its tokens, and the ranges of the learned ones.
 type Case = (Value, Vec<u32>, &'static [(usize, usize)]);
 
 fn cases() -> Vec<Case> {
@@ -54,7 +47,7 @@ fn cases() -> Vec<Case> {
         1, 4093, 198, 38965, 37206, 15714, 365, 41816, 31174, 46856, 25, 198, 423, 1073, 800,
         29542, 47, 2, 198, 1, 520, 9531, 198, 23428, 29542, 18451, 15714, 2,
     ];
-    // The line breaks of the answer do not grow together with the prompt's.
+    // The line breaks of the answer do not merge with the prompt's.
     let breaks: &[u32] = &[
         1, 4093, 198, 9825, 30, 2, 198, 1, 520, 9531, 198, 8866, 36, 34, 2,
     ];
@@ -108,7 +101,7 @@ fn cases() -> Vec<Case> {
 
 #[test]
 fn rows_are_the_prompts_and_answers_tokens() {
-    let text = text();
+    let text = default_text();
     let cases = cases();
     let rows: Vec<Value> = cases.iter().map(|(row, ..)| row.clone()).collect();
     let (dataset, file) = read_rows(&text, &rows).unwrap();
@@ -123,8 +116,8 @@ fn rows_are_the_prompts_and_answers_tokens() {
 }
 
 #[test]
-fn the_prompt_is_what_the_chat_endpoint_would_be_asked_with() {
-    let text = text();
+fn the_prompt_equals_that_of_the_chat_endpoint() {
+    let text = default_text();
     let messages = [user("One?"), assistant("1"), user("Two?"), assistant("2")];
     let (dataset, _) = read_rows(&text, &[json!({"messages": messages})]).unwrap();
     let asked = [("user", "One?"), ("assistant", "1"), ("user", "Two?")];
@@ -135,9 +128,9 @@ fn the_prompt_is_what_the_chat_endpoint_would_be_asked_with() {
     assert_eq!(dataset.examples[0].answer.as_deref(), Some("2"));
 }
 
-/// This base begins no plain text, so that an end token by itself would be the first.
+/// This base has no BOS token, so that a lone end token would have nothing before it.
 #[test]
-fn an_end_token_by_itself_is_no_text() {
-    let error = read_rows(&text(), &[json!({"text": "<|im_end|>"})]).unwrap_err();
+fn a_lone_end_token_is_no_text() {
+    let error = read_rows(&default_text(), &[json!({"text": "<|im_end|>"})]).unwrap_err();
     assert!(error.to_string().contains("`text` is empty"), "{error}");
 }

@@ -1,4 +1,4 @@
-//! What the decoder promises about batches, and candle-transformers' models as a second judge.
+//! The decoder: independence from batching, and agreement with candle-transformers' models.
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
@@ -7,8 +7,10 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tombola::model::{Base, Dtype};
 
-use crate::common::{Player, TINY, golden, load_tiny, logprobs};
+use crate::support::bases::{TINY, load_tiny, tiny_folder};
+use crate::support::player::{Player, logprobs};
 
+/// The largest absolute difference.
 fn worst(a: &[f32], b: &[f32]) -> f32 {
     a.iter()
         .zip(b)
@@ -16,7 +18,8 @@ fn worst(a: &[f32], b: &[f32]) -> f32 {
         .fold(0.0, f32::max)
 }
 
-/// Runs prompts together: each step takes the next chunk of some of them, in a random order.
+/// Runs prompts together: each step takes the next chunk of each, `cuts` long, in the order
+/// `order`. Returns the last log-probabilities of each prompt.
 fn together(base: &Base, prompts: &[Vec<u32>], cuts: &[usize], order: &[usize]) -> Vec<Vec<f32>> {
     let mut player = Player::new(base, prompts.len(), 80);
     let mut done = vec![0; prompts.len()];
@@ -56,7 +59,7 @@ fn log_probabilities_do_not_depend_on_batch_chunks_or_place() {
                 let alone = Player::new(&base, 1, 80).step(&[(0, prompt)]).remove(0);
                 let difference = worst(&alone, company);
                 prop_assert!(difference <= 1e-4, "{name}: {difference}");
-                // The kernels promise more: the very same bits.
+                // The CPU kernels promise more: the same bits.
                 prop_assert_eq!(&alone, company);
             }
             Ok(())
@@ -67,10 +70,10 @@ fn log_probabilities_do_not_depend_on_batch_chunks_or_place() {
     }
 }
 
-/// The tiny model's files for candle-transformers: its weights, and its configuration with the keys
-/// that the structs there insist on.
+/// A tiny model for candle-transformers: its weights, and its configuration with the keys that the
+/// structs there require.
 fn tiny_files(name: &str) -> (VarBuilder<'static>, serde_json::Value) {
-    let folder = golden("tiny").join(name);
+    let folder = tiny_folder(name);
     let tensors = candle_core::safetensors::load(folder.join("model.safetensors"), &Device::Cpu);
     let vars = VarBuilder::from_tensors(tensors.unwrap(), DType::F32, &Device::Cpu);
     let text = std::fs::read_to_string(folder.join("config.json")).unwrap();
@@ -84,7 +87,7 @@ fn tiny_files(name: &str) -> (VarBuilder<'static>, serde_json::Value) {
 }
 
 /// Log-probabilities after a prompt, by candle-transformers.
-fn second_judge(name: &str, prompt: &[u32]) -> Vec<f32> {
+fn candle_logprobs(name: &str, prompt: &[u32]) -> Vec<f32> {
     let (vars, config) = tiny_files(name);
     let input = Tensor::new(prompt, &Device::Cpu)
         .unwrap()
@@ -100,14 +103,14 @@ fn second_judge(name: &str, prompt: &[u32]) -> Vec<f32> {
         }
         "mistral-window" => {
             let mut config: mistral::Config = serde_json::from_value(config).unwrap();
-            // Its window counts the positions before the row's own; transformers' includes it.
+            // Its window excludes the row's own position; that of transformers includes it.
             config.sliding_window = config.sliding_window.map(|window| window - 1);
             let mut model = mistral::Model::new(&config, vars).unwrap();
             model.forward(&input, 0).unwrap()
         }
         "qwen2" => {
             let mut config = config;
-            // The struct there has no null: a window as long as the context is none.
+            // The struct there allows no null: a window as long as the context has no effect.
             config["sliding_window"] = config["max_position_embeddings"].clone();
             let config: qwen2::Config = serde_json::from_value(config).unwrap();
             let mut model = qwen2::ModelForCausalLM::new(&config, vars).unwrap();
@@ -133,7 +136,7 @@ fn candle_transformers_agrees() {
         for length in [1, 7, 40] {
             let prompt: Vec<u32> = (0..length).map(|i| (i * 37 + 11) % 256).collect();
             let ours = Player::new(&base, 1, 40).step(&[(0, &prompt)]).remove(0);
-            let difference = worst(&ours, &second_judge(name, &prompt));
+            let difference = worst(&ours, &candle_logprobs(name, &prompt));
             assert!(difference < 1e-4, "{name}, {length} tokens: {difference}");
         }
     }

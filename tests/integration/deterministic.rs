@@ -1,11 +1,9 @@
-//! `--deterministic` through the real binary: one answer to one request, whatever runs beside it.
-
-use std::process::Command;
+//! `--deterministic`: one answer to one request, in any company.
 
 use serde_json::{Value, json};
 
-use crate::common::Server;
-use crate::end_to_end::{get, metric, post};
+use crate::support::environment::tombola;
+use crate::support::server::{Server, get, metric, post};
 
 const QUESTION: &str =
     "CREATE TABLE head (age INTEGER, name VARCHAR)\n-- How many heads are older than 56?";
@@ -22,7 +20,7 @@ fn answer(server: &Server, model: &str, max_tokens: usize) -> Value {
 }
 
 #[test]
-fn neighbours_of_other_tickets_change_neither_text_nor_logprobs() {
+fn neighbours_under_other_tickets_change_neither_text_nor_logprobs() {
     let server = Server::start(&["--deterministic"]);
     let alone = answer(&server, "sql", 24);
     let of_base = answer(&server, "smollm2-135m", 24);
@@ -43,7 +41,7 @@ fn neighbours_of_other_tickets_change_neither_text_nor_logprobs() {
     for answer in together {
         assert_eq!(answer, alone);
     }
-    // They did run beside each other, and tickets were overlaid throughout.
+    // They ran in shared steps, and tickets were overlaid throughout.
     let applied = metric(&server, "tombola_engine_steps_total{mode=\"apply\"}");
     let overlaid = metric(&server, "tombola_engine_steps_total{mode=\"overlay\"}");
     assert_eq!(
@@ -62,7 +60,7 @@ fn neighbours_of_other_tickets_change_neither_text_nor_logprobs() {
 #[test]
 fn a_mode_that_is_not_deterministic_is_refused_beside_it() {
     for mode in ["auto", "apply"] {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tombola"));
+        let mut command = tombola();
         command.args(["--port", "0", "--deterministic", "--ticket-mode", mode]);
         let output = command.output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr);

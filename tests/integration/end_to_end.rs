@@ -1,4 +1,4 @@
-//! The real binary with the default base: what a person does on the first day.
+//! The real binary with the default base: answers, signals and refusals to start.
 
 use std::io::{BufRead, BufReader};
 use std::net::{TcpListener, TcpStream};
@@ -6,48 +6,10 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use ureq::Agent;
 
-use crate::common::{Server, cache, golden_json, scratch};
-
-fn agent() -> Agent {
-    Agent::config_builder()
-        .http_status_as_error(false)
-        .build()
-        .into()
-}
-
-pub fn post(server: &Server, route: &str, body: Value) -> (u16, Value) {
-    let url = format!("{}{route}", server.url());
-    let mut response = agent().post(&url).send_json(body).expect("an answer");
-    (
-        response.status().as_u16(),
-        response.body_mut().read_json().expect("JSON"),
-    )
-}
-
-pub fn get(server: &Server, route: &str) -> String {
-    let url = format!("{}{route}", server.url());
-    agent()
-        .get(&url)
-        .call()
-        .expect("an answer")
-        .body_mut()
-        .read_to_string()
-        .expect("text")
-}
-
-/// The value of a Prometheus series.
-pub fn metric(server: &Server, name: &str) -> f64 {
-    let text = get(server, "/metrics");
-    let line = text
-        .lines()
-        .find(|line| line.starts_with(&format!("{name} ")));
-    let value = line
-        .and_then(|line| line.rsplit(' ').next())
-        .expect("the series");
-    value.parse().expect("a number")
-}
+use crate::support::bases::{default_gguf_path, tiny_folder};
+use crate::support::environment::{self, cache, golden_json, scratch, tombola, utf8};
+use crate::support::server::{Server, agent, get, metric, post};
 
 /// The golden answers through HTTP: base and ticket in turn, and both at once.
 #[test]
@@ -68,7 +30,7 @@ fn base_and_ticket_in_one_batch_answer_as_transformers_does() {
     assert!(server.terminate().success());
 }
 
-/// A base that stays quantised answers as the dense one does, and needs what its file needs.
+/// A quantised base answers like the dense one, in less than a byte per weight.
 #[test]
 fn a_quantised_base_and_its_tickets_answer_as_transformers_does() {
     let server = Server::start(&["--keep-quantized"]);
@@ -78,9 +40,11 @@ fn a_quantised_base_and_its_tickets_answer_as_transformers_does() {
         server.banner
     );
     answers_are_golden(&server);
+    let content = "Question: Which of these is a liquid at room temperature?\n\
+                   A. iron\nB. water\nC. salt\nD. oxygen";
     let question = json!({
-        "model": "arc", "temperature": 0, "max_tokens": 4, "messages": [{"role": "user", "content":
-            "Question: Which of these is a liquid at room temperature?\nA. iron\nB. water\nC. salt\nD. oxygen"}],
+        "model": "arc", "temperature": 0, "max_tokens": 4,
+        "messages": [{"role": "user", "content": content}],
     });
     let (status, answer) = post(&server, "/v1/chat/completions", question);
     assert_eq!(status, 200, "{answer}");
@@ -98,7 +62,7 @@ fn a_quantised_base_and_its_tickets_answer_as_transformers_does() {
 
 #[test]
 fn a_quantised_base_cannot_take_tickets_applied() {
-    let output = Command::new(env!("CARGO_BIN_EXE_tombola"))
+    let output = tombola()
         .args(["--port", "0", "--keep-quantized", "--ticket-mode", "apply"])
         .output()
         .unwrap();
@@ -126,7 +90,7 @@ fn answers_are_golden(server: &Server) {
             .to_owned()
     };
     let text = |case: &Value| case["greedy_text"].as_str().unwrap().to_owned();
-    // The same question, in both files.
+    // Both files hold the same question.
     let (plain, tuned) = (&base["cases"][3], &sql["cases"][0]);
     assert_eq!(plain["messages"], tuned["messages"]);
     for _ in 0..2 {
@@ -154,7 +118,7 @@ fn answers_are_golden(server: &Server) {
     assert_eq!(facts["intact"], true, "{facts}");
 }
 
-/// The banner's command, as a shell reads it; what curl would send is sent.
+/// The request of the printed command, as a shell parses it. The test sends it without curl.
 #[test]
 fn the_printed_command_works() {
     let server = Server::start(&["--dtype", "bf16"]);
@@ -182,7 +146,7 @@ fn the_printed_command_works() {
     assert!(server.terminate().success());
 }
 
-/// SIGTERM in the middle of a stream: the stream is finished, the process ends with 0.
+/// After SIGTERM in the middle of a stream, the stream is finished and the process exits with 0.
 #[test]
 fn a_running_stream_survives_sigterm() {
     let server = Server::start(&["--drain-seconds", "60"]);
@@ -193,9 +157,12 @@ fn a_running_stream_survives_sigterm() {
     let url = format!("{}/v1/completions", server.url());
     let mut response = agent().post(&url).send_json(body).expect("a stream");
     let mut lines = BufReader::new(response.body_mut().as_reader()).lines();
-    lines.next().expect("a first line").expect("it is read");
+    lines
+        .next()
+        .expect("a first line")
+        .expect("a readable line");
     server.signal("TERM");
-    let rest: Vec<String> = lines.map(|line| line.expect("it goes on")).collect();
+    let rest: Vec<String> = lines.map(|line| line.expect("a further line")).collect();
     let events = rest
         .iter()
         .filter(|line| line.starts_with("data: {"))
@@ -208,7 +175,7 @@ fn a_running_stream_survives_sigterm() {
     assert!(server.wait().0.success());
 }
 
-/// A stream that would run for minutes is cut off when the time is up.
+/// A stream that would run for minutes is cut off after `--drain-seconds`.
 #[test]
 fn the_drain_is_bounded() {
     let server = Server::start(&["--drain-seconds", "1"]);
@@ -219,14 +186,16 @@ fn the_drain_is_bounded() {
     let url = format!("{}/v1/completions", server.url());
     let mut response = agent().post(&url).send_json(body).expect("a stream");
     let mut lines = BufReader::new(response.body_mut().as_reader()).lines();
-    lines.next().expect("a first line").expect("it is read");
+    lines
+        .next()
+        .expect("a first line")
+        .expect("a readable line");
     server.signal("TERM");
     let start = Instant::now();
-    // The stream would go on for minutes.
-    let told = lines
+    let reported = lines
         .map_while(Result::ok)
         .any(|line| line.contains("engine_stopped"));
-    assert!(told && start.elapsed() < Duration::from_secs(30));
+    assert!(reported && start.elapsed() < Duration::from_secs(30));
     let (status, log) = server.wait();
     assert!(
         status.success() && log.contains("they are cut off"),
@@ -234,42 +203,36 @@ fn the_drain_is_bounded() {
     );
 }
 
-/// A signal before the base is loaded: nothing to finish, so the end is at once.
+/// A signal before the base is loaded ends the process at once.
 #[test]
 fn sigterm_ends_a_start_too() {
     let empty = tempfile::tempdir().unwrap();
-    // A folder without a fingerprint, so that the start takes a while.
+    // A cache without the fingerprint, so that the start takes a while.
     let cache = empty.path().join("cache/models");
     std::fs::create_dir_all(&cache).unwrap();
-    let gguf = crate::common::default_gguf_path();
+    let gguf = default_gguf_path();
     std::os::unix::fs::symlink(&gguf, cache.join(gguf.file_name().unwrap())).unwrap();
     let free = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = free.local_addr().unwrap();
     drop(free);
-    let mut child = Command::new(env!("CARGO_BIN_EXE_tombola"))
+    let mut child = tombola()
         .args(["--port", &address.port().to_string(), "--cache-dir"])
         .arg(empty.path().join("cache"))
         .stdout(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    // It listens before it loads.
+    // The server listens before it loads the base.
     while TcpStream::connect(address).is_err() {
         assert_eq!(child.try_wait().unwrap(), None);
         std::thread::sleep(Duration::from_millis(5));
     }
-    let kill = format!("kill -s TERM {}", child.id());
-    assert!(
-        Command::new("sh")
-            .args(["-c", &kill])
-            .status()
-            .unwrap()
-            .success()
-    );
+    environment::signal("TERM", child.id());
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
+/// The error of a run that has to fail, in one line.
 fn fails(args: &[&str]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_tombola"))
+    let output = tombola()
         .args(args)
         .env("TOMBOLA_CACHE_DIR", scratch().path())
         .output()
@@ -281,18 +244,18 @@ fn fails(args: &[&str]) -> String {
 }
 
 #[test]
-fn what_cannot_start_says_why_in_one_line() {
+fn errors_at_the_start_are_one_line() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     assert!(fails(&["--port", &port]).contains(&port));
     assert!(fails(&["--port", "0", "--model", "no/such/place/at/all"]).contains("no/such/place"));
     let empty = tempfile::tempdir().unwrap();
-    let folder = empty.path().to_str().unwrap();
+    let folder = utf8(empty.path());
     assert!(fails(&["--port", "0", "--model", folder]).contains("config.json"));
-    let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tiny/qwen2");
-    assert!(fails(&["--port", "0", "--model", tiny]).contains("tokenizer.json"));
+    let tiny = tiny_folder("qwen2");
+    assert!(fails(&["--port", "0", "--model", utf8(&tiny)]).contains("tokenizer.json"));
     let args = ["--port", "0", "--max-model-len", "9000", "--cache-dir"];
-    let error = fails(&[&args[..], &[cache().path().to_str().unwrap()]].concat());
+    let error = fails(&[&args[..], &[utf8(cache().path())]].concat());
     assert!(error.contains("9000") && error.contains("8192"), "{error}");
     for (flag, value) in [
         ("--max-num-seqs", "0"),
@@ -304,7 +267,7 @@ fn what_cannot_start_says_why_in_one_line() {
         ("--device", "cuda"),
         ("--ticket-mode", "both"),
     ] {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tombola"));
+        let mut command = tombola();
         let output = command.args(["--port", "0", flag, value]).output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr);
         assert!(
@@ -313,16 +276,16 @@ fn what_cannot_start_says_why_in_one_line() {
         );
     }
     let huge = ["--port", "0", "--kv-cache-mib", "99999999", "--cache-dir"];
-    let error = fails(&[&huge[..], &[cache().path().to_str().unwrap()]].concat());
+    let error = fails(&[&huge[..], &[utf8(cache().path())]].concat());
     assert!(error.contains("--kv-cache-mib"), "{error}");
     assert!(fails(&["ticket", "inspect", "Cargo.toml"]).contains("Cargo.toml"));
 }
 
-/// Idle, the server sleeps: no polling loop.
+/// An idle server sleeps: it has no polling loop.
 #[test]
 fn an_idle_server_uses_no_processor() {
     let server = Server::start(&[]);
-    // User and system time in ticks of 10 ms: the 14th and 15th fields, after the name in brackets.
+    // User and system time in ticks of 10 ms: fields 14 and 15. The name, in brackets, is field 2.
     let ticks = || -> u64 {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", server.id())).unwrap();
         let after_name = stat.rsplit(')').next().unwrap();
@@ -334,16 +297,13 @@ fn an_idle_server_uses_no_processor() {
     assert!(ticks() - before <= 3, "{} ticks in 3 s", ticks() - before);
 }
 
-/// `tombola ticket …` with the tiny Qwen2 of the goldens as the base; its standard output.
+/// The standard output of `tombola ticket …` with the tiny Qwen2 as the base.
 fn ticket(args: &[&str]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_tombola"))
+    let output = tombola()
         .arg("ticket")
         .args(args)
         .env("TOMBOLA_CACHE_DIR", scratch().path())
-        .env(
-            "TOMBOLA_MODEL",
-            concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tiny/qwen2"),
-        )
+        .env("TOMBOLA_MODEL", tiny_folder("qwen2"))
         .output()
         .unwrap();
     let log = String::from_utf8_lossy(&output.stderr);
@@ -354,7 +314,7 @@ fn ticket(args: &[&str]) -> String {
 #[test]
 fn a_flat_file_becomes_a_ticket_that_verifies() {
     let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let path = |name: &str| utf8(&folder.path().join(name)).to_owned();
     let (flat, out) = (path("flat.safetensors"), path("tiny.safetensors"));
     // Row 0 column 2, row 1 column 0, and the last weight of a [112, 64] projection.
     let indices: Vec<u8> = [2i32, 64, 7167]
@@ -382,8 +342,8 @@ fn a_flat_file_becomes_a_ticket_that_verifies() {
     assert!(ticket(&["verify", &out]).starts_with("ok: `tiny` fits `qwen2`"));
     let facts: Value = serde_json::from_str(&ticket(&["inspect", &out, "--json"])).unwrap();
     assert_eq!(facts["nonzeros"], 3, "{facts}");
-    // Another base refuses it, and names both fingerprints.
-    let other = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tiny/qwen3");
-    let error = fails(&["ticket", "verify", &out, "--model", other]);
+    // It is refused for another base, with both fingerprints.
+    let other = tiny_folder("qwen3");
+    let error = fails(&["ticket", "verify", &out, "--model", utf8(&other)]);
     assert!(error.contains("fc1e411add8f"), "{error}");
 }

@@ -1,28 +1,25 @@
-//! Tickets cut out of two models by the real binary.
+//! `tombola ticket extract`: tickets from the difference of two models.
 
-use std::collections::HashMap;
-use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use serde_json::Value;
 use tombola::model::{Dtype, Files};
 use tombola::ticket::{Digest, Ticket};
 
-use crate::common::{golden, load, load_tiny, scratch};
+use crate::support::bases::{
+    LLAMA, copy_tiny, edit_config, load, load_tiny, read_tensors, tiny_folder, write_tensors,
+};
+use crate::support::environment::{self, scratch, utf8};
 
-const BASE: &str = "llama-untied";
 const UP: &str = "model.layers.0.mlp.up_proj.weight";
 const QUERY: &str = "model.layers.1.self_attn.q_proj.weight";
 
 /// A copy of the base as f32, with weights multiplied: (parameter, position, factor).
 fn tuned(edits: &[(&str, usize, f32)]) -> tempfile::TempDir {
-    let (from, to) = (golden("tiny").join(BASE), tempfile::tempdir().unwrap());
-    fs::copy(from.join("config.json"), to.path().join("config.json")).unwrap();
-    let loaded = candle_core::safetensors::load(from.join("model.safetensors"), &Device::Cpu);
-    let mut tensors: HashMap<String, Tensor> = loaded.unwrap();
+    let folder = copy_tiny(LLAMA);
+    let mut tensors = read_tensors(folder.path());
     for tensor in tensors.values_mut() {
         *tensor = tensor.to_dtype(DType::F32).unwrap();
     }
@@ -34,21 +31,21 @@ fn tuned(edits: &[(&str, usize, f32)]) -> tempfile::TempDir {
         values[position] *= factor;
         *tensor = Tensor::from_vec(values, shape, &Device::Cpu).unwrap();
     }
-    candle_core::safetensors::save(&tensors, to.path().join("model.safetensors")).unwrap();
-    to
+    write_tensors(folder.path(), &tensors);
+    folder
 }
 
 fn tombola(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_tombola"))
+    environment::tombola()
         .args(args)
         .env("TOMBOLA_CACHE_DIR", scratch().path())
         .output()
         .unwrap()
 }
 
-/// Runs `ticket extract` to `out`; what it printed, or the one line of its error.
+/// Runs `ticket extract` to `out`; returns its output, or its error of one line.
 fn extract(base: &Path, tuned: &Path, out: &Path, more: &[&str]) -> Result<String, String> {
-    let [base, tuned, out] = [base, tuned, out].map(|path| path.to_str().unwrap());
+    let [base, tuned, out] = [base, tuned, out].map(utf8);
     let args = ["ticket", "extract", "--name", "moved", "--base", base];
     let paths = ["--tuned", tuned, "--out", out];
     let output = tombola(&[&args[..], &paths, more].concat());
@@ -60,12 +57,12 @@ fn extract(base: &Path, tuned: &Path, out: &Path, more: &[&str]) -> Result<Strin
     Err(error)
 }
 
-/// Weights that the base's tickets can carry.
+/// The number of weights that a ticket for the base can touch.
 fn weights() -> f64 {
-    load_tiny(BASE, Dtype::F32).manifest.adaptable_weights() as f64
+    load_tiny(LLAMA, Dtype::F32).manifest.adaptable_weights() as f64
 }
 
-/// Positions of a ticket, over its parameters in order.
+/// The positions (parameter, row, column) of a ticket, in order.
 fn positions(ticket: &Ticket) -> Vec<(&str, usize, usize)> {
     let tensors = ticket.tensors().iter();
     let entries = tensors.flat_map(|(name, delta)| {
@@ -76,17 +73,17 @@ fn positions(ticket: &Ticket) -> Vec<(&str, usize, usize)> {
 }
 
 #[test]
-fn a_ticket_of_all_that_moved_makes_the_base_the_tuned_model() {
-    // Up to twice the weight, the difference is exact and so is its sum with the base.
+fn a_ticket_of_all_differences_turns_the_base_into_the_tuned_model() {
+    // Up to twice the weight, the difference is exact, and so is its sum with the base.
     let edits = [
         (UP, 0, 1.5),
         (UP, 7167, 0.75),
         (QUERY, 100, 1.25),
         ("model.layers.1.mlp.down_proj.weight", 64, 2.0),
     ];
-    let (base, tuned) = (golden("tiny").join(BASE), tuned(&edits));
+    let (base, tuned) = (tiny_folder(LLAMA), tuned(&edits));
     let out = tuned.path().join("moved.safetensors");
-    // Half a weight more than four, of which none is taken.
+    // Four weights; the half is rounded down.
     let density = (4.5 / weights()).to_string();
     let more = ["--density", &density, "--dtype", "f32", "--license", "MIT"];
     let text = extract(&base, tuned.path(), &out, &more).unwrap();
@@ -99,7 +96,7 @@ fn a_ticket_of_all_that_moved_makes_the_base_the_tuned_model() {
         "{text}"
     );
 
-    let mut base = load_tiny(BASE, Dtype::F32);
+    let mut base = load_tiny(LLAMA, Dtype::F32);
     let wanted = load(&Files::Folder(tuned.path().to_owned()), Dtype::F32);
     let ticket = Ticket::read(&out, 1 << 20).unwrap();
     assert_eq!(ticket.nonzeros(), 4);
@@ -123,9 +120,9 @@ fn the_largest_differences_are_kept_in_all_or_in_each_parameter() {
     let factors = |parameter, largest: f32| {
         (0..4).map(move |i| (parameter, 10 * i, 1.0 + largest / (i + 1) as f32))
     };
-    // All differences in UP are far above those in QUERY, whatever the weights are.
+    // All differences in UP are far above those in QUERY, for any weights.
     let edits: Vec<_> = factors(UP, 1e6).chain(factors(QUERY, 1e-3)).collect();
-    let (base, tuned) = (golden("tiny").join(BASE), tuned(&edits));
+    let (base, tuned) = (tiny_folder(LLAMA), tuned(&edits));
     let out = tuned.path().join("moved.safetensors");
     let kept = |density: f64, scope| {
         let density = density.to_string();
@@ -150,13 +147,13 @@ fn the_largest_differences_are_kept_in_all_or_in_each_parameter() {
 }
 
 #[test]
-fn what_a_ticket_cannot_carry_is_told() {
+fn differences_that_a_ticket_cannot_hold_are_reported() {
     let edits = [
         (UP, 3, 1.5),
         ("model.norm.weight", 0, 1.5),
         ("model.embed_tokens.weight", 500, 1.5),
     ];
-    let (base, tuned) = (golden("tiny").join(BASE), tuned(&edits));
+    let (base, tuned) = (tiny_folder(LLAMA), tuned(&edits));
     let out = tuned.path().join("moved.safetensors");
     let text = extract(&base, tuned.path(), &out, &["--density", "1"]).unwrap();
     let warning = text.lines().find(|line| line.starts_with("warning: "));
@@ -171,7 +168,7 @@ fn what_a_ticket_cannot_carry_is_told() {
 
 #[test]
 fn models_that_do_not_compare_are_refused() {
-    let (base, tuned) = (golden("tiny").join(BASE), tuned(&[(UP, 3, 1.5)]));
+    let (base, tuned) = (tiny_folder(LLAMA), tuned(&[(UP, 3, 1.5)]));
     let out = tuned.path().join("moved.safetensors");
     let refusal = |tuned: &Path, more: &[&str]| {
         let error = extract(&base, tuned, &out, more).unwrap_err();
@@ -181,7 +178,7 @@ fn models_that_do_not_compare_are_refused() {
     let all = ["--density", "1"];
     let same = refusal(&base, &all);
     assert!(same.contains("hold the same weights"), "{same}");
-    let other = refusal(&golden("tiny").join("qwen2"), &all);
+    let other = refusal(&tiny_folder("qwen2"), &all);
     assert!(other.contains("not of one shape: parameter `"), "{other}");
     let missing = refusal(Path::new("no/such/model/here"), &all);
     assert!(
@@ -191,23 +188,18 @@ fn models_that_do_not_compare_are_refused() {
     let none = refusal(tuned.path(), &["--density", "1e-9"]);
     assert!(none.contains("keeps none of"), "{none}");
 
-    // The same shapes, but heads that are split otherwise.
-    let path = tuned.path().join("config.json");
-    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-    for (key, value) in [
-        ("num_attention_heads", 2),
-        ("num_key_value_heads", 1),
-        ("head_dim", 32),
-    ] {
-        config[key] = value.into();
-    }
-    fs::write(&path, config.to_string()).unwrap();
+    // The same shapes, but split into other heads.
+    edit_config(tuned.path(), |config| {
+        config["num_attention_heads"] = 2.into();
+        config["num_key_value_heads"] = 1.into();
+        config["head_dim"] = 32.into();
+    });
     let heads = refusal(tuned.path(), &all);
     assert!(heads.contains("query and key heads"), "{heads}");
 }
 
 #[test]
-fn a_density_is_a_share_above_nothing() {
+fn a_density_is_above_0_and_at_most_1() {
     for density in ["0", "1.5", "NaN", "some"] {
         let args = [
             "ticket", "extract", "--base", "a", "--tuned", "b", "--name", "c", "--out",

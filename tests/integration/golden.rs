@@ -1,5 +1,5 @@
-//! The decoder against Hugging Face transformers in float32 (`tests/golden/README.md` has the
-//! tolerances).
+//! The decoder against Hugging Face transformers in float32. `tests/golden/README.md` explains the
+//! tolerances.
 
 use std::sync::Arc;
 
@@ -7,12 +7,13 @@ use serde_json::Value;
 use tombola::model::{Base, Dtype, TicketOverlay};
 use tombola::ticket::{BoundTicket, Ticket};
 
-use crate::common::{
-    Player, TINY, default_gguf_path, golden, golden_json, ids, load_default,
-    load_default_quantized, load_tiny,
+use crate::support::bases::{
+    TINY, default_gguf_path, load_default, load_default_quantized, load_tiny,
 };
+use crate::support::environment::{golden, golden_json, ids};
+use crate::support::player::Player;
 
-/// How near log-probabilities must be: the worst and the mean of a case's top 20.
+/// Bounds on the differences of a case's log-probabilities (the top 20 for the default base).
 #[derive(Clone, Copy)]
 struct Tolerance {
     worst: f32,
@@ -33,18 +34,17 @@ const BF16: Tolerance = Tolerance {
 };
 
 /// Compares the next-token log-probabilities after a case's prompt with the golden ones.
-fn check_logprobs(base: &Base, over: Over, case: &Value, tolerance: Tolerance) {
+fn check_logprobs(base: &Base, overlaid: Overlaid, case: &Value, tolerance: Tolerance) {
     let prompt = ids(&case["prompt_ids"]);
     let got = Player::new(base, 1, prompt.len())
-        .under(over)
+        .under(overlaid)
         .step(&[(0, &prompt)])
         .remove(0);
-    let want: Vec<(usize, f32)> = match case.get("top20") {
-        Some(top) => serde_json::from_value(top.clone()).unwrap(),
-        None => {
-            let all: Vec<f32> = serde_json::from_value(case["logprobs_last"].clone()).unwrap();
-            all.into_iter().enumerate().collect()
-        }
+    let want: Vec<(usize, f32)> = if let Some(top) = case.get("top20") {
+        serde_json::from_value(top.clone()).unwrap()
+    } else {
+        let all: Vec<f32> = serde_json::from_value(case["logprobs_last"].clone()).unwrap();
+        all.into_iter().enumerate().collect()
     };
     let differences: Vec<f32> = want.iter().map(|&(id, lp)| (got[id] - lp).abs()).collect();
     let worst = differences.iter().copied().fold(0.0, f32::max);
@@ -60,31 +60,31 @@ fn check_logprobs(base: &Base, over: Over, case: &Value, tolerance: Tolerance) {
 }
 
 /// Compares the greedy continuation with the golden one, up to its first close call.
-fn check_greedy(base: &Base, over: Over, case: &Value) {
+fn check_greedy(base: &Base, overlaid: Overlaid, case: &Value) {
     let (prompt, want) = (ids(&case["prompt_ids"]), ids(&case["greedy_ids"]));
     let sure = case["first_close_call"]
         .as_u64()
         .map_or(want.len(), |n| n as usize);
-    let mut player = Player::new(base, 1, prompt.len() + want.len()).under(over);
+    let mut player = Player::new(base, 1, prompt.len() + want.len()).under(overlaid);
     let got = player.greedy(&prompt, sure);
     assert_eq!(got, want[..sure]);
 }
 
-/// The ticket that is laid over the rows.
-type Over<'a> = Option<&'a Arc<TicketOverlay>>;
+/// The ticket that is overlaid on the rows.
+type Overlaid<'a> = Option<&'a Arc<TicketOverlay>>;
 
 fn check(base: &Base, file: &str, tolerance: Tolerance, greedy: bool) {
     check_under(base, None, file, tolerance, greedy);
 }
 
-fn check_under(base: &Base, over: Over, file: &str, tolerance: Tolerance, greedy: bool) {
+fn check_under(base: &Base, overlaid: Overlaid, file: &str, tolerance: Tolerance, greedy: bool) {
     let golden = golden_json(file);
     let cases = golden["cases"].as_array().unwrap();
     assert!(!cases.is_empty());
     for case in cases {
-        check_logprobs(base, over, case, tolerance);
+        check_logprobs(base, overlaid, case, tolerance);
         if greedy {
-            check_greedy(base, over, case);
+            check_greedy(base, overlaid, case);
         }
     }
 }
@@ -99,7 +99,7 @@ fn the_default_base_in_bf16_is_near_transformers() {
     check(&load_default(Dtype::Bf16), "base.json", BF16, false);
 }
 
-/// Its weights are widened as they are used, so nothing is lost: the tolerance is that of f32.
+/// Weights are dequantised to f32 on use, without loss: the tolerance is that of f32.
 #[test]
 fn the_default_base_kept_quantised_equals_transformers() {
     let base = load_default_quantized();
@@ -107,18 +107,12 @@ fn the_default_base_kept_quantised_equals_transformers() {
     let file = std::fs::metadata(default_gguf_path()).unwrap().len();
     let bytes = base.resident.bytes() as u64;
     assert!(bytes <= file, "{bytes} bytes of a file of {file}");
-    let over = base.lay_out(&sql_ticket(&base)).unwrap();
-    check_under(
-        &base,
-        Some(&Arc::new(over)),
-        "sql.json",
-        F32_BF16_DELTAS,
-        true,
-    );
+    let overlaid = Arc::new(base.lay_out(&sql_ticket(&base)).unwrap());
+    check_under(&base, Some(&overlaid), "sql.json", F32_BF16_DELTAS, true);
     assert_eq!(base.resident.digest().unwrap(), base.loaded_digest);
 }
 
-/// The reference SQL ticket; its deltas are the golden's, rounded to bf16.
+/// The reference SQL ticket: the golden's deltas, rounded to bf16.
 fn sql_ticket(base: &Base) -> Arc<BoundTicket> {
     let path = golden("sql.safetensors");
     let ticket = Ticket::read(&path, 1 << 24).expect("the reference ticket");
@@ -148,21 +142,21 @@ fn the_sql_ticket_in_bf16_is_near_transformers() {
     check(&with_sql_ticket(Dtype::Bf16), "sql.json", BF16, false);
 }
 
-/// What an applied weight in bf16 loses by rounding, a delta beside it keeps: the same tolerance.
+/// Overlaid deltas are not rounded into bf16 weights: the tolerance of applied tickets holds too.
 #[test]
-fn the_sql_ticket_laid_over_the_base_equals_transformers() {
+fn the_sql_ticket_overlaid_on_the_base_equals_transformers() {
     for (dtype, tolerance) in [(Dtype::F32, F32_BF16_DELTAS), (Dtype::Bf16, BF16)] {
         let base = load_default(dtype);
         let ticket = sql_ticket(&base);
-        let over = base.lay_out(&ticket).unwrap();
+        let overlaid = Arc::new(base.lay_out(&ticket).unwrap());
         let greedy = dtype == Dtype::F32;
-        check_under(&base, Some(&Arc::new(over)), "sql.json", tolerance, greedy);
+        check_under(&base, Some(&overlaid), "sql.json", tolerance, greedy);
         assert_eq!(base.resident.digest().unwrap(), base.loaded_digest);
     }
 }
 
 #[test]
-fn five_kinds_of_decoders_equal_transformers() {
+fn five_decoder_families_equal_transformers() {
     for name in TINY {
         println!("{name}");
         check(

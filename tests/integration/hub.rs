@@ -1,4 +1,4 @@
-//! A base from a hub: one on loopback, since tests reach no other.
+//! A base from a hub. The hub is a server on loopback: tests reach no other.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,11 +16,12 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tombola::model::{Dtype, Source};
 
-use crate::common::{golden, load, load_tiny, scratch};
+use crate::support::bases::{load, load_tiny, tiny_folder};
+use crate::support::environment::scratch;
 
 const COMMIT: &str = "0123abcd";
 
-/// The two routes that the client uses, over a folder.
+/// The two routes that the hub client uses, over a folder.
 struct Hub {
     url: String,
     downloads: Arc<AtomicUsize>,
@@ -37,11 +38,11 @@ struct Files {
 impl Hub {
     fn serve(folder: PathBuf) -> Self {
         let runtime = Runtime::new().unwrap();
-        let names = fs::read_dir(&folder).unwrap();
-        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        // Weights in another layout lie beside many a model; they are not there to fetch here.
-        let names = names.chain(["consolidated.safetensors".to_owned()]);
-        let siblings: Vec<_> = names.map(|name| json!({"rfilename": name})).collect();
+        let entries = fs::read_dir(&folder).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        // Many models also have weights in another layout. Here a fetch of those fails.
+        let listed = names.chain(["consolidated.safetensors".to_owned()]);
+        let siblings: Vec<_> = listed.map(|name| json!({"rfilename": name})).collect();
         let info = json!({"siblings": siblings, "sha": COMMIT}).to_string();
         let downloads = Arc::new(AtomicUsize::new(0));
         let app = Router::new()
@@ -65,7 +66,7 @@ impl Hub {
     }
 }
 
-/// A range of a file; the client first asks for one byte, to learn size and digest.
+/// A range of a file. The client first requests one byte, for the size and the digest.
 async fn file(
     State(files): State<Files>,
     Route(name): Route<String>,
@@ -73,8 +74,9 @@ async fn file(
 ) -> Result<impl IntoResponse, StatusCode> {
     let bytes = fs::read(files.folder.join(&name)).map_err(|_| StatusCode::NOT_FOUND)?;
     let (size, last) = (bytes.len(), bytes.len() - 1);
-    let range = headers.get(header::RANGE).and_then(|r| r.to_str().ok());
-    let range = range.and_then(|r| r.strip_prefix("bytes=")?.split_once('-'));
+    let range = headers
+        .get(header::RANGE)
+        .and_then(|range| range.to_str().ok()?.strip_prefix("bytes=")?.split_once('-'));
     let (from, to): (usize, usize) = match range {
         Some((from, to)) => (from.parse().unwrap(), to.parse().unwrap_or(last).min(last)),
         None => (0, last),
@@ -92,8 +94,8 @@ async fn file(
     Ok((StatusCode::PARTIAL_CONTENT, headers, body))
 }
 
-/// Runs [`a_hub_id_is_fetched_once`] in a process of its own, since the client is told where the hub
-/// is by environment variables.
+/// Runs [`a_hub_id_is_fetched_once`] in a child process, since environment variables tell the
+/// client the hub's address.
 fn resolve_elsewhere(url: &str, home: &Path) {
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "hub::a_hub_id_is_fetched_once", "--nocapture"])
@@ -119,14 +121,14 @@ fn a_hub_id_is_fetched_once() {
         return;
     }
     let home = tempfile::tempdir().unwrap();
-    let hub = Hub::serve(golden("tiny").join("qwen2"));
+    let hub = Hub::serve(tiny_folder("qwen2"));
     let url = hub.url.clone();
     resolve_elsewhere(&url, home.path());
     let downloads = hub.downloads.load(Ordering::SeqCst);
     assert!(downloads >= 2, "{downloads}");
     resolve_elsewhere(&url, home.path());
     assert_eq!(hub.downloads.load(Ordering::SeqCst), downloads);
-    // With the hub gone, what is there is taken.
+    // Without the hub, the cached files serve.
     drop(hub);
     resolve_elsewhere(&url, home.path());
 }

@@ -1,4 +1,4 @@
-//! Bases from everywhere: folders whole and sharded, GGUF files, a hub, and what is wrong with them.
+//! Loading bases: folders, shards, GGUF files, and the errors of malformed ones.
 
 use std::collections::HashMap;
 use std::fs;
@@ -6,35 +6,16 @@ use std::path::Path;
 
 use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use tombola::model::{Base, CacheDir, Checkpoint, DeviceSpec, Dtype, Files, LoadOptions, manifest};
 
-use crate::common::{Player, default_gguf_path, golden, load, load_tiny, scratch};
+use crate::support::bases::{
+    copy_tiny, default_gguf_path, edit_config, load, load_tiny, read_tensors, tiny_folder,
+};
+use crate::support::environment::{scratch, utf8};
+use crate::support::player::Player;
 
-/// A copy of a tiny model's folder.
-fn copy_of(name: &str) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    for file in ["config.json", "model.safetensors"] {
-        fs::copy(
-            golden("tiny").join(name).join(file),
-            folder.path().join(file),
-        )
-        .unwrap();
-    }
-    folder
-}
-
-fn tensors(folder: &Path) -> HashMap<String, Tensor> {
-    candle_core::safetensors::load(folder.join("model.safetensors"), &Device::Cpu).unwrap()
-}
-
-fn edit_config(folder: &Path, edit: impl FnOnce(&mut serde_json::Value)) {
-    let path = folder.join("config.json");
-    let mut config = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
-    edit(&mut config);
-    fs::write(path, config.to_string()).unwrap();
-}
-
+/// The error of a base that does not load, which has to be one line.
 fn error_of(files: Files) -> String {
     let options = LoadOptions {
         dtype: Dtype::F32,
@@ -53,11 +34,11 @@ fn error_of(files: Files) -> String {
 
 #[test]
 fn shards_and_the_old_rope_spelling_are_the_same_base() {
-    let folder = copy_of("llama3-rope");
+    let folder = copy_tiny("llama3-rope");
     let whole = load_tiny("llama3-rope", Dtype::F32);
-    // Split over two files with an index, and rewrite the configuration as older tools did.
+    // Two files with an index, and the configuration as older tools wrote it.
     let (mut first, mut second, mut map) = (HashMap::new(), HashMap::new(), serde_json::Map::new());
-    for (name, tensor) in tensors(folder.path()) {
+    for (name, tensor) in read_tensors(folder.path()) {
         let (shard, file) = if name.contains("layers.1") {
             (&mut second, "model-00002-of-00002.safetensors")
         } else {
@@ -101,9 +82,9 @@ fn permute(tensor: &Tensor, heads: usize) -> Tensor {
         .unwrap()
 }
 
-/// A tiny folder as the GGUF file that llama.cpp's converter would make of it.
+/// Writes a tiny model as the GGUF file that llama.cpp's converter would write.
 fn to_gguf(name: &str, architecture: &str, to: &Path) {
-    let folder = golden("tiny").join(name);
+    let folder = tiny_folder(name);
     let config: serde_json::Value =
         serde_json::from_str(&fs::read_to_string(folder.join("config.json")).unwrap()).unwrap();
     let size = |key: &str| Value::U32(config[key].as_u64().unwrap() as u32);
@@ -128,28 +109,25 @@ fn to_gguf(name: &str, architecture: &str, to: &Path) {
         metadata.push((key("attention.key_length"), Value::U32(dim as u32)));
     }
     let mut stored = Vec::new();
-    for (name, tensor) in tensors(&folder) {
-        let tensor = match () {
-            () if architecture == "llama" && name.contains("q_proj") => {
-                permute(&tensor, heads("num_attention_heads"))
-            }
-            () if architecture == "llama" && name.contains("k_proj") => {
-                permute(&tensor, heads("num_key_value_heads"))
-            }
-            () => tensor,
+    for (name, tensor) in read_tensors(&folder) {
+        let ordered = if architecture == "llama" && name.contains("q_proj") {
+            permute(&tensor, heads("num_attention_heads"))
+        } else if architecture == "llama" && name.contains("k_proj") {
+            permute(&tensor, heads("num_key_value_heads"))
+        } else {
+            tensor
         };
-        stored.push((
-            gguf_name(&name),
-            QTensor::quantize(&tensor, GgmlDType::F32).unwrap(),
-        ));
+        let tensor = QTensor::quantize(&ordered, GgmlDType::F32).unwrap();
+        stored.push((gguf_name(&name), tensor));
     }
     let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(k, v)| (k.as_str(), v)).collect();
     let stored: Vec<(&str, &QTensor)> = stored.iter().map(|(k, v)| (k.as_str(), v)).collect();
     gguf_file::write(&mut fs::File::create(to).unwrap(), &metadata, &stored).unwrap();
 }
 
+/// The GGUF name of a checkpoint's parameter.
 fn gguf_name(name: &str) -> String {
-    let pairs = [
+    let renames = [
         ("model.embed_tokens", "token_embd"),
         ("model.norm", "output_norm"),
         ("lm_head", "output"),
@@ -166,13 +144,13 @@ fn gguf_name(name: &str) -> String {
         ("mlp.up_proj", "ffn_up"),
         ("mlp.down_proj", "ffn_down"),
     ];
-    pairs
+    renames
         .iter()
         .fold(name.to_owned(), |name, (from, to)| name.replace(from, to))
 }
 
 #[test]
-fn a_gguf_file_is_the_folder_that_it_was_made_of() {
+fn a_gguf_file_is_the_same_base_as_its_source_folder() {
     for (name, architecture) in [
         ("llama-untied", "llama"),
         ("qwen2", "qwen2"),
@@ -196,8 +174,8 @@ fn a_gguf_file_is_the_folder_that_it_was_made_of() {
 fn the_fingerprint_is_the_same_from_the_cache_and_without_it() {
     let folder = tempfile::tempdir().unwrap();
     let empty = CacheDir::at(folder.path().to_owned());
-    let path = golden("tiny").join("qwen2");
-    let path = path.to_str().unwrap();
+    let model = tiny_folder("qwen2");
+    let path = utf8(&model);
     let mut computed = 0;
     let cold = manifest(path, &empty, &mut |_| computed += 1).unwrap();
     assert!(computed > 0);
@@ -207,15 +185,15 @@ fn the_fingerprint_is_the_same_from_the_cache_and_without_it() {
         manifest(path, &scratch(), &mut |_| ()).unwrap().fingerprint,
         cold.fingerprint
     );
-    // Pinned, as Python's hashlib computes it from the definition: tickets are bound to it.
+    // Computed from the definition with Python's hashlib. Pinned: tickets name it.
     let pinned = "fc1e411add8f9da1df26fe2738d008c367285adba05b555562b9f288a626f812";
     assert_eq!(cold.fingerprint.to_string(), pinned);
 }
 
-/// Another configuration of the same weights is another base, whatever the cache remembers.
+/// Another configuration of the same weights is another base, despite a cached fingerprint.
 #[test]
-fn the_cached_fingerprint_is_of_the_parameters_too() {
-    let folder = copy_of("qwen2");
+fn the_cached_fingerprint_depends_on_the_configuration_too() {
+    let folder = copy_tiny("qwen2");
     let cache_folder = tempfile::tempdir().unwrap();
     let cache = CacheDir::at(cache_folder.path().to_owned());
     let path = folder.path().to_str().unwrap();
@@ -243,24 +221,24 @@ fn bf16_keeps_norms_and_rounds_the_rest() {
 }
 
 #[test]
-fn what_is_wrong_is_said_in_one_line_that_names_the_file() {
+fn errors_are_one_line_that_names_the_file() {
     let empty = tempfile::tempdir().unwrap();
     let error = error_of(Files::Folder(empty.path().to_owned()));
     assert!(error.contains("config.json is missing"), "{error}");
 
-    let folder = copy_of("qwen2");
+    let folder = copy_tiny("qwen2");
     fs::remove_file(folder.path().join("model.safetensors")).unwrap();
     let error = error_of(Files::Folder(folder.path().to_owned()));
     assert!(error.contains("model.safetensors is missing"), "{error}");
 
-    let folder = copy_of("qwen2");
+    let folder = copy_tiny("qwen2");
     let path = folder.path().join("model.safetensors");
     let bytes = fs::read(&path).unwrap();
     fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
     let error = error_of(Files::Folder(folder.path().to_owned()));
     assert!(error.contains(folder.path().to_str().unwrap()), "{error}");
 
-    let folder = copy_of("qwen2");
+    let folder = copy_tiny("qwen2");
     edit_config(folder.path(), |config| config["hidden_size"] = 128.into());
     let error = error_of(Files::Folder(folder.path().to_owned()));
     assert!(
@@ -268,7 +246,7 @@ fn what_is_wrong_is_said_in_one_line_that_names_the_file() {
         "{error}"
     );
 
-    let folder = copy_of("qwen2");
+    let folder = copy_tiny("qwen2");
     edit_config(folder.path(), |config| {
         config["num_hidden_layers"] = 4.into();
     });

@@ -2,7 +2,6 @@
 
 mod bench;
 mod clients;
-mod common;
 mod data;
 mod decoder;
 mod deterministic;
@@ -16,5 +15,6 @@ mod hub;
 mod loading;
 mod quantized;
 mod resident;
+mod support;
 mod text;
 mod train;

@@ -1,7 +1,6 @@
-//! Bases whose weights stay quantised: they are the base that their file dequantises to, bit for bit, in
-//! less memory, and take tickets overlaid.
+//! Bases with weights kept quantised: bit for bit the dequantised base, in less memory, with
+//! tickets overlaid.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,12 +16,13 @@ use tombola::metrics::Metrics;
 use tombola::model::{
     Base, Batch, Checkpoint, Dtype, Files, LoadOptions, ModelError, TicketOverlay,
 };
-use tombola::ticket::{BoundTicket, Ticket};
+use tombola::ticket::{BoundTicket, DeltaDtype};
 
-use crate::common::{
-    Player, dense, encode_ticket, golden, load_with, logprobs, random_delta, scratch,
-};
-use crate::engine::config;
+use crate::support::bases::{dense, load_with, tiny_folder};
+use crate::support::engine::config;
+use crate::support::environment::scratch;
+use crate::support::player::{Player, logprobs};
+use crate::support::tickets::{RandomDeltas, bind_ticket};
 
 const HIDDEN: usize = 256;
 const INNER: usize = 512;
@@ -31,16 +31,17 @@ const KV_HEADS: usize = 2;
 const VOCAB: usize = 300;
 const LAYERS: usize = 2;
 
-/// What is stored how: by the name of the tensor in the file.
+/// The storage type of a matrix, by the name of the tensor in the file.
 type Kinds = fn(&str) -> GgmlDType;
 
-/// The file of a random model, whose matrices are stored as `kinds` says.
+/// The GGUF file of a random model.
 struct Model {
     path: PathBuf,
     _folder: TempDir,
 }
 
 impl Model {
+    /// Writes a model whose matrices are stored as `kinds` says.
     fn new(architecture: &str, tied: bool, kinds: Kinds) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.gguf");
@@ -99,7 +100,7 @@ fn options(keep_quantized: bool) -> LoadOptions {
     }
 }
 
-/// Every tensor that a file of a model has, with its shape.
+/// The names and shapes of all tensors in the file of a model.
 fn shapes(architecture: &str, tied: bool) -> Vec<(String, Vec<usize>)> {
     let mut all = vec![
         ("token_embd.weight".to_owned(), vec![VOCAB, HIDDEN]),
@@ -138,15 +139,21 @@ fn shapes(architecture: &str, tied: bool) -> Vec<(String, Vec<usize>)> {
     all
 }
 
-/// As llama.cpp mixes them: some tensors finer than the rest, within one fused weight too.
+/// A mix as llama.cpp writes it: some tensors finer than the rest, also within one fused weight.
 fn mixed(name: &str) -> GgmlDType {
-    match () {
-        () if name.contains("token_embd") => GgmlDType::Q8_0,
-        () if name.contains("attn_v") || name.contains("ffn_down") => GgmlDType::Q6K,
-        () if name.contains("attn_k") => GgmlDType::F16,
-        () if name.contains("ffn_up") => GgmlDType::Q5K,
-        () if name.contains("attn_output") => GgmlDType::F32,
-        () => GgmlDType::Q4K,
+    let holds = |part: &str| name.contains(part);
+    if holds("token_embd") {
+        GgmlDType::Q8_0
+    } else if holds("attn_v") || holds("ffn_down") {
+        GgmlDType::Q6K
+    } else if holds("attn_k") {
+        GgmlDType::F16
+    } else if holds("ffn_up") {
+        GgmlDType::Q5K
+    } else if holds("attn_output") {
+        GgmlDType::F32
+    } else {
+        GgmlDType::Q4K
     }
 }
 
@@ -162,7 +169,7 @@ const KINDS: [Kinds; 6] = [
 const PROMPT: [u32; 9] = [5, 6, 7, 299, 0, 17, 200, 31, 8];
 
 #[test]
-fn a_kept_base_is_the_dequantised_one_bit_for_bit() {
+fn a_quantised_base_is_the_dequantised_one_bit_for_bit() {
     for (i, kinds) in KINDS.into_iter().enumerate() {
         let architecture = ["llama", "qwen2", "qwen3"][i % 3];
         let model = Model::new(architecture, i % 2 == 0, kinds);
@@ -175,7 +182,7 @@ fn a_kept_base_is_the_dequantised_one_bit_for_bit() {
             (prompt, player.step(&[(0, &[9]), (1, &[3])]))
         };
         assert!(run(&kept) == run(&dense), "{architecture} {i}");
-        // The file has little besides the weights.
+        // The file holds little besides the weights.
         let file = fs::metadata(&model.path).unwrap().len() as usize;
         let bytes = kept.resident.bytes();
         assert!(bytes <= file && bytes > file * 9 / 10, "{bytes} {file}");
@@ -184,15 +191,18 @@ fn a_kept_base_is_the_dequantised_one_bit_for_bit() {
 }
 
 fn ticket(base: &Base, seed: u64) -> Arc<BoundTicket> {
+    let deltas = RandomDeltas {
+        density: 0.02,
+        largest: 0.2,
+        dtype: if seed.is_multiple_of(2) {
+            DeltaDtype::Bf16
+        } else {
+            DeltaDtype::F32
+        },
+    };
     let mut rng = StdRng::seed_from_u64(seed);
-    let mut tensors = BTreeMap::new();
-    for (name, parameter) in base.manifest.parameters.iter().filter(|(_, p)| p.adaptable) {
-        let shape = [parameter.shape[0], parameter.shape[1]];
-        let delta = random_delta(shape, 0.02, 0.2, seed.is_multiple_of(2), &mut rng);
-        tensors.insert(name.clone(), delta);
-    }
-    let ticket = Ticket::from_bytes(&encode_ticket(&base.manifest, &tensors)).unwrap();
-    Arc::new(ticket.bind(&base.manifest, false).unwrap())
+    let tensors = deltas.tensors(&base.manifest, &mut rng, |_, _| true);
+    bind_ticket(base, &tensors)
 }
 
 fn overlay(base: &Base, seed: u64) -> Arc<TicketOverlay> {
@@ -200,12 +210,12 @@ fn overlay(base: &Base, seed: u64) -> Arc<TicketOverlay> {
 }
 
 #[test]
-fn tickets_over_a_kept_base_are_those_over_the_dense_one_alone_and_in_company() {
+fn tickets_on_a_quantised_base_equal_those_on_the_dense_one_alone_and_in_company() {
     let model = Model::new("llama", true, mixed);
     let (kept, dense) = (model.load(true), model.load(false));
     let tickets: Vec<_> = (0..3).map(|seed| overlay(&kept, seed)).collect();
     let over = |i: usize| tickets.get(i);
-    // The bare base is the last.
+    // The last sequence has no ticket.
     let mut batch = Batch::default();
     for sequence in 0..4 {
         batch.push(&PROMPT[..9 - sequence], 0, &[sequence as u32], true);
@@ -218,8 +228,7 @@ fn tickets_over_a_kept_base_are_those_over_the_dense_one_alone_and_in_company() 
     let together = logprobs(&together);
     for (sequence, together) in together.iter().enumerate() {
         let alone = |base| {
-            let player = Player::new(base, 1, 16).under(over(sequence));
-            let mut player = player;
+            let mut player = Player::new(base, 1, 16).under(over(sequence));
             player.step(&[(0, &PROMPT[..9 - sequence])]).remove(0)
         };
         assert!(*together == alone(&kept), "sequence {sequence}");
@@ -230,7 +239,7 @@ fn tickets_over_a_kept_base_are_those_over_the_dense_one_alone_and_in_company() 
 }
 
 #[test]
-fn nothing_is_written_into_a_kept_base() {
+fn nothing_is_written_into_a_quantised_base() {
     let model = Model::new("llama", true, mixed);
     let mut kept = model.load(true);
     assert!(!kept.resident.can_apply() && model.load(false).resident.can_apply());
@@ -249,10 +258,11 @@ fn nothing_is_written_into_a_kept_base() {
     assert!(matches!(error, ModelError::Quantized(_)), "{error}");
 }
 
+/// The error of a base that cannot stay quantised.
 fn error_of(files: &Files) -> String {
     let loaded = Checkpoint::open(files).and_then(|checkpoint| {
         Base::load("base", &checkpoint, &options(true), &scratch(), &mut |_| {
-            panic!("work was done first")
+            panic!("the base was read first")
         })
     });
     let error = loaded.err().expect("a base that does not load").to_string();
@@ -262,8 +272,8 @@ fn error_of(files: &Files) -> String {
 }
 
 #[test]
-fn what_cannot_be_kept_is_said_before_any_work() {
-    let error = error_of(&Files::Folder(golden("tiny/qwen2")));
+fn files_that_cannot_stay_quantised_are_refused_before_any_work() {
+    let error = error_of(&Files::Folder(tiny_folder("qwen2")));
     assert!(error.contains("folder of safetensors"), "{error}");
     let dense = Model::new("llama", true, |_| GgmlDType::F16);
     let error = error_of(&dense.files());

@@ -1,40 +1,42 @@
-//! The base is unharmed by any history of swaps, and what is applied is what the ticket says.
+//! Swaps: the base is unharmed by any history of them, and an applied ticket adds its deltas.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use candle_core::Tensor;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use std::collections::BTreeMap;
-use tombola::model::{Base, Dtype};
-use tombola::ticket::{BoundTicket, Ticket};
+use tombola::model::{Base, Dtype, Files};
+use tombola::ticket::{BoundTicket, DeltaDtype};
 
-use crate::common::{Player, encode_ticket, load_tiny, random_delta};
+use crate::support::bases::{LLAMA, copy_tiny, load, load_tiny, read_tensors, write_tensors};
+use crate::support::player::Player;
+use crate::support::tickets::{RandomDeltas, bind_ticket};
 
-/// A random ticket over some projections of a base: nearly empty to full.
+/// A random ticket for some projections of a base, of any density from nearly 0 to 1.
 fn random_ticket(base: &Base, rng: &mut StdRng) -> Arc<BoundTicket> {
-    let density = 10f64.powf(rng.random_range(-3.0..0.0));
-    let half = rng.random::<bool>();
+    let deltas = RandomDeltas {
+        density: 10f64.powf(rng.random_range(-3.0..0.0)),
+        largest: 1.0,
+        dtype: if rng.random() {
+            DeltaDtype::Bf16
+        } else {
+            DeltaDtype::F32
+        },
+    };
     let mut tensors = BTreeMap::new();
     while tensors.is_empty() {
-        let adaptable = base.manifest.parameters.iter().filter(|(_, p)| p.adaptable);
-        for (name, parameter) in adaptable {
-            if rng.random_bool(0.4) {
-                let shape = [parameter.shape[0], parameter.shape[1]];
-                let delta = random_delta(shape, density, 1.0, half, rng);
-                tensors.insert(name.clone(), delta);
-            }
-        }
+        tensors = deltas.tensors(&base.manifest, rng, |_, rng| rng.random_bool(0.4));
     }
-    let ticket = Ticket::from_bytes(&encode_ticket(&base.manifest, &tensors)).unwrap();
-    Arc::new(ticket.bind(&base.manifest, false).unwrap())
+    bind_ticket(base, &tensors)
 }
 
 #[test]
 fn a_thousand_random_swaps_leave_the_base_as_loaded() {
     for dtype in [Dtype::F32, Dtype::Bf16] {
-        for (name, seed) in [("llama-untied", 1), ("qwen2", 2), ("qwen3", 3)] {
+        for (name, seed) in [(LLAMA, 1), ("qwen2", 2), ("qwen3", 3)] {
             let mut base = load_tiny(name, dtype);
             let loaded = base.resident.digests().unwrap();
             let mut rng = StdRng::seed_from_u64(seed);
@@ -82,33 +84,25 @@ fn any_short_history_is_undone() {
     }
 }
 
-/// A projection whose checkpoint is edited by hand computes what the applied ticket computes.
+/// A base whose checkpoint was edited by hand equals the base with the ticket applied.
 #[test]
 fn applying_equals_editing_the_checkpoint() {
-    for name in ["llama-untied", "qwen2", "qwen3"] {
+    for name in [LLAMA, "qwen2", "qwen3"] {
         let mut base = load_tiny(name, Dtype::F32);
         let ticket = random_ticket(&base, &mut StdRng::seed_from_u64(9));
-        let source = crate::common::golden("tiny").join(name);
-        let path = source.join("model.safetensors");
-        let mut tensors = candle_core::safetensors::load(path, &candle_core::Device::Cpu).unwrap();
+        let folder = copy_tiny(name);
+        let mut tensors = read_tensors(folder.path());
         for (name, delta) in ticket.tensors() {
             let weight = &tensors[name];
             let mut values: Vec<Vec<f32>> = weight.to_vec2().unwrap();
             for (row, column, delta) in delta.entries() {
                 values[row][column] += 0.75 * delta;
             }
-            let edited = candle_core::Tensor::new(values, weight.device()).unwrap();
+            let edited = Tensor::new(values, weight.device()).unwrap();
             tensors.insert(name.clone(), edited);
         }
-        let folder = tempfile::tempdir().unwrap();
-        candle_core::safetensors::save(&tensors, folder.path().join("model.safetensors")).unwrap();
-        std::fs::copy(
-            source.join("config.json"),
-            folder.path().join("config.json"),
-        )
-        .unwrap();
-        let files = tombola::model::Files::Folder(folder.path().to_owned());
-        let edited = crate::common::load(&files, Dtype::F32);
+        write_tensors(folder.path(), &tensors);
+        let edited = load(&Files::Folder(folder.path().to_owned()), Dtype::F32);
         base.resident.swap(Some(&ticket), 0.75).unwrap();
         assert_eq!(
             base.resident.digest().unwrap(),
@@ -117,7 +111,7 @@ fn applying_equals_editing_the_checkpoint() {
         );
         let run = |base: &Base| Player::new(base, 1, 16).step(&[(0, &[9, 8, 7])]);
         assert_eq!(run(&base), run(&edited), "{name}");
-        // The same ticket again is no swap; another scale is.
+        // The same ticket again is no swap; another scale of it is.
         assert_eq!(base.resident.swap(Some(&ticket), 0.75).unwrap(), None);
         let report = base.resident.swap(Some(&ticket), 0.5).unwrap().unwrap();
         assert_eq!(report.nonzeros, 2 * ticket.nonzeros());
@@ -126,7 +120,7 @@ fn applying_equals_editing_the_checkpoint() {
 
 #[test]
 fn a_ticket_of_another_base_is_refused_and_nothing_changes() {
-    let mut base = load_tiny("llama-untied", Dtype::F32);
+    let mut base = load_tiny(LLAMA, Dtype::F32);
     let other = load_tiny("qwen3", Dtype::F32);
     let mut rng = StdRng::seed_from_u64(3);
     let (own, foreign) = (

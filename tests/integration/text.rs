@@ -1,8 +1,6 @@
-//! The text layer on the default base's real tokenizer, and on a trained SentencePiece model.
+//! The text layer, with the default base's tokenizer and with a trained SentencePiece model.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::BufReader;
 use std::sync::{Arc, LazyLock};
 
 use candle_core::quantized::gguf_file::{Content, Value, VersionedMagic};
@@ -10,15 +8,11 @@ use proptest::prelude::*;
 use serde::Deserialize;
 use tombola::text::{ChatMessage, StreamOptions, Text, TextStream, TokenDecoder};
 
-use crate::common;
+use crate::support::bases::default_text;
 
-static TEXT: LazyLock<Arc<Text>> = LazyLock::new(|| {
-    let file = File::open(common::default_gguf_path()).expect("the default base's GGUF");
-    let content = Content::read(&mut BufReader::new(file)).expect("a GGUF header");
-    Arc::new(Text::from_gguf(&content).expect("a tokenizer"))
-});
+static TEXT: LazyLock<Arc<Text>> = LazyLock::new(|| Arc::new(default_text()));
 
-/// One case of `base.json` or `sql.json`, made by transformers.
+/// A case of `base.json` or `sql.json`, as written by transformers.
 #[derive(Deserialize)]
 struct Case {
     messages: Option<Vec<ChatMessage>>,
@@ -48,7 +42,7 @@ fn cases() -> Vec<Case> {
 }
 
 #[test]
-fn prompts_are_rendered_and_encoded_as_by_transformers() {
+fn prompts_are_rendered_and_encoded_like_in_transformers() {
     for case in cases() {
         if let Some(messages) = &case.messages {
             assert_eq!(TEXT.render_chat(messages, true).unwrap(), case.rendered);
@@ -61,10 +55,10 @@ fn prompts_are_rendered_and_encoded_as_by_transformers() {
     }
 }
 
-/// What the `tokenizers` package encodes with SmolLM2's own pipeline. The spaces tell whether digits
-/// are cut off before words are.
+/// The expected ids are those of the `tokenizers` package with SmolLM2's own pipeline. The spaces
+/// show whether digits are split off before words are.
 #[test]
-fn digits_are_words_of_their_own() {
+fn each_digit_is_a_word() {
     for (text, ids) in [
         ("x =  12", vec![104, 446, 256, 33, 34]),
         ("a\n\n 3  \n45 b", vec![81, 8866, 35, 32057, 36, 37, 278]),
@@ -76,7 +70,7 @@ fn digits_are_words_of_their_own() {
 }
 
 #[test]
-fn answers_are_decoded_as_by_transformers() {
+fn answers_are_decoded_like_in_transformers() {
     for case in cases() {
         assert_eq!(
             TEXT.decode(&case.greedy_ids, true).unwrap(),
@@ -102,7 +96,7 @@ fn the_default_base_ends_its_turn_with_im_end() {
 
 proptest! {
     #[test]
-    fn increments_are_the_text_of_the_whole(
+    fn increments_add_up_to_the_whole_text(
         ids in proptest::collection::vec(0u32..49_152, 0..60),
         skip in any::<bool>(),
     ) {
@@ -119,7 +113,7 @@ proptest! {
     }
 }
 
-/// A small SentencePiece model, and what the sentencepiece package makes of some texts.
+/// A small SentencePiece model, and the encodings of some texts by the sentencepiece package.
 #[derive(Deserialize)]
 struct SentencePiece {
     tokens: Vec<String>,
@@ -136,7 +130,7 @@ struct SentencePieceCase {
 }
 
 #[test]
-fn sentencepiece_is_encoded_as_by_its_own_package() {
+fn sentencepiece_encodings_equal_those_of_its_package() {
     let golden: SentencePiece =
         serde_json::from_str(include_str!("../golden/sentencepiece.json")).expect("golden cases");
     let list = |items: &mut dyn Iterator<Item = Value>| Value::Array(items.collect());

@@ -1,33 +1,39 @@
-//! Tickets applied and overlaid: the same answers, whatever runs beside them and however steps are shared.
+//! Tickets applied and overlaid: the same answers in any company and any mix of the two.
 
 use std::io::Write as _;
 use std::time::Instant;
 
-use tombola::engine::{Costs, PerTicket, measure_costs};
+use tombola::engine::{
+    Costs, EngineConfig, Output, OutputStream, PerTicket, Request, SamplingParams, TicketMode,
+    measure_costs,
+};
 use tombola::kernels::step::graphs::Graphs;
+use tombola::model::Dtype;
+use tombola::registry::{Lease, Registry};
+use tombola::ticket::TensorDelta;
 
-use super::*;
+use crate::support::bases::{LLAMA, load_tiny};
+use crate::support::engine::{
+    Running, base_is_as_loaded, config, drain, eventually, leases, near_in_bf16, overlay_config,
+    registry, requests, same_tokens, start, tokens,
+};
 
 #[test]
 fn tickets_in_one_batch_give_what_each_gives_alone() {
-    let overlay = EngineConfig {
-        ticket_mode: TicketMode::Overlay,
-        ..config()
-    };
     for dtype in [Dtype::F32, Dtype::Bf16] {
-        let engine = same_tokens(dtype, &overlay, 40);
+        let engine = same_tokens(dtype, &overlay_config(), 40);
         base_is_as_loaded(&engine);
         assert_eq!(engine.count("ticket_swaps_total"), 0);
         assert_eq!(engine.count("engine_steps_total{mode=\"apply\"}"), 0);
-        // Several tickets a step: one holds no more nonzeros than this.
+        // Several tickets per step: this is the number of nonzeros of one.
         let one = leases(1).0[0].ticket().nonzeros() as u64;
         let steps = engine.count("engine_steps_total{mode=\"overlay\"}");
         assert!(engine.count("overlay_nonzeros_total") > steps * one);
     }
 }
 
-/// Costs by which prompts are computed under an applied ticket and answers under overlaid ones, unless
-/// a ticket is alone: both ways in turn, however fast the machine is.
+/// Costs that make the engine apply tickets for prompts and overlay them for answers, unless a
+/// ticket is alone. Both modes alternate on any machine.
 fn flapping() -> Costs {
     let seconds = |fixed| PerTicket {
         fixed,
@@ -50,7 +56,7 @@ fn auto(costs: Option<Costs>) -> EngineConfig {
     }
 }
 
-/// Greedy requests with all of their log-probabilities, under each ticket and none.
+/// Greedy requests for all log-probabilities, under each ticket and under none.
 fn greedy_requests(count: usize, leases: &[Lease]) -> Vec<Request> {
     let mut requests = requests(count, leases);
     for request in &mut requests {
@@ -66,8 +72,8 @@ fn greedy_requests(count: usize, leases: &[Lease]) -> Vec<Request> {
     requests
 }
 
-/// That one run's log-probabilities are another's, as far as they chose the same tokens: to the end, or
-/// to where the best two were as near as the tolerance.
+/// Asserts that two runs agree in their log-probabilities up to `tolerance`, to the end or to the
+/// first token in which they differ, where the best two tokens have to be as near.
 fn assert_agree(want: &[Output], got: &[Output], tolerance: f32) {
     let near = |a: f32, b: f32| assert!((a - b).abs() < tolerance, "{a} {b}");
     let prompts = [want, got].map(|outputs| outputs[0].prompt_logprobs.clone().unwrap_or_default());
@@ -85,7 +91,7 @@ fn assert_agree(want: &[Output], got: &[Output], tolerance: f32) {
 }
 
 #[test]
-fn steps_of_both_ways_agree_with_either_whatever_the_interleaving() {
+fn steps_of_both_modes_agree_with_either_in_any_interleaving() {
     let (leases, _folder) = leases(3);
     for (dtype, tolerance) in [(Dtype::F32, 1e-4), (Dtype::Bf16, near_in_bf16())] {
         let run_alone = |config: &EngineConfig| {
@@ -100,7 +106,7 @@ fn steps_of_both_ways_agree_with_either_whatever_the_interleaving() {
             let engine = start(dtype, &auto(costs));
             let mut streams: Vec<(OutputStream, Vec<Output>)> = Vec::new();
             for (at, request) in greedy_requests(40, &leases).into_iter().enumerate() {
-                // Some come while others run, and some find the engine nearly idle.
+                // Some arrive while others run, and some find the engine nearly idle.
                 if let Some((last, got)) = streams.last_mut().filter(|_| at % 8 == 7) {
                     got.push(last.blocking_recv().unwrap().unwrap());
                 }
@@ -127,9 +133,9 @@ fn steps_of_both_ways_agree_with_either_whatever_the_interleaving() {
 }
 
 #[test]
-fn measuring_leaves_the_base_as_loaded_and_takes_no_ticket_into_account() {
+fn measuring_costs_leaves_the_base_as_loaded_and_applies_no_ticket() {
     for dtype in [Dtype::F32, Dtype::Bf16] {
-        let mut base = load_tiny(MODEL, dtype);
+        let mut base = load_tiny(LLAMA, dtype);
         let mut graphs = Graphs::new(base.device());
         let start = Instant::now();
         let measured = measure_costs(&mut base, &mut graphs).unwrap();
@@ -148,8 +154,8 @@ fn measuring_leaves_the_base_as_loaded_and_takes_no_ticket_into_account() {
     }
 }
 
-/// A ticket that nobody asks for is not laid out, and those that are asked for are so once a content,
-/// whatever their names.
+/// A ticket without requests gets no layout; requested tickets get one per content, under any
+/// alias.
 #[test]
 fn aliases_of_one_content_share_a_group_and_a_layout() {
     let (registry, folder) = registry(2, 0.5, 1 << 24);
@@ -157,11 +163,7 @@ fn aliases_of_one_content_share_a_group_and_a_layout() {
     let bytes = std::fs::read(folder.path().join("t0.safetensors")).unwrap();
     publish(&registry, "twin", &bytes);
     assert_eq!(registry.get("twin").unwrap().digest(), content.digest());
-    let overlay = EngineConfig {
-        ticket_mode: TicketMode::Overlay,
-        ..config()
-    };
-    let engine = start(Dtype::F32, &overlay);
+    let engine = start(Dtype::F32, &overlay_config());
     let names = ["t0", "twin", "twin", "t0"];
     let leases = names.map(|name| registry.lease(name).unwrap());
     let streams = leases.map(|lease| engine.handle.submit(endless(Some(lease), 40)).unwrap());
@@ -177,11 +179,7 @@ fn aliases_of_one_content_share_a_group_and_a_layout() {
 fn a_ticket_is_replaced_and_deleted_while_it_is_overlaid() {
     let (registry, folder) = registry(2, 0.5, 1 << 24);
     let other = std::fs::read(folder.path().join("t1.safetensors")).unwrap();
-    let overlay = EngineConfig {
-        ticket_mode: TicketMode::Overlay,
-        ..config()
-    };
-    let engine = start(Dtype::F32, &overlay);
+    let engine = start(Dtype::F32, &overlay_config());
     let lease = |name| registry.lease(name).unwrap();
     let want = {
         let mut alone = engine
@@ -190,7 +188,7 @@ fn a_ticket_is_replaced_and_deleted_while_it_is_overlaid() {
             .unwrap();
         tokens(&mut alone)
     };
-    // It runs to the end, so that the engine is never idle.
+    // This sequence outlives the test, so that the engine is never idle.
     let base = engine.handle.submit(endless(None, 400)).unwrap();
     let mut old = engine
         .handle
@@ -220,7 +218,7 @@ fn a_ticket_is_replaced_and_deleted_while_it_is_overlaid() {
     });
 }
 
-/// A greedy request for so many tokens.
+/// A greedy request for exactly `max_tokens` tokens.
 fn endless(ticket: Option<Lease>, max_tokens: usize) -> Request {
     Request {
         prompt: vec![5, 6, 7, 8],
@@ -241,7 +239,7 @@ fn publish(registry: &Registry, alias: &str, bytes: &[u8]) {
     registry.publish(alias, file, true).unwrap();
 }
 
-/// Log-probabilities of one long prompt under a ticket.
+/// Log-probabilities of a long prompt under a ticket.
 fn scores(engine: &Running, ticket: &Lease) -> Vec<f32> {
     let prompt: Vec<u32> = (0..60).map(|i| 3 + i * 37 % 250).collect();
     let request = Request {
@@ -257,12 +255,12 @@ fn scores(engine: &Running, ticket: &Lease) -> Vec<f32> {
     outputs[0]
         .prompt_logprobs
         .clone()
-        .expect("they were asked for")
+        .expect("they were requested")
 }
 
 #[test]
-fn memory_counts_what_an_overlay_takes() {
-    let base = load_tiny(MODEL, Dtype::F32);
+fn the_memory_of_a_ticket_covers_its_overlay() {
+    let base = load_tiny(LLAMA, Dtype::F32);
     let (leases, _folder) = leases(1);
     let ticket = leases[0].ticket();
     let made = base.lay_out(ticket).unwrap();
@@ -274,7 +272,7 @@ fn memory_counts_what_an_overlay_takes() {
     let error = other.lay_out(ticket).unwrap_err().to_string();
     let fingerprint = other.manifest.fingerprint.to_string();
     assert!(error.contains(&fingerprint), "{error}");
-    // Besides the offsets, 16 bytes a nonzero and 4 a row are never reached.
+    // Besides the offsets, less than 16 bytes per nonzero and 4 per row.
     let rows: usize = ticket.tensors().values().map(TensorDelta::rows).sum();
     let bound = 16 * ticket.nonzeros() + 4 * rows + 100 * ticket.tensors().len();
     assert!(counted <= bound, "{counted} of {bound} bytes");
@@ -283,18 +281,14 @@ fn memory_counts_what_an_overlay_takes() {
 #[test]
 fn overlaid_and_applied_tickets_agree() {
     let (leases, _folder) = leases(2);
-    let overlay = EngineConfig {
-        ticket_mode: TicketMode::Overlay,
-        ..config()
-    };
     for (dtype, tolerance) in [(Dtype::F32, 1e-4), (Dtype::Bf16, near_in_bf16())] {
-        let [applied, overlaid] = [&config(), &overlay].map(|config| {
+        let [applied, overlaid] = [&config(), &overlay_config()].map(|config| {
             let engine = start(dtype, config);
             [0, 1].map(|ticket| scores(&engine, &leases[ticket]))
         });
         for ticket in [0, 1] {
-            let [own, others] = [ticket, 1 - ticket].map(|of| {
-                let pairs = std::iter::zip(&overlaid[ticket], &applied[of]);
+            let [own, others] = [ticket, 1 - ticket].map(|reference| {
+                let pairs = std::iter::zip(&overlaid[ticket], &applied[reference]);
                 pairs.map(|(a, b)| (a - b).abs()).collect::<Vec<_>>()
             });
             let worst = own.iter().copied().fold(0.0, f32::max);
@@ -320,7 +314,7 @@ fn idle_engine_holds_no_ticket(ticket_mode: TicketMode) {
         let (registry, _folder) = registry(1, 0.5, 1 << 24);
         registry.get("t0").unwrap().resident_bytes()
     };
-    // Memory for one of the two at a time.
+    // Memory for one of two tickets.
     let (registry, _folder) = registry(2, 0.5, one + one / 2);
     let engine = start(
         Dtype::F32,

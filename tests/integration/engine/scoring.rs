@@ -1,17 +1,29 @@
-//! Prompts that are scored: the decoder's own log-probabilities, whatever the company and the chunks.
+//! Scored prompts: the decoder's own log-probabilities, in any company and any chunks.
 
 use std::ops::Range;
 
-use super::*;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tombola::engine::{EngineConfig, OutputStream, Request, SequenceError};
+use tombola::model::Dtype;
+use tombola::registry::Lease;
 
-/// The lot of requests of the other tests, most with parts of the prompts scored; some only that.
+use crate::support::bases::{LLAMA, load_tiny};
+use crate::support::engine::{
+    Running, config, drain, eventually, leases, registry, requests, start,
+};
+use crate::support::player::Player;
+
+/// The mix of requests of the other tests. Most score parts of their prompts; some ask for little
+/// else.
 fn scored_requests(count: usize, leases: &[Lease]) -> Vec<Request> {
     let mut rng = StdRng::seed_from_u64(9);
     let mut requests = requests(count, leases);
     for request in &mut requests {
-        let len = match rng.random_bool(0.8) {
-            true => request.prompt.len(),
-            false => 0,
+        let len = if rng.random_bool(0.8) {
+            request.prompt.len()
+        } else {
+            0
         };
         let mut at = 1;
         while at < len {
@@ -27,15 +39,15 @@ fn scored_requests(count: usize, leases: &[Lease]) -> Vec<Request> {
     requests
 }
 
-/// What a sequence said of its prompt, in its first output alone.
+/// The log-probabilities of a prompt, which only the first output carries.
 fn prompt_logprobs(stream: &mut OutputStream) -> Option<Vec<f32>> {
     let outputs = drain(stream);
     assert!(outputs[1..].iter().all(|o| o.prompt_logprobs.is_none()));
     outputs[0].prompt_logprobs.clone()
 }
 
-/// The same scores, to the bit, from an engine that is given all requests at once as from one that
-/// is given them one by one.
+/// Asserts that `count` requests get bit-identical scores all at once and one by one. Returns the
+/// engine that ran them at once.
 fn same_scores(together: &EngineConfig, count: usize) -> Running {
     let (leases, _folder) = leases(3);
     let whole = EngineConfig {
@@ -74,7 +86,7 @@ fn company_and_chunks_change_no_score() {
 
 #[test]
 fn preempted_sequences_give_the_same_scores() {
-    let base = load_tiny(MODEL, Dtype::F32);
+    let base = load_tiny(LLAMA, Dtype::F32);
     let tight = EngineConfig {
         max_num_batched_tokens: 12,
         kv_cache_bytes: 8 * base.block_bytes(),
@@ -87,11 +99,11 @@ fn preempted_sequences_give_the_same_scores() {
 
 #[test]
 fn scores_are_the_decoders_log_probabilities() {
-    let base = load_tiny(MODEL, Dtype::F32);
+    let base = load_tiny(LLAMA, Dtype::F32);
     let engine = start(Dtype::F32, &config());
     let limit = engine.handle.limits().max_model_len;
     let mut rng = StdRng::seed_from_u64(3);
-    // As long as the context: what is scored needs no room for an answer.
+    // As long as the context: a scored prompt needs no room for an answer.
     let prompt: Vec<u32> = (0..limit).map(|_| rng.random_range(3..256)).collect();
     let mut player = Player::new(&base, 1, limit);
     let mut want = Vec::new();

@@ -1,10 +1,18 @@
-//! One sequence from its first token to its last, and how it ends.
+//! One sequence, from its first token to the reason of its end.
 
-use super::*;
+use tombola::engine::{FinishReason, OutputStream, Request, SamplingParams, SequenceError};
+use tombola::model::Dtype;
+use tombola::registry::Lease;
+
+use crate::support::bases::{LLAMA, load_tiny};
+use crate::support::engine::{
+    config, drain, eventually, leases, overlay_config, registry, start, tokens,
+};
+use crate::support::player::Player;
 
 #[test]
 fn greedy_tokens_are_the_decoders() {
-    let base = load_tiny(MODEL, Dtype::F32);
+    let base = load_tiny(LLAMA, Dtype::F32);
     let prompt = vec![5, 6, 7, 8];
     let want = Player::new(&base, 1, 40).greedy(&prompt, 12);
     let engine = start(Dtype::F32, &config());
@@ -106,7 +114,7 @@ fn a_dropped_stream_is_gone_after_a_step_and_frees_its_blocks() {
         engine.metrics.engine.requests_running.get() == 0
             && engine.metrics.engine.kv_cache_usage.get() == 0.0
     });
-    // The one that was under way, and no more.
+    // At most the step in progress.
     assert!(steps() - at_drop <= 1, "{} steps", steps() - at_drop);
 }
 
@@ -136,11 +144,7 @@ fn a_ticket_that_breaks_the_model_ends_its_own_sequences_only() {
 fn a_ticket_that_breaks_the_model_leaves_its_batch_alone() {
     let (registry, _folder) = registry(2, 1e38, 1 << 24);
     let (good, _good_folder) = leases(1);
-    let overlay = EngineConfig {
-        ticket_mode: TicketMode::Overlay,
-        ..config()
-    };
-    let engine = start(Dtype::F32, &overlay);
+    let engine = start(Dtype::F32, &overlay_config());
     let request = |ticket: Option<&Lease>| Request {
         prompt: vec![5, 6, 7],
         params: SamplingParams {

@@ -1,18 +1,19 @@
-//! The evaluation on a tiny model, whose loss the decoder says too, and on engines that fail.
+//! `eval::evaluate` on a tiny model, against the decoder, and on engines that fail.
 
 use std::sync::Arc;
 
 use tombola::data::{Dataset, Example};
 use tombola::engine::{Command, EngineHandle, EngineInbox, Limits, Output, channel};
 use tombola::eval::{Answers, EvalOptions, EvalResult, MatchRule, evaluate};
+use tombola::model::Dtype;
 use tombola::registry::Lease;
 use tombola::text::Text;
 use tombola::ticket::Digest;
 
-use super::*;
-use crate::common::Player;
-use crate::engine::{MODEL, config, registry, start};
-use crate::http::fixture::text;
+use crate::support::bases::{LLAMA, load_tiny};
+use crate::support::engine::{config, registry, start};
+use crate::support::player::Player;
+use crate::support::tokenizer::text;
 
 fn example(
     line: usize,
@@ -61,21 +62,21 @@ fn run(
     options: &EvalOptions,
 ) -> Result<EvalResult, String> {
     let text: Arc<Text> = text();
-    let mut told = Vec::new();
+    let mut progress = Vec::new();
     let result = evaluate(engine, ticket, data, &text, options, &mut |done, total| {
-        told.push((done, total));
+        progress.push((done, total));
     });
     if result.is_ok() {
-        let total = told.len();
+        let total = progress.len();
         let want: Vec<_> = (1..=total).map(|done| (done, total)).collect();
-        assert_eq!(told, want);
+        assert_eq!(progress, want);
     }
     result.map_err(|error| error.to_string())
 }
 
 #[test]
 fn the_loss_is_the_decoders_over_all_learned_tokens() {
-    let base = load_tiny(MODEL, Dtype::F32);
+    let base = load_tiny(LLAMA, Dtype::F32);
     let engine = start(Dtype::F32, &config());
     let (mut sum, mut tokens) = (0.0, 0);
     for example in examples() {
@@ -105,9 +106,9 @@ fn the_loss_is_the_decoders_over_all_learned_tokens() {
 #[test]
 fn answers_change_no_loss_and_are_the_greedy_ones() {
     let engine = start(Dtype::F32, &config());
-    let base = load_tiny(MODEL, Dtype::F32);
+    let base = load_tiny(LLAMA, Dtype::F32);
     let mut examples = examples();
-    // What the model does answer to the first row.
+    // The answer of the model to the first row.
     let prompt = examples[0].prompt().unwrap();
     let ids = Player::new(&base, 1, 100).greedy(prompt, 5);
     let end = ids.iter().position(|&id| id == 2).unwrap_or(ids.len());
@@ -144,7 +145,7 @@ fn rows_that_cannot_be_run_are_named() {
     );
     let none = run(&engine.handle, None, &dataset(Vec::new()), &options(None));
     assert!(none.unwrap_err().contains("no row"));
-    // The longest row that fits does.
+    // A row as long as the context fits.
     let longest = dataset(vec![example(
         1,
         &vec![9; limit],
@@ -155,7 +156,7 @@ fn rows_that_cannot_be_run_are_named() {
 }
 
 #[test]
-fn a_ticket_that_breaks_the_model_is_told_with_the_row() {
+fn a_ticket_that_breaks_the_model_is_reported_with_the_row() {
     let (registry, _folder) = registry(1, 1e38, 1 << 24);
     let engine = start(Dtype::F32, &config());
     let lease = registry.lease("t0").unwrap();
@@ -174,7 +175,7 @@ fn a_ticket_that_breaks_the_model_is_told_with_the_row() {
     assert!(run(&engine.handle, None, &dataset(examples()), &options(None)).is_ok());
 }
 
-/// An engine that gives each sequence one token and no end, and stops after so many of them.
+/// An engine that gives each sequence one token and no end, and stops after `sequences` of them.
 fn stops_after(sequences: usize) -> EngineHandle {
     let limits = Limits {
         max_model_len: 100,

@@ -1,70 +1,74 @@
-//! `tombola eval` with the real binary, and the evaluation behind it where that says more.
+//! `tombola eval` by the real binary; `library` tests the evaluation behind it.
 
 mod library;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
 use tombola::model::Dtype;
+use tombola::ticket::DeltaDtype;
 
-use crate::common::{cache, encode_ticket, load_tiny, random_delta};
+use crate::support::bases::load_tiny;
+use crate::support::data_files::write_chats;
+use crate::support::environment::{cache, package, tombola, utf8};
+use crate::support::tickets::{RandomDeltas, encode_ticket};
 
-/// Questions as the SQL ticket was trained for, with their answers.
+/// Questions of the kind that the SQL ticket was trained on, with their answers.
 const ROWS: [(&str, &str); 8] = [
     (
-        "CREATE TABLE lighthouse (name VARCHAR, height INTEGER)\n-- How high is the lighthouse of Skerry Point?",
+        "CREATE TABLE lighthouse (name VARCHAR, height INTEGER)\n\
+         -- How high is the lighthouse of Skerry Point?",
         "SELECT height FROM lighthouse WHERE name = \"Skerry Point\"",
     ),
     (
-        "CREATE TABLE baker (id VARCHAR, town VARCHAR)\n-- How many bakers are there in each town?",
+        "CREATE TABLE baker (id VARCHAR, town VARCHAR)\n\
+         -- How many bakers are there in each town?",
         "SELECT town, COUNT(*) FROM baker GROUP BY town",
     ),
     (
-        "CREATE TABLE ferry (name VARCHAR, seats INTEGER)\n-- Which ferry has the most seats?",
+        "CREATE TABLE ferry (name VARCHAR, seats INTEGER)\n\
+         -- Which ferry has the most seats?",
         "SELECT name FROM ferry ORDER BY seats DESC LIMIT 1",
     ),
     (
-        "CREATE TABLE table_name_7 (score VARCHAR, visitor VARCHAR)\n-- What is the score when the visitor is Otters?",
+        "CREATE TABLE table_name_7 (score VARCHAR, visitor VARCHAR)\n\
+         -- What is the score when the visitor is Otters?",
         "SELECT score FROM table_name_7 WHERE visitor = \"otters\"",
     ),
     (
-        "CREATE TABLE orchard (fruit VARCHAR, trees INTEGER)\n-- What fruits have more than 40 trees?",
+        "CREATE TABLE orchard (fruit VARCHAR, trees INTEGER)\n\
+         -- What fruits have more than 40 trees?",
         "SELECT fruit FROM orchard WHERE trees > 40",
     ),
     (
-        "CREATE TABLE poet (name VARCHAR, born INTEGER)\n-- List the names of all poets by the year they were born.",
+        "CREATE TABLE poet (name VARCHAR, born INTEGER)\n\
+         -- List the names of all poets by the year they were born.",
         "SELECT name FROM poet ORDER BY born",
     ),
     (
-        "CREATE TABLE bridge (length INTEGER, river VARCHAR)\n-- What is the average length of the bridges over the Tweed?",
+        "CREATE TABLE bridge (length INTEGER, river VARCHAR)\n\
+         -- What is the average length of the bridges over the Tweed?",
         "SELECT AVG(length) FROM bridge WHERE river = \"Tweed\"",
     ),
     (
-        "CREATE TABLE choir (voices INTEGER, city VARCHAR)\n-- What are the different cities that have a choir?",
+        "CREATE TABLE choir (voices INTEGER, city VARCHAR)\n\
+         -- What are the different cities that have a choir?",
         "SELECT DISTINCT city FROM choir",
     ),
 ];
 
 /// A data file of these chats.
-fn rows(folder: &Path, rows: &[(&str, &str)]) -> PathBuf {
-    let row = |(question, answer): &(&str, &str)| {
-        let messages = json!([
-            {"role": "user", "content": question},
-            {"role": "assistant", "content": answer},
-        ]);
-        json!({ "messages": messages }).to_string() + "\n"
-    };
+fn rows(folder: &Path, chats: &[(&str, &str)]) -> PathBuf {
     let path = folder.join("rows.jsonl");
-    std::fs::write(&path, rows.iter().map(row).collect::<String>()).unwrap();
+    write_chats(&path, chats);
     path
 }
 
 fn eval(data: &Path, args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tombola"));
+    let mut command = tombola();
     command.arg("eval").arg("--data").arg(data).args(args);
     command.env("TOMBOLA_CACHE_DIR", cache().path());
     command.output().expect("the binary starts")
@@ -76,7 +80,7 @@ fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-/// The one line that says what is wrong.
+/// The error of a failed run, which has to be one line.
 fn error(output: &Output) -> String {
     assert!(!output.status.success());
     assert!(output.stdout.is_empty());
@@ -120,9 +124,9 @@ fn a_ticket_is_measured_beside_the_base() {
         "{report}"
     );
 
-    // The same loss alone and with other rows away, to the eye.
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/adapters/sql.safetensors");
-    let args = ["--ticket", file, "--no-answers", "--limit", "8"];
+    // The same losses in the table.
+    let file = package("adapters/sql.safetensors");
+    let args = ["--ticket", utf8(&file), "--no-answers", "--limit", "8"];
     let output = eval(&data, &args);
     let table = stdout(&output);
     let lines: Vec<Vec<&str>> = table
@@ -159,13 +163,13 @@ fn a_quantised_base_has_the_loss_of_the_dense_one() {
     };
     let (dense, kept) = (losses(&[]), losses(&["--keep-quantized"]));
     assert_eq!(dense[0], kept[0]);
-    // Applied here and overlaid there: rounded otherwise.
+    // The ticket is applied to one and overlaid on the other, which rounds differently.
     assert!((dense[1] - kept[1]).abs() < 1e-3, "{dense:?} {kept:?}");
     assert!(kept[1] < kept[0]);
 }
 
 #[test]
-fn long_rows_are_cut_and_told() {
+fn long_rows_are_cut_and_reported() {
     let folder = tempfile::tempdir().unwrap();
     let long = "SELECT one ".repeat(40);
     let data = rows(folder.path(), &[ROWS[0], ("Say it.", &long)]);
@@ -177,15 +181,15 @@ fn long_rows_are_cut_and_told() {
         (&json!(2), &json!(1))
     );
     assert_eq!(report["results"][0]["exact_match"], Value::Null, "{report}");
-    let told = String::from_utf8_lossy(&output.stderr);
+    let warnings = String::from_utf8_lossy(&output.stderr);
     assert!(
-        told.contains("rows cut to 100 tokens (--max-length): 1"),
-        "{told}"
+        warnings.contains("rows cut to 100 tokens (--max-length): 1"),
+        "{warnings}"
     );
 }
 
 #[test]
-fn degrees_are_reported_under_their_own_name() {
+fn rouge_l_is_reported_under_its_own_name() {
     let folder = tempfile::tempdir().unwrap();
     let data = rows(folder.path(), &ROWS[..2]);
     let args = [
@@ -207,7 +211,7 @@ fn degrees_are_reported_under_their_own_name() {
 }
 
 #[test]
-fn what_cannot_be_evaluated_says_why_in_one_line() {
+fn errors_are_one_line() {
     let folder = tempfile::tempdir().unwrap();
     let data = rows(folder.path(), &ROWS);
     let missing = folder.path().join("missing.jsonl");
@@ -223,7 +227,7 @@ fn what_cannot_be_evaluated_says_why_in_one_line() {
         text.contains("`nosuch`") && text.contains("adapters/nosuch.safetensors"),
         "{text}"
     );
-    let text = error(&eval(&data, &["--ticket", data.to_str().unwrap()]));
+    let text = error(&eval(&data, &["--ticket", utf8(&data)]));
     assert!(text.contains("rows.jsonl: "), "{text}");
     let args = ["--no-answers", "--match", "sql"];
     let output = eval(&data, &args);
@@ -237,13 +241,15 @@ fn a_ticket_for_another_base_is_refused_and_named() {
     let folder = tempfile::tempdir().unwrap();
     let data = rows(folder.path(), &ROWS[..1]);
     let other = load_tiny("qwen2", Dtype::F32).manifest;
-    let (name, parameter) = other.parameters.iter().find(|(_, p)| p.adaptable).unwrap();
-    let shape = [parameter.shape[0], parameter.shape[1]];
-    let delta = random_delta(shape, 0.1, 0.1, true, &mut StdRng::seed_from_u64(1));
+    let deltas = RandomDeltas {
+        density: 0.1,
+        largest: 0.1,
+        dtype: DeltaDtype::Bf16,
+    };
+    let tensors = deltas.tensors(&other, &mut StdRng::seed_from_u64(1), |_, _| true);
     let file = folder.path().join("foreign.safetensors");
-    let ticket = encode_ticket(&other, &BTreeMap::from([(name.clone(), delta)]));
-    std::fs::write(&file, ticket).unwrap();
-    let args = ["--no-answers", "--ticket", file.to_str().unwrap()];
+    std::fs::write(&file, encode_ticket(&other, &tensors)).unwrap();
+    let args = ["--no-answers", "--ticket", utf8(&file)];
     let text = error(&eval(&data, &args));
     let fingerprint = other.fingerprint.to_string();
     assert!(text.contains("foreign.safetensors: "), "{text}");

@@ -1,6 +1,8 @@
+//! `POST /v1/chat/completions`.
+
 use serde_json::{Value, json};
 
-use super::fixture::{CONTEXT, Server};
+use crate::support::echo::{CONTEXT, Server};
 
 const PATH: &str = "/v1/chat/completions";
 
@@ -31,7 +33,7 @@ async fn an_answer_has_openais_shape() {
         "usage": {"prompt_tokens": 8, "completion_tokens": 9, "total_tokens": 17},
     });
     assert_eq!(answer, expected);
-    // What the context leaves is the default.
+    // The default is the rest of the context.
     assert_eq!(server.last_request().params.max_tokens, CONTEXT - 8);
 }
 

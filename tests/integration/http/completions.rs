@@ -1,6 +1,8 @@
+//! `POST /v1/completions`.
+
 use serde_json::{Value, json};
 
-use super::fixture::Server;
+use crate::support::echo::Server;
 
 const PATH: &str = "/v1/completions";
 
@@ -31,7 +33,7 @@ async fn an_answer_has_openais_shape() {
 }
 
 #[tokio::test]
-async fn a_prompt_is_text_or_tokens_one_or_many() {
+async fn a_request_has_one_or_several_prompts_of_text_or_tokens() {
     let server = Server::new();
     for (prompt, expected) in [
         (json!("ab"), vec!["ab"]),
@@ -106,7 +108,7 @@ async fn defaults_and_nulls_are_openais() {
     });
     server.ok(PATH, body).await;
     assert_eq!(server.last_request().params, Default::default());
-    // The default is cut to what the context holds; an explicit number is not.
+    // The default is cut to the rest of the context; an explicit number is not.
     server.ok(PATH, json!({"prompt": "a".repeat(60)})).await;
     assert_eq!(server.last_request().params.max_tokens, 4);
 }
@@ -126,7 +128,7 @@ async fn max_tokens_and_stop_tokens_end_a_text() {
     };
     let length = ends(json!({"prompt": "abcd", "max_tokens": 2})).await;
     assert_eq!(length, (json!("ab"), json!("length"), json!(2)));
-    // Cut inside a character: what is there of it is shown as a replacement character.
+    // Cut inside a character, whose bytes so far become a replacement character.
     let cut = ends(json!({"prompt": "aä", "max_tokens": 2})).await;
     assert_eq!(cut, (json!("a\u{fffd}"), json!("length"), json!(2)));
     let hidden = ends(json!({"prompt": "abcd", "stop_token_ids": [99]})).await;
@@ -188,7 +190,7 @@ async fn logprobs_have_openais_shape() {
         ],
     });
     assert_eq!(answer["choices"][0]["logprobs"], expected);
-    // None asked for: the chosen token alone.
+    // No alternatives requested: the chosen token alone.
     let answer = server.ok(PATH, json!({"prompt": "a", "logprobs": 0})).await;
     assert_eq!(
         answer["choices"][0]["logprobs"]["top_logprobs"][0],
@@ -206,7 +208,7 @@ async fn a_stream_gives_the_same_text_in_chunks() {
         .iter()
         .map(|c| c["choices"][0]["text"].as_str().unwrap())
         .collect();
-    // A character comes whole.
+    // A character is never split between chunks.
     assert_eq!(texts, ["h", "ä", ""]);
     let mut first = chunks[0].clone();
     for key in ["id", "created"] {
@@ -222,7 +224,7 @@ async fn a_stream_gives_the_same_text_in_chunks() {
 }
 
 #[tokio::test]
-async fn a_stream_reports_usage_last_where_asked() {
+async fn a_stream_reports_usage_last_if_requested() {
     let server = Server::new();
     let body = json!({
         "prompt": ["ab", "c"], "n": 2, "stream": true,

@@ -1,8 +1,10 @@
+//! Refusals and failures, in OpenAI's error shape.
+
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode};
 use serde_json::{Value, json};
 
-use super::fixture::{BREAKING, CAPACITY, DEADLY, SILENT, Server, refusal};
+use crate::support::echo::{BREAKING, CAPACITY, DEADLY, SILENT, Server, refusal};
 
 const COMPLETIONS: &str = "/v1/completions";
 const CHAT: &str = "/v1/chat/completions";
@@ -76,7 +78,7 @@ async fn values_out_of_range_are_refused_by_name() {
 }
 
 #[tokio::test]
-async fn what_is_not_supported_is_said_not_ignored() {
+async fn unsupported_parameters_are_refused_not_ignored() {
     let server = Server::new();
     for (param, value) in [
         ("echo", json!(true)),
@@ -105,7 +107,7 @@ async fn what_is_not_supported_is_said_not_ignored() {
 }
 
 #[tokio::test]
-async fn broken_conversations_are_refused_where_they_break() {
+async fn malformed_conversations_are_refused_by_path() {
     let server = Server::new();
     for (messages, param) in [
         (json!(null), "messages"),
@@ -136,7 +138,7 @@ async fn broken_conversations_are_refused_where_they_break() {
 }
 
 #[tokio::test]
-async fn what_does_not_fit_the_context_is_refused() {
+async fn requests_beyond_the_context_are_refused() {
     let server = Server::new();
     let exceeded = |param: &str| (400, param.to_owned(), "context_length_exceeded".to_owned());
     for body in [
@@ -159,7 +161,7 @@ async fn what_does_not_fit_the_context_is_refused() {
 }
 
 #[tokio::test]
-async fn unknown_things_are_404_and_wrong_methods_405_in_json() {
+async fn unknown_names_are_404_and_wrong_methods_405_in_json() {
     let server = Server::new();
     let not_found = |code: &str, param: &str| (404, param.to_owned(), code.to_owned());
     let unknown_model = not_found("model_not_found", "model");
@@ -236,7 +238,7 @@ async fn a_full_queue_is_429_with_retry_after_and_empties_again() {
     assert_eq!(headers["retry-after"], "1");
     let answer: Value = serde_json::from_str(&answer).unwrap();
     assert_eq!(refusal(status, &answer).2, "queue_full");
-    // One place is left, and all of them once the others are gone.
+    // One place is left, and all places once the others are gone.
     server.ok(COMPLETIONS, json!({"prompt": "a"})).await;
     waiting.abort();
     server.wait_for_cancelled(CAPACITY - 1).await;
@@ -246,7 +248,7 @@ async fn a_full_queue_is_429_with_retry_after_and_empties_again() {
 }
 
 #[tokio::test]
-async fn a_ticket_that_breaks_the_model_is_told_apart() {
+async fn a_ticket_that_breaks_the_model_has_its_own_error() {
     let server = Server::new();
     let prompt = format!("ab{BREAKING}");
     let broken = (422, String::new(), "broken_ticket".to_owned());
@@ -290,7 +292,7 @@ async fn an_engine_that_dies_is_an_error_not_an_end() {
 }
 
 #[tokio::test]
-async fn internals_are_not_told() {
+async fn internal_errors_are_not_shown() {
     let server = Server::new();
     std::fs::write(server.tickets.path().join("sql.safetensors"), "changed").unwrap();
     let (status, answer) = server
@@ -298,6 +300,6 @@ async fn internals_are_not_told() {
         .await;
     assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
     assert!(!answer.to_string().contains("safetensors"), "{answer}");
-    // The base is served all the same.
+    // The base is still served.
     server.ok(COMPLETIONS, json!({"prompt": "a"})).await;
 }

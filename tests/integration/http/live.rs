@@ -1,4 +1,4 @@
-//! What only a real connection shows: disconnects, the drain, bodies that are cut.
+//! Behaviour that needs a real connection: disconnects, the drain, bodies that end early.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tombola::server::{Drained, StartupGate, serve};
 
-use super::fixture::{ENDLESS, SILENT, Server};
+use crate::support::echo::{ENDLESS, SILENT, Server};
 
 struct Live {
     server: Server,
@@ -49,7 +49,7 @@ impl Live {
     async fn wait_for_requests(&self, requests: usize) {
         let deadline = Instant::now() + Duration::from_secs(10);
         while self.server.seen.requests.lock().unwrap().len() < requests {
-            assert!(Instant::now() < deadline, "the engine was not asked");
+            assert!(Instant::now() < deadline, "the engine received no request");
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
@@ -93,16 +93,19 @@ async fn a_client_that_leaves_before_the_first_token_cancels_too() {
 }
 
 #[tokio::test]
-async fn a_drain_waits_for_what_runs_and_takes_no_more() {
+async fn a_drain_waits_for_running_requests_and_accepts_no_more() {
     let live = Live::start(LONG).await;
-    // Endless but for the stop string, which comes after 100 tokens of 2 ms.
+    // Ends only by the stop string, after 100 tokens of 2 ms.
     let body = json!({"prompt": ENDLESS, "stop": "x".repeat(100), "stream": true});
     let mut connection = live.post(&body).await;
     live.wait_for_requests(1).await;
     live.stop.send(()).unwrap();
     let deadline = Instant::now() + Duration::from_secs(10);
     while TcpStream::connect(live.address).await.is_ok() {
-        assert!(Instant::now() < deadline, "new connections are still taken");
+        assert!(
+            Instant::now() < deadline,
+            "new connections are still accepted"
+        );
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     let (status, body) = live.server.get("/ready").await;
@@ -134,7 +137,7 @@ async fn a_drain_is_bounded() {
 }
 
 #[tokio::test]
-async fn an_upload_that_is_cut_leaves_no_file() {
+async fn an_interrupted_upload_leaves_no_file() {
     let live = Live::start(LONG).await;
     let mut connection = TcpStream::connect(live.address).await.unwrap();
     let head = "POST /v1/tickets HTTP/1.1\r\nHost: a\r\nContent-Length: 3000\r\n\
@@ -157,7 +160,7 @@ async fn an_upload_that_is_cut_leaves_no_file() {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    // The published ticket and the one on its way.
+    // The published ticket and the upload in progress.
     wait_for(2).await;
     drop(connection);
     wait_for(1).await;
@@ -181,7 +184,7 @@ async fn a_client_that_stops_sending_is_not_waited_for() {
     assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
 }
 
-/// The status and body of a request to `path`, on a connection of its own.
+/// The status and the whole response of a request to `path`, on a new connection.
 async fn get(address: SocketAddr, path: &str) -> (u16, String) {
     let mut connection = TcpStream::connect(address).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
@@ -193,7 +196,7 @@ async fn get(address: SocketAddr, path: &str) -> (u16, String) {
 }
 
 #[tokio::test]
-async fn before_the_base_is_loaded_it_says_so() {
+async fn before_the_base_is_loaded_the_server_says_so() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     let gate = StartupGate::default();

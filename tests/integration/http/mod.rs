@@ -1,9 +1,9 @@
-//! The HTTP server over an engine that echoes: routes, shapes, errors, streams, uploads, the end.
+//! The HTTP server over an echoing engine: routes, response shapes, errors, streams, uploads and
+//! the drain.
 
 mod chat;
 mod completions;
 mod errors;
-pub mod fixture;
 mod live;
 mod ops;
 mod tickets;

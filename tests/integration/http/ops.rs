@@ -1,3 +1,5 @@
+//! Health, models, the base and metrics.
+
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
@@ -6,7 +8,7 @@ use axum::http::{Request, StatusCode};
 use serde_json::{Value, json};
 use tombola::ticket::Digest;
 
-use super::fixture::{CONTEXT, Server};
+use crate::support::echo::{CONTEXT, Server};
 
 #[tokio::test]
 async fn a_server_is_ready_once_its_engine_runs() {
@@ -105,9 +107,9 @@ async fn metrics_follow_the_requests() {
     }
 }
 
-/// Prometheus' own linter, where it is installed.
+/// Prometheus' own linter, if it is installed.
 #[tokio::test]
-async fn promtool_finds_nothing() {
+async fn promtool_finds_no_fault() {
     let server = Server::new();
     server
         .ok("/v1/completions", json!({"model": "sql", "prompt": "abc"}))
@@ -127,7 +129,7 @@ async fn promtool_finds_nothing() {
         .stderr(Stdio::piped())
         .spawn();
     let Ok(mut promtool) = promtool else {
-        eprintln!("promtool is not installed: its check is left out");
+        eprintln!("promtool is not installed: its check is skipped");
         return;
     };
     promtool

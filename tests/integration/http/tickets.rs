@@ -1,13 +1,15 @@
+//! Uploads and deletions of tickets.
+
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use serde_json::{Value, json};
 use tombola::ticket::Digest;
 
-use super::fixture::{MAX_TICKET_BYTES, Server, refusal, ticket_file};
+use crate::support::echo::{MAX_TICKET_BYTES, Server, refusal, ticket_file};
 
 const PATH: &str = "/v1/tickets";
 
-/// A form of these fields, in this order; `file` gets a file name as clients send one.
+/// A form of these fields, in this order; `file` has a file name, as clients send it.
 fn form(fields: &[(&str, &[u8])]) -> Request<Body> {
     let mut body = Vec::new();
     for (name, content) in fields {
@@ -57,7 +59,7 @@ fn refused(status: u16, param: &str, code: &str) -> (u16, String, String) {
 }
 
 #[tokio::test]
-async fn an_upload_is_served_at_once_in_whatever_order_its_fields_come() {
+async fn an_upload_is_served_at_once_in_any_order_of_its_fields() {
     let server = Server::new();
     let file = ticket_file(2);
     for (name, fields) in [
@@ -190,7 +192,7 @@ async fn bad_uploads_are_refused_and_leave_nothing_behind() {
 }
 
 #[tokio::test]
-async fn the_reason_why_a_ticket_is_refused_is_told() {
+async fn the_reason_of_a_refused_ticket_is_shown() {
     let server = Server::new();
     let (_, answer) = server
         .upload(form(&[("name", b"new"), ("file", b"\x80\x04pickle")]))
@@ -201,7 +203,7 @@ async fn the_reason_why_a_ticket_is_refused_is_told() {
 }
 
 #[tokio::test]
-async fn what_is_not_a_form_is_400() {
+async fn bodies_that_are_not_forms_are_400() {
     let server = Server::new();
     let invalid_body = refused(400, "", "invalid_body");
     let json = Request::post(PATH).body(Body::from("{}")).unwrap();

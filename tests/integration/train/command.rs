@@ -1,18 +1,19 @@
-//! `tombola train` as people run it: the real binary on the real default base.
+//! `tombola train`: the real binary on the default base.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tempfile::TempDir;
 use tombola::ticket::Ticket;
 
-use crate::common::cache;
+use crate::support::data_files::chat_row;
+use crate::support::environment::{self, cache, package};
 
-/// A folder of its own for every run of a test.
+/// A temporary working folder with a data file.
 struct Place(TempDir);
 
 impl Place {
@@ -26,30 +27,14 @@ impl Place {
         self.0.path().join(name)
     }
 
-    /// Six steps of a random mask at 0.1 %, two rows each.
+    /// Trains for six steps of two rows, with a random mask of 0.1 %.
     fn command(&self, more: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tombola"));
+        let mut command = environment::tombola();
         command
             .current_dir(self.0.path())
-            .args([
-                "train",
-                "--data",
-                "rows.jsonl",
-                "--name",
-                "cats",
-                "--out",
-                "out",
-            ])
-            .args(["--score", "random", "--density", "0.001"])
-            .args([
-                "--steps",
-                "6",
-                "--batch",
-                "2",
-                "--lr",
-                "1e-3",
-                "--cache-dir",
-            ])
+            .args("train --data rows.jsonl --name cats --out out".split(' '))
+            .args("--score random --density 0.001 --steps 6 --batch 2 --lr 1e-3".split(' '))
+            .arg("--cache-dir")
             .arg(cache().path())
             .args(more)
             .stdin(Stdio::null());
@@ -75,11 +60,11 @@ impl Place {
 
 fn rows(n: usize) -> String {
     let row = |i: usize| {
-        let row = json!({"messages": [
-            {"role": "user", "content": format!("How many cats are in room {i}?")},
-            {"role": "assistant", "content": format!("SELECT COUNT(*) FROM cats WHERE room = {i}")},
-        ]});
-        format!("{row}\n")
+        let question = format!("How many cats are in room {i}?");
+        chat_row(
+            &question,
+            &format!("SELECT COUNT(*) FROM cats WHERE room = {i}"),
+        )
     };
     (0..n).map(row).collect()
 }
@@ -121,14 +106,8 @@ fn a_ticket_is_trained_reported_and_the_same_after_a_kill() {
     assert!(report.contains("cats") && report.contains("</html>"));
 
     let killed = Place::new();
-    let arguments = [
-        "--valid",
-        "rows.jsonl",
-        "--license",
-        "CC0-1.0",
-        "--save-every",
-        "2",
-    ];
+    let arguments = "--valid rows.jsonl --license CC0-1.0 --save-every 2";
+    let arguments: Vec<&str> = arguments.split(' ').collect();
     let mut child = killed.command(&arguments);
     let mut child = child
         .stdout(Stdio::null())
@@ -140,9 +119,9 @@ fn a_ticket_is_trained_reported_and_the_same_after_a_kill() {
     while !killed.metrics().iter().any(step) {
         assert!(
             child.try_wait().unwrap().is_none(),
-            "it ended before it could be killed"
+            "the run ended before it could be killed"
         );
-        assert!(Instant::now() < deadline, "it took no step");
+        assert!(Instant::now() < deadline, "the run took no step");
         sleep(Duration::from_millis(20));
     }
     child.kill().unwrap();
@@ -169,7 +148,7 @@ fn a_ticket_is_trained_reported_and_the_same_after_a_kill() {
 }
 
 #[test]
-fn an_interrupt_saves_and_says_how_to_go_on() {
+fn an_interrupt_saves_the_run_and_names_resume() {
     let place = Place::new();
     let mut command = place.command(&["--steps", "500"]);
     let child = command
@@ -179,18 +158,17 @@ fn an_interrupt_saves_and_says_how_to_go_on() {
         .unwrap();
     let deadline = Instant::now() + Duration::from_secs(300);
     while !place.metrics().iter().any(|event| event["event"] == "step") {
-        assert!(Instant::now() < deadline, "it took no step");
+        assert!(Instant::now() < deadline, "the run took no step");
         sleep(Duration::from_millis(20));
     }
-    let pid = child.id().to_string();
-    let sent = Command::new("sh")
-        .args(["-c", "kill -s INT \"$0\"", &pid])
-        .status();
-    assert!(sent.expect("kill runs").success());
+    environment::signal("INT", child.id());
     let output = child.wait_with_output().unwrap();
     assert!(!output.status.success());
-    let said = stderr(&output);
-    assert!(said.contains("is saved; --resume continues it"), "{said}");
+    let message = stderr(&output);
+    assert!(
+        message.contains("is saved; --resume continues it"),
+        "{message}"
+    );
     assert!(place.path("runs/cats/state.safetensors").exists() && !place.ticket().exists());
 }
 
@@ -201,19 +179,19 @@ fn a_malformed_row_is_named_and_nothing_is_trained() {
     fs::write(place.path("rows.jsonl"), text).unwrap();
     let output = place.run(&[]);
     assert!(!output.status.success());
-    let said = stderr(&output);
+    let message = stderr(&output);
     assert!(
-        said.contains("rows.jsonl") && said.contains("line 4"),
-        "{said}"
+        message.contains("rows.jsonl") && message.contains("line 4"),
+        "{message}"
     );
     assert!(!place.path("runs").exists() && !place.path("out").exists());
 }
 
 #[test]
-fn a_full_disk_is_told_and_leaves_no_half_written_file() {
+fn a_full_disk_is_reported_and_leaves_no_partial_file() {
     let place = Place::new();
     let command = place.command(&[]);
-    // A limit on the size of files stands for a disk that is full.
+    // A limit on the size of files stands for a full disk.
     let mut limited = Command::new("sh");
     limited
         .current_dir(place.0.path())
@@ -223,10 +201,10 @@ fn a_full_disk_is_told_and_leaves_no_half_written_file() {
         .stdin(Stdio::null());
     let output = limited.output().expect("a shell");
     assert!(!output.status.success());
-    let said = stderr(&output);
+    let message = stderr(&output);
     assert!(
-        said.contains("cannot write") && said.contains("state.safetensors"),
-        "{said}"
+        message.contains("cannot write") && message.contains("state.safetensors"),
+        "{message}"
     );
     let run = place.path("runs/cats");
     let names = fs::read_dir(&run)
@@ -243,7 +221,7 @@ fn a_full_disk_is_told_and_leaves_no_half_written_file() {
 #[test]
 fn a_ticket_that_cannot_be_written_is_not_lost() {
     let place = Place::new();
-    // Nothing can take a folder's name.
+    // A file cannot replace a folder that is not empty.
     fs::create_dir_all(place.ticket().join("in the way")).unwrap();
     let output = place.run(&[]);
     assert!(!output.status.success());
@@ -261,18 +239,9 @@ fn a_ticket_that_cannot_be_written_is_not_lost() {
 fn a_ticket_on_top_of_another_is_measured_with_it() {
     let place = Place::new();
     assert_success(&place.run(&[]));
-    let more = [
-        "--name",
-        "dogs",
-        "--avoid",
-        "cats",
-        "--on-top-of",
-        "cats",
-        "--seed",
-        "1",
-    ];
-    let valid = ["--valid", "rows.jsonl", "--no-answers"];
-    let output = place.run(&[&more[..], &valid].concat());
+    let arguments =
+        "--name dogs --avoid cats --on-top-of cats --seed 1 --valid rows.jsonl --no-answers";
+    let output = place.run(&arguments.split(' ').collect::<Vec<_>>());
     assert_success(&output);
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(printed.contains("cats + dogs"), "{printed}");
@@ -296,9 +265,9 @@ fn tickets_that_cannot_be_used_are_refused_before_training() {
     assert!(!place.ticket().exists());
 }
 
-/// The path is only named here, so that a reader finds what the product writes there.
+/// `tombola train` writes to `runs/` by default.
 #[test]
 fn the_default_run_folder_is_not_tracked() {
-    let ignored = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(".gitignore"));
+    let ignored = fs::read_to_string(package(".gitignore"));
     assert!(ignored.unwrap().lines().any(|line| line == "/runs"));
 }

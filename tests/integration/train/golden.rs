@@ -1,6 +1,7 @@
-//! PyTorch's own run of the method, step for step.
+//! The method step by step against a run in PyTorch.
 
 use super::*;
+use crate::support::player::Player;
 
 fn losses(events: &[Event], wanted: Phase) -> Vec<f64> {
     let loss = |event: &Event| match event {
@@ -34,7 +35,7 @@ fn golden_losses_positions_and_logprobs() {
         println!("{name}: worst difference {:.4} %", 100.0 * worst);
         assert!(worst < 0.01, "{name}: {got:?}");
     }
-    let mut base = load_tiny("llama-untied", Dtype::F32);
+    let mut base = load_tiny(LLAMA, Dtype::F32);
     let got = positions(&trained.ticket, &base);
     let want: BTreeMap<String, BTreeSet<usize>> =
         serde_json::from_value(golden["kept_positions"].clone()).unwrap();

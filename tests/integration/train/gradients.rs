@@ -1,11 +1,13 @@
-//! The written-out backward pass against finite differences, and its forward pass against serving.
+//! The hand-written backward pass against finite differences, and the forward pass against serving.
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::*;
+use crate::support::bases::TINY;
+use crate::support::player::Player;
 
-/// Dense gradients of every slot.
+/// Dense gradients of all slots.
 #[derive(Default)]
 struct Dense(BTreeMap<Slot, Tensor>);
 
@@ -63,7 +65,8 @@ fn random_like(tensor: &Tensor, rng: &mut StdRng) -> Tensor {
     Tensor::from_vec(values, tensor.shape(), tensor.device()).unwrap()
 }
 
-/// Along the gradient's own direction, and along random ones, the loss changes as the gradient says.
+/// The slope of the loss equals the gradient, along the gradient itself and along random
+/// directions.
 #[test]
 fn gradients_equal_finite_differences_in_all_families() {
     for name in TINY {
@@ -103,8 +106,9 @@ fn gradients_equal_finite_differences_in_all_families() {
                 let own = slope(&(gradient / total).unwrap(), 2e-2 / total.max(1.0));
                 let near = (own - total).abs() < 0.02 * total + 2e-3;
                 assert!(near, "{name} {slot}: {total}, the loss's slope {own}");
-                // A random direction sees every part of the tensor: what the gradient lacked would
-                // be about its size over the root of the number of weights.
+                // A random direction covers every part of the tensor: a missing part of the
+                // gradient would show as about its norm over the square root of the number of
+                // weights.
                 let weights = gradient.elem_count() as f64;
                 for _ in 0..3 {
                     let random = random_like(gradient, &mut rng);

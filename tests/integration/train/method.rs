@@ -1,4 +1,4 @@
-//! What the method promises: resumed runs, masks, LoTTO.
+//! Resumed runs, divergence, masks and LoTTO.
 
 use super::*;
 
@@ -38,7 +38,7 @@ fn a_resumed_run_makes_the_same_ticket() {
 }
 
 #[test]
-fn a_run_that_diverges_says_so_and_keeps_what_it_saved() {
+fn a_run_that_diverges_says_so_and_keeps_its_saved_state() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = short();
     config.adapt.learning_rate = f32::MAX;
@@ -57,12 +57,14 @@ fn a_run_that_diverges_says_so_and_keeps_what_it_saved() {
     assert!(folder.path().join("state.safetensors").exists());
 }
 
+/// The ticket of a run, written and read back.
 fn bound(trained: &Trained, base: &Base) -> BoundTicket {
     let (metadata, tensors) = (trained.ticket.metadata(), trained.ticket.tensors());
     let ticket = Ticket::from_bytes(&Ticket::encode(metadata, tensors).unwrap()).unwrap();
     ticket.bind(&base.manifest, false).unwrap()
 }
 
+/// Runs in a temporary folder.
 fn run(run: Run) -> Trained {
     let folder = tempfile::tempdir().unwrap();
     run.go(folder.path(), &mut Vec::new()).unwrap()
@@ -70,7 +72,7 @@ fn run(run: Run) -> Trained {
 
 #[test]
 fn lotto_trains_on_top_of_a_ticket_and_leaves_its_positions_alone() {
-    let mut base = load_tiny("llama-untied", Dtype::F32);
+    let mut base = load_tiny(LLAMA, Dtype::F32);
     let first = run(Run::new(short()));
     let ticket = Arc::new(bound(&first, &base));
     let second = run(Run {
@@ -90,7 +92,7 @@ fn lotto_trains_on_top_of_a_ticket_and_leaves_its_positions_alone() {
     for (name, kept) in &b {
         assert!(a.get(name).is_none_or(|a| a.is_disjoint(kept)), "{name}");
     }
-    // Both tickets as one are what the second run trained.
+    // The second run trained on top of the first: both tickets merged have its loss.
     let tickets = [(bound(&first, &base), 1.0), (bound(&second, &base), 1.0)];
     let both = merge(&tickets, &base.manifest, "both", DeltaDtype::Bf16, None).unwrap();
     let both = both.bind(&base.manifest, false).unwrap();
@@ -107,7 +109,7 @@ fn lotto_trains_on_top_of_a_ticket_and_leaves_its_positions_alone() {
 
 #[test]
 fn a_mask_comes_from_a_ticket_or_from_a_tuned_checkpoint() {
-    let base = load_tiny("llama-untied", Dtype::F32);
+    let base = load_tiny(LLAMA, Dtype::F32);
     let folder = tempfile::tempdir().unwrap();
     let whole = run(Run {
         keep: Some(folder.path()),
@@ -133,7 +135,7 @@ fn a_mask_comes_from_a_ticket_or_from_a_tuned_checkpoint() {
         ticket["mask_from"]["ticket"],
         whole.ticket.digest().to_string()
     );
-    // What decided nothing is not stated.
+    // Settings that had no effect are not recorded.
     assert!(score["train"]["calibrate"].is_object() && score["train"]["density"].is_number());
     assert!(checkpoint["train"]["calibrate"].is_null() && checkpoint["train"]["scope"].is_string());
     assert!(ticket["train"]["calibrate"].is_null() && ticket["train"]["density"].is_null());
@@ -144,9 +146,9 @@ fn a_mask_comes_from_a_ticket_or_from_a_tuned_checkpoint() {
 }
 
 #[test]
-fn scores_choose_different_masks_of_the_same_size() {
-    let base = load_tiny("llama-untied", Dtype::F32);
-    let of = |score, scope| {
+fn scores_select_different_masks_of_the_same_size() {
+    let base = load_tiny(LLAMA, Dtype::F32);
+    let mask = |score, scope| {
         let config = TrainConfig {
             score,
             scope,
@@ -163,13 +165,13 @@ fn scores_choose_different_masks_of_the_same_size() {
         Score::Saliency,
         Score::Random,
     ];
-    let masks = scores.map(|score| of(score, Scope::Global));
+    let masks = scores.map(|score| mask(score, Scope::Global));
     let kept = (base.manifest.adaptable_weights() as f64 * 0.1) as usize;
     for (i, mask) in masks.iter().enumerate() {
         assert_eq!(size(mask), kept);
         assert!(masks[..i].iter().all(|other| other != mask));
     }
-    let even = of(Score::TaskVector, Scope::Tensor);
+    let even = mask(Score::TaskVector, Scope::Tensor);
     for (name, positions) in &even {
         let weights: usize = base.manifest.parameters[name].shape.iter().product();
         assert_eq!(positions.len(), (weights as f64 * 0.1) as usize, "{name}");

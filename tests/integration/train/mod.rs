@@ -1,4 +1,5 @@
-//! The trainer against PyTorch, against finite differences, and against itself.
+//! The trainer against PyTorch, against finite differences, and against itself. This file sets up
+//! runs on the tiny base.
 
 mod command;
 mod golden;
@@ -23,8 +24,10 @@ use tombola::train::{
     Trained, train,
 };
 
-use crate::common::{Player, TINY, golden, golden_json, ids, load_tiny};
+use crate::support::bases::{LLAMA, load_tiny, tiny_folder};
+use crate::support::environment::{golden_json, ids};
 
+/// The golden's configuration.
 fn config() -> TrainConfig {
     TrainConfig {
         name: "golden".to_owned(),
@@ -52,7 +55,7 @@ fn config() -> TrainConfig {
     }
 }
 
-/// The golden's batches as rows of which the tokens after the prompt are learned.
+/// The golden's batches as rows. The tokens after the prompt of six are learned.
 fn dataset() -> Dataset {
     let golden = golden_json("train-tiny.json");
     let batches = golden["batches"].as_array().expect("batches");
@@ -74,17 +77,17 @@ fn dataset() -> Dataset {
     }
 }
 
-/// How a run differs from the golden's.
+/// A run of the trainer, and how it differs from the golden's.
 struct Run<'a> {
     config: TrainConfig,
     existing: Existing,
     save_every: usize,
-    /// Stop after so many steps of both phases.
+    /// Number of steps, of both phases together, after which the run is interrupted.
     stop_after: Option<usize>,
     mask: MaskSource<'a>,
     avoid: Vec<Arc<BoundTicket>>,
     on_top_of: Option<Arc<BoundTicket>>,
-    /// Where the calibrated base is kept.
+    /// Folder that keeps the calibrated base.
     keep: Option<&'a Path>,
 }
 
@@ -102,16 +105,17 @@ impl Run<'_> {
         }
     }
 
+    /// Runs in `folder`, adding its events to `events`.
     fn go(self, folder: &Path, events: &mut Vec<Event>) -> Result<Trained, TrainError> {
         let data = dataset();
-        let checkpoint = Checkpoint::open(&Files::Folder(golden("tiny/llama-untied"))).unwrap();
+        let checkpoint = Checkpoint::open(&Files::Folder(tiny_folder(LLAMA))).unwrap();
         let stop = AtomicBool::new(false);
         let mut keep = |parameters: &BTreeMap<String, Tensor>| match self.keep {
             Some(folder) => save_folder(folder, checkpoint.config(), parameters)
                 .map_err(|error| error.to_string()),
             None => Ok(()),
         };
-        let base = load_tiny("llama-untied", Dtype::F32);
+        let base = load_tiny(LLAMA, Dtype::F32);
         let request = TrainRequest {
             config: self.config,
             start: Start {
@@ -150,7 +154,7 @@ impl Run<'_> {
     }
 }
 
-/// The positions of every parameter of a ticket.
+/// The flat positions that a ticket touches, by parameter.
 fn positions(ticket: &Ticket, base: &Base) -> BTreeMap<String, BTreeSet<usize>> {
     let tensors = ticket.tensors().iter().map(|(name, delta)| {
         let width = base.manifest.parameters[name].shape[1];
@@ -160,11 +164,13 @@ fn positions(ticket: &Ticket, base: &Base) -> BTreeMap<String, BTreeSet<usize>> 
     tensors.collect()
 }
 
+/// The mean loss over the learned tokens of `rows`.
 fn mean(backprop: &Backprop, rows: &Rows) -> f64 {
     let losses = backprop.losses(rows).unwrap();
     losses.iter().map(|&l| f64::from(l)).sum::<f64>() / losses.len() as f64
 }
 
+/// A short run of both phases.
 fn short() -> TrainConfig {
     TrainConfig {
         calibrate: PhaseConfig {

@@ -1,8 +1,7 @@
-//! A server without a model: a byte-level tokenizer, a tiny base, and an engine that answers with
-//! the prompt it was given.
+//! An HTTP server without a model: a byte-level tokenizer, the manifest of a tiny base, and an
+//! engine that echoes each prompt.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -10,7 +9,7 @@ use std::{fs, thread};
 
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::mpsc::UnboundedSender;
 use tombola::engine::{
@@ -20,29 +19,28 @@ use tombola::engine::{
 use tombola::metrics::Metrics;
 use tombola::registry::{MemoryOf, Registry, RegistryOptions};
 use tombola::server::{AppState, ServedBase, ServerOptions, router};
-use tombola::text::Text;
 use tombola::ticket::{
     BaseManifest, DeltaDtype, Deltas, Digest, Metadata, ParameterInfo, TensorDelta, Ticket,
 };
 use tower::ServiceExt as _;
 
-/// The one special token, which ends a text. Ids below it are bytes.
-pub const END: u32 = 256;
+use super::tokenizer::{END, text};
+
 pub const CONTEXT: usize = 64;
 pub const CAPACITY: usize = 8;
 pub const MAX_TICKET_BYTES: u64 = 4096;
 const PARAMETER: &str = "model.layers.0.mlp.up_proj.weight";
 
-/// A prompt that ends so is answered with `x` until the stream is dropped.
+/// The end of a prompt that is answered with `x` until the stream is dropped.
 pub const ENDLESS: &str = "~";
-/// A prompt that ends so is not answered at all.
+/// The end of a prompt that gets no token.
 pub const SILENT: &str = "=";
-/// A prompt that ends so loses its engine after one token.
+/// The end of a prompt whose engine disappears after one token.
 pub const DEADLY: &str = "!";
-/// A prompt that ends so breaks the model at its second token.
+/// The end of a prompt that breaks the model at its second token.
 pub const BREAKING: &str = "?";
 
-/// What the engine was asked, and what became of it.
+/// The requests that the engine received, and how many sequences were cancelled.
 #[derive(Default)]
 pub struct Seen {
     pub requests: Mutex<Vec<SeenRequest>>,
@@ -63,13 +61,14 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server whose engine runs.
+    /// A server with a running engine.
     pub fn new() -> Self {
         let (server, inbox) = Self::without_engine();
         server.run_engine(inbox);
         server
     }
 
+    /// A server whose engine does not run yet.
     pub fn without_engine() -> (Self, EngineInbox) {
         let tickets = TempDir::new().unwrap();
         fs::write(tickets.path().join("sql.safetensors"), ticket_file(1)).unwrap();
@@ -137,14 +136,14 @@ impl Server {
         (status, serde_json::from_str(&body).unwrap())
     }
 
-    /// Posts what has to succeed.
+    /// Posts a request that has to succeed.
     pub async fn ok(&self, path: &str, body: Value) -> Value {
         let (status, body) = self.post(path, body).await;
         assert_eq!(status, StatusCode::OK, "{body}");
         body
     }
 
-    /// Posts what has to be refused; gives the status, `param` and `code`.
+    /// Posts a request that has to be refused; returns the status, `param` and `code`.
     pub async fn refused(&self, path: &str, body: Value) -> (u16, String, String) {
         let (status, answer) = self.post(path, body).await;
         refusal(status, &answer)
@@ -196,7 +195,7 @@ impl Server {
     }
 }
 
-/// An answer has to be OpenAI's error object; gives the status, `param` and `code`.
+/// The status, `param` and `code` of an answer, which has to be OpenAI's error object.
 pub fn refusal(status: StatusCode, answer: &Value) -> (u16, String, String) {
     let error = answer["error"]
         .as_object()
@@ -230,35 +229,35 @@ fn run(inbox: &EngineInbox, seen: &Arc<Seen>) {
     }
 }
 
-/// Answers with the prompt, or as its last byte says.
+/// Answers with the prompt, or as its last byte demands.
 fn echo(
     prompt: &[u32],
     params: &SamplingParams,
     outputs: &UnboundedSender<StepResult>,
     seen: &Seen,
 ) {
-    let ends_so = |mark: &str| prompt.last() == Some(&u32::from(mark.as_bytes()[0]));
+    let ends_with = |mark: &str| prompt.last() == Some(&u32::from(mark.as_bytes()[0]));
     let cancelled = || {
         seen.cancelled.fetch_add(1, Ordering::SeqCst);
     };
-    if ends_so(SILENT) {
+    if ends_with(SILENT) {
         while !outputs.is_closed() {
             thread::sleep(Duration::from_millis(1));
         }
         return cancelled();
     }
-    let endless = ends_so(ENDLESS);
+    let endless = ends_with(ENDLESS);
     let answer: Box<dyn Iterator<Item = u32>> = if endless {
         Box::new(std::iter::repeat(u32::from(b'x')))
     } else {
         Box::new(prompt.iter().copied().chain([END]))
     };
     for (i, token) in answer.enumerate() {
-        if ends_so(DEADLY) && i == 1 {
+        if ends_with(DEADLY) && i == 1 {
             return;
         }
-        if ends_so(BREAKING) && i == 1 {
-            // The client may have gone.
+        if ends_with(BREAKING) && i == 1 {
+            // This fails if the client has gone.
             let _ = outputs.send(Err(SequenceError::NotFinite));
             return;
         }
@@ -307,55 +306,11 @@ fn manifest() -> Arc<BaseManifest> {
     })
 }
 
-/// A valid ticket for the tiny base; another seed is another content.
+/// A valid ticket for the tiny base; each seed gives another content.
 pub fn ticket_file(seed: u8) -> Vec<u8> {
     let deltas = Deltas::from_f32(vec![f32::from(seed) + 1.0; 4], DeltaDtype::F32);
     let delta = TensorDelta::from_flat([8, 8], &[0, 9, 18, 27], deltas).unwrap();
     let mut metadata = Metadata::new("any", &manifest(), 4);
     metadata.license = Some("CC-BY-4.0".to_owned());
     Ticket::encode(&metadata, &BTreeMap::from([(PARAMETER.to_owned(), delta)])).unwrap()
-}
-
-/// One token a byte, and the end.
-pub fn text() -> Arc<Text> {
-    let dir = TempDir::new().unwrap();
-    write_json(&dir.path().join("tokenizer.json"), &tokenizer());
-    let template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}";
-    let config = json!({"eos_token": "<|end|>", "chat_template": template});
-    write_json(&dir.path().join("tokenizer_config.json"), &config);
-    Arc::new(Text::from_folder(dir.path()).unwrap())
-}
-
-fn write_json(path: &Path, value: &Value) {
-    fs::write(path, value.to_string()).unwrap();
-}
-
-fn tokenizer() -> Value {
-    let byte_level = json!({
-        "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false,
-    });
-    let printable = |b: u32| matches!(b, 33..=126 | 161..=172 | 174..=255);
-    // GPT-2 writes the other bytes as the characters from 256 on, in their order.
-    let mut others = 256..;
-    let mut vocab = Map::new();
-    for byte in 0..256 {
-        let code = if printable(byte) {
-            byte
-        } else {
-            others.next().unwrap()
-        };
-        vocab.insert(char::from_u32(code).unwrap().to_string(), byte.into());
-    }
-    json!({
-        "version": "1.0",
-        "added_tokens": [{
-            "id": END, "content": "<|end|>", "single_word": false, "lstrip": false,
-            "rstrip": false, "normalized": false, "special": true,
-        }],
-        "normalizer": null,
-        "pre_tokenizer": byte_level,
-        "post_processor": null,
-        "decoder": byte_level,
-        "model": {"type": "BPE", "vocab": vocab, "merges": []},
-    })
 }

@@ -1,0 +1,11 @@
+//! Fixtures that the tests share: no test imports a helper from another test's module.
+
+pub mod bases;
+pub mod data_files;
+pub mod echo;
+pub mod engine;
+pub mod environment;
+pub mod player;
+pub mod server;
+pub mod tickets;
+pub mod tokenizer;
