@@ -1,7 +1,7 @@
 //! Flags that mend an error of the library, which knows no command line.
 
 use crate::engine::EngineError;
-use crate::loadgen::BenchError;
+use crate::loadgen::LoadError;
 use crate::model::ModelError;
 use crate::train::TrainError;
 
@@ -60,9 +60,9 @@ fn of_training(error: &TrainError) -> Option<&'static str> {
     }
 }
 
-fn of_load_client(error: &BenchError) -> Option<&'static str> {
+fn of_load_client(error: &LoadError) -> Option<&'static str> {
     match error {
-        BenchError::NoModel { .. } => Some("name one with --model"),
+        LoadError::NoModel { .. } => Some("name one with --model"),
         _ => None,
     }
 }

@@ -1,4 +1,4 @@
-//! One streamed request, and when its parts came.
+//! One streamed request and the timing of its parts.
 
 use std::io::{BufRead as _, BufReader};
 use std::str::FromStr;
@@ -7,19 +7,19 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use ureq::Agent;
 
-use super::BenchError;
+use super::error::LoadError;
 
-/// How a server is told which adapter a request wants.
+/// API by which a request selects its adapter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Kind {
-    /// By `model`, as vLLM and this server take it.
+pub enum ServerKind {
+    /// By the name in `model`, as in vLLM and this server.
     #[default]
     OpenAi,
-    /// By the adapter's number in `lora`, as llama.cpp's server takes it.
+    /// By the adapter's number in `lora`, as in llama.cpp's server.
     LlamaCpp,
 }
 
-impl Kind {
+impl ServerKind {
     const ALL: [Self; 2] = [Self::OpenAi, Self::LlamaCpp];
 
     fn name(self) -> &'static str {
@@ -30,16 +30,18 @@ impl Kind {
     }
 }
 
-impl FromStr for Kind {
+impl FromStr for ServerKind {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let found = Self::ALL.into_iter().find(|kind| kind.name() == text);
-        found.ok_or_else(|| format!("{text:?} is not a kind of server: `openai` or `llamacpp`"))
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.name() == text)
+            .ok_or_else(|| format!("unknown kind {text:?}; expected `openai` or `llamacpp`"))
     }
 }
 
-impl std::fmt::Display for Kind {
+impl std::fmt::Display for ServerKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name())
     }
@@ -49,67 +51,69 @@ impl std::fmt::Display for Kind {
 pub struct Server {
     agent: Agent,
     url: String,
-    kind: Kind,
-    /// What `model` is without an adapter.
+    kind: ServerKind,
+    /// `model` of requests without an adapter.
     model: String,
+    /// Names of the adapters, in the order of their numbers.
     pub adapters: Vec<String>,
 }
 
-/// When the parts of an answer came.
+/// Times at which the parts of a response arrived.
 #[derive(Clone, Debug)]
-pub struct Timed {
+pub struct RequestTiming {
     sent: Instant,
-    /// Chunks that carried text.
+    /// Arrival of each chunk with text.
     chunks: Vec<Instant>,
     end: Instant,
-    /// As the server counts; of a server that does not, the chunks.
+    /// Generated tokens as the server counts them; the number of chunks if it does not.
     pub completion_tokens: usize,
+    /// Prompt tokens as the server counts them, if it does.
     pub prompt_tokens: Option<usize>,
 }
 
-impl Timed {
-    /// Counts from another time on than that of sending.
-    pub(super) fn since(self, sent: Instant) -> Self {
+impl RequestTiming {
+    /// The same timing, measured from the scheduled time instead of that of sending.
+    pub(super) fn measured_from(self, sent: Instant) -> Self {
         Self { sent, ..self }
     }
 
-    /// Until the first text came.
-    pub fn first(&self) -> Duration {
+    /// Time until the first chunk.
+    pub fn time_to_first_token(&self) -> Duration {
         let first = self.chunks.first().unwrap_or(&self.end);
         first.duration_since(self.sent)
     }
 
-    /// Between chunks.
-    pub fn gaps(&self) -> impl Iterator<Item = Duration> {
+    /// Times between consecutive chunks.
+    pub fn inter_token_times(&self) -> impl Iterator<Item = Duration> {
         let pairs = self.chunks.windows(2);
         pairs.map(|pair| pair[1].duration_since(pair[0]))
     }
 
-    /// Tokens a second after the first chunk; `None` where only one came.
+    /// Tokens per second after the first chunk; `None` if there was only one.
     pub fn decode_rate(&self) -> Option<f64> {
-        let span: Duration = self.gaps().sum();
+        let span: Duration = self.inter_token_times().sum();
         let tokens = self.completion_tokens.checked_sub(1)?;
         (tokens > 0 && !span.is_zero()).then(|| tokens as f64 / span.as_secs_f64())
     }
 
-    /// Until the stream ended.
-    pub fn whole(&self) -> Duration {
+    /// Time until the stream ended.
+    pub fn total(&self) -> Duration {
         self.end.duration_since(self.sent)
     }
 }
 
 impl Server {
-    /// A server at `url`; without `model` its first one is asked for.
+    /// A server at `url`. Without `model`, requests name the first model that the server lists.
     ///
     /// # Errors
-    /// It does not answer, or names no model.
+    /// The server does not answer or lists no model.
     pub fn new(
         url: &str,
-        kind: Kind,
+        kind: ServerKind,
         model: Option<String>,
         adapters: Vec<String>,
-    ) -> Result<Self, BenchError> {
-        // Every request has a connection of its own: llama.cpp closes it after a stream.
+    ) -> Result<Self, LoadError> {
+        // One connection per request: llama.cpp closes it after a stream.
         let agent: Agent = Agent::config_builder()
             .http_status_as_error(false)
             .max_idle_connections(0)
@@ -128,9 +132,9 @@ impl Server {
         Ok(server)
     }
 
-    fn first_model(&self) -> Result<String, BenchError> {
+    fn first_model(&self) -> Result<String, LoadError> {
         let url = format!("{}/v1/models", self.url);
-        let failed = |reason: String| BenchError::Server {
+        let failed = |reason: String| LoadError::Server {
             url: url.clone(),
             reason,
         };
@@ -139,28 +143,35 @@ impl Server {
             .get(&url)
             .call()
             .map_err(|e| failed(e.to_string()))?;
-        let models = response.body_mut().read_json::<Value>();
-        let models = models.map_err(|e| failed(e.to_string()))?;
-        let first = models["data"][0]["id"].as_str().map(str::to_owned);
-        first.ok_or(BenchError::NoModel { url })
+        let models: Value = response
+            .body_mut()
+            .read_json()
+            .map_err(|e| failed(e.to_string()))?;
+        models["data"][0]["id"]
+            .as_str()
+            .map(str::to_owned)
+            .ok_or(LoadError::NoModel { url })
     }
 
-    /// Asks for exactly `max_tokens` tokens after a prompt, greedily.
+    /// Generates exactly `max_tokens` tokens after a prompt, greedily.
     pub(super) fn complete(
         &self,
         prompt: &str,
         max_tokens: usize,
         adapter: Option<usize>,
-    ) -> Result<Timed, BenchError> {
+    ) -> Result<RequestTiming, LoadError> {
         let url = format!("{}/v1/completions", self.url);
         let body = self.body(prompt, max_tokens, adapter);
         let sent = Instant::now();
-        let failed = |reason: String| BenchError::Server {
+        let failed = |reason: String| LoadError::Server {
             url: url.clone(),
             reason,
         };
-        let response = self.agent.post(&url).send_json(&body);
-        let mut response = response.map_err(|e| failed(e.to_string()))?;
+        let mut response = self
+            .agent
+            .post(&url)
+            .send_json(&body)
+            .map_err(|e| failed(e.to_string()))?;
         if response.status() != 200 {
             let text = response.body_mut().read_to_string().unwrap_or_default();
             let text: String = text.chars().take(500).collect();
@@ -168,7 +179,7 @@ impl Server {
         }
         let (mut chunks, mut usage) = (Vec::new(), Value::Null);
         for line in BufReader::new(response.body_mut().as_reader()).lines() {
-            let line = line.map_err(|e| failed(format!("the stream broke: {e}")))?;
+            let line = line.map_err(|e| failed(format!("the stream broke off: {e}")))?;
             let Some(data) = line.strip_prefix("data:").map(str::trim) else {
                 continue;
             };
@@ -191,7 +202,7 @@ impl Server {
             }
         }
         let count = |name: &str| usage[name].as_u64().map(|count| count as usize);
-        Ok(Timed {
+        Ok(RequestTiming {
             sent,
             end: Instant::now(),
             completion_tokens: count("completion_tokens").unwrap_or(chunks.len()),
@@ -212,14 +223,14 @@ impl Server {
             "stream_options": { "include_usage": true },
         });
         match self.kind {
-            Kind::OpenAi => {
+            ServerKind::OpenAi => {
                 if let Some(adapter) = adapter {
                     body["model"] = self.adapters[adapter].clone().into();
                 }
             }
-            Kind::LlamaCpp => {
+            ServerKind::LlamaCpp => {
                 body["cache_prompt"] = false.into();
-                // What is not listed has a scale of 0; without any list all are on.
+                // Unlisted adapters have scale 0; without a list, all have scale 1.
                 let scale = if adapter.is_some() { 1.0 } else { 0.0 };
                 body["lora"] = json!([{ "id": adapter.unwrap_or(0), "scale": scale }]);
             }

@@ -1,25 +1,26 @@
-//! Prompts of an exact number of tokens, for any tokenizer.
+//! Prompts with an exact number of tokens, for any tokenizer.
 
 use rand::SeedableRng;
 use rand::seq::IndexedRandom as _;
 use rand_chacha::ChaCha8Rng;
 
-use super::BenchError;
+use super::error::LoadError;
 use crate::text::Text;
 
-/// Words that are one token each.
-pub struct Words {
+/// Words of a tokenizer that are one token each.
+pub struct PromptWords {
+    /// Words that begin a text.
     first: Vec<String>,
-    /// With the space before them.
+    /// Words with a space before them.
     rest: Vec<String>,
 }
 
-impl Words {
-    /// The words of a tokenizer's vocabulary.
+impl PromptWords {
+    /// Collects the words of a tokenizer's vocabulary.
     ///
     /// # Errors
-    /// There are none, or they do not stay single tokens in a text.
-    pub fn new(text: &Text) -> Result<Self, BenchError> {
+    /// There are none, or they do not stay single tokens in a sequence.
+    pub fn new(text: &Text) -> Result<Self, LoadError> {
         let (mut first, mut rest) = (Vec::new(), Vec::new());
         for id in 0..text.vocab_size() as u32 {
             let token = text.token_text(id);
@@ -32,26 +33,33 @@ impl Words {
         first.sort();
         rest.sort();
         if first.is_empty() || rest.is_empty() {
-            return Err(BenchError::Words(first.len(), rest.len()));
+            return Err(LoadError::Words {
+                first: first.len(),
+                rest: rest.len(),
+            });
         }
         let words = Self { first, rest };
         let wanted = 256;
-        let tokens = text.encode(&words.prompt(0, 0, wanted), false);
-        let found = tokens.map_err(|error| BenchError::Encode(error.to_string()))?;
-        if found.len() != wanted {
-            let found = found.len();
-            return Err(BenchError::PromptTokens { wanted, found });
+        let found = text
+            .encode(&words.prompt(0, 0, wanted), false)
+            .map_err(|error| LoadError::Encode(error.to_string()))?
+            .len();
+        if found != wanted {
+            return Err(LoadError::PromptTokens { wanted, found });
         }
         Ok(words)
     }
 
-    /// Prompt number `i`: so many tokens, other ones for every seed and number.
+    /// Prompt number `i`, of this many tokens; they differ for each seed and number.
     pub fn prompt(&self, seed: u64, i: u64, tokens: usize) -> String {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(i);
         let pools = std::iter::once(&self.first).chain(std::iter::repeat(&self.rest));
-        let words = pools.take(tokens).filter_map(|pool| pool.choose(&mut rng));
-        words.map(String::as_str).collect()
+        pools
+            .take(tokens)
+            .filter_map(|pool| pool.choose(&mut rng))
+            .map(String::as_str)
+            .collect()
     }
 }
 

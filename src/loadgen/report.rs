@@ -1,48 +1,54 @@
-//! What a run came to.
+//! Results of a run.
 
 use std::fmt;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::BenchError;
-use super::client::Timed;
-use super::work::Work;
+use super::client::RequestTiming;
+use super::error::LoadError;
+use super::workload::Workload;
 
-/// A run in figures.
+/// Figures of a run.
 #[derive(Debug, Serialize)]
 pub struct Report {
+    /// All requests, failed or not.
     pub requests: usize,
-    /// Requests that failed; the other figures leave them out.
+    /// Failed requests; the other figures exclude them.
     pub failed: usize,
+    /// Error of the first failed request.
     pub first_failure: Option<String>,
-    /// Requests whose prompt or answer the server counts at other lengths than were asked for.
+    /// Requests for which the server counted another number of tokens than requested.
     pub wrong_counts: usize,
+    /// Wall time of the run.
     pub seconds: f64,
-    /// Generated tokens a second, over the whole run.
+    /// Generated tokens per second, over the whole run.
     pub tokens_per_second: f64,
-    /// The median over requests of tokens a second after the first.
+    /// Median over requests: tokens per second after the first.
     pub decode_tokens_per_second: Option<f64>,
-    /// Prompt tokens by the median time to the first token.
+    /// Prompt tokens divided by the median time to first token.
     pub prefill_tokens_per_second: Option<f64>,
     /// Time to first token.
     pub ttft_ms: Option<Percentiles>,
-    /// Time between two chunks of a stream.
+    /// Time between consecutive chunks of a stream.
     pub inter_token_ms: Option<Percentiles>,
-    /// Time of whole requests.
+    /// Time of a whole request.
     pub request_ms: Option<Percentiles>,
 }
 
-/// By nearest rank, in milliseconds.
+/// Percentiles by nearest rank, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Percentiles {
+    /// Median.
     pub p50: f64,
+    /// 95th percentile.
     pub p95: f64,
+    /// 99th percentile.
     pub p99: f64,
 }
 
 impl Percentiles {
-    /// Of some times; `None` where there are none.
+    /// Percentiles of these times; `None` if there are none.
     pub fn of(times: impl Iterator<Item = Duration>) -> Option<Self> {
         let mut times: Vec<Duration> = times.collect();
         times.sort_unstable();
@@ -61,43 +67,43 @@ impl Percentiles {
 
 impl Report {
     pub(super) fn new(
-        work: &Work,
-        results: Vec<Result<Timed, BenchError>>,
+        workload: &Workload,
+        results: Vec<Result<RequestTiming, LoadError>>,
         wall: Duration,
     ) -> Self {
         let requests = results.len();
         let (mut good, mut first_failure) = (Vec::new(), None);
         for result in results {
             match result {
-                Ok(timed) => good.push(timed),
+                Ok(timing) => good.push(timing),
                 Err(error) => _ = first_failure.get_or_insert_with(|| error.to_string()),
             }
         }
-        let wrong = |timed: &&Timed| {
-            let prompt = timed.prompt_tokens.unwrap_or(work.prompt_tokens);
-            (prompt, timed.completion_tokens) != (work.prompt_tokens, work.max_tokens)
+        let wrong_count = |timing: &&RequestTiming| {
+            let prompt = timing.prompt_tokens.unwrap_or(workload.prompt_tokens);
+            (prompt, timing.completion_tokens) != (workload.prompt_tokens, workload.max_tokens)
         };
-        let tokens: usize = good.iter().map(|timed| timed.completion_tokens).sum();
+        let tokens: usize = good.iter().map(|timing| timing.completion_tokens).sum();
         let seconds = wall.as_secs_f64();
-        let ttft_ms = Percentiles::of(good.iter().map(Timed::first));
-        let prefill = ttft_ms.map(|ttft| 1000.0 * work.prompt_tokens as f64 / ttft.p50);
+        let ttft_ms = Percentiles::of(good.iter().map(RequestTiming::time_to_first_token));
+        let prefill = ttft_ms.map(|ttft| 1000.0 * workload.prompt_tokens as f64 / ttft.p50);
         Self {
             requests,
             failed: requests - good.len(),
             first_failure,
-            wrong_counts: good.iter().filter(wrong).count(),
+            wrong_counts: good.iter().filter(wrong_count).count(),
             seconds,
             tokens_per_second: tokens as f64 / seconds,
-            decode_tokens_per_second: median(good.iter().filter_map(Timed::decode_rate)),
+            decode_tokens_per_second: median(good.iter().filter_map(RequestTiming::decode_rate)),
             prefill_tokens_per_second: prefill,
             ttft_ms,
-            inter_token_ms: Percentiles::of(good.iter().flat_map(Timed::gaps)),
-            request_ms: Percentiles::of(good.iter().map(Timed::whole)),
+            inter_token_ms: Percentiles::of(good.iter().flat_map(RequestTiming::inter_token_times)),
+            request_ms: Percentiles::of(good.iter().map(RequestTiming::total)),
         }
     }
 }
 
-/// The middle of some numbers, the upper one of two.
+/// Median; the upper one if the count is even.
 fn median(numbers: impl Iterator<Item = f64>) -> Option<f64> {
     let mut numbers: Vec<f64> = numbers.collect();
     numbers.sort_unstable_by(f64::total_cmp);
@@ -118,17 +124,17 @@ impl fmt::Display for Report {
         if let Some(failure) = &self.first_failure {
             writeln!(
                 f,
-                "{:<22}{:>10}, the first: {failure}",
+                "{:<22}{:>10}, first error: {failure}",
                 "failed", self.failed
             )?;
         }
         if self.wrong_counts > 0 {
-            let what = "requests were counted at other lengths than asked for";
+            let what = "requests have other token counts on the server than requested";
             writeln!(f, "{:<22}{:>10} {what}", "wrong counts", self.wrong_counts)?;
         }
         rate(f, "output", Some(self.tokens_per_second))?;
-        rate(f, "decode, a stream", self.decode_tokens_per_second)?;
-        rate(f, "prefill, a stream", self.prefill_tokens_per_second)?;
+        rate(f, "decode per stream", self.decode_tokens_per_second)?;
+        rate(f, "prefill per stream", self.prefill_tokens_per_second)?;
         writeln!(
             f,
             "\n{:<22}{:>10}{:>10}{:>10}",

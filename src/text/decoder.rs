@@ -1,19 +1,19 @@
 use std::sync::Arc;
 
-use super::Text;
+use super::base::Text;
 
-/// Turns the tokens of one sequence into text as they come. Never gives half a character: bytes
-/// that may still become one are kept back.
+/// Incremental decoder of one sequence. Holds back the bytes of an incomplete character, so that
+/// every increment is valid UTF-8.
 ///
-/// All increments and [`TokenDecoder::finish`] together are [`Text::decode`] of the whole. The cost
-/// of a token is that of its own bytes, however long the sequence.
+/// The increments and [`TokenDecoder::finish`] concatenate to [`Text::decode`] of the whole sequence.
+/// A token costs time linear in its bytes, regardless of the sequence's length.
 #[derive(Debug)]
 pub struct TokenDecoder {
     text: Arc<Text>,
     skip_special_tokens: bool,
-    /// The next byte is the first of the text, where the space that marks a word is dropped.
+    /// Whether the next byte is the first of the text, where the space that marks a word is dropped.
     at_start: bool,
-    /// The beginning of a character: at most 3 bytes between calls.
+    /// Beginning of a character: at most 3 bytes between calls.
     pending: Vec<u8>,
 }
 
@@ -29,8 +29,8 @@ impl TokenDecoder {
         }
     }
 
-    /// A decoder that goes on after other text, as an answer does after its prompt: the space that
-    /// marks the first word stays.
+    /// A decoder that continues other text, as a completion continues its prompt: the space that
+    /// marks the first word is kept.
     pub fn continuing(text: Arc<Text>, skip_special_tokens: bool) -> Self {
         Self {
             at_start: false,
@@ -38,7 +38,7 @@ impl TokenDecoder {
         }
     }
 
-    /// The text that this token completes, if any. An id without a token gives none.
+    /// Text that this token completes, if any; `None` for an id without a token.
     pub fn push(&mut self, id: u32) -> Option<String> {
         if self.skip_special_tokens && self.text.token_bytes.is_special(id) {
             return None;
@@ -53,14 +53,15 @@ impl TokenDecoder {
         (!complete.is_empty()).then_some(complete)
     }
 
-    /// What is left when no more tokens come: U+FFFD for an unfinished character.
+    /// Ends the sequence: U+FFFD for an incomplete character.
     pub fn finish(&mut self) -> Option<String> {
         let rest = std::mem::take(&mut self.pending);
         (!rest.is_empty()).then(|| String::from_utf8_lossy(&rest).into_owned())
     }
 }
 
-/// Takes all but an unfinished character at the end; what can never become UTF-8 is U+FFFD.
+/// Takes everything but an incomplete character at the end. Bytes that can never become UTF-8 turn
+/// into U+FFFD.
 fn take_complete(pending: &mut Vec<u8>) -> String {
     let mut complete = String::new();
     let mut taken = 0;
@@ -78,7 +79,8 @@ fn take_complete(pending: &mut Vec<u8>) -> String {
     complete
 }
 
-/// Whether an invalid piece is only invalid because the bytes end here (`left` counts it too).
+/// Whether `invalid` is a character cut off by the end of the input, of which `left` bytes,
+/// including `invalid`, remain.
 fn may_become_char(invalid: &[u8], left: usize) -> bool {
     invalid.len() == left
         && std::str::from_utf8(invalid).is_err_and(|error| error.error_len().is_none())

@@ -1,4 +1,4 @@
-//! A base's text from a folder in Hugging Face layout.
+//! Tokenizer and chat template from a Hugging Face folder.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -7,7 +7,8 @@ use std::path::Path;
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
-use super::{Extras, Text, TextError};
+use super::error::TextError;
+use super::tokenizer_parts::{TemplateSource, TokenizerParts};
 
 const TOKENIZER: &str = "a Hugging Face fast tokenizer as JSON";
 const CONFIG: &str = "a JSON object";
@@ -16,7 +17,8 @@ const TEMPLATE_JSON: &str = "a JSON object with a string `chat_template`";
 const CONFIG_TEMPLATE: &str =
     "`chat_template` to be a string, or a list of {name, template} with a `default`";
 
-pub(super) fn read(dir: &Path) -> Result<Text, TextError> {
+/// Reads the files that [`Text::from_folder`](super::Text::from_folder) lists.
+pub(super) fn read(dir: &Path) -> Result<TokenizerParts, TextError> {
     let path = dir.join("tokenizer.json");
     let bytes = std::fs::read(&path).map_err(|error| TextError::Read {
         path: path.clone(),
@@ -35,31 +37,36 @@ pub(super) fn read(dir: &Path) -> Result<Text, TextError> {
         .filter_map(|&role| tokenizer.token_to_id(special_tokens.get(role)?))
         .collect();
     let template = read_template(dir, &config, &config_path)?;
-    let extras = Extras {
+    Ok(TokenizerParts {
+        tokenizer,
         special_tokens,
         template,
         eos_token_ids,
-    };
-    Text::new(tokenizer, extras, &path.display().to_string())
+        origin: path.display().to_string(),
+    })
 }
 
-/// The template's source and the file it comes from.
+/// The chat template, from the first of its files that exists.
 fn read_template(
     dir: &Path,
     config: &Value,
     config_path: &Path,
-) -> Result<Option<(String, String)>, TextError> {
+) -> Result<Option<TemplateSource>, TextError> {
     let path = dir.join("chat_template.jinja");
     if let Some(source) = read_optional(&path, TEMPLATE)? {
-        return Ok(Some((source, path.display().to_string())));
+        return Ok(Some(template_source(source, &path)));
     }
     let path = dir.join("chat_template.json");
     let json = read_object(&path)?;
     if !json.is_null() {
-        let source = json["chat_template"]
-            .as_str()
-            .ok_or_else(|| broken(&path, TEMPLATE_JSON, "no such string".into()))?;
-        return Ok(Some((source.to_owned(), path.display().to_string())));
+        let source = json["chat_template"].as_str().ok_or_else(|| {
+            broken(
+                &path,
+                TEMPLATE_JSON,
+                "`chat_template` is missing or not a string".into(),
+            )
+        })?;
+        return Ok(Some(template_source(source.to_owned(), &path)));
     }
     let source = match &config["chat_template"] {
         Value::Null => return Ok(None),
@@ -77,10 +84,18 @@ fn read_template(
             "`chat_template` is neither".into(),
         )
     })?;
-    Ok(Some((source.to_owned(), config_path.display().to_string())))
+    Ok(Some(template_source(source.to_owned(), config_path)))
 }
 
-/// `bos_token`, `eos_token`, ...: each a string, or an object with its `content`.
+fn template_source(source: String, path: &Path) -> TemplateSource {
+    TemplateSource {
+        source,
+        origin: path.display().to_string(),
+    }
+}
+
+/// Texts of the special tokens by role (`bos_token`, `eos_token`, ...). Each is a string, or an object
+/// with the string as its `content`.
 fn special_tokens(config: &Value) -> BTreeMap<String, String> {
     config
         .as_object()
@@ -94,7 +109,7 @@ fn special_tokens(config: &Value) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// A file that may be absent, as a JSON object; null where it is absent.
+/// Reads an optional file that holds a JSON object; null if it is absent.
 fn read_object(path: &Path) -> Result<Value, TextError> {
     let Some(json) = read_optional(path, CONFIG)? else {
         return Ok(Value::Null);
@@ -102,7 +117,7 @@ fn read_object(path: &Path) -> Result<Value, TextError> {
     let value: Value =
         serde_json::from_str(&json).map_err(|error| broken(path, CONFIG, error.to_string()))?;
     if !value.is_object() {
-        return Err(broken(path, CONFIG, "it holds something else".into()));
+        return Err(broken(path, CONFIG, "it holds another type".into()));
     }
     Ok(value)
 }

@@ -1,14 +1,15 @@
-//! A base's text as files in Hugging Face layout.
+//! Tokenizer and chat template as files of a Hugging Face folder.
 
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::{Text, TextError};
+use super::base::Text;
+use super::error::TextError;
 
 impl Text {
-    /// Writes `tokenizer.json` and `tokenizer_config.json`, which [`Text::from_folder`] reads, into a
-    /// folder that is there.
+    /// Writes `tokenizer.json` and `tokenizer_config.json` into an existing folder, for
+    /// [`Text::from_folder`] to read.
     ///
     /// # Errors
     /// A file cannot be written.
@@ -18,10 +19,13 @@ impl Text {
             path: path.to_owned(),
             reason,
         };
-        let saved = self.tokenizer.save(&path, false);
-        saved.map_err(|error| failed(&path, error.to_string()))?;
-        let tokens = self.sources.special_tokens.iter();
-        let mut config: Map<String, Value> = tokens
+        self.tokenizer
+            .save(&path, false)
+            .map_err(|error| failed(&path, error.to_string()))?;
+        let mut config: Map<String, Value> = self
+            .sources
+            .special_tokens
+            .iter()
             .map(|(role, token)| (role.clone(), token.clone().into()))
             .collect();
         if let Some(template) = &self.sources.template {

@@ -1,30 +1,30 @@
 //! Stop strings over streamed text.
 
-/// Finds the first stop string in a text that comes in pieces, and keeps back only what could
-/// still be the beginning of one.
+/// Matcher that finds the first stop string in a text that arrives in chunks, and holds back only
+/// what may be the beginning of one.
 ///
-/// "First" is the one that ends first, as a reader of the stream would see it; of several that end
-/// together, the longest. The result does not depend on how the text is cut into pieces.
+/// The first stop string is the one that ends first; of several that end together, the longest. The
+/// result does not depend on how the text is cut into chunks.
 #[derive(Clone, Debug)]
-pub struct StopStrings {
+pub(super) struct StopStrings {
     patterns: Vec<Pattern>,
     include_in_output: bool,
-    /// The beginning of a possible stop string, not given out yet.
+    /// Beginning of a possible stop string, not emitted yet.
     held: String,
     stopped: Option<String>,
 }
 
-/// What one piece of text led to.
+/// Outcome of one chunk of text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StopStep {
-    /// Text to give out now.
+    /// Text to emit now.
     pub text_to_emit: String,
     /// The stop string that ended the text, if one did.
     pub stopped: Option<String>,
 }
 
 impl StopStrings {
-    /// Empty stop strings are left out: they would stop everything.
+    /// A matcher of these stop strings. Ignores empty ones, which would match everywhere.
     pub fn new(stop: Vec<String>, include_in_output: bool) -> Self {
         let patterns = stop
             .into_iter()
@@ -39,23 +39,23 @@ impl StopStrings {
         }
     }
 
-    /// Takes the next piece. After a stop nothing more is given out.
-    pub fn push(&mut self, piece: &str) -> StopStep {
-        self.advance(piece, true)
+    /// Takes the next chunk. After a stop, nothing more is emitted.
+    pub fn push(&mut self, chunk: &str) -> StopStep {
+        self.advance(chunk, true)
     }
 
-    /// Takes the next piece without stopping in it; a stop string that begins in it and ends in a
-    /// later, checked piece is still found.
-    pub fn push_unchecked(&mut self, piece: &str) -> StopStep {
-        self.advance(piece, false)
+    /// Takes the next chunk without stopping in it. A stop string that begins in it and ends in a
+    /// later, checked chunk is still found.
+    pub fn push_unchecked(&mut self, chunk: &str) -> StopStep {
+        self.advance(chunk, false)
     }
 
-    /// The text that was kept back: no more comes that could make it a stop string.
+    /// Ends the text and returns what was held back.
     pub fn finish(&mut self) -> String {
         std::mem::take(&mut self.held)
     }
 
-    fn advance(&mut self, piece: &str, check: bool) -> StopStep {
+    fn advance(&mut self, chunk: &str, check: bool) -> StopStep {
         if self.stopped.is_some() {
             return StopStep {
                 text_to_emit: String::new(),
@@ -63,8 +63,8 @@ impl StopStrings {
             };
         }
         let before = self.held.len();
-        self.held.push_str(piece);
-        for (offset, byte) in piece.bytes().enumerate() {
+        self.held.push_str(chunk);
+        for (offset, byte) in chunk.bytes().enumerate() {
             let hit = self
                 .patterns
                 .iter_mut()
@@ -92,10 +92,10 @@ impl StopStrings {
         }
     }
 
-    /// Bytes at the end of the text that begin a stop string.
+    /// Number of bytes at the end of the text that may begin a stop string.
     fn hold_back(&self) -> usize {
         if self.include_in_output {
-            return 0; // whatever happens, the text so far will be given out
+            return 0; // The text so far is emitted in any case.
         }
         self.patterns
             .iter()
@@ -105,15 +105,15 @@ impl StopStrings {
     }
 }
 
-/// One stop string as a Knuth-Morris-Pratt automaton over bytes. A match of a UTF-8 string within
-/// UTF-8 text begins and ends between characters, so bytes are enough.
+/// Knuth-Morris-Pratt automaton of one stop string, over bytes: a match of a UTF-8 string in UTF-8
+/// text always begins and ends at character boundaries.
 #[derive(Clone, Debug)]
 struct Pattern {
     text: String,
     /// `borders[n]`: length of the longest proper suffix of the first `n` bytes that is also a
     /// prefix of them.
     borders: Vec<usize>,
-    /// Bytes of the pattern that the text so far ends with; less than all of them.
+    /// Length of the longest proper prefix of the pattern that the text so far ends with.
     matched: usize,
 }
 
@@ -136,7 +136,7 @@ impl Pattern {
         }
     }
 
-    /// Takes one byte of text; true where the pattern ends with it.
+    /// Takes one byte of text; true if the pattern ends there.
     fn step(&mut self, byte: u8) -> bool {
         let bytes = self.text.as_bytes();
         while self.matched > 0 && bytes[self.matched] != byte {
@@ -180,14 +180,14 @@ mod tests {
     }
 
     #[test]
-    fn an_included_stop_string_is_given_out_and_nothing_after_it() {
+    fn an_included_stop_string_is_emitted_and_nothing_after_it() {
         let mut stop = stop_strings(&["END"], true);
         assert_eq!(stop.push("the E"), step("the E", None));
         assert_eq!(stop.push("ND of"), step("ND", Some("END")));
     }
 
     #[test]
-    fn what_was_held_back_comes_out_at_the_end() {
+    fn held_back_text_is_emitted_at_the_end() {
         let mut stop = stop_strings(&["END", ""], false);
         assert_eq!(stop.push("the EN"), step("the ", None));
         assert_eq!(stop.finish(), "EN");
@@ -206,13 +206,13 @@ mod tests {
     }
 
     #[test]
-    fn an_unchecked_piece_may_begin_but_not_end_a_stop_string() {
+    fn an_unchecked_chunk_may_begin_but_not_end_a_stop_string() {
         let mut stop = stop_strings(&["ab", "xabc"], false);
         assert_eq!(stop.push_unchecked("ab xab"), step("ab ", None));
         assert_eq!(stop.push("c"), step("", Some("xabc")));
     }
 
-    /// Where the text stops by definition: (end, start) of the match that ends first.
+    /// Reference: (end, start) of the match that ends first.
     fn expected(text: &str, stop: &[String]) -> Option<(usize, usize)> {
         stop.iter()
             .flat_map(|s| {

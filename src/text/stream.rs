@@ -1,20 +1,20 @@
 use std::sync::Arc;
 
-use super::{StopStep, StopStrings, Text, TokenDecoder};
+use super::base::Text;
+use super::decoder::TokenDecoder;
+use super::stop::{StopStep, StopStrings};
 
-/// How the tokens of one sequence become text.
+/// Options for turning the tokens of one sequence into text.
 #[derive(Clone, Debug)]
 pub struct StreamOptions {
-    /// The text ends before the first of these.
+    /// Stop strings: the text ends before the first of them.
     pub stop: Vec<String>,
-    /// The stop string itself is given out too.
+    /// Whether the stop string is part of the text.
     pub include_stop_str_in_output: bool,
-    /// No stop string ends within the text of this many first tokens.
+    /// Number of first tokens in whose text no stop string may end.
     pub min_tokens: usize,
-    /// Leave special tokens out of the text.
+    /// Whether special tokens are left out of the text.
     pub skip_special_tokens: bool,
-    /// The text goes on after a prompt, so a space that marks its first word belongs to it.
-    pub continues_prompt: bool,
 }
 
 impl Default for StreamOptions {
@@ -24,15 +24,14 @@ impl Default for StreamOptions {
             include_stop_str_in_output: false,
             min_tokens: 0,
             skip_special_tokens: true,
-            continues_prompt: true,
         }
     }
 }
 
-/// The text of one sequence as its tokens come: decoded in whole characters, ended by stop strings.
+/// Text of one completion as its tokens arrive: decoded in whole characters, ended by stop strings.
 ///
-/// A token that ends the sequence by its id (end of text, a stop token) is not pushed unless its
-/// text is wanted.
+/// Do not push a token that ends the sequence by its id (end of text, a stop token) unless its text
+/// is wanted.
 #[derive(Debug)]
 pub struct TextStream {
     decoder: TokenDecoder,
@@ -42,49 +41,40 @@ pub struct TextStream {
 }
 
 impl TextStream {
-    /// A stream at its first token.
+    /// A stream before its first token. It continues a prompt, so a space that marks its first word is
+    /// part of the text.
     pub fn new(text: Arc<Text>, options: StreamOptions) -> Self {
-        let decoder = if options.continues_prompt {
-            TokenDecoder::continuing(text, options.skip_special_tokens)
-        } else {
-            TokenDecoder::new(text, options.skip_special_tokens)
-        };
         Self {
-            decoder,
+            decoder: TokenDecoder::continuing(text, options.skip_special_tokens),
             stop: StopStrings::new(options.stop, options.include_stop_str_in_output),
             min_tokens: options.min_tokens,
             tokens: 0,
         }
     }
 
-    /// Takes the next token. Once `stopped` is set the sequence is over: nothing more is given out.
+    /// Takes the next token. Once `stopped` is set, the text has ended and nothing more is emitted.
     pub fn push(&mut self, id: u32) -> StopStep {
         self.tokens += 1;
-        let piece = self.decoder.push(id).unwrap_or_default();
-        self.take(&piece)
+        let chunk = self.decoder.push(id).unwrap_or_default();
+        self.check(&chunk)
     }
 
-    /// The rest of the text when no more tokens come: an unfinished character and what was kept
-    /// back as the possible beginning of a stop string.
+    /// Ends the text and returns the rest: an incomplete character, and text held back as the
+    /// possible beginning of a stop string.
     pub fn finish(&mut self) -> StopStep {
-        let piece = self.decoder.finish().unwrap_or_default();
-        let mut step = self.take(&piece);
+        let chunk = self.decoder.finish().unwrap_or_default();
+        let mut step = self.check(&chunk);
         if step.stopped.is_none() {
             step.text_to_emit.push_str(&self.stop.finish());
         }
         step
     }
 
-    /// Tokens taken so far.
-    pub fn tokens(&self) -> usize {
-        self.tokens
-    }
-
-    fn take(&mut self, piece: &str) -> StopStep {
+    fn check(&mut self, chunk: &str) -> StopStep {
         if self.tokens > self.min_tokens {
-            self.stop.push(piece)
+            self.stop.push(chunk)
         } else {
-            self.stop.push_unchecked(piece)
+            self.stop.push_unchecked(chunk)
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Hugging Face chat templates, rendered as transformers renders them.
+//! Hugging Face chat templates, rendered as in transformers.
 
 use std::collections::BTreeMap;
 
@@ -6,16 +6,18 @@ use minijinja::{Environment, context};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::TextError;
+use super::error::TextError;
 use super::template_functions::{Raised, raise_exception, strftime_now, tojson};
 
-/// One message of a conversation, as the template sees it.
+/// One message of a conversation, as passed to the template.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ChatMessage {
+    /// `system`, `user`, `assistant`, or any other role that the template knows.
     pub role: String,
+    /// Text; empty if absent.
     #[serde(default)]
     pub content: String,
-    /// Any further fields of the message (`name`, `tool_calls`, ...), in their order.
+    /// Further fields of the message (`name`, `tool_calls`, ...), in order.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }
@@ -31,7 +33,7 @@ impl ChatMessage {
     }
 }
 
-/// A compiled chat template, with the base's special tokens as its globals.
+/// Compiled chat template with the base's special tokens as globals.
 pub(super) struct ChatTemplate {
     environment: Environment<'static>,
 }
@@ -39,8 +41,10 @@ pub(super) struct ChatTemplate {
 const NAME: &str = "chat_template";
 
 impl ChatTemplate {
+    /// Compiles a template. `special_tokens` are texts by role.
+    ///
     /// # Errors
-    /// The reason why it does not compile.
+    /// The reason why the template does not compile.
     pub fn new(source: &str, special_tokens: BTreeMap<String, String>) -> Result<Self, String> {
         let mut environment = Environment::new();
         environment.set_trim_blocks(true);
@@ -59,6 +63,10 @@ impl ChatTemplate {
         Ok(Self { environment })
     }
 
+    /// Renders a conversation.
+    ///
+    /// # Errors
+    /// The template refuses or fails.
     pub fn render(
         &self,
         messages: &[ChatMessage],
@@ -67,7 +75,7 @@ impl ChatTemplate {
         self.environment
             .get_template(NAME)
             .and_then(|template| {
-                // transformers passes the absent ones as none, and templates test for that.
+                // transformers passes absent ones as none, which templates test for.
                 template.render(context! {
                     messages,
                     add_generation_prompt,
@@ -82,7 +90,7 @@ impl ChatTemplate {
     }
 }
 
-/// The template's own message, where it called `raise_exception`.
+/// Message of the `raise_exception` call behind an error, if there is one.
 fn raised(error: &minijinja::Error) -> Option<String> {
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = source {
@@ -94,8 +102,8 @@ fn raised(error: &minijinja::Error) -> Option<String> {
     None
 }
 
-/// transformers marks the assistant's part by `{% generation %}` for training. For rendering it is
-/// a block like any other, so it becomes an `if` that keeps its whitespace control.
+/// Replaces `{% generation %}` blocks, which mark the assistant's turns for training and do nothing
+/// in rendering, by `if true` blocks with the same whitespace control.
 fn without_generation_tags(source: &str) -> String {
     let mut plain = String::with_capacity(source.len());
     let mut rest = source;
@@ -204,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_template_refuses_with_its_own_words() {
+    fn raise_exception_reports_the_message_of_the_template() {
         let twice = [ChatMessage::new("user", "a"), ChatMessage::new("user", "b")];
         let error = template(MISTRAL).render(&twice, true).unwrap_err();
         let TextError::TemplateRaised(message) = error else {
@@ -214,14 +222,14 @@ mod tests {
             message,
             "Conversation roles must alternate user/assistant/user/assistant/..."
         );
-        // Also from within a macro and a block.
+        // Also from a macro in a block.
         let nested = "{% macro check() %}{{ raise_exception('no') }}{% endmacro %}{% for m in messages %}{{ check() }}{% endfor %}";
         let error = template(nested).render(&twice, true).unwrap_err();
         assert!(matches!(error, TextError::TemplateRaised(message) if message == "no"));
     }
 
     #[test]
-    fn other_failures_are_one_line() {
+    fn other_failures_are_one_line_each() {
         let error = template("{{ messages[0].tools.first }}")
             .render(&conversation(), true)
             .unwrap_err();
@@ -235,7 +243,7 @@ mod tests {
 
     #[test]
     fn python_methods_and_reversed_slices_work() {
-        // As Qwen3's template looks for the last question.
+        // How Qwen3's template finds the last user message.
         let source = "{%- set ns = namespace(last=-1) -%}
 {%- for message in messages[::-1] -%}
     {%- set index = (messages|length - 1) - loop.index0 -%}
@@ -248,13 +256,13 @@ mod tests {
     }
 
     #[test]
-    fn blocks_take_their_line_with_them() {
+    fn a_block_tag_removes_its_line() {
         let source = "{% for m in messages %}\n    {% if m.role == 'assistant' %}\n{{ m.content }}\n    {% endif %}\n{% endfor %}\n";
         assert_eq!(render(source, &conversation(), false), "Hello.\n");
     }
 
     #[test]
-    fn generation_blocks_and_loop_controls_are_known() {
+    fn generation_blocks_and_loop_controls_are_supported() {
         let source = "{% for m in messages %}{% if m.role == 'assistant' %}a {%- generation %} b{% endgeneration -%} c{% break %}{% endif %}{% endfor %}";
         assert_eq!(render(source, &conversation(), false), "a bc");
     }
@@ -266,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn further_fields_reach_the_template_in_their_order() {
+    fn further_fields_reach_the_template_in_order() {
         let message: ChatMessage = serde_json::from_value(json!({
             "role": "assistant",
             "tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {"b": 1, "a": [2.5, "é<"]}}}],

@@ -1,5 +1,5 @@
-//! What transformers adds to Jinja for chat templates: `raise_exception`, `strftime_now` and a
-//! `tojson` that writes JSON as Python does.
+//! Functions and filters that transformers adds to Jinja for chat templates: `raise_exception`,
+//! `strftime_now`, and a `tojson` that formats JSON as Python does.
 
 use std::io;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -9,17 +9,18 @@ use minijinja::{Error, ErrorKind};
 use serde::Serialize;
 use serde_json::ser::{CharEscape, Formatter, Serializer};
 
-/// The message of a template that called `raise_exception`.
+/// Message of a `raise_exception` call.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct Raised(pub String);
 
+/// Fails with [`Raised`] as the error's source.
 pub(super) fn raise_exception(message: String) -> Result<Value, Error> {
     let error = Error::new(ErrorKind::InvalidOperation, "raise_exception was called");
     Err(error.with_source(Raised(message)))
 }
 
-/// The present time in UTC, formatted.
+/// The current UTC time in a `strftime` format.
 pub(super) fn strftime_now(format: &str) -> Result<String, Error> {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -27,7 +28,7 @@ pub(super) fn strftime_now(format: &str) -> Result<String, Error> {
     strftime(format, now)
 }
 
-/// Python's `strftime` for the directives that templates use; `seconds` are Unix time.
+/// Python's `strftime` with the directives that templates use; `seconds` is Unix time.
 fn strftime(format: &str, seconds: u64) -> Result<String, Error> {
     const MONTHS: [&str; 12] = [
         "January",
@@ -56,7 +57,7 @@ fn strftime(format: &str, seconds: u64) -> Result<String, Error> {
     let (year, month, day) = civil_date(days);
     let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
     let month_name = MONTHS[month as usize - 1];
-    let day_name = DAYS[(days % 7) as usize]; // 1970 began on a Thursday
+    let day_name = DAYS[(days % 7) as usize]; // 1970-01-01 was a Thursday.
     let mut text = String::new();
     let mut chars = format.chars();
     while let Some(c) = chars.next() {
@@ -84,7 +85,8 @@ fn strftime(format: &str, seconds: u64) -> Result<String, Error> {
                 return Err(Error::new(
                     ErrorKind::InvalidOperation,
                     format!(
-                        "strftime_now does not know `%{directive}`; expected one of %Y %y %m %d %B %b %A %a %H %I %p %M %S"
+                        "strftime_now does not support `%{directive}`; expected one of %Y %y %m %d \
+                         %B %b %A %a %H %I %p %M %S"
                     ),
                 ));
             }
@@ -110,7 +112,7 @@ fn civil_date(days: u64) -> (u64, u64, u64) {
     (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 
-/// `json.dumps(value, ensure_ascii=False, ...)`: nothing is escaped for HTML.
+/// JSON of a value as by Python's `json.dumps(value, ensure_ascii=False, ...)`, without HTML escapes.
 pub(super) fn tojson(value: &Value, options: Kwargs) -> Result<String, Error> {
     let indent = options.get::<Option<usize>>("indent")?;
     let (item, key) = match options.get::<Option<Vec<String>>>("separators")?.as_deref() {
@@ -128,9 +130,9 @@ pub(super) fn tojson(value: &Value, options: Kwargs) -> Result<String, Error> {
     let sort_keys = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
     options.assert_all_used()?;
 
-    let broken =
+    let failed =
         |error: serde_json::Error| Error::new(ErrorKind::BadSerialization, error.to_string());
-    let mut value = serde_json::to_value(value).map_err(broken)?;
+    let mut value = serde_json::to_value(value).map_err(failed)?;
     if sort_keys {
         value.sort_all_objects();
     }
@@ -145,19 +147,21 @@ pub(super) fn tojson(value: &Value, options: Kwargs) -> Result<String, Error> {
     let mut json = Vec::new();
     value
         .serialize(&mut Serializer::with_formatter(&mut json, style))
-        .map_err(broken)?;
+        .map_err(failed)?;
     Ok(String::from_utf8_lossy(&json).into_owned())
 }
 
-/// JSON as Python's `json` module lays it out.
+/// JSON formatter with the whitespace and escapes of Python's `json` module.
 struct PythonJson {
-    /// Spaces a level; none keeps all on one line.
+    /// Spaces per level; `None` writes a single line.
     indent: Option<usize>,
+    /// Separator between items.
     item: String,
+    /// Separator after keys.
     key: String,
     ensure_ascii: bool,
     depth: usize,
-    /// The innermost array or object has a member.
+    /// Whether the innermost array or object has a member.
     filled: bool,
 }
 
@@ -278,9 +282,9 @@ mod tests {
             .unwrap()
     }
 
-    // Expected values: Python's json.dumps.
+    // Expected values come from Python's `json.dumps`.
     #[test]
-    fn json_is_laid_out_as_python_does() {
+    fn json_is_formatted_as_in_python() {
         let value = r#"{"b": [1, "x<\n'é🤗"], "a": {}, "c": [], "d": none, "e": true}"#;
         assert_eq!(
             json(&format!("{value} | tojson")),
@@ -300,9 +304,9 @@ mod tests {
         );
     }
 
-    // Expected values: Python's datetime.utcfromtimestamp(seconds).strftime(...).
+    // Expected values come from Python's `datetime.utcfromtimestamp(seconds).strftime(...)`.
     #[test]
-    fn dates_are_those_of_the_calendar() {
+    fn dates_are_formatted_as_in_python() {
         let format = "%A %a %d %B %b %Y %y-%m %H:%M:%S %I %p %%";
         for (seconds, expected) in [
             (0, "Thursday Thu 01 January Jan 1970 70-01 00:00:00 12 AM %"),

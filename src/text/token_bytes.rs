@@ -1,31 +1,33 @@
-//! What each token stands for, as bytes, worked out once from the tokenizer's decoder.
+//! Table of each token's bytes, computed once from the tokenizer's decoder.
 //!
-//! Decoding by bytes makes a stream exact and cheap: no window of earlier tokens has to be decoded
-//! again, and half a character is simply a prefix of a UTF-8 sequence. It differs from
-//! `Tokenizer::decode` in one point: within a run of byte-fallback tokens that is not valid UTF-8,
-//! only the faulty part becomes U+FFFD, not the whole run (which could not be streamed).
+//! Decoding by bytes makes streaming exact and cheap: no window of earlier tokens is decoded again,
+//! and an incomplete character is a prefix of a UTF-8 sequence. The result differs from
+//! `Tokenizer::decode` in one case: in a run of byte-fallback tokens that is not valid UTF-8, only the
+//! invalid part becomes U+FFFD, not the whole run, which could not be streamed.
 
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
-/// Bytes of every token id, in one buffer.
+/// Bytes of each token id, in one buffer.
 pub(super) struct TokenBytes {
     bytes: Vec<u8>,
-    /// Where each token's bytes end; they start where those of the id before end.
+    /// End of each token's bytes; they begin at the end of the previous id's.
     ends: Vec<usize>,
     special: Vec<bool>,
     leading_space: bool,
 }
 
 impl TokenBytes {
+    /// Builds the table.
+    ///
     /// # Errors
-    /// The reason, where the decoder's kind is unknown.
+    /// The reason why the decoder is not supported.
     pub fn new(tokenizer: &Tokenizer) -> Result<Self, String> {
-        let spelling = Spelling::of(tokenizer)?;
+        let spelling = Spelling::new(tokenizer)?;
         let vocab = tokenizer.get_vocab(true);
         let len = vocab.values().max().map_or(0, |&id| id as usize + 1);
-        // The vocabulary may name one id twice (an added token that is also the model's); the
-        // tokenizer's own answer decides.
+        // The vocabulary may hold two texts for one id (an added token that is also the model's);
+        // `id_to_token` decides.
         let mut table = Self {
             bytes: Vec::with_capacity(len * 8),
             ends: Vec::with_capacity(len),
@@ -46,10 +48,12 @@ impl TokenBytes {
         Ok(table)
     }
 
+    /// Number of token ids.
     pub fn len(&self) -> usize {
         self.ends.len()
     }
 
+    /// Bytes of a token; empty for an id without a token.
     pub fn get(&self, id: u32) -> &[u8] {
         let id = id as usize;
         let Some(&end) = self.ends.get(id) else {
@@ -59,22 +63,24 @@ impl TokenBytes {
         &self.bytes[start..end]
     }
 
+    /// Whether a token is special, that is, not text.
     pub fn is_special(&self, id: u32) -> bool {
         self.special.get(id as usize).copied().unwrap_or(false)
     }
 
-    /// Words begin with a space, also the first one of a text, where it has to go (SentencePiece).
+    /// Whether every word begins with a space, even the first one of a text, where decoding drops it
+    /// (SentencePiece).
     pub fn marks_words_by_leading_space(&self) -> bool {
         self.leading_space
     }
 }
 
-/// How the vocabulary spells bytes: the decoder's steps, as far as single tokens go.
+/// How the vocabulary spells bytes: those decoder steps that apply to single tokens.
 #[derive(Default)]
 struct Spelling {
-    /// One character a byte, as GPT-2 does.
+    /// One character per byte, as in GPT-2.
     byte_level: bool,
-    /// `<0x0A>` is a byte.
+    /// Tokens such as `<0x0A>` are single bytes.
     byte_fallback: bool,
     replacements: Vec<(String, String)>,
     leading_space: bool,
@@ -82,7 +88,7 @@ struct Spelling {
 }
 
 impl Spelling {
-    fn of(tokenizer: &Tokenizer) -> Result<Self, String> {
+    fn new(tokenizer: &Tokenizer) -> Result<Self, String> {
         let decoder = tokenizer
             .get_decoder()
             .ok_or("it has no decoder; expected ByteLevel, Metaspace or byte fallback")?;
@@ -134,7 +140,7 @@ impl Spelling {
 
     fn append_bytes(&self, token: &str, out: &mut Vec<u8>) {
         if self.byte_level {
-            // Added tokens are spelled as they are.
+            // Added tokens are spelled literally.
             match token.chars().map(byte_of_char).collect::<Option<Vec<u8>>>() {
                 Some(bytes) => out.extend(bytes),
                 None => out.extend(token.bytes()),
@@ -157,8 +163,8 @@ fn fallback_byte(token: &str) -> Option<u8> {
     (digits.len() == 2).then(|| u8::from_str_radix(digits, 16).ok())?
 }
 
-/// The byte that a character of a byte-level vocabulary stands for: printable Latin-1 stands for
-/// itself, the other 68 bytes, in order, are the characters from U+0100 on.
+/// Byte that a character of a byte-level vocabulary represents: printable Latin-1 characters
+/// represent themselves; the characters from U+0100 on represent the other 68 bytes, in order.
 fn byte_of_char(c: char) -> Option<u8> {
     let code = u32::from(c);
     match code {
@@ -198,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_decoder_of_another_family_is_refused_by_name() {
+    fn an_unsupported_decoder_is_refused_by_name() {
         for (decoder, name) in [
             (
                 serde_json::json!({"type": "WordPiece", "prefix": "##", "cleanup": true}),

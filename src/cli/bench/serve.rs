@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::cli::base::{BaseArgs, CacheArgs, at_least_one, bar_of, print};
 use crate::loadgen;
-use crate::loadgen::{Arrivals, Kind, Popularity, Report, Server, Words, Work};
+use crate::loadgen::{Arrivals, Popularity, PromptWords, Report, Server, ServerKind, Workload};
 use crate::model::DEFAULT_MODEL;
 use crate::text::Text;
 
@@ -20,7 +20,7 @@ pub struct ServeArgs {
     url: String,
     /// API that selects the adapter of a request: openai (by `model`) or llamacpp (by number).
     #[arg(long, default_value_t, help_heading = SERVER)]
-    kind: Kind,
+    kind: ServerKind,
     /// Name of the base on the server [default: the first model that the server lists].
     #[arg(long, value_name = "NAME", help_heading = SERVER)]
     model: Option<String>,
@@ -120,14 +120,14 @@ fn positive(text: &str) -> Result<f64, String> {
 /// # Errors
 /// The server or the tokenizer cannot be used, or a request failed.
 pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
-    let words = Words::new(&tokenizer(&args.tokenizer, &args.cache)?)?;
+    let words = PromptWords::new(&tokenizer(&args.tokenizer, &args.cache)?)?;
     let server = Server::new(
         &args.url,
         args.kind,
         args.model.clone(),
         args.adapters.clone(),
     )?;
-    let work = Work {
+    let workload = Workload {
         requests: args.requests,
         prompt_tokens: args.prompt_tokens,
         max_tokens: args.max_tokens,
@@ -142,7 +142,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
         seed: args.seed,
     };
     let bar = bar_of("requests", "{pos}/{len}", args.requests as u64);
-    let report = loadgen::run(&server, &work, &words, &|done| {
+    let report = loadgen::run(&server, &workload, &words, &|done| {
         bar.set_position(done as u64);
     })?;
     bar.finish_and_clear();

@@ -1,4 +1,4 @@
-//! Byte-level BPE: GPT-2's kind, with the way each family cuts text into words.
+//! Byte-level BPE as in GPT-2, with each model family's pre-tokenizer.
 
 use tokenizers::decoders::byte_level::ByteLevel;
 use tokenizers::models::bpe::{BPE, Vocab};
@@ -11,23 +11,24 @@ use tokenizers::tokenizer::SplitDelimiterBehavior;
 use tokenizers::{NormalizerWrapper, Tokenizer};
 
 use super::metadata::Metadata;
-use super::{Base, TextError, Vocabulary, found, unusable};
+use super::vocabulary::{Pipeline, Vocabulary, found, unusable};
+use crate::text::error::TextError;
 
 const MERGES: &str = "tokenizer.ggml.merges";
 
-/// How text is cut into words before the merges.
+/// How a model family splits text into words before the merges.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Words {
+enum PreTokenizer {
     Gpt2,
-    /// As GPT-2, after each digit has become a word.
+    /// As GPT-2, but each digit is a word.
     SmolLm,
-    /// Digits in groups of up to three; a whole word that is a token is not merged.
+    /// Digits in groups of up to three; a word that is itself a token skips the merges.
     Llama3,
-    /// Digits one by one, text in Unicode's composed form.
+    /// Each digit is a word; text is normalised to NFC.
     Qwen2,
 }
 
-impl Words {
+impl PreTokenizer {
     fn read(metadata: Metadata) -> Result<Self, TextError> {
         let key = "tokenizer.ggml.pre";
         match metadata.string(key)? {
@@ -43,7 +44,7 @@ impl Words {
         }
     }
 
-    fn pre_tokenizer(self) -> tokenizers::Result<PreTokenizerWrapper> {
+    fn build(self) -> tokenizers::Result<PreTokenizerWrapper> {
         let bytes = |use_regex| ByteLevel::new(false, true, use_regex).into();
         let split = |digits: &str| {
             let pattern = format!(
@@ -65,40 +66,41 @@ impl Words {
     }
 }
 
-pub(super) fn read(metadata: Metadata, vocabulary: &Vocabulary) -> Result<Base, TextError> {
-    let words = Words::read(metadata)?;
+/// Builds the tokenizer.
+pub(super) fn read(metadata: Metadata, vocabulary: &Vocabulary) -> Result<Pipeline, TextError> {
+    let pre_tokenizer = PreTokenizer::read(metadata)?;
     let merges = metadata
         .strings(MERGES)?
         .into_iter()
         .map(|merge| match merge.split_once(' ') {
             Some((left, right)) => Ok((left.to_owned(), right.to_owned())),
-            None => Err(broken_merges(format!("`{merge}`"))),
+            None => Err(malformed_merges(format!("`{merge}`"))),
         })
         .collect::<Result<Vec<_>, _>>()?;
     let bpe = BPE::builder()
         .vocab_and_merges(vocabulary.ids::<Vocab>(), merges)
-        .ignore_merges(words == Words::Llama3)
+        .ignore_merges(pre_tokenizer == PreTokenizer::Llama3)
         .build()
-        .map_err(|error| broken_merges(error.to_string()))?;
+        .map_err(|error| malformed_merges(error.to_string()))?;
 
     let mut tokenizer = Tokenizer::new(bpe);
-    tokenizer.with_pre_tokenizer(Some(words.pre_tokenizer().map_err(unusable)?));
+    tokenizer.with_pre_tokenizer(Some(pre_tokenizer.build().map_err(unusable)?));
     tokenizer.with_decoder(Some(ByteLevel::default()));
-    if words == Words::Qwen2 {
+    if pre_tokenizer == PreTokenizer::Qwen2 {
         tokenizer
             .with_normalizer(Some(NormalizerWrapper::from(NFC)))
             .map_err(unusable)?;
     }
-    Ok(Base {
+    Ok(Pipeline {
         tokenizer,
-        adds_bos: words == Words::Llama3,
+        adds_bos: pre_tokenizer == PreTokenizer::Llama3,
     })
 }
 
-fn broken_merges(found: String) -> TextError {
+fn malformed_merges(found: String) -> TextError {
     TextError::Metadata {
         key: MERGES,
         found,
-        expected: "pairs of tokens with a space between, whose joint text is a token",
+        expected: "pairs of tokens separated by a space, whose concatenation is a token",
     }
 }

@@ -2,10 +2,10 @@ use std::collections::HashMap;
 
 use candle_core::quantized::gguf_file::Value;
 
-use crate::text::TextError;
+use crate::text::error::TextError;
 
-/// Typed reading of a GGUF's metadata. A key of another type than expected is an error; an absent
-/// one is `None`.
+/// Typed access to GGUF metadata. An absent key is `None`; a value of an unexpected type is an
+/// error.
 #[derive(Clone, Copy)]
 pub(super) struct Metadata<'a>(pub &'a HashMap<String, Value>);
 
@@ -19,17 +19,17 @@ impl<'a> Metadata<'a> {
     }
 
     pub fn integer(self, key: &'static str) -> Result<Option<u32>, TextError> {
-        self.read(key, "an integer of 32 bits, not negative", as_integer)
+        self.read(key, "a non-negative 32-bit integer", as_integer)
     }
 
-    /// A list that must be there.
+    /// A required list.
     pub fn strings(self, key: &'static str) -> Result<Vec<&'a str>, TextError> {
         const EXPECTED: &str = "a list of strings";
         let strings = self.read(key, EXPECTED, |value| as_list(value, as_string))?;
         strings.ok_or_else(|| missing(key, EXPECTED))
     }
 
-    /// A list that must be there.
+    /// A required list.
     pub fn floats(self, key: &'static str) -> Result<Vec<f32>, TextError> {
         const EXPECTED: &str = "a list of 32-bit floats";
         let floats = self.read(key, EXPECTED, |value| {
@@ -39,7 +39,7 @@ impl<'a> Metadata<'a> {
     }
 
     pub fn optional_integers(self, key: &'static str) -> Result<Option<Vec<u32>>, TextError> {
-        self.read(key, "a list of integers, not negative", |value| {
+        self.read(key, "a list of non-negative integers", |value| {
             as_list(value, as_integer)
         })
     }
@@ -54,7 +54,7 @@ impl<'a> Metadata<'a> {
             return Ok(None);
         };
         let found = || match value {
-            Value::Array(_) => "a list of another kind".to_owned(),
+            Value::Array(_) => "a list of another type".to_owned(),
             other => format!("{other:?}"),
         };
         convert(value).map(Some).ok_or_else(|| TextError::Metadata {

@@ -1,47 +1,31 @@
-//! A base's text from a GGUF's metadata.
+//! Tokenizer and chat template from GGUF metadata.
 //!
-//! A GGUF holds the vocabulary but names the pipeline around it by a word: `tokenizer.ggml.model`
+//! A GGUF holds the vocabulary, but only names the pipeline around it: `tokenizer.ggml.model`
 //! (byte-level BPE or SentencePiece) and `tokenizer.ggml.pre`. The pipelines here are those of the
-//! checkpoints' own `tokenizer.json`. A word that is not known is refused: near enough gives wrong
-//! tokens without a sign.
+//! checkpoints' `tokenizer.json` files. Unknown names are refused, because a similar pipeline would
+//! silently give wrong tokens.
 
 mod byte_level;
 mod metadata;
 mod sentencepiece;
+mod vocabulary;
 
 use std::collections::BTreeMap;
 
 use candle_core::quantized::gguf_file;
+use tokenizers::Tokenizer;
 use tokenizers::processors::template::TemplateProcessing;
-use tokenizers::{AddedToken, Tokenizer};
 
-use super::{Extras, Text, TextError};
+use super::error::TextError;
+use super::tokenizer_parts::{TemplateSource, TokenizerParts};
 use metadata::Metadata;
+use vocabulary::{ORIGIN, Vocabulary, found, unusable};
 
-/// `tokenizer.ggml.token_type`, as llama.cpp numbers it.
-mod token_type {
-    pub const NORMAL: u32 = 1;
-    pub const UNKNOWN: u32 = 2;
-    pub const CONTROL: u32 = 3;
-    pub const USER_DEFINED: u32 = 4;
-}
-
-/// The vocabulary: texts and types by token id.
-struct Vocabulary<'a> {
-    tokens: Vec<&'a str>,
-    types: Vec<u32>,
-}
-
-/// A tokenizer before special tokens are added, and what it does when the metadata is silent.
-struct Base {
-    tokenizer: Tokenizer,
-    adds_bos: bool,
-}
-
-pub(super) fn read(content: &gguf_file::Content) -> Result<Text, TextError> {
+/// Reads the parts from a GGUF's metadata.
+pub(super) fn read(content: &gguf_file::Content) -> Result<TokenizerParts, TextError> {
     let metadata = Metadata(&content.metadata);
     let vocabulary = Vocabulary::read(metadata)?;
-    let base = match metadata.string("tokenizer.ggml.model")? {
+    let pipeline = match metadata.string("tokenizer.ggml.model")? {
         Some("gpt2") => byte_level::read(metadata, &vocabulary)?,
         Some("llama") => sentencepiece::read(metadata, &vocabulary)?,
         other => {
@@ -52,11 +36,11 @@ pub(super) fn read(content: &gguf_file::Content) -> Result<Text, TextError> {
             });
         }
     };
-    let mut tokenizer = base.tokenizer;
+    let mut tokenizer = pipeline.tokenizer;
     vocabulary.add_special_tokens(&mut tokenizer)?;
 
     let special_tokens = special_tokens(metadata, &vocabulary)?;
-    add_post_processor(&mut tokenizer, metadata, base.adds_bos, &special_tokens)?;
+    add_post_processor(&mut tokenizer, metadata, pipeline.adds_bos, &special_tokens)?;
     let mut eos_token_ids = Vec::new();
     for key in [
         "tokenizer.ggml.eos_token_id",
@@ -66,80 +50,22 @@ pub(super) fn read(content: &gguf_file::Content) -> Result<Text, TextError> {
         let id = vocabulary.checked_id(metadata, key)?;
         eos_token_ids.extend(id.filter(|id| !eos_token_ids.contains(id)));
     }
-    let template = metadata.string("tokenizer.chat_template")?.map(|source| {
-        (
-            source.to_owned(),
-            "the GGUF (`tokenizer.chat_template`)".to_owned(),
-        )
-    });
-    Text::new(
+    let template = metadata
+        .string("tokenizer.chat_template")?
+        .map(|source| TemplateSource {
+            source: source.to_owned(),
+            origin: "the GGUF (`tokenizer.chat_template`)".to_owned(),
+        });
+    Ok(TokenizerParts {
         tokenizer,
-        Extras {
-            special_tokens,
-            template,
-            eos_token_ids,
-        },
-        "the GGUF",
-    )
+        special_tokens,
+        template,
+        eos_token_ids,
+        origin: ORIGIN.to_owned(),
+    })
 }
 
-impl<'a> Vocabulary<'a> {
-    fn read(metadata: Metadata<'a>) -> Result<Self, TextError> {
-        let tokens = metadata.strings("tokenizer.ggml.tokens")?;
-        let types = match metadata.optional_integers("tokenizer.ggml.token_type")? {
-            None => vec![token_type::NORMAL; tokens.len()],
-            Some(types) if types.len() == tokens.len() => types,
-            Some(types) => {
-                return Err(TextError::Metadata {
-                    key: "tokenizer.ggml.token_type",
-                    found: format!("{} types for {} tokens", types.len(), tokens.len()),
-                    expected: "one type a token",
-                });
-            }
-        };
-        Ok(Self { tokens, types })
-    }
-
-    /// Texts with their ids. Of a text that occurs twice the first id counts.
-    fn ids<C: FromIterator<(String, u32)>>(&self) -> C {
-        let count = self.tokens.len() as u32;
-        let entries = (0..count).rev().zip(self.tokens.iter().rev());
-        entries.map(|(id, &token)| (token.to_owned(), id)).collect()
-    }
-
-    /// The id under a key, where it names a token.
-    fn checked_id(&self, metadata: Metadata, key: &'static str) -> Result<Option<u32>, TextError> {
-        match metadata.integer(key)? {
-            Some(id) if id as usize >= self.tokens.len() => Err(TextError::Metadata {
-                key,
-                found: id.to_string(),
-                expected: "the id of a token in `tokenizer.ggml.tokens`",
-            }),
-            id => Ok(id),
-        }
-    }
-
-    /// Control tokens are special; user-defined ones are text that is never split.
-    fn add_special_tokens(&self, tokenizer: &mut Tokenizer) -> Result<(), TextError> {
-        let added = self
-            .tokens
-            .iter()
-            .zip(&self.types)
-            .filter_map(|(&token, &kind)| {
-                let special = match kind {
-                    token_type::UNKNOWN | token_type::CONTROL => true,
-                    token_type::USER_DEFINED => false,
-                    _ => return None,
-                };
-                Some(AddedToken::from(token, special).normalized(false))
-            });
-        // An empty text would be found everywhere.
-        let added: Vec<AddedToken> = added.filter(|token| !token.content.is_empty()).collect();
-        tokenizer.add_tokens(added).map(|_| ()).map_err(unusable)
-    }
-}
-
-/// The special tokens' texts, under the names that chat templates use.
+/// Texts of the special tokens by role, as chat templates name them.
 fn special_tokens(
     metadata: Metadata,
     vocabulary: &Vocabulary,
@@ -158,19 +84,20 @@ fn special_tokens(
     Ok(tokens)
 }
 
-/// Puts the bos and eos tokens around a plain prompt, where the base wants them.
+/// Adds `bos` and `eos` tokens around a plain prompt if the metadata say so. `adds_bos` is the default
+/// of `tokenizer.ggml.add_bos_token`.
 fn add_post_processor(
     tokenizer: &mut Tokenizer,
     metadata: Metadata,
     adds_bos: bool,
     special_tokens: &BTreeMap<String, String>,
 ) -> Result<(), TextError> {
-    let wanted = |flag: &'static str, role: &str, default| -> Result<_, TextError> {
-        let wanted = metadata.boolean(flag)?.unwrap_or(default);
-        Ok(special_tokens.get(role).filter(|_| wanted))
+    let token_if = |flag: &'static str, role: &str, default| -> Result<_, TextError> {
+        let enabled = metadata.boolean(flag)?.unwrap_or(default);
+        Ok(special_tokens.get(role).filter(|_| enabled))
     };
-    let bos = wanted("tokenizer.ggml.add_bos_token", "bos_token", adds_bos)?;
-    let eos = wanted("tokenizer.ggml.add_eos_token", "eos_token", false)?;
+    let bos = token_if("tokenizer.ggml.add_bos_token", "bos_token", adds_bos)?;
+    let eos = token_if("tokenizer.ggml.add_eos_token", "eos_token", false)?;
     if bos.is_none() && eos.is_none() {
         return Ok(());
     }
@@ -189,15 +116,4 @@ fn add_post_processor(
         .map_err(|error| unusable(error.into()))?;
     tokenizer.with_post_processor(Some(processor));
     Ok(())
-}
-
-fn found(value: Option<&str>) -> String {
-    value.map_or_else(|| "nothing".to_owned(), |value| format!("`{value}`"))
-}
-
-fn unusable(error: tokenizers::Error) -> TextError {
-    TextError::Tokenizer {
-        origin: "the GGUF".to_owned(),
-        reason: error.to_string(),
-    }
 }

@@ -1,8 +1,8 @@
-//! SentencePiece of the BPE kind, as Llama 2 and the first Mistrals use it.
+//! SentencePiece BPE, as in Llama 2 and the first Mistral models.
 //!
-//! SentencePiece merges the neighbours whose joint piece has the best score. The same as a list of
-//! merges: every way to make a piece of two others, best piece first. transformers converts its
-//! slow tokenizers in this way.
+//! SentencePiece merges the neighbours whose joint piece has the best score. The equivalent list of
+//! merges holds every split of a piece into two others, best piece first, as in the conversion of
+//! slow tokenizers in transformers.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -16,14 +16,16 @@ use tokenizers::normalizers::{Prepend, Replace, Sequence as Normalizers};
 use tokenizers::{NormalizerWrapper, Tokenizer};
 
 use super::metadata::Metadata;
-use super::{Base, TextError, Vocabulary, token_type, unusable};
+use super::vocabulary::{Pipeline, Vocabulary, token_type, unusable};
+use crate::text::error::TextError;
 
-/// Stands for a space within pieces.
+/// Represents a space in pieces.
 const SPACE: &str = "▁";
 
 const UNKNOWN_KEY: &str = "tokenizer.ggml.unknown_token_id";
 
-pub(super) fn read(metadata: Metadata, vocabulary: &Vocabulary) -> Result<Base, TextError> {
+/// Builds the tokenizer.
+pub(super) fn read(metadata: Metadata, vocabulary: &Vocabulary) -> Result<Pipeline, TextError> {
     let scores = metadata.floats("tokenizer.ggml.scores")?;
     if scores.len() != vocabulary.tokens.len() {
         return Err(TextError::Metadata {
@@ -33,7 +35,7 @@ pub(super) fn read(metadata: Metadata, vocabulary: &Vocabulary) -> Result<Base, 
                 scores.len(),
                 vocabulary.tokens.len()
             ),
-            expected: "one score a token",
+            expected: "one score per token",
         });
     }
     let mut bpe = BPE::builder()
@@ -63,14 +65,14 @@ pub(super) fn read(metadata: Metadata, vocabulary: &Vocabulary) -> Result<Base, 
         .with_normalizer(Some(Normalizers::new(normalizers)))
         .map_err(unusable)?
         .with_decoder(Some(Decoders::new(decoders)));
-    Ok(Base {
+    Ok(Pipeline {
         tokenizer,
         adds_bos: true,
     })
 }
 
-/// All pairs of pieces that make a piece: by the made piece's score, best first; for one piece,
-/// longest left part first.
+/// All splits of a piece into two pieces, sorted by the score of the whole piece, best first; those
+/// of one piece by the length of the left part, longest first.
 fn merges(vocabulary: &Vocabulary, scores: &[f32]) -> Vec<(String, String)> {
     let pieces: HashMap<&str, f32> = vocabulary
         .tokens

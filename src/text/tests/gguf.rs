@@ -4,7 +4,7 @@ use super::*;
 use crate::text::{ChatMessage, TextError};
 
 #[test]
-fn each_family_cuts_digits_in_its_way() {
+fn each_family_splits_digits_its_own_way() {
     for (pre, expected) in [
         ("gpt-2", vec!["he", "ll", "o", " ", "123", "4"]),
         ("llama-bpe", vec!["he", "ll", "o", " ", "123", "4"]),
@@ -17,7 +17,7 @@ fn each_family_cuts_digits_in_its_way() {
             "{pre}"
         );
     }
-    // Groups of three, from the left: no merge reaches over the end of one.
+    // Groups of three, from the left: no merge crosses the end of one.
     assert_eq!(
         spelled(&byte_level_text("llama-bpe"), "4123"),
         ["4", "12", "3"]
@@ -40,12 +40,12 @@ fn qwen2_composes_characters() {
 }
 
 #[test]
-fn no_space_is_put_before_the_first_word() {
+fn no_space_is_added_before_the_first_word() {
     assert_eq!(spelled(&byte_level_text("smollm"), "he"), ["he"]);
 }
 
 #[test]
-fn bos_is_added_where_asked_and_where_the_base_wants_it() {
+fn bos_is_added_if_requested_and_if_the_base_expects_it() {
     let he = |text: &Text, add| text.encode("he", add).unwrap();
     let text = byte_level_text("smollm");
     assert_eq!(he(&text, true), he(&text, false));
@@ -73,7 +73,7 @@ fn special_tokens_are_recognised_and_left_out_on_demand() {
 }
 
 #[test]
-fn a_gguf_brings_its_template_and_special_tokens() {
+fn a_gguf_provides_its_template_and_special_tokens() {
     let text = byte_level_text("smollm");
     assert!(text.has_chat_template());
     let messages = [ChatMessage::new("user", "a"), ChatMessage::new("user", "b")];
@@ -88,7 +88,7 @@ fn a_gguf_brings_its_template_and_special_tokens() {
 }
 
 #[test]
-fn a_saved_text_reads_as_it_was() {
+fn a_saved_text_reads_back_unchanged() {
     for text in [byte_level_text("smollm"), byte_level_text("llama-bpe")] {
         let folder = tempfile::tempdir().unwrap();
         text.save(folder.path()).unwrap();
@@ -140,7 +140,7 @@ fn faulty_gguf_metadata_is_named_in_one_line() {
         (
             "ggml.tokens",
             Some(Value::Array(vec![Value::U8(1)])),
-            "found a list of another kind",
+            "found a list of another type",
         ),
         (
             "ggml.token_type",

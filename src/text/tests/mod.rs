@@ -1,7 +1,7 @@
-//! Behaviour of the whole layer, on small tokenizers that are built here.
+//! Tests of the whole layer, on small tokenizers built here.
 
-mod folder;
 mod gguf;
+mod hugging_face;
 mod stream;
 
 use std::collections::HashMap;
@@ -32,7 +32,8 @@ fn content(metadata: impl IntoIterator<Item = (&'static str, Value)>) -> Content
     }
 }
 
-/// A byte-level vocabulary: two control tokens, all bytes, a user-defined token, four merges.
+/// Metadata of a byte-level vocabulary: two control tokens, all bytes, a user-defined token, four
+/// merges.
 fn byte_level(pre: &str) -> HashMap<&'static str, Value> {
     let mut alphabet: Vec<char> = ByteLevel::alphabet().into_iter().collect();
     alphabet.sort_unstable();
@@ -64,7 +65,7 @@ fn byte_level_text(pre: &str) -> Text {
     Text::from_gguf(&content(byte_level(pre))).unwrap()
 }
 
-/// [`byte_level_text`] that begins a plain prompt with `<s>`, and renders chats by `template`.
+/// A byte-level [`Text`] that begins plain prompts with `<s>` and has this chat template.
 pub(crate) fn chat_text(template: &str) -> Text {
     let mut metadata = byte_level("llama-bpe");
     metadata.insert("ggml.add_bos_token", Value::Bool(true));
@@ -80,7 +81,7 @@ fn spelled(text: &Text, input: &str) -> Vec<String> {
         .collect()
 }
 
-/// Pieces and scores of a SentencePiece kind with byte fallback.
+/// Metadata of a SentencePiece vocabulary with byte fallback.
 fn sentencepiece() -> HashMap<&'static str, Value> {
     let mut tokens: Vec<String> = ["<unk>", "<s>", "</s>"].map(String::from).into();
     tokens.extend((0..=255).map(|byte| format!("<0x{byte:02X}>")));

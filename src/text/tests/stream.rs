@@ -6,7 +6,7 @@ use super::*;
 use crate::text::{StreamOptions, TextStream, TokenDecoder};
 
 #[test]
-fn text_can_be_shared_between_threads() {
+fn a_text_can_be_shared_between_threads() {
     fn shared<T: Send + Sync>() {}
     shared::<Text>();
     shared::<TextStream>();
@@ -50,7 +50,7 @@ fn a_character_of_several_tokens_comes_out_whole() {
 }
 
 #[test]
-fn ids_without_a_token_are_no_text() {
+fn ids_without_a_token_give_no_text() {
     let text = Arc::new(byte_level_text("smollm"));
     let size = text.vocab_size();
     assert_eq!(size, 263);
@@ -63,7 +63,7 @@ fn ids_without_a_token_are_no_text() {
     );
 }
 
-/// Pushes all ids; what was given out, and the stop string if any.
+/// Pushes all ids; returns the emitted text, and the stop string if any.
 fn stream(text: &Arc<Text>, options: StreamOptions, ids: &[u32]) -> (String, Option<String>) {
     let mut stream = TextStream::new(text.clone(), options);
     let mut out = String::new();
@@ -138,7 +138,7 @@ fn an_unfinished_character_may_complete_a_stop_string_at_the_end() {
 
 proptest! {
     #[test]
-    fn increments_are_the_text_of_the_whole(
+    fn increments_concatenate_to_the_text_of_the_whole(
         ids in proptest::collection::vec(0u32..263, 0..40),
         skip in any::<bool>(),
     ) {
@@ -154,7 +154,7 @@ proptest! {
     }
 
     #[test]
-    fn byte_level_decoding_is_that_of_the_tokenizer(
+    fn byte_level_decoding_equals_that_of_the_tokenizer(
         ids in proptest::collection::vec(0u32..263, 0..40),
         skip in any::<bool>(),
     ) {

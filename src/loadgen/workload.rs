@@ -1,39 +1,50 @@
-//! What a server is asked for.
+//! The requests of a run.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// The work of a run.
+/// The requests of a run.
 #[derive(Clone, Copy, Debug)]
-pub struct Work {
+pub struct Workload {
+    /// Measured requests.
     pub requests: usize,
+    /// Tokens per prompt.
     pub prompt_tokens: usize,
     /// Tokens that each request generates.
     pub max_tokens: usize,
+    /// Arrival process.
     pub arrivals: Arrivals,
+    /// Distribution over the adapters.
     pub popularity: Popularity,
-    /// Requests before the clock starts.
+    /// Requests before the measurement starts.
     pub warmup: usize,
-    /// Decides prompts, adapters and arrivals; another one for each round, or a prefix cache answers.
+    /// Seed of prompts, adapters and arrivals. Use another one for each round, or a prefix cache may
+    /// answer.
     pub seed: u64,
 }
 
-/// When requests are sent.
+/// Arrival process of the requests.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Arrivals {
-    /// So many are always in flight: the next is sent when one ends.
-    Closed { concurrency: usize },
-    /// So many a second, at random times (a Poisson process), whether the server keeps up or not.
-    Open { rate: f64 },
+    /// Closed loop: the next request is sent when one ends.
+    Closed {
+        /// Requests in flight.
+        concurrency: usize,
+    },
+    /// Open loop: a Poisson process, whether the server keeps up or not.
+    Open {
+        /// Requests per second.
+        rate: f64,
+    },
 }
 
-/// How requests choose among the adapters.
+/// Distribution of requests over the adapters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Popularity {
-    /// One after the other.
+    /// Round robin.
     #[default]
     Uniform,
-    /// Adapter `k` (from 1) with a weight of `1/k`.
+    /// Adapter `k` (from 1) with weight `1/k`.
     Zipf,
 }
 
@@ -52,10 +63,10 @@ impl std::str::FromStr for Popularity {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let found = Self::ALL
+        Self::ALL
             .into_iter()
-            .find(|popularity| popularity.name() == text);
-        found.ok_or_else(|| format!("{text:?} is not a popularity: `uniform` or `zipf`"))
+            .find(|popularity| popularity.name() == text)
+            .ok_or_else(|| format!("unknown popularity {text:?}; expected `uniform` or `zipf`"))
     }
 }
 
@@ -65,8 +76,8 @@ impl std::fmt::Display for Popularity {
     }
 }
 
-impl Work {
-    /// The adapter of request `i`, of so many; `None` where there is none.
+impl Workload {
+    /// Adapter of request `i`, of `adapters` adapters; `None` if there are none.
     pub fn adapter(&self, i: usize, adapters: usize) -> Option<usize> {
         if adapters == 0 {
             return None;
@@ -85,7 +96,7 @@ impl Work {
         }
     }
 
-    /// The seconds after the begin at which requests are sent in an open loop.
+    /// Arrival times of an open loop, in seconds after its start.
     pub fn arrivals(&self, rate: f64) -> impl Iterator<Item = f64> {
         let mut rng = self.rng(u64::MAX);
         let mut now = 0.0;

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::*;
 use crate::text::ChatMessage;
 
-/// A folder that holds a tokenizer and the given files.
+/// A folder with a tokenizer and these files.
 fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let tokenizer = byte_level_text("smollm")
@@ -56,7 +56,7 @@ fn truncation_and_padding_of_a_tokenizer_file_are_dropped() {
 }
 
 #[test]
-fn the_template_is_taken_from_the_best_place() {
+fn a_template_file_takes_precedence_over_the_configuration() {
     let config = r#"{"chat_template": [{"name": "rag", "template": "rag"}, {"name": "default", "template": "list {{ eos_token }}"}], "eos_token": "</s>"}"#;
     let json = r#"{"chat_template": "json"}"#;
     let map = r#"{"bos_token": "<s>", "eos_token": "other"}"#;

@@ -1,0 +1,168 @@
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::quantized::gguf_file;
+use tokenizers::Tokenizer;
+
+use super::error::TextError;
+use super::template::{ChatMessage, ChatTemplate};
+use super::token_bytes::TokenBytes;
+use super::tokenizer_parts::{TemplateSource, TokenizerParts};
+use super::{gguf, hugging_face};
+
+/// Tokenizer and chat template of one base. Immutable; share it by `Arc`.
+pub struct Text {
+    pub(super) tokenizer: Tokenizer,
+    pub(super) token_bytes: TokenBytes,
+    template: Option<ChatTemplate>,
+    eos_token_ids: Vec<u32>,
+    pub(super) sources: Sources,
+}
+
+/// Parts that [`Text::save`] writes back.
+pub(super) struct Sources {
+    /// Texts of the special tokens by role: `bos_token`, `eos_token`, ...
+    pub(super) special_tokens: BTreeMap<String, String>,
+    pub(super) template: Option<String>,
+}
+
+impl Text {
+    /// Reads `tokenizer.json` (required), `tokenizer_config.json`, `special_tokens_map.json` and
+    /// the chat template: `chat_template.jinja`, else `chat_template.json`, else the one in
+    /// `tokenizer_config.json`.
+    ///
+    /// # Errors
+    /// A missing or malformed file, or an unsupported tokenizer or template.
+    pub fn from_folder(dir: &Path) -> Result<Self, TextError> {
+        Self::new(hugging_face::read(dir)?)
+    }
+
+    /// Builds the tokenizer and the chat template from a GGUF's metadata.
+    ///
+    /// # Errors
+    /// Missing or malformed metadata, or an unsupported tokenizer or template.
+    pub fn from_gguf(content: &gguf_file::Content) -> Result<Self, TextError> {
+        Self::new(gguf::read(content)?)
+    }
+
+    fn new(parts: TokenizerParts) -> Result<Self, TextError> {
+        let TokenizerParts {
+            mut tokenizer,
+            special_tokens,
+            template,
+            eos_token_ids,
+            origin,
+        } = parts;
+        let unusable = |reason| TextError::Tokenizer {
+            origin: origin.clone(),
+            reason,
+        };
+        // A tokenizer file may set truncation and padding for training; serving wants neither.
+        tokenizer.with_padding(None);
+        tokenizer
+            .with_truncation(None)
+            .map_err(|error| unusable(error.to_string()))?;
+        let token_bytes = TokenBytes::new(&tokenizer).map_err(unusable)?;
+        let sources = Sources {
+            special_tokens: special_tokens.clone(),
+            template: template.as_ref().map(|template| template.source.clone()),
+        };
+        let template = template
+            .map(|TemplateSource { source, origin }| {
+                ChatTemplate::new(&source, special_tokens)
+                    .map_err(|reason| TextError::Template { origin, reason })
+            })
+            .transpose()?;
+        Ok(Self {
+            tokenizer,
+            token_bytes,
+            template,
+            eos_token_ids,
+            sources,
+        })
+    }
+
+    /// Token ids of a text, which may spell out special tokens. `add_special_tokens` adds the tokens
+    /// that the base expects around a plain prompt (often `bos`); a rendered chat already has them.
+    ///
+    /// # Errors
+    /// The tokenizer cannot encode the text.
+    pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TextError> {
+        self.tokenizer
+            .encode_fast(text, add_special_tokens)
+            .map(|encoding| encoding.get_ids().to_vec())
+            .map_err(|error| TextError::Encode(error.to_string()))
+    }
+
+    /// Renders a conversation into one prompt. Encode it without adding special tokens.
+    ///
+    /// # Errors
+    /// The base has no chat template, or the template refuses these messages.
+    pub fn render_chat(
+        &self,
+        messages: &[ChatMessage],
+        add_generation_prompt: bool,
+    ) -> Result<String, TextError> {
+        let template = self.template.as_ref().ok_or(TextError::NoChatTemplate)?;
+        template.render(messages, add_generation_prompt)
+    }
+
+    /// Whether the base has a chat template, which [`Text::render_chat`] needs.
+    pub fn has_chat_template(&self) -> bool {
+        self.template.is_some()
+    }
+
+    /// Text of one token, special or not. Bytes that are only part of a character become U+FFFD; an
+    /// id without a token gives an empty text.
+    pub fn token_text(&self, id: u32) -> String {
+        String::from_utf8_lossy(self.token_bytes(id)).into_owned()
+    }
+
+    /// Bytes of one token; empty for an id without a token.
+    pub fn token_bytes(&self, id: u32) -> &[u8] {
+        self.token_bytes.get(id)
+    }
+
+    /// Text of a whole sequence. Bytes that are not UTF-8 become U+FFFD.
+    ///
+    /// # Errors
+    /// An id of [`Text::vocab_size`] or above.
+    pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, TextError> {
+        let vocab_size = self.vocab_size();
+        if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
+            return Err(TextError::UnknownToken { id, vocab_size });
+        }
+        let bytes: Vec<u8> = ids
+            .iter()
+            .filter(|&&id| !(skip_special_tokens && self.token_bytes.is_special(id)))
+            .flat_map(|&id| self.token_bytes(id))
+            .copied()
+            .collect();
+        let whole = match bytes.strip_prefix(b" ") {
+            Some(rest) if self.token_bytes.marks_words_by_leading_space() => rest,
+            _ => &bytes,
+        };
+        Ok(String::from_utf8_lossy(whole).into_owned())
+    }
+
+    /// Number of token ids: the largest id plus 1. The model's embedding may have more rows.
+    pub fn vocab_size(&self) -> usize {
+        self.token_bytes.len()
+    }
+
+    /// Tokens that end a text or a turn, from the tokenizer's files or the GGUF metadata. The model's
+    /// configuration may name more.
+    pub fn eos_token_ids(&self) -> &[u32] {
+        &self.eos_token_ids
+    }
+}
+
+impl std::fmt::Debug for Text {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Text")
+            .field("vocab_size", &self.vocab_size())
+            .field("has_chat_template", &self.has_chat_template())
+            .field("eos_token_ids", &self.eos_token_ids)
+            .finish_non_exhaustive()
+    }
+}

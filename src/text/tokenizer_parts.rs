@@ -1,0 +1,23 @@
+use std::collections::BTreeMap;
+
+use tokenizers::Tokenizer;
+
+/// Tokenizer and template of a base as its files hold them, before they are checked.
+pub(super) struct TokenizerParts {
+    pub tokenizer: Tokenizer,
+    /// Texts of the special tokens by role: `bos_token`, `eos_token`, ...
+    pub special_tokens: BTreeMap<String, String>,
+    /// Source of the chat template.
+    pub template: Option<TemplateSource>,
+    /// Tokens that end a text or a turn.
+    pub eos_token_ids: Vec<u32>,
+    /// Where the tokenizer was found, for error messages.
+    pub origin: String,
+}
+
+/// Source of a chat template.
+pub(super) struct TemplateSource {
+    pub source: String,
+    /// Where it was found, for error messages.
+    pub origin: String,
+}
