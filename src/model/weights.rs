@@ -311,7 +311,7 @@ impl<'a> Loader<'a> {
             parts => Tensor::cat(parts, 0)?,
         };
         let fused = fused.to_device(&self.place.device)?;
-        pages::gather(&fused)?;
+        pages::use_huge_pages(&fused)?;
         let mut row = 0;
         for (name, part) in names.iter().zip(&parts) {
             let rows = part.dim(0)?;

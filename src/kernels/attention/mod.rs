@@ -1,4 +1,5 @@
-//! Causal attention of a ragged batch over KV blocks, with grouped queries and a sliding window.
+//! Causal attention of a ragged batch over paged KV blocks, with grouped queries and a sliding
+//! window.
 
 mod tile;
 
@@ -14,20 +15,20 @@ use super::kv::{BLOCK, KvBlocks};
 use super::step::inputs::Inputs;
 use tile::{Cache, Tile};
 
-/// The rows of one sequence in a batch, and where its keys and values lie.
+/// The rows of one sequence in a batch, and the blocks of its keys and values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Span {
-    /// The batch row of the first token.
+    /// Batch row of the first token.
     pub first_row: usize,
-    /// How many tokens of the sequence are in the batch.
+    /// Number of the sequence's tokens in the batch.
     pub rows: usize,
-    /// The position of the first token in its sequence.
+    /// Position of the first token in its sequence.
     pub first_position: usize,
-    /// The sequence's block table: position `p` lies in `blocks[p / BLOCK]`.
+    /// Block table of the sequence: position `p` is in `blocks[p / BLOCK]`.
     pub blocks: Vec<u32>,
 }
 
-/// The sequences of a step, put where the kernels run.
+/// The sequences of a step, on the device of the kernels.
 pub struct Spans<'a> {
     host: &'a [Span],
     #[cfg(feature = "cuda")]
@@ -35,10 +36,11 @@ pub struct Spans<'a> {
 }
 
 impl<'a> Spans<'a> {
-    /// For heads of which `group` share a key head; to be uploaded with the other inputs of a step.
+    /// Adds the spans to the inputs of a step, which are uploaded together. `group` query heads
+    /// share a key head.
     ///
     /// # Errors
-    /// There is no kernel for such heads.
+    /// The GPU has no kernel for `group`.
     pub fn new(host: &'a [Span], group: usize, inputs: &mut Inputs) -> Result<Self> {
         #[cfg(not(feature = "cuda"))]
         let _ = (group, inputs);
@@ -52,7 +54,8 @@ impl<'a> Spans<'a> {
         })
     }
 
-    /// Checks that the sequences cover `rows` rows in their order, and that every position has one of `blocks` blocks.
+    /// Checks that the sequences cover `rows` rows in order, and that each position is in one of
+    /// `blocks` blocks.
     pub(crate) fn check(&self, rows: usize, blocks: usize) -> Result<()> {
         let mut next = 0;
         for span in self.host {
@@ -69,7 +72,8 @@ impl<'a> Spans<'a> {
         Ok(())
     }
 
-    /// What the launches for a decoding step's sequences hang on, on a GPU; `None` of other steps.
+    /// On a GPU, the part of a CUDA graph's cache key that describes the sequences of a decoding
+    /// step; `None` for other steps.
     pub(in crate::kernels) fn form(&self) -> Option<Vec<usize>> {
         #[cfg(feature = "cuda")]
         return self.on_gpu.as_ref()?.form();
@@ -81,9 +85,12 @@ impl<'a> Spans<'a> {
 // The scores of a block are one vector.
 const _: () = assert!(BLOCK == LANES);
 
-/// Softmax attention `softmax(q·Kᵀ·scale)·V` of queries `[rows, heads, dim]` (a view with contiguous rows
-/// too) over a layer's keys and values, into which the batch's own are already written. The row
-/// at position `p` sees positions `0..=p`, or the last `window` of them.
+/// Attention `softmax(q·Kᵀ·scale)·V` of queries `[rows, heads, dim]` (rows contiguous, any row
+/// stride) over the keys and values of a layer, which already include those of the batch. The row at
+/// position `p` sees positions `0..=p`, or the last `window` of them.
+///
+/// # Errors
+/// The shapes or the spans do not fit.
 pub fn attention(
     queries: &Tensor,
     cached: &KvBlocks,
@@ -169,7 +176,7 @@ impl CustomOp3 for Attention<'_> {
 }
 
 impl Attention<'_> {
-    /// The queries' shape and the number of key heads, once everything is known to fit.
+    /// Checks all shapes and returns the shape of the queries and the number of key heads.
     fn check(
         &self,
         queries: &Layout,
@@ -197,18 +204,18 @@ impl Attention<'_> {
         y: &mut [f32],
     ) {
         let size = group * cache.dim;
-        let at_once = (QUERIES / group).max(1);
+        let tile_rows = (tile::MAX_QUERIES / group).max(1);
         let tiles: Vec<(&Span, Range<usize>)> = self
             .spans
             .host
             .iter()
             .flat_map(|span| {
-                let starts = (0..span.rows).step_by(at_once);
-                starts.map(move |start| (span, start..span.rows.min(start + at_once)))
+                let starts = (0..span.rows).step_by(tile_rows);
+                starts.map(move |start| (span, start..span.rows.min(start + tile_rows)))
             })
             .collect();
         let y = Scattered::new(y);
-        // Heads outermost: a thread stays with one head's keys and values.
+        // Heads are outermost, so that a thread stays with the keys and values of one head.
         for_each_range(tiles.len() * cache.kv_heads, 1, |range| {
             let mut scores = Vec::new();
             for task in range {
@@ -220,7 +227,8 @@ impl Attention<'_> {
                     let row = span.first_row + row;
                     let queries = &queries[row * stride + kv_head * size..][..size];
                     let start = (row * cache.kv_heads + kv_head) * size;
-                    // SAFETY: each row and key head is in one tile, and owns these query heads.
+                    // SAFETY: each pair of row and key head is in exactly one tile, and these query
+                    // heads belong to that pair alone.
                     let y = unsafe { y.slice(start..start + size) };
                     tile.push(queries, y, &seen);
                 }
@@ -229,9 +237,6 @@ impl Attention<'_> {
         });
     }
 }
-
-/// Queries that are taken at once: as many as there are registers for.
-const QUERIES: usize = tile::AT_ONCE;
 
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::kernels::step::indices::Indices;
 
-/// One sequence's history, dense: queries `[n, heads, dim]`, keys and values `[n, kv heads, dim]`.
+/// The dense history of a sequence: queries `[n, heads, dim]`, keys and values `[n, kv heads, dim]`.
 struct Sequence {
     queries: Tensor,
     keys: Tensor,
@@ -52,7 +52,7 @@ fn paged(sequences: &[Sequence], chunks: &[usize], window: Option<usize>, dtype:
         .iter()
         .map(|s| s.keys.dim(0).unwrap().div_ceil(BLOCK))
         .sum();
-    // Stale blocks hold infinities: nothing that a row does not see may reach it.
+    // Stale blocks hold infinities, which must not reach any row.
     let stale = Tensor::full(
         f32::INFINITY,
         (2, total, kv_heads, dim * BLOCK),
@@ -63,7 +63,7 @@ fn paged(sequences: &[Sequence], chunks: &[usize], window: Option<usize>, dtype:
     let (mut spans, mut queries, mut first_row, mut next_block) = (vec![], vec![], 0, total as u32);
     for (sequence, &rows) in sequences.iter().zip(chunks) {
         let positions = sequence.keys.dim(0).unwrap();
-        // Block tables run backwards, so that order in memory is not order in the sequence.
+        // Block tables run backwards, so that memory order differs from sequence order.
         let blocks: Vec<u32> = (0..positions.div_ceil(BLOCK))
             .map(|_| {
                 next_block -= 1;

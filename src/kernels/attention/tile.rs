@@ -1,4 +1,4 @@
-//! The queries of a few rows of one sequence that share a key head, over the positions that they see.
+//! Attention of a tile: the queries of a few rows of one sequence that share a key head.
 
 use std::ops::Range;
 
@@ -7,10 +7,10 @@ use crate::kernels::cpu::element::Element;
 use crate::kernels::cpu::math;
 use crate::kernels::cpu::simd::{Arithmetic, LANES, Vectorised, Wide, prefetch};
 
-/// Queries that are taken at once at most.
-pub const AT_ONCE: usize = 6;
+/// Largest number of queries that are processed together: as many as fit in registers.
+pub const MAX_QUERIES: usize = 6;
 
-/// One layer's blocks.
+/// Keys and values of one layer, in blocks.
 pub struct Cache<'a, T> {
     pub keys: &'a [T],
     pub values: &'a [T],
@@ -19,32 +19,33 @@ pub struct Cache<'a, T> {
 }
 
 impl<T> Cache<'_, T> {
-    /// Where the block's part for one head starts, in keys and in values.
+    /// Start of a block's part for one head, in keys and in values.
     #[inline(always)]
     fn offset(&self, block: u32, kv_head: usize) -> usize {
         (block as usize * self.kv_heads + kv_head) * self.dim * BLOCK
     }
 }
 
-/// One query: its values, where its result goes, and the positions that it sees.
+/// One query: its values `x` `[dim]`, its result `y` `[dim]`, and the positions that it sees.
 struct Query<'a> {
     x: &'a [f32],
     y: &'a mut [f32],
     seen: Range<usize>,
 }
 
-/// Some queries, each over a range of positions.
+/// Queries of one key head, each over its own range of positions.
 pub struct Tile<'a, T> {
     cache: &'a Cache<'a, T>,
     kv_head: usize,
     blocks: &'a [u32],
     scale: f32,
     queries: Vec<Query<'a>>,
-    /// Room for the scores, kept from tile to tile.
+    /// Buffer of the scores, reused from tile to tile.
     scores: &'a mut Vec<f32>,
 }
 
 impl<'a, T: Element> Tile<'a, T> {
+    /// A tile without queries, over the sequence whose block table is `blocks`.
     pub fn new(
         cache: &'a Cache<'a, T>,
         kv_head: usize,
@@ -52,7 +53,7 @@ impl<'a, T: Element> Tile<'a, T> {
         scale: f32,
         scores: &'a mut Vec<f32>,
     ) -> Self {
-        let queries = Vec::with_capacity(AT_ONCE);
+        let queries = Vec::with_capacity(MAX_QUERIES);
         Self {
             cache,
             kv_head,
@@ -81,7 +82,7 @@ impl<T: Element> Vectorised for Tile<'_, T> {
     #[inline(always)]
     fn run<A: Arithmetic>(mut self) {
         let mut queries = std::mem::take(&mut self.queries);
-        for queries in queries.chunks_mut(AT_ONCE) {
+        for queries in queries.chunks_mut(MAX_QUERIES) {
             match queries {
                 [a] => self.attend::<A, 1>([a]),
                 [a, b] => self.attend::<A, 2>([a, b]),
@@ -96,6 +97,7 @@ impl<T: Element> Vectorised for Tile<'_, T> {
 }
 
 impl<T: Element> Tile<'_, T> {
+    /// Computes the results of `Q` queries.
     #[inline(always)]
     fn attend<A: Arithmetic, const Q: usize>(&mut self, queries: [&mut Query; Q]) {
         let first = queries.iter().map(|query| query.seen.start).min();
@@ -107,7 +109,7 @@ impl<T: Element> Tile<'_, T> {
         self.score::<A, Q>(std::array::from_fn(|q| queries[q].x), &blocks, width);
         let mut sums = [0f32; Q];
         for (q, scores) in self.scores.chunks_exact_mut(width).take(Q).enumerate() {
-            // What a query does not see weighs nothing.
+            // Positions that a query does not see get weight 0.
             let seen = &queries[q].seen;
             scores[..seen.start - start].fill(f32::NEG_INFINITY);
             scores[seen.end - start..].fill(f32::NEG_INFINITY);
@@ -133,7 +135,7 @@ impl<T: Element> Tile<'_, T> {
         }
     }
 
-    /// `scores[q, p] = scale · q·k_p`, a block of positions at a time.
+    /// `scores[q, p] = scale · q·k_p`, one block of positions at a time.
     #[inline(always)]
     fn score<A: Arithmetic, const Q: usize>(
         &mut self,
@@ -145,7 +147,7 @@ impl<T: Element> Tile<'_, T> {
         let size = dim * BLOCK;
         for (i, at) in blocks.clone().enumerate() {
             let keys = self.cache.offset(self.blocks[at], self.kv_head);
-            // What is read next: the keys of the next block, or the first values.
+            // Prefetch the keys of the next block or, after the last, the values of the first.
             let (next, ahead) = match self.blocks[..blocks.end].get(at + 1) {
                 Some(&next) => (self.cache.offset(next, self.kv_head), self.cache.keys),
                 None => {
@@ -173,8 +175,8 @@ impl<T: Element> Tile<'_, T> {
         }
     }
 
-    /// `Σ_p scores[q, p]·v_p[d..d + LANES]` of the positions below `end`, by rising `p`: the others of
-    /// the last block may hold anything, infinities too.
+    /// `Σ_p scores[q, p]·v_p[d..d + LANES]` over the positions below `end`, in ascending order. The
+    /// rest of the last block may hold any values, including infinities.
     #[inline(always)]
     fn weigh<A: Arithmetic, const Q: usize>(
         &self,
@@ -206,7 +208,7 @@ impl<T: Element> Tile<'_, T> {
         totals
     }
 
-    /// As [`Self::weigh`], of one value.
+    /// Like [`Self::weigh`], for the single value `d`.
     #[inline(always)]
     fn weigh_one<A: Arithmetic, const Q: usize>(
         &self,

@@ -1,4 +1,4 @@
-//! The dtypes that weights and KV blocks are stored in.
+//! Element types of weights and KV blocks, and access to CPU tensors of them.
 
 use std::ops::{Deref, Range};
 
@@ -8,20 +8,20 @@ use half::{bf16, f16};
 
 use super::simd::{LANES, Wide};
 
-/// A stored number: widened to f32 to compute, rounded to nearest even to store.
+/// A stored number type: widened to f32 to compute, rounded to nearest even to store.
 pub trait Element: WithDType + Default {
-    /// The exact f32 of a stored value.
+    /// The f32 equal to this value.
     fn widen(self) -> f32;
-    /// The stored value nearest to `value`, ties to even.
+    /// The stored value nearest to `value`; ties go to even.
     fn round(value: f32) -> Self;
-    /// The exact f32 of [`LANES`] stored values.
+    /// The f32 values equal to these [`LANES`] values.
     fn widen_lanes<V: Wide>(values: &[Self; LANES]) -> V;
-    /// The same values, if they are bf16.
+    /// The same values as bf16, if that is the type.
     fn as_bf16(values: &[Self]) -> Option<&[bf16]> {
         let _ = values;
         None
     }
-    /// The values of a CPU storage of this type, to write; `None` for another type.
+    /// The values of a CPU storage of this type, mutably; `None` if it is of another type.
     fn values_mut(storage: &mut CpuStorage) -> Option<&mut [Self]>;
 }
 
@@ -52,7 +52,7 @@ impl Element for f32 {
 impl Element for bf16 {
     #[inline(always)]
     fn widen(self) -> f32 {
-        // Written out so that it vectorises: `to_f32` branches on NaN.
+        // By hand, because `to_f32` branches on NaN and would not vectorise.
         f32::from_bits(u32::from(self.to_bits()) << 16)
     }
 
@@ -102,8 +102,9 @@ impl Element for f16 {
     }
 }
 
-/// A column index, as narrow as tickets keep it.
+/// A column index in one of the widths that tickets use.
 pub trait Column: Copy + Sync {
+    /// The index as a `usize`.
     fn index(self) -> usize;
 }
 
@@ -121,13 +122,13 @@ impl Column for u32 {
     }
 }
 
-/// The elements of a contiguous tensor on the CPU.
+/// The elements of a contiguous CPU tensor.
 pub fn elements<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
     let (from, to) = contiguous(layout)?;
     Ok(&storage.as_slice::<T>()?[from..to])
 }
 
-/// The elements of a contiguous tensor on the CPU, to write.
+/// The elements of a contiguous CPU tensor, mutably.
 pub fn elements_mut<'a, T: Element>(
     storage: &'a mut CpuStorage,
     layout: &Layout,
@@ -140,8 +141,8 @@ pub fn elements_mut<'a, T: Element>(
     }
 }
 
-/// The rows of a view `[rows, …]` whose other dimensions are contiguous: a slice that begins with the
-/// first row, and how far rows are apart.
+/// The rows of a view `[rows, …]` whose other dimensions are contiguous: a slice that starts at the
+/// first row, and the stride between rows.
 pub fn rows<'a, T: WithDType>(
     storage: &'a CpuStorage,
     layout: &Layout,
@@ -150,7 +151,7 @@ pub fn rows<'a, T: WithDType>(
     Ok((&storage.as_slice::<T>()?[range], stride))
 }
 
-/// As [`rows`], to write.
+/// Like [`rows`], mutably.
 pub fn rows_mut<'a, T: Element>(
     storage: &'a mut CpuStorage,
     layout: &Layout,
@@ -163,7 +164,7 @@ pub fn rows_mut<'a, T: Element>(
     }
 }
 
-/// Where the rows of such a view begin and end in its storage, and how far they are apart.
+/// Range of the rows of such a view in its storage, and the stride between rows.
 pub(in crate::kernels) fn row_range(layout: &Layout) -> Result<(Range<usize>, usize)> {
     let (dims, strides) = (layout.dims(), layout.stride());
     let mut size = 1;
@@ -188,8 +189,8 @@ pub(in crate::kernels) fn row_range(layout: &Layout) -> Result<(Range<usize>, us
     Ok((start..start + len, stride.max(size)))
 }
 
-/// The values of a contiguous f32 tensor on the CPU, held for reading: for operations of more inputs
-/// or outputs than candle's custom ones have.
+/// The values of a contiguous f32 CPU tensor, under a read lock: for operations with more inputs or
+/// outputs than candle's custom operations support.
 pub fn values(tensor: &Tensor) -> Result<impl Deref<Target = [f32]>> {
     let (storage, layout) = tensor.storage_and_layout();
     let range = contiguous(layout)?;
@@ -199,6 +200,7 @@ pub fn values(tensor: &Tensor) -> Result<impl Deref<Target = [f32]>> {
     }
 }
 
+/// A read lock on a storage and a range of it.
 struct Values<S> {
     storage: S,
     range: (usize, usize),
@@ -210,12 +212,12 @@ impl<S: Deref<Target = Storage>> Deref for Values<S> {
     fn deref(&self) -> &[f32] {
         match &*self.storage {
             Storage::Cpu(CpuStorage::F32(values)) => &values[self.range.0..self.range.1],
-            _ => unreachable!("checked when made"),
+            _ => unreachable!("checked by `values`"),
         }
     }
 }
 
-/// Where a contiguous tensor's elements begin and end in its storage.
+/// Start and end of a contiguous tensor's elements in its storage.
 pub(in crate::kernels) fn contiguous(layout: &Layout) -> Result<(usize, usize)> {
     match layout.contiguous_offsets() {
         Some(range) => Ok(range),

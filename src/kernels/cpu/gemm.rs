@@ -1,5 +1,5 @@
-//! Dense products in f32 by the `gemm` crate, into places that candle's own product cannot reach: a
-//! part of a larger matrix, or on top of what is there.
+//! Dense f32 matrix products by the `gemm` crate. Unlike candle's product they can write into a part
+//! of a larger matrix, and add to the values that are there.
 
 use std::marker::PhantomData;
 
@@ -9,8 +9,7 @@ use gemm::Parallelism;
 use super::element::{elements, elements_mut};
 use super::parallel::Scattered;
 
-/// A matrix somewhere in a slice: element `(r, c)` is `r · row_stride + c · column_stride` away
-/// from the first.
+/// A strided matrix in a slice: element `(r, c)` is at `r · row_stride + c · column_stride`.
 #[derive(Clone, Copy)]
 pub struct Matrix<'a> {
     values: &'a [f32],
@@ -21,7 +20,7 @@ pub struct Matrix<'a> {
 }
 
 impl<'a> Matrix<'a> {
-    /// Rows that are `row_stride` apart, the first of them at the start of `values`.
+    /// A matrix of contiguous rows, `row_stride` apart, that starts at the start of `values`.
     ///
     /// # Panics
     /// If the matrix does not lie within `values`.
@@ -36,7 +35,7 @@ impl<'a> Matrix<'a> {
         }
     }
 
-    /// The transpose, of the same values.
+    /// The transpose, as a view of the same values.
     pub fn t(self) -> Self {
         Self {
             rows: self.columns,
@@ -48,7 +47,7 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// A matrix to write, its rows `row_stride` apart.
+/// A mutable matrix of contiguous rows, `row_stride` apart.
 pub struct MatrixMut<'a> {
     start: *mut f32,
     rows: usize,
@@ -58,7 +57,7 @@ pub struct MatrixMut<'a> {
 }
 
 impl<'a> MatrixMut<'a> {
-    /// Rows that are `row_stride` apart, the first of them at the start of `values`.
+    /// A matrix of rows `row_stride` apart that starts at the start of `values`.
     ///
     /// # Panics
     /// If the matrix does not lie within `values`.
@@ -77,10 +76,10 @@ impl<'a> MatrixMut<'a> {
         }
     }
 
-    /// The same, from element `start` of a slice that other threads write elsewhere.
+    /// Like [`Self::new`], from element `start` of a slice that other threads write elsewhere.
     ///
     /// # Safety
-    /// Nobody else may touch the matrix's elements while it lives.
+    /// No other code may access the elements of the matrix during its lifetime.
     ///
     /// # Panics
     /// If the matrix does not lie within the slice.
@@ -101,7 +100,7 @@ impl<'a> MatrixMut<'a> {
     }
 }
 
-/// How many elements lie between the first and the last of a matrix, both counted.
+/// Number of elements from the first to the last of a matrix, inclusive.
 fn extent(rows: usize, columns: usize, row_stride: usize) -> usize {
     assert!(columns <= row_stride || rows <= 1, "rows overlap");
     match rows {
@@ -110,17 +109,21 @@ fn extent(rows: usize, columns: usize, row_stride: usize) -> usize {
     }
 }
 
-/// What happens to the values that are there.
+/// What a product does with the values of its destination.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Write {
+    /// Overwrites them.
     Replace,
+    /// Adds to them.
     Add,
 }
 
-/// Whether a product may use the pool that it runs in.
+/// Number of threads that a product may use.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Threads {
+    /// The calling thread only.
     One,
+    /// All threads of the rayon pool that it runs in.
     All,
 }
 
@@ -134,8 +137,9 @@ pub fn multiply(y: &mut MatrixMut, write: Write, scale: f32, a: Matrix, b: Matri
         Threads::One => Parallelism::None,
         Threads::All => Parallelism::Rayon(rayon::current_num_threads()),
     };
-    // SAFETY: every element that the strides reach lies within what the three were made of (checked
-    // there), and `y` is borrowed mutably, so it overlaps neither `a` nor `b`.
+    // SAFETY: every element that the strides reach lies within the slices that the three matrices
+    // were made from (checked by their constructors), and `y` is borrowed mutably, so it overlaps
+    // neither `a` nor `b`.
     unsafe {
         gemm::gemm(
             y.rows,
@@ -161,7 +165,11 @@ pub fn multiply(y: &mut MatrixMut, write: Write, scale: f32, a: Matrix, b: Matri
     }
 }
 
-/// Adds `dyᵀ·x` to a weight's gradient `[out, in]`, for `dy` `[rows, out]` and `x` `[rows, in]`.
+/// Adds `dyᵀ·x` to the gradient `[out, in]` of a weight, for `dy` `[rows, out]` and `x`
+/// `[rows, in]`.
+///
+/// # Errors
+/// The shapes do not fit, or a tensor is not contiguous f32.
 pub fn add_weight_gradient(gradient: &Tensor, dy: &Tensor, x: &Tensor) -> Result<()> {
     gradient.inplace_op3(dy, x, &AddWeightGradient)
 }
@@ -214,7 +222,7 @@ impl InplaceOp3 for AddWeightGradient {
     }
 }
 
-/// `[rows, in, out]`, once the factors are known to fit the gradient.
+/// Checks that the factors fit the gradient and returns `[rows, in, out]`.
 fn check(gradient: &Layout, dy: &Layout, x: &Layout) -> Result<[usize; 3]> {
     let (out, inner) = gradient.shape().dims2()?;
     let (rows, dy_out) = dy.shape().dims2()?;
@@ -252,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_is_written_and_nothing_else() {
+    fn a_product_writes_its_part_and_nothing_else() {
         let a = [1.0, 2.0, 9.0, 3.0, 4.0, 9.0];
         let a = Matrix::new(&a, [2, 2], 3);
         let b = [1.0, 0.0, 1.0, 1.0];
@@ -260,7 +268,7 @@ mod tests {
         let mut y = [7.0; 10];
         {
             let y = Scattered::new(&mut y);
-            // SAFETY: there is one thread.
+            // SAFETY: only this thread accesses `y`.
             let mut part = unsafe { MatrixMut::scattered(&y, 1, [2, 2], 5) };
             multiply(&mut part, Write::Replace, 2.0, a, b.t(), Threads::One);
         }

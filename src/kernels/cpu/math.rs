@@ -1,8 +1,8 @@
-//! Elementary functions that vectorise.
+//! Vectorisable elementary functions.
 
 use super::simd::{Arithmetic, LANES, sum_lanes};
 
-/// `e^x` within 2 units in the last place for x in [-87, 88]; 0 below, +inf above.
+/// `e^x` within 2 ulp for x in [-87, 88]; 0 below, +inf above.
 ///
 /// Cody and Waite's reduction `x = n·ln 2 + r`, then the degree-6 polynomial of the Cephes library
 /// (`expf.c`) for `e^r`.
@@ -11,7 +11,7 @@ pub fn exp<A: Arithmetic>(x: f32) -> f32 {
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     let clamped = x.clamp(-88.0, 89.0);
-    // Adding 1.5·2^23 rounds to the nearest integer and leaves it in the low bits.
+    // Adding 1.5·2^23 rounds to the nearest integer, which is then in the low bits.
     const ROUND: f32 = 12_582_912.0;
     let shifted = A::mul_add(clamped, std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
@@ -24,7 +24,7 @@ pub fn exp<A: Arithmetic>(x: f32) -> f32 {
     p = A::mul_add(p, r, 1.666_666_5e-1);
     p = A::mul_add(p, r, 0.5);
     let e = A::mul_add(p * r, r, r) + 1.0;
-    // 2^n in two factors, since 2^128 is no f32.
+    // 2^n as a product of two factors, because 2^128 is not an f32.
     let n = shifted.to_bits() as i32 - ROUND.to_bits() as i32;
     let half = n >> 1;
     let power = |n: i32| f32::from_bits(((n + 127) << 23) as u32);
@@ -38,35 +38,35 @@ pub fn exp<A: Arithmetic>(x: f32) -> f32 {
     }
 }
 
-/// Replaces scores by `e^(score − most)`, of which `most` is the largest; returns it and the new
-/// values' sum. The length is a multiple of [`LANES`].
+/// Replaces each score by `e^(score − max)`, where `max` is the largest score. Returns `max` and
+/// the sum of the new values. The length must be a multiple of [`LANES`].
 #[inline(always)]
 pub fn exponentials<A: Arithmetic>(scores: &mut [f32]) -> (f32, f32) {
-    let most = largest(scores);
+    let max = largest(scores);
     let mut sums = [0f32; LANES];
     for scores in scores.chunks_exact_mut(LANES) {
         for l in 0..LANES {
-            scores[l] = exp::<A>(scores[l] - most);
+            scores[l] = exp::<A>(scores[l] - max);
             sums[l] += scores[l];
         }
     }
-    (most, sum_lanes(sums))
+    (max, sum_lanes(sums))
 }
 
-/// The largest value of a slice whose length is a multiple of [`LANES`].
+/// The largest value of a slice whose length is a multiple of [`LANES`]; −∞ if it is empty.
 #[inline(always)]
 pub fn largest(values: &[f32]) -> f32 {
-    let mut most = [f32::NEG_INFINITY; LANES];
+    let mut max = [f32::NEG_INFINITY; LANES];
     for values in values.chunks_exact(LANES) {
         for l in 0..LANES {
-            most[l] = if values[l] > most[l] {
+            max[l] = if values[l] > max[l] {
                 values[l]
             } else {
-                most[l]
+                max[l]
             };
         }
     }
-    most.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    max.into_iter().fold(f32::NEG_INFINITY, f32::max)
 }
 
 #[cfg(test)]
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn exp_at_the_edges() {
+    fn exp_at_its_limits() {
         assert_eq!(exp::<Fused>(0.0), 1.0);
         assert_eq!(exp::<Fused>(f32::NEG_INFINITY), 0.0);
         assert_eq!(exp::<Fused>(-200.0), 0.0);

@@ -1,5 +1,5 @@
-//! CPU plumbing shared by the kernels: SIMD dispatch, the thread pool, memory pages, element types,
-//! vector math and dense products.
+//! CPU infrastructure shared by the kernels: SIMD dispatch, the thread pool, huge pages, element
+//! types, vector math and dense products.
 
 pub mod element;
 pub mod gemm;

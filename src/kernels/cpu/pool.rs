@@ -1,5 +1,5 @@
-//! The threads of a step: between operations they spin for a moment, so that to split one costs well
-//! under a microsecond, and sleep when nothing comes.
+//! The thread pool of CPU kernels. Between operations its workers spin for a moment, so that
+//! splitting an operation costs well under a microsecond, and then sleep.
 
 use std::any::Any;
 use std::cell::{RefCell, UnsafeCell};
@@ -10,19 +10,19 @@ use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-/// How long a thread without work looks for some before it sleeps.
+/// How long an idle worker spins before it sleeps.
 const SPIN: Duration = Duration::from_micros(50);
-/// Looks between two looks at the clock, or at a processor that somebody else may need.
-const LOOKS: usize = 64;
+/// Polls of the state between two looks at the clock (in a worker) or two yields (in a caller).
+const POLLS: usize = 64;
 
-/// The threads that operations are split among. What rayon runs within [`Pool::install`] has as many of
-/// its own, which sleep meanwhile.
+/// The threads that operations are split among. Code within [`Pool::install`] may also use rayon,
+/// which has the same number of threads of its own; they sleep in the meantime.
 pub struct Pool {
     crew: Crew,
     rayon: rayon::ThreadPool,
 }
 
-/// Why a pool has no threads.
+/// The reason why a pool could not start its threads.
 #[derive(Debug, thiserror::Error)]
 pub enum PoolError {
     #[error(transparent)]
@@ -32,10 +32,10 @@ pub enum PoolError {
 }
 
 impl Pool {
-    /// `threads` threads, of which the one that enters is one.
+    /// Starts a pool of `threads` threads, counting the one that calls an operation.
     ///
     /// # Errors
-    /// If the system gives no threads.
+    /// The system cannot start the threads.
     pub fn new(threads: usize) -> Result<Self, PoolError> {
         let crew = Crew::new(threads)?;
         let team = Arc::clone(&crew.team);
@@ -47,27 +47,29 @@ impl Pool {
         Ok(Self { crew, rayon })
     }
 
-    /// Runs `body` with all its operations split among the pool's threads.
+    /// Runs `body` with all of its operations split among the pool's threads.
     pub fn install<R: Send>(&self, body: impl FnOnce() -> R + Send) -> R {
         self.rayon.install(body)
     }
 
+    /// Number of threads, counting the caller of an operation.
     pub fn threads(&self) -> usize {
         self.crew.team.threads()
     }
 }
 
 thread_local! {
-    /// What operations of this thread are split among, where it has entered a pool.
+    /// The team among which operations of this thread are split, if it has entered a pool.
     static TEAM: RefCell<Option<Arc<Team>>> = const { RefCell::new(None) };
 }
 
-/// All cores, for threads that have entered no pool.
+/// A crew for all cores, used by threads that have not entered a pool.
 static ALL: LazyLock<Crew> = LazyLock::new(|| {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     Crew::new(threads).expect("threads for all cores")
 });
 
+/// Makes `team` the team of this thread.
 fn enter(team: &Arc<Team>) {
     TEAM.with_borrow_mut(|current| *current = Some(Arc::clone(team)));
 }
@@ -77,7 +79,7 @@ pub fn team() -> Arc<Team> {
     TEAM.with_borrow(|team| Arc::clone(team.as_ref().unwrap_or_else(|| &ALL.team)))
 }
 
-/// A team with its threads, which end when it is dropped.
+/// A team and its worker threads, which are joined on drop.
 struct Crew {
     team: Arc<Team>,
     workers: Vec<JoinHandle<()>>,
@@ -85,20 +87,20 @@ struct Crew {
 
 impl Crew {
     fn new(threads: usize) -> Result<Self, std::io::Error> {
-        let places = (1..threads).map(|_| Place::default()).collect();
+        let slots = (1..threads).map(|_| WorkerSlot::default()).collect();
         let mut crew = Self {
-            team: Arc::new(Team::new(places)),
+            team: Arc::new(Team::new(slots)),
             workers: Vec::new(),
         };
-        for place in 0..threads.saturating_sub(1) {
+        for index in 0..threads.saturating_sub(1) {
             let team = Arc::clone(&crew.team);
-            let worker = std::thread::Builder::new().name(format!("team-{place}"));
-            let worker = worker.spawn(move || {
+            let builder = std::thread::Builder::new().name(format!("team-{index}"));
+            let worker = builder.spawn(move || {
                 enter(&team);
-                team.work(&team.places[place]);
+                team.work(&team.slots[index]);
             })?;
-            // A worker that is not known yet does not sleep.
-            let _ = crew.team.places[place].thread.set(worker.thread().clone());
+            // A worker does not sleep before its handle is set.
+            let _ = crew.team.slots[index].thread.set(worker.thread().clone());
             crew.workers.push(worker);
         }
         Ok(crew)
@@ -107,42 +109,47 @@ impl Crew {
 
 impl Drop for Crew {
     fn drop(&mut self) {
-        self.team.ends.store(true, Ordering::SeqCst);
+        self.team.closing.store(true, Ordering::SeqCst);
         self.team.wake(self.workers.len());
         for worker in self.workers.drain(..) {
-            // It catches what an operation throws.
+            // Never an error: the worker catches panics of operations.
             let _ = worker.join();
         }
     }
 }
 
-/// One operation at a time, and those who may take part in it.
+/// The shared state of the workers. Runs one operation at a time.
 pub struct Team {
-    /// Somebody's operation runs.
+    /// Whether an operation is running.
     busy: AtomicBool,
-    /// `number << 32 | OPEN | workers that are in`. The number rises with each operation.
+    /// `number << 32 | OPEN | workers inside`. The number increases with each operation.
     state: AtomicU64,
-    /// Written by whoever holds `busy` while nobody is in; read by who is in.
+    /// The running operation. Written by the thread that holds `busy` while no worker is inside;
+    /// read only by workers inside.
     job: UnsafeCell<Option<Job>>,
-    /// Where the next range starts.
+    /// Start of the next range.
     next: AtomicUsize,
-    /// What a worker's part has thrown.
-    thrown: Mutex<Option<Box<dyn Any + Send>>>,
-    places: Vec<Place>,
-    ends: AtomicBool,
+    /// Payload of the first panic in a worker.
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+    slots: Vec<WorkerSlot>,
+    /// Whether the workers are to exit.
+    closing: AtomicBool,
 }
 
-/// Workers may come in.
+/// State bit: workers may enter the operation.
 const OPEN: u64 = 1 << 31;
+/// State bits: the number of workers inside.
 const INSIDE: u64 = OPEN - 1;
 
-/// A worker's place.
+/// Per-worker state, by which others wake it.
 #[derive(Default)]
-struct Place {
+struct WorkerSlot {
     asleep: AtomicBool,
+    /// Handle of the worker, set once it is spawned.
     thread: OnceLock<Thread>,
 }
 
+/// One operation: `body` is called on ranges of `chunk` that cover `0..len`.
 #[derive(Clone, Copy)]
 struct Job {
     body: *const (dyn Fn(Range<usize>) + Sync),
@@ -150,139 +157,147 @@ struct Job {
     chunk: usize,
 }
 
-// SAFETY: `job` is the one part that is not `Sync` (or `Send`, for its pointer). It is written while
-// nobody is in and read only by who is in (see `run` and `work`), and what it points to is `Sync` and
-// outlives them all.
+// SAFETY: `job` is the only field that is not `Sync` (and not `Send`, because of its pointer). It is
+// written while no worker is inside and read only by workers inside (see `run` and `work`). The
+// closure that it points to is `Sync` and outlives every worker's stay.
 unsafe impl Sync for Team {}
 // SAFETY: as above.
 unsafe impl Send for Team {}
 
 impl Team {
-    fn new(places: Vec<Place>) -> Self {
+    fn new(slots: Vec<WorkerSlot>) -> Self {
         Self {
             busy: AtomicBool::new(false),
             state: AtomicU64::new(0),
             job: UnsafeCell::new(None),
             next: AtomicUsize::new(0),
-            thrown: Mutex::new(None),
-            places,
-            ends: AtomicBool::new(false),
+            panic: Mutex::new(None),
+            slots,
+            closing: AtomicBool::new(false),
         }
     }
 
+    /// Number of threads: the workers and the caller.
     pub fn threads(&self) -> usize {
-        self.places.len() + 1
+        self.slots.len() + 1
     }
 
-    /// Runs `body` on ranges of `chunk` that cover `0..len`, as each thread comes to them; returns when
-    /// all are done. The whole falls to the caller where the others already work for somebody: for
-    /// another thread, or for an operation of which this one is a part.
+    /// Runs `body` on ranges of length `chunk` that cover `0..len`, each on the first free thread,
+    /// and returns when all are done. The caller runs `body(0..len)` alone if the workers are busy
+    /// with an operation of another thread, or with one that this operation is nested in.
     pub fn run(&self, len: usize, chunk: usize, body: &(dyn Fn(Range<usize>) + Sync)) {
-        if self.places.is_empty() || self.busy.swap(true, Ordering::Acquire) {
+        if self.slots.is_empty() || self.busy.swap(true, Ordering::Acquire) {
             return body(0..len);
         }
-        // SAFETY: only the lifetime changes. Nobody calls the body after this function: workers come
-        // in while the state is open, and it waits for those who came.
+        // SAFETY: only the lifetime changes. No worker calls the body after this function returns:
+        // workers enter only while the state is open, and this function closes it and waits for
+        // those inside.
         let body: &'static (dyn Fn(Range<usize>) + Sync) = unsafe { std::mem::transmute(body) };
         let job = Job { body, len, chunk };
-        // SAFETY: nobody is in: the last operation waited for that, and `busy` keeps others away.
+        // SAFETY: no worker is inside, because the previous operation waited for that, and `busy`
+        // excludes other callers.
         unsafe { *self.job.get() = Some(job) };
         self.next.store(0, Ordering::Relaxed);
         let number = (self.state.load(Ordering::Relaxed) >> 32).wrapping_add(1);
         self.state.store(number << 32 | OPEN, Ordering::SeqCst);
         self.wake(len.div_ceil(chunk) - 1);
-        let mine = catch_unwind(AssertUnwindSafe(|| self.take_part(job)));
+        let own_part = catch_unwind(AssertUnwindSafe(|| self.take_part(job)));
         self.state.fetch_and(!OPEN, Ordering::AcqRel);
-        let mut looks = 0;
+        let mut polls = 0;
         while self.state.load(Ordering::Acquire) & INSIDE != 0 {
-            looks += 1;
-            if looks % LOOKS == 0 {
+            polls += 1;
+            if polls % POLLS == 0 {
                 std::thread::yield_now();
             } else {
                 std::hint::spin_loop();
             }
         }
-        let theirs = self.thrown.lock();
-        let theirs = theirs.unwrap_or_else(PoisonError::into_inner).take();
+        let worker_panic = self
+            .panic
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         self.busy.store(false, Ordering::Release);
-        if let Some(thrown) = mine.err().or(theirs) {
-            resume_unwind(thrown);
+        if let Some(payload) = own_part.err().or(worker_panic) {
+            resume_unwind(payload);
         }
     }
 
-    /// Runs ranges until none is left.
+    /// Runs ranges until none are left.
     fn take_part(&self, job: Job) {
         loop {
             let start = self.next.fetch_add(job.chunk, Ordering::Relaxed);
             if start >= job.len {
                 return;
             }
-            // SAFETY: the caller of `run` keeps the body alive while anybody is in.
+            // SAFETY: `run` keeps the body alive until it and every worker inside have left.
             let body = unsafe { &*job.body };
             body(start..job.len.min(start + job.chunk));
         }
     }
 
-    /// Wakes those who sleep, of so many.
-    fn wake(&self, most: usize) {
-        // Either a worker sees the new state after it has said that it sleeps, or this sees it asleep.
+    /// Wakes the sleepers among the first `n` workers.
+    fn wake(&self, n: usize) {
+        // Pairs with the fence in `next_state`: either the worker sees the new state after it set
+        // `asleep`, or this thread sees `asleep`.
         fence(Ordering::SeqCst);
-        for place in self.places.iter().take(most) {
-            if place.asleep.load(Ordering::Relaxed) && place.asleep.swap(false, Ordering::AcqRel) {
-                let thread = place.thread.get().expect("who sleeps is known");
+        for slot in self.slots.iter().take(n) {
+            if slot.asleep.load(Ordering::Relaxed) && slot.asleep.swap(false, Ordering::AcqRel) {
+                let thread = slot.thread.get().expect("a sleeping worker has a handle");
                 thread.unpark();
             }
         }
     }
 
-    /// A worker's life.
-    fn work(&self, place: &Place) {
+    /// The loop of a worker: waits for operations and takes part in them until the team closes.
+    fn work(&self, slot: &WorkerSlot) {
         let mut done = 0;
-        while let Some(state) = self.next_state(place, done) {
-            let came =
+        while let Some(state) = self.next_state(slot, done) {
+            let entered =
                 self.state
                     .compare_exchange(state, state + 1, Ordering::AcqRel, Ordering::Relaxed);
-            if came.is_err() {
+            if entered.is_err() {
                 continue;
             }
             done = state >> 32;
-            // SAFETY: this worker is in, and the job was written before the state was opened.
+            // SAFETY: this worker is inside, and the job was written before the state was opened.
             let job = unsafe { (*self.job.get()).expect("an open state has a job") };
-            if let Err(thrown) = catch_unwind(AssertUnwindSafe(|| self.take_part(job))) {
-                let first = self.thrown.lock();
-                first
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| self.take_part(job))) {
+                self.panic
+                    .lock()
                     .unwrap_or_else(PoisonError::into_inner)
-                    .get_or_insert(thrown);
+                    .get_or_insert(payload);
             }
             self.state.fetch_sub(1, Ordering::AcqRel);
         }
     }
 
-    /// Waits for an open state of another operation than `done`; `None` at the end.
-    fn next_state(&self, place: &Place, done: u64) -> Option<u64> {
-        let found = |state: u64| state & OPEN != 0 && state >> 32 != done;
-        let mut since = Instant::now();
+    /// Waits for an open operation other than number `done` and returns its state, or `None` when
+    /// the team closes.
+    fn next_state(&self, slot: &WorkerSlot, done: u64) -> Option<u64> {
+        let is_new = |state: u64| state & OPEN != 0 && state >> 32 != done;
+        let mut idle_since = Instant::now();
         loop {
-            for _ in 0..LOOKS {
+            for _ in 0..POLLS {
                 let state = self.state.load(Ordering::Acquire);
-                if found(state) {
+                if is_new(state) {
                     return Some(state);
                 }
                 std::hint::spin_loop();
             }
-            if self.ends.load(Ordering::SeqCst) {
+            if self.closing.load(Ordering::SeqCst) {
                 return None;
             }
-            if since.elapsed() < SPIN || place.thread.get().is_none() {
+            if idle_since.elapsed() < SPIN || slot.thread.get().is_none() {
                 continue;
             }
-            place.asleep.store(true, Ordering::SeqCst);
+            slot.asleep.store(true, Ordering::SeqCst);
             fence(Ordering::SeqCst);
-            if !found(self.state.load(Ordering::SeqCst)) && !self.ends.load(Ordering::SeqCst) {
+            if !is_new(self.state.load(Ordering::SeqCst)) && !self.closing.load(Ordering::SeqCst) {
                 std::thread::park();
             }
-            place.asleep.store(false, Ordering::Relaxed);
-            since = Instant::now();
+            slot.asleep.store(false, Ordering::Relaxed);
+            idle_since = Instant::now();
         }
     }
 }
@@ -291,7 +306,7 @@ impl Team {
 mod tests {
     use super::*;
 
-    /// How often each index was visited.
+    /// Number of visits to each index.
     fn visits(pool: &Pool, len: usize, chunk: usize) -> Vec<usize> {
         let seen: Vec<_> = (0..len).map(|_| AtomicUsize::new(0)).collect();
         let visit = |range: Range<usize>| {
@@ -304,14 +319,14 @@ mod tests {
     }
 
     #[test]
-    fn every_index_is_visited_once_again_and_again() {
+    fn every_operation_visits_each_index_once() {
         for threads in [1, 2, 5] {
             let pool = Pool::new(threads).unwrap();
             for round in 0..2000 {
                 let (len, chunk) = (round % 97 + 1, round % 7 + 1);
                 assert!(visits(&pool, len, chunk).iter().all(|&n| n == 1));
                 if round % 500 == 0 {
-                    std::thread::sleep(4 * SPIN); // They sleep, and are woken.
+                    std::thread::sleep(4 * SPIN); // Let the workers fall asleep.
                 }
             }
         }
@@ -321,7 +336,7 @@ mod tests {
     fn several_threads_work_at_once() {
         let pool = Pool::new(3).unwrap();
         let inside = AtomicUsize::new(0);
-        // Nobody leaves before all three are in.
+        // No thread leaves before all three are inside.
         let meet = |_: Range<usize>| {
             inside.fetch_add(1, Ordering::SeqCst);
             while inside.load(Ordering::SeqCst) < 3 {
@@ -332,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn an_operation_within_one_runs_on_its_thread() {
+    fn a_nested_operation_runs_on_its_callers_thread() {
         let pool = Pool::new(3).unwrap();
         let total = AtomicUsize::new(0);
         let inner = |range: Range<usize>| {
@@ -348,20 +363,20 @@ mod tests {
     }
 
     #[test]
-    fn what_a_part_throws_reaches_the_caller_and_the_pool_lives_on() {
+    fn a_panic_reaches_the_caller_and_the_pool_survives() {
         let pool = Pool::new(4).unwrap();
         for bad in 0..40 {
             let body = |range: Range<usize>| assert!(!range.contains(&bad), "part {bad}");
             let run = || pool.install(|| team().run(40, 1, &body));
-            let thrown = catch_unwind(AssertUnwindSafe(run)).unwrap_err();
-            let message = thrown.downcast_ref::<String>().expect("a message");
+            let payload = catch_unwind(AssertUnwindSafe(run)).unwrap_err();
+            let message = payload.downcast_ref::<String>().expect("a message");
             assert_eq!(*message, format!("part {bad}"));
             assert!(visits(&pool, 40, 1).iter().all(|&n| n == 1));
         }
     }
 
     #[test]
-    fn callers_that_come_at_once_all_get_their_work_done() {
+    fn concurrent_callers_all_complete() {
         let pool = Pool::new(2).unwrap();
         std::thread::scope(|scope| {
             for _ in 0..4 {

@@ -1,4 +1,5 @@
-//! The linear layer: `y = x·Wᵀ + b`. candle has no bf16 product on the CPU, so it is ours.
+//! The linear layer: `y = x·Wᵀ + b`. candle has no bf16 product on the CPU, so the CPU kernels are
+//! our own.
 
 mod outer;
 mod packed;
@@ -18,23 +19,29 @@ use outer::Outer;
 use pairs::Pairs;
 use panel::Panel;
 
-/// `x·Wᵀ + b` for activations `x` `[rows, in]` (f32 on the CPU, the weight's dtype on a GPU), a row-major weight
-/// `[out, in]` of any dtype that the kernels know, and a bias `[out]` in the activations' dtype.
+/// `x·Wᵀ + b` for activations `x` `[rows, in]` (f32 on the CPU, the dtype of the weight on a GPU), a
+/// row-major weight `[out, in]` in f32, bf16 or f16, and a bias `[out]` in the activations' dtype.
 ///
-/// On the CPU the sum over `in` is taken in one order whatever the number of rows, so a row's result does
-/// not depend on the batch it is in. Where the processor multiplies pairs of bf16 itself, `x` is rounded
-/// to bf16 for weights in bf16. On a GPU the products are cuBLAS's, which chooses by the number of rows.
+/// On the CPU the sum over `in` has the same order for any number of rows, so a row's result does
+/// not depend on its batch. If the processor has a bf16 dot-product instruction, `x` is rounded to
+/// bf16 for bf16 weights. On a GPU, cuBLAS chooses the algorithm by the number of rows.
+///
+/// # Errors
+/// The shapes do not fit, a tensor is not contiguous, or a dtype has no kernel.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     Linear { wide: false }.run(x, weight, bias)
 }
 
-/// As [`linear`], in f32 whatever the activations are in: not rounded yet.
+/// Like [`linear`], but returns f32 for activations of any dtype: the result is not yet rounded.
+///
+/// # Errors
+/// Those of [`linear`].
 pub fn wide(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     Linear { wide: true }.run(x, weight, bias)
 }
 
 struct Linear {
-    /// Whether the result is in f32 on a GPU too.
+    /// Whether the result is f32 on a GPU too.
     #[cfg_attr(
         not(feature = "cuda"),
         expect(dead_code, reason = "the CPU's always is")
@@ -52,6 +59,7 @@ impl Linear {
     }
 }
 
+/// Checks the shapes and returns `[rows, in, out]`.
 fn check(x: &Layout, weight: &Layout) -> Result<[usize; 3]> {
     let (rows, inner) = x.shape().dims2()?;
     let (out, weight_inner) = weight.shape().dims2()?;
@@ -111,7 +119,7 @@ impl CustomOp2 for Linear {
     }
 }
 
-/// `y[r, o] = Σ_k x[r, k]·w[o, k]`, threads by ranges of weight rows.
+/// `y[r, o] = Σ_k x[r, k]·w[o, k]`, split among threads by weight rows.
 fn product<W: Element>(x: &[f32], weight: &[W], inner: usize, y: &mut [f32]) {
     if inner == 0 {
         return;
@@ -140,26 +148,26 @@ fn product<W: Element>(x: &[f32], weight: &[W], inner: usize, y: &mut [f32]) {
     });
 }
 
-/// Weight rows that panels are given in multiples of: whole tiles of whatever height.
+/// Panels take weight rows in multiples of this: whole tiles of 8 or 3 rows.
 const PANEL_GRAIN: usize = 24;
 
-/// Activations `[rows, inner]`, arranged for the product that suits so many rows.
+/// Activations `[rows, inner]`, arranged for the product that is fastest for their number of rows.
 pub(super) enum Activations {
     Panel(panel::Rows),
     Outer(outer::Rows),
 }
 
 impl Activations {
-    /// For a weight `[out, inner]`.
+    /// Arranges `x` `[rows, inner]` for a weight `[out, inner]`.
     pub fn new(x: &[f32], inner: usize, out: usize) -> Self {
-        if x.len() / inner >= outer::MANY && out.is_multiple_of(LANES) {
+        if x.len() / inner >= outer::MIN_ROWS && out.is_multiple_of(LANES) {
             Self::Outer(outer::Rows::new(x, inner))
         } else {
             Self::Panel(panel::Rows::new(x, inner))
         }
     }
 
-    /// Rows that [`Self::times`] is given in multiples of, but for the weight's last.
+    /// [`Self::times`] takes weight rows in multiples of this, except for the last ones.
     pub fn grain(&self) -> usize {
         match self {
             Self::Panel(_) => PANEL_GRAIN,
@@ -167,8 +175,8 @@ impl Activations {
         }
     }
 
-    /// All rows of `x` times some rows of the weight: sums are given to `store` as `(row of x, row of the
-    /// weight, that sum and those that follow)`. A sum is the same whatever the other rows are.
+    /// Multiplies all rows of `x` by weight rows. `store` receives results as `(row of x, first
+    /// weight row, values of consecutive weight rows)`. A value does not depend on the other rows.
     pub fn times<W: Element>(
         &self,
         weight: &[W],
@@ -192,22 +200,23 @@ impl Activations {
     }
 }
 
-/// A result `[rows, out]` whose columns are shared out among threads.
+/// A result `[rows, out]` whose columns are divided among threads.
 pub(super) struct Results<'a> {
     y: Scattered<'a, f32>,
     out: usize,
 }
 
 impl<'a> Results<'a> {
+    /// Borrows `y` `[rows, out]`.
     pub fn new(y: &'a mut [f32], out: usize) -> Self {
         let y = Scattered::new(y);
         Self { y, out }
     }
 
-    /// Writes what follows column `o` of those in `range`.
+    /// Writes `values` into `row`, starting at column `o` of `range`.
     ///
     /// # Safety
-    /// No other thread may write these columns.
+    /// No other thread may access these columns.
     ///
     /// # Panics
     /// If there are more values than columns in the range.
@@ -215,8 +224,8 @@ impl<'a> Results<'a> {
     pub unsafe fn write(&self, range: &Range<usize>, row: usize, o: usize, values: &[f32]) {
         assert!(range.start + o + values.len() <= range.end && range.end <= self.out);
         let start = row * self.out + range.start + o;
-        // SAFETY: these columns are the caller's alone (its promise), and the values lie in them
-        // (asserted).
+        // SAFETY: only the caller accesses these columns (its contract), and the values lie within
+        // them (asserted).
         unsafe { self.y.slice(start..start + values.len()) }.copy_from_slice(values);
     }
 }
@@ -227,7 +236,7 @@ mod tests {
     use candle_core::{DType, Device};
     use proptest::prelude::*;
 
-    /// The product in f64, from the values as stored, and as `x` is rounded for them.
+    /// The product in f64 of the stored weights and `x`, rounded as the kernel rounds it.
     fn reference(x: &Tensor, weight: &Tensor) -> Vec<Vec<f64>> {
         let rounds = weight.dtype() == DType::BF16 && multiplies_pairs();
         let dtype = if rounds { DType::BF16 } else { DType::F32 };
@@ -264,7 +273,7 @@ mod tests {
                     prop_assert!((f64::from(*got) - want).abs() < 1e-4, "{got} {want}");
                 }
             }
-            // Alone, every row gives the very same bits.
+            // Each row alone gives the same bits.
             for (r, got) in got.iter().enumerate() {
                 let alone = linear(&x.narrow(0, r, 1).unwrap(), &weight, Some(&bias)).unwrap();
                 prop_assert_eq!(got, &alone.to_vec2::<f32>().unwrap()[0]);
@@ -273,10 +282,10 @@ mod tests {
     }
 
     #[test]
-    fn many_rows_are_taken_in_blocks() {
+    fn many_rows_are_multiplied_in_blocks() {
         let random = |shape| Tensor::randn(0f32, 1., shape, &Device::Cpu).unwrap();
         let x = random((201, 600));
-        // The first by panels, the second by outer products (in bf16 where pairs are not multiplied).
+        // The first by panels, the second by outer products (in bf16 unless pairs are multiplied).
         let weights = [random((50, 600)), random((96, 600))];
         let narrow = weights.each_ref().map(|w| w.to_dtype(DType::BF16).unwrap());
         for weight in weights.iter().chain(&narrow) {

@@ -1,6 +1,8 @@
-//! The product for many rows of `x`, by outer products: a vector holds one of the partial sums of
-//! [`LANES`] weight rows at once. A [`Panel`](super::panel::Panel) reads less before it can begin, this one less while
-//! it multiplies. Both take each sum in the same order.
+//! The product for many rows of `x`, by outer products: a vector holds the same partial sum of
+//! [`LANES`] weight rows.
+//!
+//! A [`Panel`](super::panel::Panel) reads less before it can start, this one reads less while it
+//! multiplies. Both compute each sum in the same order.
 
 use std::ops::Range;
 
@@ -10,67 +12,70 @@ use crate::kernels::cpu::simd::{
     Arithmetic, LANES, Line, Vectorised, Wide, dispatch, prefetch, tree,
 };
 
-/// Rows of `x` from which on arranging the weights for this pays.
-pub const MANY: usize = 96;
+/// Smallest number of rows of `x` for which transposing the weights pays off.
+pub const MIN_ROWS: usize = 96;
 
-/// Groups of rows that a thread arranges at least.
+/// Smallest number of row groups that a thread arranges.
 const GRAIN: usize = 4;
 
-/// Activations `[rows, inner]` as an [`Outer`] takes them: of a group of rows, what each partial sum
-/// multiplies follows one another, `[group, lane, step, row]`. Filled up with zeros.
+/// Activations `[rows, inner]` in the layout of [`Outer`]: `[group, lane, step, row]`, so that the
+/// factors of each partial sum are contiguous within a group of rows. Padded with zeros.
 pub struct Rows {
     values: Vec<f32>,
     rows: usize,
-    /// Terms of each partial sum.
+    /// Number of terms of each partial sum.
     steps: usize,
-    at_once: usize,
+    /// Rows per group.
+    group_rows: usize,
 }
 
-/// Rows of `x` that are multiplied at once, each with a sum in registers.
-const fn rows_at_once<A: Arithmetic>() -> usize {
-    if A::SUMS >= FOR_MANY {
-        FOR_MANY
+/// Rows per group: rows of `x` that are multiplied together, each with one sum in a register.
+const fn group_rows<A: Arithmetic>() -> usize {
+    if A::SUMS >= GROUP_ROWS_AVX512 {
+        GROUP_ROWS_AVX512
     } else {
-        FOR_FEW
+        GROUP_ROWS
     }
 }
 
-/// With the registers of AVX-512, where two are left for what is multiplied.
-const FOR_MANY: usize = 14;
-/// With others.
-const FOR_FEW: usize = 6;
+/// [`group_rows`] with AVX-512 registers, of which two are left for the factors.
+const GROUP_ROWS_AVX512: usize = 14;
+/// [`group_rows`] on other instruction sets.
+const GROUP_ROWS: usize = 6;
 
-struct RowsAtOnce;
+/// Returns [`group_rows`] of the dispatched instruction set.
+struct GroupRows;
 
-impl Vectorised for RowsAtOnce {
+impl Vectorised for GroupRows {
     type Output = usize;
 
     #[inline(always)]
     fn run<A: Arithmetic>(self) -> usize {
-        rows_at_once::<A>()
+        group_rows::<A>()
     }
 }
 
 impl Rows {
+    /// Arranges `x` `[rows, inner]` for this machine.
     pub fn new(x: &[f32], inner: usize) -> Self {
-        Self::in_groups(x, inner, dispatch(RowsAtOnce))
+        Self::in_groups(x, inner, dispatch(GroupRows))
     }
 
-    fn in_groups(x: &[f32], inner: usize, at_once: usize) -> Self {
+    fn in_groups(x: &[f32], inner: usize, group_rows: usize) -> Self {
         let (rows, steps) = (x.len() / inner, inner.div_ceil(LANES));
-        let groups = rows.div_ceil(at_once);
-        let group = LANES * steps * at_once;
+        let groups = rows.div_ceil(group_rows);
+        let group = LANES * steps * group_rows;
         let mut values = vec![0.0; groups * group];
         let into = Scattered::new(&mut values);
         for_each_range(groups, GRAIN, |range| {
             for at in range {
-                // SAFETY: each group is one thread's.
+                // SAFETY: each group is arranged by one thread.
                 let values = unsafe { into.slice(at * group..(at + 1) * group) };
-                let x = &x[at * at_once * inner..rows.min((at + 1) * at_once) * inner];
+                let x = &x[at * group_rows * inner..rows.min((at + 1) * group_rows) * inner];
                 for (row, x) in x.chunks_exact(inner).enumerate() {
                     for (step, x) in x.chunks(LANES).enumerate() {
                         for (lane, x) in x.iter().enumerate() {
-                            values[(lane * steps + step) * at_once + row] = *x;
+                            values[(lane * steps + step) * group_rows + row] = *x;
                         }
                     }
                 }
@@ -80,13 +85,13 @@ impl Rows {
             values,
             rows,
             steps,
-            at_once,
+            group_rows,
         }
     }
 }
 
-/// The product of all rows of `x` with a range of weight rows `[out, inner]`, a multiple of [`LANES`];
-/// every [`LANES`] elements are given to `store` as `(row of x, first row of the weight, values)`.
+/// The product of all rows of `x` with weight rows `[out, inner]`, where `out` is a multiple of
+/// [`LANES`]. `store` receives [`LANES`] elements at a time as `(row of x, first weight row, values)`.
 pub struct Outer<'a, W, F> {
     pub x: &'a Rows,
     pub weight: &'a [W],
@@ -99,10 +104,10 @@ impl<W: Element, F: Fn(usize, usize, &[f32; LANES])> Vectorised for Outer<'_, W,
 
     #[inline(always)]
     fn run<A: Arithmetic>(self) {
-        if rows_at_once::<A>() == FOR_MANY {
-            self.groups::<A, FOR_MANY>();
+        if group_rows::<A>() == GROUP_ROWS_AVX512 {
+            self.groups::<A, GROUP_ROWS_AVX512>();
         } else {
-            self.groups::<A, FOR_FEW>();
+            self.groups::<A, GROUP_ROWS>();
         }
     }
 }
@@ -110,33 +115,37 @@ impl<W: Element, F: Fn(usize, usize, &[f32; LANES])> Vectorised for Outer<'_, W,
 impl<W: Element, F: Fn(usize, usize, &[f32; LANES])> Outer<'_, W, F> {
     #[inline(always)]
     fn groups<A: Arithmetic, const R: usize>(&self) {
-        assert_eq!(self.x.at_once, R, "activations for another instruction set");
+        assert_eq!(
+            self.x.group_rows, R,
+            "activations arranged for another instruction set"
+        );
         let (steps, out) = (self.x.steps, self.weight.len() / self.inner);
         let mut lines = vec![Line([0.0; LANES]); LANES * steps];
         let mut partial = [[Line([0.0; LANES]); LANES]; R];
         let groups = self.x.rows.div_ceil(R);
         for o in (0..out).step_by(LANES) {
-            self.arrange::<A>(o, &mut lines);
+            self.transpose::<A>(o, &mut lines);
             for (group, x) in self.x.values.chunks_exact(LANES * steps * R).enumerate() {
                 let part = |group| (o + LANES) * self.inner + LANES * self.inner * group / groups;
-                self.ask(part(group)..part(group + 1));
+                self.prefetch(part(group)..part(group + 1));
                 let rows = group * R..self.x.rows.min((group + 1) * R);
                 self.group::<A, R>(o, rows, x, &lines, &mut partial);
             }
         }
     }
 
-    /// Asks for weights that come next.
+    /// Prefetches a range of the weights.
     #[inline(always)]
-    fn ask(&self, range: Range<usize>) {
+    fn prefetch(&self, range: Range<usize>) {
         for at in range.step_by(64 / size_of::<W>()) {
             prefetch(self.weight, at);
         }
     }
 
-    /// [`LANES`] weight rows, widened, as `[lane, step]`: a line holds a column of them.
+    /// Widens and transposes [`LANES`] weight rows from `o` on into lines `[lane, step]`, each of
+    /// which holds one column.
     #[inline(always)]
-    fn arrange<A: Arithmetic>(&self, o: usize, lines: &mut [Line]) {
+    fn transpose<A: Arithmetic>(&self, o: usize, lines: &mut [Line]) {
         let (inner, steps) = (self.inner, self.x.steps);
         let rows = |i: usize| &self.weight[(o + i) * inner..(o + i + 1) * inner];
         for step in 0..steps {
@@ -159,7 +168,7 @@ impl<W: Element, F: Fn(usize, usize, &[f32; LANES])> Outer<'_, W, F> {
         }
     }
 
-    /// [`LANES`] weight rows times a group of rows, one partial sum of each after the other.
+    /// Multiplies [`LANES`] weight rows by a group of rows, one partial sum after the other.
     #[inline(always)]
     fn group<A: Arithmetic, const R: usize>(
         &self,
@@ -206,7 +215,7 @@ mod tests {
     use super::*;
     use crate::kernels::cpu::simd::Fused;
 
-    /// By outer products of so many rows at once, on any machine.
+    /// The product in groups of `R` rows, on any machine.
     fn outer<W: Element, const R: usize>(x: &[f32], weight: &[W], inner: usize) -> Vec<f32> {
         let (rows, out) = (x.len() / inner, weight.len() / inner);
         let y = RefCell::new(vec![f32::NAN; rows * out]);
@@ -237,8 +246,8 @@ mod tests {
 
     fn check<W: Element>(x: &[f32], weight: &[W], inner: usize) -> Result<(), TestCaseError> {
         let want = by_panel(x, weight, inner);
-        prop_assert_eq!(&outer::<W, FOR_FEW>(x, weight, inner), &want);
-        prop_assert_eq!(&outer::<W, FOR_MANY>(x, weight, inner), &want);
+        prop_assert_eq!(&outer::<W, GROUP_ROWS>(x, weight, inner), &want);
+        prop_assert_eq!(&outer::<W, GROUP_ROWS_AVX512>(x, weight, inner), &want);
         Ok(())
     }
 
@@ -246,7 +255,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(48))]
 
         #[test]
-        fn every_bit_is_that_of_the_panel(
+        fn equals_the_panel_bit_for_bit(
             rows in 1usize..40, inner in 1usize..100, tiles in 1usize..4, seed: u64,
         ) {
             let value = |i: usize| ((i as u64 ^ seed) % 1013) as f32 / 500.0 - 1.0;

@@ -1,4 +1,4 @@
-//! Rows of activations, arranged for the registers that multiply them.
+//! Activations arranged for register tiles of [`PAIR`] rows.
 
 use std::mem::MaybeUninit;
 
@@ -6,25 +6,26 @@ use crate::kernels::cpu::element::Element;
 use crate::kernels::cpu::parallel::{Scattered, for_each_range};
 use crate::kernels::cpu::simd::{Arithmetic, Line, Vectorised, dispatch};
 
-/// Rows that are multiplied at once.
+/// Rows that are multiplied together.
 pub const PAIR: usize = 2;
 
-/// Pairs that a thread arranges at least.
+/// Smallest number of pairs that a thread arranges.
 const GRAIN: usize = 8;
 
-/// Bytes of rows that go over a range of weights at a time: half of what a second-level cache holds.
+/// Bytes of rows that are multiplied by a range of weights at a time: half of a second-level cache.
 const BLOCK_BYTES: usize = 192 << 10;
 
-/// Rows `[rows, inner]`, rounded to `T`: two by two, their lines alternating; the last of an odd number
-/// by itself. Filled up to whole lines with zeros.
+/// Rows `[rows, inner]` rounded to `T`. The lines of the two rows of a pair alternate; the last of
+/// an odd number of rows stands alone. Padded with zeros to whole lines.
 pub struct Packed<T, const N: usize> {
     lines: Vec<Line<T, N>>,
     rows: usize,
-    /// Lines of one row.
+    /// Lines per row.
     steps: usize,
 }
 
 impl<T: Element, const N: usize> Packed<T, N> {
+    /// Arranges `x` `[rows, inner]`.
     pub fn new(x: &[f32], inner: usize) -> Self {
         let (rows, steps) = (x.len() / inner, inner.div_ceil(N));
         let mut lines = Vec::with_capacity(rows * steps);
@@ -32,7 +33,7 @@ impl<T: Element, const N: usize> Packed<T, N> {
         for_each_range(rows.div_ceil(PAIR), GRAIN, |pairs| {
             for row in pairs.map(|pair| pair * PAIR) {
                 let end = rows.min(row + PAIR);
-                // SAFETY: each pair is one thread's.
+                // SAFETY: each pair is arranged by one thread.
                 let lines = unsafe { into.slice(row * steps..end * steps) };
                 let x = &x[row * inner..end * inner];
                 dispatch(Arrange { x, inner, lines });
@@ -43,16 +44,17 @@ impl<T: Element, const N: usize> Packed<T, N> {
         Self { lines, rows, steps }
     }
 
+    /// Number of rows.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Lines of one row.
+    /// Lines per row.
     pub fn steps(&self) -> usize {
         self.steps
     }
 
-    /// The lines of row `row`, or of it and the next one: those of a pair begin with an even one.
+    /// The lines of `R` rows (one or [`PAIR`]) from `row` on. A pair must start at an even row.
     #[inline(always)]
     pub fn tile<const R: usize>(&self, row: usize) -> &[[Line<T, N>; R]] {
         self.lines[row * self.steps..][..R * self.steps]
@@ -60,7 +62,7 @@ impl<T: Element, const N: usize> Packed<T, N> {
             .0
     }
 
-    /// Ranges of whole pairs that stay in a second-level cache.
+    /// Ranges of whole pairs that fit in a second-level cache.
     pub fn blocks(&self) -> impl Iterator<Item = std::ops::Range<usize>> {
         let block = BLOCK_BYTES / (self.steps * size_of::<Line<T, N>>());
         let block = block.max(PAIR).next_multiple_of(PAIR);
@@ -69,7 +71,7 @@ impl<T: Element, const N: usize> Packed<T, N> {
     }
 }
 
-/// A pair's lines, or those of one row.
+/// Writes the lines of a pair, or of a single row.
 struct Arrange<'a, T, const N: usize> {
     x: &'a [f32],
     inner: usize,
@@ -81,10 +83,10 @@ impl<T: Element, const N: usize> Vectorised for Arrange<'_, T, N> {
 
     #[inline(always)]
     fn run<A: Arithmetic>(self) {
-        let at_once = self.x.len() / self.inner;
+        let rows = self.x.len() / self.inner;
         for (row, x) in self.x.chunks_exact(self.inner).enumerate() {
             let (whole, rest) = x.as_chunks::<N>();
-            let mut lines = self.lines[row..].iter_mut().step_by(at_once);
+            let mut lines = self.lines[row..].iter_mut().step_by(rows);
             for (x, line) in whole.iter().zip(&mut lines) {
                 line.write(Line(x.map(T::round)));
             }

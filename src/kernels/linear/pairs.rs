@@ -1,15 +1,15 @@
-//! The product in bf16 where the machine multiplies pairs of bf16 at once: `x` is rounded to bf16, as the
-//! weights are, and sums stay f32.
+//! The product of bf16 weights on machines with a bf16 dot-product instruction: `x` is rounded to
+//! bf16, and sums are f32.
 
 use half::bf16;
 
 use super::packed::{PAIR, Packed};
 use crate::kernels::cpu::simd::{Arithmetic, LANES, Vectorised, Wide, prefetch};
 
-/// Activations as [`Pairs`] takes them: a line holds two for each lane.
+/// Activations in the layout of [`Pairs`]: a line holds two values per lane.
 pub type Rows = Packed<bf16, { 2 * LANES }>;
 
-/// As [`super::panel::Panel`], by pairs of bf16.
+/// Like [`super::panel::Panel`], by pairs of bf16.
 pub struct Pairs<'a, F> {
     pub x: &'a Rows,
     pub weight: &'a [bf16],
@@ -22,7 +22,7 @@ impl<F: Fn(usize, usize, f32)> Vectorised for Pairs<'_, F> {
 
     #[inline(always)]
     fn run<A: Arithmetic>(self) {
-        // As many sums as there are registers for.
+        // As many sums as fit in registers.
         if A::SUMS >= 8 * PAIR {
             self.tiles::<A, 8>();
         } else {
@@ -32,7 +32,7 @@ impl<F: Fn(usize, usize, f32)> Vectorised for Pairs<'_, F> {
 }
 
 impl<F: Fn(usize, usize, f32)> Pairs<'_, F> {
-    /// `O` weight rows at a time, then what is left one by one.
+    /// Multiplies `O` weight rows at a time, then the remaining ones one by one.
     #[inline(always)]
     fn tiles<A: Arithmetic, const O: usize>(&self) {
         let out = self.weight.len() / self.inner;
@@ -47,9 +47,10 @@ impl<F: Fn(usize, usize, f32)> Pairs<'_, F> {
         }
     }
 
+    /// Multiplies `O` weight rows by `rows` of `x`.
     #[inline(always)]
     fn rows<A: Arithmetic, const O: usize>(&self, o: usize, rows: std::ops::Range<usize>) {
-        // While the first rows are multiplied, the weights that come next are asked for.
+        // The first rows also prefetch the next weights.
         let mut ahead = (o + O) * self.inner;
         for row in rows.clone().step_by(PAIR) {
             if row + PAIR <= rows.end {
@@ -109,7 +110,7 @@ mod tests {
     use super::*;
     use crate::kernels::cpu::simd::Fused;
 
-    /// The product on any machine: without the instruction, by what stands for it.
+    /// The product on any machine, by the stand-in for the instruction.
     fn product(x: &[f32], weight: &[bf16], inner: usize) -> Vec<f32> {
         let (rows, out) = (x.len() / inner, weight.len() / inner);
         let y = RefCell::new(vec![f32::NAN; rows * out]);
@@ -127,7 +128,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(48))]
 
         #[test]
-        fn equals_the_product_of_the_rounded_and_ignores_the_batch(
+        fn equals_the_product_of_rounded_values_and_ignores_the_batch(
             rows in 1usize..9, inner in 1usize..150, out in 1usize..30, seed: u64,
         ) {
             let value = |i: usize| ((i as u64 ^ seed) % 1013) as f32 / 500.0 - 1.0;
@@ -136,9 +137,10 @@ mod tests {
             let got = product(&x, &weight, inner);
             for (row, x) in x.chunks(inner).enumerate() {
                 for (o, weight) in weight.chunks(inner).enumerate() {
-                    let terms = x.iter().zip(weight);
-                    let terms = terms.map(|(x, w)| f64::from(bf16::from_f32(*x)) * f64::from(*w));
-                    let want: f64 = terms.sum();
+                    let pairs = x.iter().zip(weight);
+                    let want: f64 = pairs
+                        .map(|(x, w)| f64::from(bf16::from_f32(*x)) * f64::from(*w))
+                        .sum();
                     prop_assert!((f64::from(got[row * out + o]) - want).abs() < 1e-3);
                 }
                 prop_assert_eq!(&got[row * out..][..out], &product(x, &weight, inner)[..]);

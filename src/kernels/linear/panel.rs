@@ -1,14 +1,14 @@
-//! All rows of `x` times a range of weight rows, in registers.
+//! The product for few rows of `x`, by register tiles of dot products.
 
 use super::packed::{PAIR, Packed};
 use crate::kernels::cpu::element::Element;
 use crate::kernels::cpu::simd::{Arithmetic, LANES, Line, Vectorised, Wide, prefetch};
 
-/// Activations as a [`Panel`] takes them.
+/// Activations in the layout of [`Panel`].
 pub type Rows = Packed<f32, LANES>;
 
-/// The product of all rows of `x` with a range of weight rows `[out, inner]`; every element is given to
-/// `store` as `(row of x, row of the weight, value)`.
+/// The product of all rows of `x` with weight rows `[out, inner]`. `store` receives each element as
+/// `(row of x, weight row, value)`.
 pub struct Panel<'a, W, F> {
     pub x: &'a Rows,
     pub weight: &'a [W],
@@ -21,7 +21,7 @@ impl<W: Element, F: Fn(usize, usize, f32)> Vectorised for Panel<'_, W, F> {
 
     #[inline(always)]
     fn run<A: Arithmetic>(self) {
-        // As many sums as there are registers for.
+        // As many sums as fit in registers.
         if A::SUMS >= 8 * PAIR {
             self.tiles::<A, 8>();
         } else {
@@ -31,11 +31,11 @@ impl<W: Element, F: Fn(usize, usize, f32)> Vectorised for Panel<'_, W, F> {
 }
 
 impl<W: Element, F: Fn(usize, usize, f32)> Panel<'_, W, F> {
-    /// `O` weight rows at a time, then what is left one by one.
+    /// Multiplies `O` weight rows at a time, then the remaining ones one by one.
     #[inline(always)]
     fn tiles<A: Arithmetic, const O: usize>(&self) {
         let out = self.weight.len() / self.inner;
-        // Widened once, weights serve many rows; but for few rows that is one pass too many.
+        // Widening the weights once serves many rows, but for few rows the extra pass costs more.
         let few = if size_of::<W>() < size_of::<f32>() {
             4
         } else {
@@ -64,8 +64,8 @@ impl<W: Element, F: Fn(usize, usize, f32)> Panel<'_, W, F> {
         }
     }
 
-    /// `O` weight rows as they lie, times all rows. While the first rows of `x` are multiplied, the
-    /// weights that come next are asked for.
+    /// Multiplies `O` weight rows, widened on the fly, by all rows. The first rows of `x` also
+    /// prefetch the next weights.
     #[inline(always)]
     fn direct<A: Arithmetic, const O: usize>(&self, o: usize) {
         let inner = self.inner;
@@ -97,8 +97,8 @@ impl<W: Element, F: Fn(usize, usize, f32)> Panel<'_, W, F> {
         }
     }
 
-    /// `O` weight rows, widened into `scratch`, times these rows. Meanwhile the weights that come next
-    /// are asked for, a part with each tile.
+    /// Widens `O` weight rows into `scratch` and multiplies them by `rows` of `x`. Each tile also
+    /// prefetches a part of the next weights.
     #[inline(always)]
     fn widened<A: Arithmetic, const O: usize>(
         &self,

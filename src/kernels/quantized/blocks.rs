@@ -1,14 +1,15 @@
-//! Blocks of quantised weights, and their values, which are bit for bit those that candle gives them:
-//! the fingerprint of a base is of these. The formats are ggml's (`ggml-common.h`, `ggml-quants.c`).
+//! Block formats of ggml (`ggml-common.h`, `ggml-quants.c`), and their values.
+//!
+//! The values equal candle's bit for bit, because the fingerprint of a base is computed from them.
 
 use candle_core::quantized::GgmlDType;
 
 use crate::kernels::cpu::simd::{Arithmetic, Vectorised, dispatch};
 
-/// Writes the values of whole blocks.
+/// A function that widens whole blocks to f32.
 pub type Widen = fn(bytes: &[u8], values: &mut [f32]);
 
-/// How blocks of a kind are widened, where that is known.
+/// The function that widens blocks of a kind, if the kind is supported.
 pub fn widener(kind: GgmlDType) -> Option<Widen> {
     Some(match kind {
         GgmlDType::F32 => |bytes, values| blocks(bytes, values, f32_value),
@@ -74,7 +75,8 @@ fn bf16_value(block: &[u8; 2], value: &mut [f32; 1]) {
     *value = [f32::from_bits(u32::from(u16::from_le_bytes(*block)) << 16)];
 }
 
-/// 32 weights: a scale; then half of the weights in the low four bits, half in the high ones.
+/// 32 weights: a scale, then the first 16 weights in the low four bits of 16 bytes and the others in
+/// the high four bits.
 #[inline(always)]
 fn q4_0(block: &[u8; 18], values: &mut [f32; 32]) {
     let d = half(block, 0);
@@ -84,7 +86,7 @@ fn q4_0(block: &[u8; 18], values: &mut [f32; 32]) {
     }
 }
 
-/// 32 weights: a scale and a minimum, then as [`q4_0`].
+/// 32 weights: a scale and a minimum, then the same layout as [`q4_0`].
 #[inline(always)]
 fn q4_1(block: &[u8; 20], values: &mut [f32; 32]) {
     let (d, m) = (half(block, 0), half(block, 2));
@@ -94,7 +96,7 @@ fn q4_1(block: &[u8; 20], values: &mut [f32; 32]) {
     }
 }
 
-/// 32 weights: a scale, the fifth bits, then as [`q4_0`].
+/// 32 weights: a scale, the fifth bits, then the same layout as [`q4_0`].
 #[inline(always)]
 fn q5_0(block: &[u8; 22], values: &mut [f32; 32]) {
     let (d, fifth) = (half(block, 0), word(block, 2));
@@ -104,7 +106,7 @@ fn q5_0(block: &[u8; 22], values: &mut [f32; 32]) {
     }
 }
 
-/// 32 weights: a scale and a minimum, the fifth bits, then as [`q4_0`].
+/// 32 weights: a scale and a minimum, the fifth bits, then the same layout as [`q4_0`].
 #[inline(always)]
 fn q5_1(block: &[u8; 24], values: &mut [f32; 32]) {
     let (d, m, fifth) = (half(block, 0), half(block, 2), word(block, 4));
@@ -114,7 +116,7 @@ fn q5_1(block: &[u8; 24], values: &mut [f32; 32]) {
     }
 }
 
-/// 32 weights: a scale, then a signed byte each.
+/// 32 weights: a scale, then one signed byte per weight.
 #[inline(always)]
 fn q8_0(block: &[u8; 34], values: &mut [f32; 32]) {
     let d = half(block, 0);
@@ -123,8 +125,8 @@ fn q8_0(block: &[u8; 34], values: &mut [f32; 32]) {
     }
 }
 
-/// 256 weights: a scale and a minimum of all, 6 bits of either for each 32, then every 64 weights in
-/// 32 bytes, as [`q4_0`].
+/// 256 weights: a common scale and minimum, a 6-bit scale and minimum per 32 weights, then 32 bytes
+/// per 64 weights, low and high bits as in [`q4_0`].
 #[inline(always)]
 fn q4_k(block: &[u8; 144], values: &mut [f32; 256]) {
     let (scales, _) = block[4..].as_chunks::<12>();
@@ -140,7 +142,7 @@ fn q4_k(block: &[u8; 144], values: &mut [f32; 256]) {
     }
 }
 
-/// 256 weights: as [`q4_k`], with the fifth bits before the rest.
+/// 256 weights: the layout of [`q4_k`], with the fifth bits before the low four.
 #[inline(always)]
 fn q5_k(block: &[u8; 176], values: &mut [f32; 256]) {
     let (scales, _) = block[4..].as_chunks::<12>();
@@ -157,7 +159,8 @@ fn q5_k(block: &[u8; 176], values: &mut [f32; 256]) {
     }
 }
 
-/// 256 weights: the low four bits, the high two, a signed byte of scale for each 16, a scale of all.
+/// 256 weights: the low four bits, the high two bits, a signed byte of scale per 16 weights, and a
+/// common scale.
 #[inline(always)]
 fn q6_k(block: &[u8; 210], values: &mut [f32; 256]) {
     let d = half(block, 208);
@@ -175,8 +178,8 @@ fn q6_k(block: &[u8; 210], values: &mut [f32; 256]) {
     }
 }
 
-/// Scale and minimum of the `i`-th 32 weights of a block that begins with those of all: 6 bits each, of
-/// the last four spread over the bytes of the first.
+/// Scale and minimum of the `i`-th 32 weights of a block that starts with the common ones. They have
+/// 6 bits each; the upper bits of the last four are in the bytes of the first four.
 #[inline(always)]
 fn k_scale<const BYTES: usize>(block: &[u8; BYTES], scales: &[u8; 12], i: usize) -> (f32, f32) {
     let (scale, minimum) = if i < 4 {
@@ -191,23 +194,25 @@ fn k_scale<const BYTES: usize>(block: &[u8; BYTES], scales: &[u8; 12], i: usize)
     (d * f32::from(scale), m * f32::from(minimum))
 }
 
-/// The `i`-th bit.
+/// Bit `i` of `word`.
 #[inline(always)]
 fn bit(word: u32, i: usize) -> u8 {
     (word >> i) as u8 & 1
 }
 
+/// The little-endian u32 at byte `at`.
 #[inline(always)]
 fn word<const BYTES: usize>(block: &[u8; BYTES], at: usize) -> u32 {
     u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]])
 }
 
-/// A half-precision number, exactly. Without branches and calls: there is one for every few weights.
+/// The half-precision number at byte `at`, widened exactly. Free of branches and calls, because there
+/// is one per few weights.
 #[inline(always)]
 fn half<const BYTES: usize>(block: &[u8; BYTES], at: usize) -> f32 {
     let bits = u32::from(u16::from_le_bytes([block[at], block[at + 1]]));
     let (sign, rest) = ((bits & 0x8000) << 16, (bits & 0x7fff) << 13);
-    // The exponents' biases differ by 112; infinities and NaNs keep the largest exponent.
+    // The exponent biases differ by 112; infinities and NaNs keep the largest exponent.
     let finite = (f32::from_bits(rest) * f32::from_bits((112 + 127) << 23)).to_bits();
     let magnitude = if rest < 0x7c00 << 13 {
         finite

@@ -1,10 +1,12 @@
-//! Weights that stay as a GGUF file has them: rows of blocks, a few bits a weight. A few rows at a time
-//! are widened to f32, within the cache, and multiplied by the kernels of dense weights, so a result is
-//! bit for bit that of the same weights in f32, and as little dependent on the batch.
+//! Weights kept in the quantised blocks of a GGUF file, a few bits per weight.
 //!
-//! candle's own product (`QMatMul`) is not used: it rounds the activations to 8 bits, takes other paths,
-//! with other roundings, for other numbers of rows, keeps a second copy of what it repacks, computes on
-//! threads of its own, and has no vector code for Q4_1.
+//! The kernels widen a few rows at a time to f32, within the cache, and multiply them by the kernels
+//! for dense weights. A result therefore equals that of the same weights in f32 bit for bit, and
+//! does not depend on the batch.
+//!
+//! candle's own product (`QMatMul`) is not used: it rounds the activations to 8 bits, rounds
+//! differently for different numbers of rows, keeps a second copy of the weights that it repacks,
+//! computes on its own threads, and has no vector code for Q4_1.
 
 mod blocks;
 
@@ -23,14 +25,15 @@ use super::digest::hash_elements;
 use super::linear::{Activations, Results};
 use blocks::{Widen, widener};
 
-/// A weight `[out, in]`: parameters `[rows, in]` one after the other, each quantised in its own way.
+/// A weight `[out, in]`: parameters `[rows, in]` concatenated along their rows. Each may be quantised
+/// differently. Clones share storage.
 #[derive(Clone, Debug)]
 pub struct QuantizedWeight {
     parts: Vec<Arc<Part>>,
     inner: usize,
 }
 
-/// One parameter's rows.
+/// The rows of one parameter.
 struct Part {
     kind: GgmlDType,
     widen: Widen,
@@ -38,24 +41,25 @@ struct Part {
     bytes: Vec<u8>,
 }
 
-/// Whether values of a kind are rounded in blocks, rather than one by one.
+/// Whether values of a kind are quantised in blocks, not rounded one by one.
 pub fn is_quantized(kind: GgmlDType) -> bool {
     kind.block_size() > 1
 }
 
-/// Whether weights of a kind can be computed with.
+/// Whether there is a kernel for weights of a kind.
 pub fn is_supported(kind: GgmlDType) -> bool {
     widener(kind).is_some()
 }
 
-/// What [`is_supported`], in words.
+/// The quantised kinds that [`is_supported`] accepts, for messages.
 pub const SUPPORTED: &str = "Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K or Q6_K";
 
 impl QuantizedWeight {
-    /// A parameter `[rows, in]` as it is stored, its rows in the order that `order` gives.
+    /// Takes a stored parameter `[rows, in]`, with row `order[i]` of the file as row `i`.
     ///
     /// # Errors
-    /// If it is no matrix, or of a kind that is not supported.
+    /// The parameter is not a matrix, its kind is not supported, or `order` does not have `rows`
+    /// entries below `rows`.
     pub fn new(stored: &QTensor, order: impl Iterator<Item = usize>) -> Result<Self> {
         let (rows, inner) = stored.shape().dims2()?;
         let kind = stored.dtype();
@@ -67,12 +71,12 @@ impl QuantizedWeight {
         let mut bytes = Vec::with_capacity(data.len());
         for from in order {
             let Some(stored) = data.get(from * row..(from + 1) * row) else {
-                candle_core::bail!("row {from} of a weight of {rows}");
+                candle_core::bail!("row {from} of a weight with {rows} rows");
             };
             bytes.extend_from_slice(stored);
         }
         if bytes.len() != data.len() {
-            candle_core::bail!("an order of {rows} rows does not have as many");
+            candle_core::bail!("the row order of a weight with {rows} rows has another length");
         }
         let part = Part {
             kind,
@@ -86,17 +90,20 @@ impl QuantizedWeight {
         })
     }
 
-    /// Weights one after the other along their rows; they share storage with what this gives.
+    /// Concatenates weights along their rows. The result shares their storage.
     ///
     /// # Errors
-    /// If there are none, or they differ in `in`.
+    /// `weights` is empty, or they differ in `in`.
     pub fn cat(weights: &[Self]) -> Result<Self> {
         let Some(first) = weights.first() else {
-            candle_core::bail!("no weights to put together");
+            candle_core::bail!("no weights to concatenate");
         };
         let inner = first.inner;
         if let Some(other) = weights.iter().find(|weight| weight.inner != inner) {
-            candle_core::bail!("weights of {inner} and {} columns", other.inner);
+            candle_core::bail!(
+                "weights of {inner} and {} columns cannot be concatenated",
+                other.inner
+            );
         }
         let parts = weights.iter().flat_map(|weight| weight.parts.iter());
         Ok(Self {
@@ -105,41 +112,41 @@ impl QuantizedWeight {
         })
     }
 
-    /// `out`.
+    /// Number of rows (`out`).
     pub fn rows(&self) -> usize {
         self.parts.iter().map(|part| part.rows).sum()
     }
 
-    /// Heap bytes.
+    /// Heap bytes of the blocks.
     pub fn bytes(&self) -> usize {
         self.parts.iter().map(|part| part.bytes.len()).sum()
     }
 
-    /// Rows by number, `[ids, in]` in f32.
+    /// The rows with the given indices, `[ids, in]` in f32.
     ///
     /// # Errors
-    /// If there is no such row.
+    /// An index is out of range.
     pub fn gather_rows(&self, ids: &[u32]) -> Result<Tensor> {
         let (rows, inner) = (self.rows(), self.inner);
         let mut values = vec![0f32; ids.len() * inner];
         for (&id, values) in ids.iter().zip(values.chunks_exact_mut(inner.max(1))) {
             let row = id as usize;
             if row >= rows {
-                candle_core::bail!("row {row} of a weight of {rows}");
+                candle_core::bail!("row {row} of a weight with {rows} rows");
             }
             self.widen(row..row + 1, values);
         }
         Tensor::from_vec(values, (ids.len(), inner), &Device::Cpu)
     }
 
-    /// Adds the values, widened to f32, to a digest: as those of the same weight in f32.
+    /// Adds the values, widened to f32, to a digest: the same bytes as for the weight in f32.
     pub fn hash_values(&self, hasher: &mut Sha256) {
         self.in_tiles(0..self.rows(), 32, |_, values| {
             hash_elements(hasher, values);
         });
     }
 
-    /// The values of some rows, row-major.
+    /// Widens `rows` into `values`, row-major.
     fn widen(&self, rows: Range<usize>, values: &mut [f32]) {
         let mut first = 0;
         for part in &self.parts {
@@ -155,7 +162,8 @@ impl QuantizedWeight {
         }
     }
 
-    /// Hands the values of some rows on, `height` at a time: few, so that they stay in the cache.
+    /// Calls `take` with the widened values of `rows`, `height` rows at a time, so that they stay in
+    /// the cache.
     fn in_tiles(
         &self,
         rows: Range<usize>,
@@ -178,7 +186,11 @@ impl fmt::Debug for Part {
     }
 }
 
-/// `x·Wᵀ + b` as [`super::linear::linear`] has it, bit for bit that of the weight in f32.
+/// `x·Wᵀ + b` on the CPU: bit for bit the result of [`super::linear::linear`] with the weight in
+/// f32.
+///
+/// # Errors
+/// The shapes do not fit, or `x` is not contiguous f32 on the CPU.
 pub fn linear(x: &Tensor, weight: &QuantizedWeight, bias: Option<&Tensor>) -> Result<Tensor> {
     let y = x.apply_op1_no_bwd(&Product(weight))?;
     if let Some(bias) = bias {
@@ -210,7 +222,7 @@ impl CustomOp1 for Product<'_> {
     }
 }
 
-/// `y[r, o] = Σ_k x[r, k]·w[o, k]`, threads by ranges of weight rows.
+/// `y[r, o] = Σ_k x[r, k]·w[o, k]`, split among threads by weight rows.
 fn product(x: &[f32], weight: &QuantizedWeight, y: &mut [f32]) {
     let out = weight.rows();
     if weight.inner == 0 {
@@ -221,7 +233,7 @@ fn product(x: &[f32], weight: &QuantizedWeight, y: &mut [f32]) {
     for_each_range(out, x.grain(), |range| {
         weight.in_tiles(range, x.grain(), |tile, values| {
             x.times(values, weight.inner, |row, o, values| {
-                // SAFETY: neither ranges nor the tiles of one overlap.
+                // SAFETY: ranges do not overlap, and neither do the tiles of a range.
                 unsafe { y.write(&tile, row, o, values) }
             });
         });

@@ -25,7 +25,7 @@ fn random(shape: (usize, usize)) -> Tensor {
     Tensor::randn(0f32, 1., shape, &Device::Cpu).unwrap()
 }
 
-/// A random weight, and the values that candle gives it.
+/// A random weight, and its values by candle.
 fn weight(kind: GgmlDType, shape: (usize, usize)) -> (QuantizedWeight, Tensor) {
     let stored = QTensor::quantize(&random(shape), kind).unwrap();
     let values = stored.dequantize(&Device::Cpu).unwrap();
@@ -42,9 +42,9 @@ fn all(weight: &QuantizedWeight) -> Tensor {
     weight.gather_rows(&ids).unwrap()
 }
 
-/// Every byte may be anything in a file; what a quantiser writes has few of the possible scales.
+/// Random bytes, because a file may hold any, and a quantiser writes few of the possible scales.
 #[test]
-fn values_are_candles_whatever_the_bytes() {
+fn values_equal_candles_for_any_bytes() {
     let mut state = 1u32;
     let mut byte = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -81,7 +81,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
-    fn products_are_those_of_the_dense_weight_alone_and_in_company(
+    fn products_equal_those_of_the_dense_weight_in_any_batch(
         rows in 1usize..40, blocks in 1usize..4, outs in prop::array::uniform3(1usize..30),
         kinds in prop::array::uniform3(prop::sample::select(KINDS.to_vec())),
     ) {
@@ -97,7 +97,7 @@ proptest! {
             let alone = linear(&x.narrow(0, row, 1).unwrap(), &fused, Some(&bias)).unwrap();
             prop_assert_eq!(bits(&alone), bits(&y.narrow(0, row, 1).unwrap()));
         }
-        // So are digests, whose tiles end within parts.
+        // The digests too, although tiles end within parts.
         let (mut quantized, mut dense) = (Sha256::new(), Sha256::new());
         fused.hash_values(&mut quantized);
         hash_values(&mut dense, &values).unwrap();
@@ -106,35 +106,35 @@ proptest! {
 }
 
 #[test]
-fn prompts_are_those_of_the_dense_weight() {
+fn products_of_many_rows_equal_those_of_the_dense_weight() {
     let (quantized, values) = weight(GgmlDType::Q4_1, (48, 64));
-    // So many that the dense weight is multiplied in another way.
+    // Enough rows for the dense weight to be multiplied by outer products.
     let x = random((130, 64));
     let y = linear(&x, &quantized, None).unwrap();
     assert_eq!(bits(&y), bits(&dense_linear(&x, &values, None).unwrap()));
 }
 
 #[test]
-fn rows_are_put_in_order() {
+fn rows_are_reordered() {
     let stored = QTensor::quantize(&random((4, 64)), GgmlDType::Q4_1).unwrap();
-    let turned = QuantizedWeight::new(&stored, [2, 0, 3, 1].into_iter()).unwrap();
+    let reordered = QuantizedWeight::new(&stored, [2, 0, 3, 1].into_iter()).unwrap();
     let values = stored.dequantize(&Device::Cpu).unwrap();
     let order = Tensor::new(&[2u32, 0, 3, 1], &Device::Cpu).unwrap();
     assert_eq!(
-        bits(&all(&turned)),
+        bits(&all(&reordered)),
         bits(&values.index_select(&order, 0).unwrap())
     );
-    let last = turned.gather_rows(&[3, 3]).unwrap();
+    let last = reordered.gather_rows(&[3, 3]).unwrap();
     assert_eq!(last.dims(), [2, 64]);
     assert_eq!(
         bits(&last.narrow(0, 1, 1).unwrap()),
         bits(&values.narrow(0, 1, 1).unwrap())
     );
-    assert_eq!(turned.bytes(), 4 * 2 * 20);
+    assert_eq!(reordered.bytes(), 4 * 2 * 20);
 }
 
 #[test]
-fn what_does_not_fit_is_refused() {
+fn shapes_and_kinds_that_do_not_fit_are_refused() {
     let (narrow, _) = weight(GgmlDType::Q8_0, (2, 32));
     let (weight, _) = weight(GgmlDType::Q8_0, (2, 64));
     let x = Tensor::zeros((1, 32), DType::F32, &Device::Cpu).unwrap();

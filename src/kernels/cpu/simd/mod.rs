@@ -1,4 +1,4 @@
-//! One portable body, compiled for each instruction set and chosen at run time.
+//! SIMD dispatch: one portable kernel body, compiled per instruction set and selected at run time.
 
 mod wide;
 
@@ -8,20 +8,20 @@ use half::bf16;
 use wide::Lanes;
 pub use wide::{Line, Wide};
 
-/// How `a * b + c` is computed, one by one and [`LANES`] at once. Within one process it is always the
-/// same way.
+/// The arithmetic of an instruction set: `a * b + c` on scalars and on [`LANES`] values at once. All
+/// kernels of a process use the same one.
 pub trait Arithmetic: Copy {
-    /// [`LANES`] numbers in registers.
+    /// [`LANES`] values in registers.
     type Wide: Wide;
-    /// How many of them a loop can hold as sums, beside what it multiplies.
+    /// Number of accumulators that fit in registers beside the factors of a loop.
     const SUMS: usize;
-    /// `a * b + c`, with one rounding where nothing else is said.
+    /// `a * b + c`, with one rounding unless an implementation says otherwise.
     #[inline(always)]
     fn mul_add(a: f32, b: f32, c: f32) -> f32 {
         a.mul_add(b, c)
     }
-    /// Adds the products of the pairs of bf16 in each lane to its sum. Only where the machine
-    /// [`multiplies_pairs`] is this more than what stands for it in tests.
+    /// Adds the two bf16 products of each lane to its sum. The default is a stand-in for tests:
+    /// kernels call this only if the machine [`multiplies_pairs`].
     #[inline(always)]
     fn dot_pairs(a: &[bf16; 2 * LANES], b: &[bf16; 2 * LANES], sums: Self::Wide) -> Self::Wide {
         let mut lanes = [0.0; LANES];
@@ -35,26 +35,27 @@ pub trait Arithmetic: Copy {
     }
 }
 
-/// One rounding: the hardware's fused multiply-add.
+/// The hardware's fused multiply-add, with one rounding.
 #[cfg(any(target_arch = "aarch64", test))]
 #[derive(Clone, Copy)]
 pub struct Fused;
 
-/// As [`Fused`], in the registers of AVX2.
+/// Like [`Fused`], in AVX2 registers.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
 struct FusedAvx2;
 
-/// As [`Fused`], in the registers of AVX-512.
+/// Like [`Fused`], in AVX-512 registers.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
 struct FusedAvx512;
 
-/// Two roundings: for machines without a fused multiply-add, where the fused one is a library call.
+/// A product and a sum, with two roundings: for machines without fused multiply-add, where it would
+/// be a library call.
 #[derive(Clone, Copy)]
 pub struct Separate;
 
-/// As [`FusedAvx512`], with its products of bf16.
+/// Like [`FusedAvx512`], with bf16 dot products.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
 struct FusedAvx512Bf16;
@@ -62,21 +63,21 @@ struct FusedAvx512Bf16;
 #[cfg(any(target_arch = "aarch64", test))]
 impl Arithmetic for Fused {
     type Wide = Lanes<Self>;
-    /// Of four registers each, of the 32 that aarch64 has.
+    /// Four registers each, of the 32 of aarch64.
     const SUMS: usize = 6;
 }
 
 #[cfg(target_arch = "x86_64")]
 impl Arithmetic for FusedAvx2 {
     type Wide = wide::x86::TwoOf8;
-    /// Of two registers each, of 16.
+    /// Two registers each, of 16.
     const SUMS: usize = 6;
 }
 
 #[cfg(target_arch = "x86_64")]
 impl Arithmetic for FusedAvx512 {
     type Wide = wide::x86::OneOf16;
-    /// Of one register each, of 32.
+    /// One register each, of 32.
     const SUMS: usize = 16;
 }
 
@@ -87,7 +88,7 @@ impl Arithmetic for FusedAvx512Bf16 {
 
     #[inline(always)]
     fn dot_pairs(a: &[bf16; 2 * LANES], b: &[bf16; 2 * LANES], sums: Self::Wide) -> Self::Wide {
-        // SAFETY: `dispatch` names this type where it has found AVX512-BF16.
+        // SAFETY: only `dispatch` names this type, and only after it has detected AVX512-BF16.
         unsafe { wide::x86::dot_pairs(a, b, sums) }
     }
 }
@@ -102,16 +103,18 @@ impl Arithmetic for Separate {
     }
 }
 
-/// A loop nest that [`dispatch`] compiles for every instruction set.
+/// A kernel body that [`dispatch`] compiles for each instruction set.
 ///
-/// `run` must be `#[inline(always)]`, as must all that it calls: only then is its code generated
+/// `run` and everything it calls must be `#[inline(always)]`, otherwise their code is not generated
 /// with the wider vectors.
 pub trait Vectorised {
+    /// The result of the kernel.
     type Output;
+    /// Runs the kernel with the arithmetic `A`.
     fn run<A: Arithmetic>(self) -> Self::Output;
 }
 
-/// The instruction sets that have a compiled body.
+/// The instruction sets that kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
     #[cfg(target_arch = "x86_64")]
@@ -120,7 +123,7 @@ pub enum Isa {
     Avx512,
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// aarch64 has vectors and fused multiply-add in its baseline.
+    /// Part of the aarch64 baseline, like its fused multiply-add.
     #[cfg(target_arch = "aarch64")]
     Neon,
     Portable,
@@ -155,14 +158,14 @@ fn detect() -> Isa {
     Isa::Portable
 }
 
-/// Runs `op` compiled for the best instruction set of this machine.
+/// Runs the variant of `op` for the best instruction set of this machine.
 #[inline]
 pub fn dispatch<V: Vectorised>(op: V) -> V::Output {
-    // SAFETY: `detect` found the features of what it returned.
+    // SAFETY: `detect` has detected all features of the instruction set that it returned.
     unsafe { run_as(*BEST, op) }
 }
 
-/// Runs `op` compiled for `isa`.
+/// Runs the variant of `op` for `isa`.
 ///
 /// # Safety
 /// The machine must have that instruction set.
@@ -170,7 +173,7 @@ pub fn dispatch<V: Vectorised>(op: V) -> V::Output {
 unsafe fn run_as<V: Vectorised>(isa: Isa, op: V) -> V::Output {
     match isa {
         // SAFETY: the machine has every feature that the function is compiled with (the caller's
-        // promise).
+        // contract).
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Bf16 => unsafe { avx512_bf16(op) },
         // SAFETY: as above.
@@ -211,21 +214,21 @@ fn avx2<V: Vectorised>(op: V) -> V::Output {
     op.run::<FusedAvx2>()
 }
 
-/// Asks for the cache line of `values[index]`, which will be used soon; does nothing where there is no
-/// such element or no such instruction.
+/// Prefetches the cache line of `values[index]`. Does nothing if the index is out of range or the
+/// architecture has no such instruction.
 #[inline(always)]
 pub fn prefetch<T>(values: &[T], index: usize) {
     #[cfg(target_arch = "x86_64")]
     if let Some(value) = values.get(index) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a hint, which reads and writes nothing; SSE is in the x86-64 baseline.
+        // SAFETY: a prefetch is a hint that neither reads nor writes; SSE is in the x86-64 baseline.
         unsafe { _mm_prefetch(std::ptr::from_ref(value).cast(), _MM_HINT_T0) };
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (values, index);
 }
 
-/// Lanes that reductions are split into, on every instruction set.
+/// Number of lanes that reductions are split into, on every instruction set.
 pub const LANES: usize = 16;
 
 /// The sum of all lanes, as a tree of fixed shape.
@@ -234,7 +237,7 @@ pub fn sum_lanes(lanes: [f32; LANES]) -> f32 {
     tree(lanes, |a, b| a + b)
 }
 
-/// What `add` makes of all terms, as a tree of fixed shape.
+/// Reduces all terms with `add`, as a tree of fixed shape.
 #[inline(always)]
 pub fn tree<T: Copy>(mut terms: [T; LANES], add: impl Fn(T, T) -> T) -> T {
     let mut width = LANES / 2;
@@ -252,7 +255,7 @@ mod tests {
     use super::super::math;
     use super::*;
 
-    /// Something of all that kernels do: products in lanes, exponentials, values widened, sums.
+    /// A sample of all that kernels do: lane products, exponentials, widening, sums.
     #[derive(Clone, Copy)]
     struct Probe<'a>(&'a [f32], &'a [f32], &'a [bf16]);
 
@@ -290,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn every_instruction_set_gives_the_same() {
+    fn all_instruction_sets_agree() {
         let a: Vec<f32> = (0..1600).map(|i| (i as f32 * 0.37).sin()).collect();
         let b: Vec<f32> = (0..1600).map(|i| (i as f32 * 0.11).cos()).collect();
         let c: Vec<bf16> = b.iter().map(|&b| bf16::from_f32(b)).collect();
@@ -305,13 +308,13 @@ mod tests {
                 .position(|isa| isa == &*BEST)
                 .unwrap_or(all.len());
             for &isa in &all[best..] {
-                // SAFETY: it is what was detected, or one that is a part of it.
+                // SAFETY: `isa` is the detected instruction set or a subset of it.
                 assert_eq!(unsafe { run_as(isa, probe) }, fused, "{isa:?}");
             }
         }
     }
 
-    /// Sums of pairs of small whole numbers, which are exact however they are rounded on the way.
+    /// Dot products of small integers, which are exact in any rounding order.
     #[derive(Clone, Copy)]
     struct PairProbe<'a>(&'a [bf16], &'a [bf16]);
 
@@ -328,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn pairs_are_multiplied_in_their_lanes() {
+    fn dot_pairs_multiplies_within_lanes() {
         let numbers = |factor: usize| -> Vec<bf16> {
             let number = |i| bf16::from_f32((i * factor % 17) as f32 - 8.0);
             (0..640).map(number).collect()

@@ -1,27 +1,32 @@
-//! [`LANES`] numbers at once, in as many registers as the instruction set takes for them.
+//! [`LANES`] f32 values in the vector registers of each instruction set.
 
 use half::bf16;
 
 use super::{Arithmetic, LANES, sum_lanes};
 
-/// `LANES` lanes of f32. Lane by lane every implementation computes the same, but for the rounding of
-/// the product in [`super::Separate`].
+/// `LANES` lanes of f32. All implementations compute the same values lane by lane, except that
+/// [`super::Separate`] also rounds the product of a multiply-add.
 ///
-/// The implementations by intrinsics are private to `simd`: [`super::dispatch`] alone names them, once
-/// it has found their instruction set.
+/// The implementations by intrinsics are private to `simd`: only [`super::dispatch`] names them, and
+/// only after it has detected their instruction set.
 pub trait Wide: Copy {
+    /// All lanes 0.
     fn zero() -> Self;
+    /// All lanes `value`.
     fn splat(value: f32) -> Self;
+    /// Loads f32 values.
     fn load(values: &[f32; LANES]) -> Self;
-    /// The values, widened exactly.
+    /// Loads bf16 values, widened exactly.
     fn widen(values: &[bf16; LANES]) -> Self;
+    /// Stores the lanes.
     fn store(self, into: &mut [f32; LANES]);
-    /// `self · by + to`.
+    /// `self · by + to`, lane by lane.
     fn mul_add(self, by: Self, to: Self) -> Self;
+    /// `self + other`, lane by lane.
     fn add(self, other: Self) -> Self;
     /// The sum of all lanes, in the order of [`sum_lanes`].
     fn sum(self) -> f32;
-    /// Makes rows of columns.
+    /// Transposes a square block in place.
     #[inline(always)]
     fn transpose(block: &mut [Line; LANES]) {
         for i in 0..LANES {
@@ -33,12 +38,12 @@ pub trait Wide: Copy {
     }
 }
 
-/// `N` numbers in memory that begin with a cache line.
+/// `N` values aligned to a cache line.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
 pub struct Line<T = f32, const N: usize = LANES>(pub [T; N]);
 
-/// Lanes as an array, for the compiler to vectorise.
+/// Lanes as an array, which the compiler vectorises.
 #[derive(Clone, Copy)]
 pub struct Lanes<A>([f32; LANES], std::marker::PhantomData<A>);
 
@@ -67,7 +72,7 @@ impl<A: Arithmetic> Wide for Lanes<A> {
 
     #[inline(always)]
     fn widen(values: &[bf16; LANES]) -> Self {
-        // Written out so that it vectorises: `to_f32` branches on NaN.
+        // By hand, because `to_f32` branches on NaN and would not vectorise.
         Self::new(values.map(|value| f32::from_bits(u32::from(value.to_bits()) << 16)))
     }
 
@@ -106,15 +111,15 @@ pub(super) mod x86 {
 
     use super::{LANES, Line, Wide, bf16};
 
-    /// Two registers of AVX2.
+    /// Two AVX2 registers of eight lanes each.
     #[derive(Clone, Copy)]
     pub struct TwoOf8(__m256, __m256);
 
     impl Wide for TwoOf8 {
         #[inline(always)]
         fn zero() -> Self {
-            // SAFETY: whoever names this type has found AVX2 and FMA (see the trait); so in all that
-            // follows.
+            // SAFETY: code that names this type has detected AVX2 and FMA (see the trait). The same
+            // holds for all methods below.
             unsafe { Self(_mm256_setzero_ps(), _mm256_setzero_ps()) }
         }
 
@@ -128,14 +133,14 @@ pub(super) mod x86 {
         #[inline(always)]
         fn load(values: &[f32; LANES]) -> Self {
             let start = values.as_ptr();
-            // SAFETY: both halves lie within the array; the loads need no alignment.
+            // SAFETY: see `zero`; both halves lie within the array, and the loads may be unaligned.
             unsafe { Self(_mm256_loadu_ps(start), _mm256_loadu_ps(start.add(8))) }
         }
 
         #[inline(always)]
         fn widen(values: &[bf16; LANES]) -> Self {
             let start = values.as_ptr();
-            // SAFETY: both halves lie within the array; the loads need no alignment.
+            // SAFETY: see `zero`; both halves lie within the array, and the loads may be unaligned.
             unsafe {
                 let half = |start: *const bf16| {
                     let bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(start.cast()));
@@ -148,7 +153,7 @@ pub(super) mod x86 {
         #[inline(always)]
         fn store(self, into: &mut [f32; LANES]) {
             let start = into.as_mut_ptr();
-            // SAFETY: both halves lie within the array; the stores need no alignment.
+            // SAFETY: see `zero`; both halves lie within the array, and the stores may be unaligned.
             unsafe {
                 _mm256_storeu_ps(start, self.0);
                 _mm256_storeu_ps(start.add(8), self.1);
@@ -190,15 +195,15 @@ pub(super) mod x86 {
         }
     }
 
-    /// One register of AVX-512.
+    /// One AVX-512 register of 16 lanes.
     #[derive(Clone, Copy)]
     pub struct OneOf16(__m512);
 
     impl Wide for OneOf16 {
         #[inline(always)]
         fn zero() -> Self {
-            // SAFETY: whoever names this type has found AVX-512 (see the trait); so in all that
-            // follows.
+            // SAFETY: code that names this type has detected AVX-512 (see the trait). The same holds
+            // for all methods below.
             unsafe { Self(_mm512_setzero_ps()) }
         }
 
@@ -210,13 +215,15 @@ pub(super) mod x86 {
 
         #[inline(always)]
         fn load(values: &[f32; LANES]) -> Self {
-            // SAFETY: the array is as long as the register; the load needs no alignment.
+            // SAFETY: see `zero`; the array is as long as the register, and the load may be
+            // unaligned.
             unsafe { Self(_mm512_loadu_ps(values.as_ptr())) }
         }
 
         #[inline(always)]
         fn widen(values: &[bf16; LANES]) -> Self {
-            // SAFETY: the array is as long as half the register; the load needs no alignment.
+            // SAFETY: see `zero`; the array is as long as half a register, and the load may be
+            // unaligned.
             unsafe {
                 let bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(values.as_ptr().cast()));
                 Self(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits)))
@@ -225,7 +232,8 @@ pub(super) mod x86 {
 
         #[inline(always)]
         fn store(self, into: &mut [f32; LANES]) {
-            // SAFETY: the array is as long as the register; the store needs no alignment.
+            // SAFETY: see `zero`; the array is as long as the register, and the store may be
+            // unaligned.
             unsafe { _mm512_storeu_ps(into.as_mut_ptr(), self.0) }
         }
 
@@ -243,7 +251,7 @@ pub(super) mod x86 {
 
         #[inline(always)]
         fn transpose(block: &mut [Line; LANES]) {
-            // SAFETY: a machine that has AVX-512 has AVX2.
+            // SAFETY: a machine with AVX-512 has AVX2 (see `zero`).
             unsafe { transpose_by_8(block) }
         }
 
@@ -260,7 +268,7 @@ pub(super) mod x86 {
         }
     }
 
-    /// Adds the products of the pairs of bf16 in each lane to its sum.
+    /// Adds the two bf16 products of each lane to its sum.
     ///
     /// # Safety
     /// The machine must have AVX512-BF16.
@@ -270,8 +278,8 @@ pub(super) mod x86 {
         b: &[bf16; 2 * LANES],
         sums: OneOf16,
     ) -> OneOf16 {
-        // SAFETY: the arrays are as long as the register, whose bits may be any; the instruction is
-        // there (the caller's promise).
+        // SAFETY: the arrays are as long as the register, any bits are valid in it, and the machine
+        // has the instruction (the caller's contract).
         unsafe {
             let pairs = |values: &[bf16; 2 * LANES]| {
                 let bits = _mm512_loadu_si512(values.as_ptr().cast());
@@ -281,33 +289,34 @@ pub(super) mod x86 {
         }
     }
 
-    /// Makes rows of columns: each quarter by itself, those beside the diagonal change places.
+    /// Transposes a block by quarters: each is transposed, and the two off the diagonal swap places.
     ///
     /// # Safety
     /// The machine must have AVX2.
     #[inline(always)]
     unsafe fn transpose_by_8(block: &mut [Line; LANES]) {
         for (top, left) in [(0, 0), (8, 8), (0, 8)] {
-            // SAFETY: the caller's promise.
+            // SAFETY: AVX2 is available (the caller's contract).
             let (one, other) =
                 unsafe { (columns_of(block, top, left), columns_of(block, left, top)) };
             for i in 0..8 {
                 for (row, from, values) in [(left + i, top, one[i]), (top + i, left, other[i])] {
                     let into = &mut block[row].0[from..from + 8];
-                    // SAFETY: as long as the register; the store needs no alignment.
+                    // SAFETY: the slice is as long as the register, and the store may be unaligned;
+                    // AVX2 is available (the caller's contract).
                     unsafe { _mm256_storeu_ps(into.as_mut_ptr(), values) }
                 }
             }
         }
     }
 
-    /// The columns of the eight by eight numbers at `[top, left]`.
+    /// The columns of the 8 × 8 values at `[top, left]`.
     ///
     /// # Safety
     /// The machine must have AVX2.
     #[inline(always)]
     unsafe fn columns_of(block: &[Line; LANES], top: usize, left: usize) -> [__m256; 8] {
-        // SAFETY: the caller's promise.
+        // SAFETY: AVX2 is available (the caller's contract).
         unsafe {
             let a = columns_of_four(block, top, left);
             let b = columns_of_four(block, top + 4, left);
@@ -330,7 +339,8 @@ pub(super) mod x86 {
     /// The machine must have AVX2.
     #[inline(always)]
     unsafe fn columns_of_four(block: &[Line; LANES], top: usize, left: usize) -> [__m256; 4] {
-        // SAFETY: AVX2 is the caller's promise; each load is of eight numbers of a slice as long.
+        // SAFETY: AVX2 is available (the caller's contract), and each load reads a slice of eight
+        // values.
         unsafe {
             let a = _mm256_loadu_ps(block[top].0[left..left + 8].as_ptr());
             let b = _mm256_loadu_ps(block[top + 1].0[left..left + 8].as_ptr());
@@ -347,11 +357,13 @@ pub(super) mod x86 {
         }
     }
 
+    /// The sum of eight lanes, in the order of [`sum_lanes`](super::sum_lanes).
+    ///
     /// # Safety
     /// The machine must have AVX2.
     #[inline(always)]
     unsafe fn sum_of_8(lanes: __m256) -> f32 {
-        // SAFETY: the caller's promise.
+        // SAFETY: AVX2 is available (the caller's contract).
         unsafe {
             let (low, high) = (
                 _mm256_castps256_ps128(lanes),
