@@ -97,9 +97,9 @@ fn samples(valid: &Dataset, evaluated: &[Evaluated], text: &Text) -> Vec<Sample>
     });
     let answers = base.result.texts.iter().zip(&ticket.result.texts);
     let rows = asked.zip(answers).take(SAMPLES);
-    rows.map(|((prompt, wanted), (base, ticket))| Sample {
+    rows.map(|((prompt, expected), (base, ticket))| Sample {
         prompt,
-        wanted,
+        expected,
         base: base.clone(),
         ticket: ticket.clone(),
     })

@@ -1,8 +1,8 @@
-//! Numbers as a person reads them.
+//! Human-readable numbers.
 
 use indicatif::HumanCount;
 
-/// What stands where there is no number.
+/// Placeholder for a missing number.
 pub const NONE: &str = "–";
 
 /// `1061683` → `1,061,683`.
@@ -25,7 +25,7 @@ pub fn bytes(number: u64) -> String {
     let mut value = number as f64 / 1000.0;
     let mut units = UNITS.iter();
     let mut unit = units.next().expect("there are units");
-    // 999.5 would be written as 1000.
+    // From 999.5 on, rounding would print 1000.
     while value >= 999.5 {
         let Some(larger) = units.next() else { break };
         (value, unit) = (value / 1000.0, larger);
@@ -33,7 +33,7 @@ pub fn bytes(number: u64) -> String {
     format!("{} {unit}", three_figures(value))
 }
 
-/// A share in percent, without the sign: `0.01034` → `1.03`.
+/// A share in percent, without the percent sign: `0.01034` → `1.03`.
 pub fn percent(share: f64) -> String {
     let value = share * 100.0;
     match value {
@@ -47,7 +47,7 @@ pub fn percent(share: f64) -> String {
     }
 }
 
-/// A loss in nats, or the norm of a gradient.
+/// A loss in nats.
 pub fn loss(value: f64) -> String {
     match value.abs() {
         size if !size.is_finite() => not_finite(value),
@@ -57,7 +57,7 @@ pub fn loss(value: f64) -> String {
     }
 }
 
-/// A perplexity.
+/// Perplexity.
 pub fn perplexity(value: f64) -> String {
     match value {
         _ if !value.is_finite() => not_finite(value),
@@ -67,7 +67,7 @@ pub fn perplexity(value: f64) -> String {
     }
 }
 
-/// Tokens in a second.
+/// Tokens per second.
 pub fn rate(value: f64) -> String {
     match value {
         _ if !value.is_finite() => NONE.to_owned(),
@@ -90,7 +90,7 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// The first figures of a digest, enough to tell it from others.
+/// The first 12 hex digits of a digest.
 pub fn short(digest: &str) -> String {
     digest.chars().take(12).collect()
 }
@@ -102,7 +102,7 @@ pub fn capital(text: &str) -> String {
     first.into_iter().flatten().chain(letters).collect()
 }
 
-/// Two decimals: all that a coordinate in percent needs.
+/// Rounds to two decimals, enough for a coordinate in percent.
 pub fn rounded(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
 }
@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_short_and_keep_their_size() {
+    fn numbers_are_short_and_keep_their_magnitude() {
         assert_eq!(
             [0, 999, 1000, 1_061_683].map(count),
             ["0", "999", "1,000", "1,061,683"]

@@ -1,4 +1,4 @@
-//! Where in the base the mask lies: the share of each parameter's weights, by layer and projection.
+//! Heatmap of the mask's density, by layer and projection.
 
 use std::collections::BTreeMap;
 
@@ -6,31 +6,33 @@ use serde::Serialize;
 
 use super::format::{count, percent, rounded};
 
-/// The projections that tickets adapt, in a layer's order.
+/// The projections that tickets adapt, in their order in a layer.
 const PROJECTIONS: [&str; 7] = ["q", "k", "v", "o", "gate", "up", "down"];
 
-/// Beyond this many times the whole's density, colours go by the root, or one cell would take all.
+/// If a cell is denser than the whole mask by more than this factor, colours follow the square root
+/// of the density, so that one cell does not dim all others.
 const SKEWED: f64 = 3.0;
 
+/// The values of the heatmap and its legend.
 #[derive(Serialize)]
 pub struct Heatmap {
     projections: Vec<Total>,
     layers: Vec<Layer>,
-    /// Parameters that are no projection of a layer: name, share, weights.
+    /// Parameters outside the layers' projections: name, share, weights.
     others: Vec<(String, String, String)>,
-    scale: Vec<Step>,
-    /// Where the whole's density lies on the scale, in percent.
+    scale: Vec<ScaleTick>,
+    /// Position of the whole mask's density on the scale, in percent.
     mean_at: f64,
     mean: String,
     summary: String,
 }
 
-/// A sum over a row or a column.
+/// The density of a row or a column.
 #[derive(Serialize)]
 struct Total {
     name: String,
     share: String,
-    /// Percent of the longest bar.
+    /// Length in percent of the longest bar.
     bar: f64,
     title: String,
 }
@@ -44,26 +46,26 @@ struct Layer {
 #[derive(Serialize)]
 struct Cell {
     share: String,
-    /// Place on the scale, from 0 to 1.
+    /// Position on the scale, in [0, 1].
     tone: f64,
     title: String,
 }
 
-/// A colour of the scale and the share that it stands for.
+/// A tick of the colour scale.
 #[derive(Serialize)]
-struct Step {
+struct ScaleTick {
     tone: f64,
     text: String,
 }
 
-/// Weights kept, and weights that there are.
+/// Weights in the mask, and weights in total.
 #[derive(Clone, Copy, Default)]
-struct Part {
+struct Coverage {
     kept: usize,
     all: usize,
 }
 
-impl Part {
+impl Coverage {
     fn share(self) -> f64 {
         if self.all == 0 {
             return 0.0;
@@ -85,33 +87,33 @@ impl Part {
     }
 }
 
-/// Maps a share to a place on the scale of colours.
+/// Maps a share to a position on the colour scale.
 struct Tones {
-    most: f64,
+    max: f64,
     by_root: bool,
 }
 
 impl Tones {
     fn tone(&self, share: f64) -> f64 {
-        let tone = (share / self.most).min(1.0);
+        let tone = (share / self.max).min(1.0);
         let tone = if self.by_root { tone.sqrt() } else { tone };
         rounded(tone)
     }
 
     fn share(&self, tone: f64) -> f64 {
         let share = if self.by_root { tone * tone } else { tone };
-        share * self.most
+        share * self.max
     }
 }
 
 impl Heatmap {
-    /// Draws a mask: weights kept of each parameter, by checkpoint name, and how many it has.
+    /// Draws a mask: weights in the mask and weights in total, by checkpoint name.
     pub fn new(parameters: &BTreeMap<String, (usize, usize)>) -> Self {
-        let mut layers: BTreeMap<usize, [Option<Part>; 7]> = BTreeMap::new();
+        let mut layers: BTreeMap<usize, [Option<Coverage>; 7]> = BTreeMap::new();
         let mut others = Vec::new();
-        let mut whole = Part::default();
+        let mut whole = Coverage::default();
         for (name, &(kept, all)) in parameters {
-            let part = Part { kept, all };
+            let part = Coverage { kept, all };
             whole.add(part);
             match place(name) {
                 Some((layer, column)) => layers.entry(layer).or_default()[column] = Some(part),
@@ -119,15 +121,16 @@ impl Heatmap {
             }
         }
         let cells = layers.values().flatten().flatten();
-        let most = cells.map(|part| part.share()).fold(0.0, f64::max);
+        let densest = cells.map(|part| part.share()).fold(0.0, f64::max);
         let tones = Tones {
-            // An even mask has the scale's middle.
-            most: most.max(2.0 * whole.share()).max(f64::MIN_POSITIVE),
-            by_root: most > SKEWED * whole.share(),
+            // An even mask has the middle of the scale.
+            max: densest.max(2.0 * whole.share()).max(f64::MIN_POSITIVE),
+            by_root: densest > SKEWED * whole.share(),
         };
-        let dashes = match layers.values().flatten().any(Option::is_none) {
-            true => " A dash is a parameter that the mask leaves out; shares are of the others.",
-            false => "",
+        let dashes = if layers.values().flatten().any(Option::is_none) {
+            " A dash is a parameter outside the mask; shares are of the other parameters."
+        } else {
+            ""
         };
         let columns = (0..7).map(|column| sum(layers.values().filter_map(|row| row[column])));
         let columns = PROJECTIONS.map(str::to_owned).into_iter().zip(columns);
@@ -138,7 +141,7 @@ impl Heatmap {
         let (columns, rows): (Vec<_>, Vec<_>) = (columns.collect(), rows.collect());
         let cells = layers
             .iter()
-            .map(|(layer, row)| cells_of(*layer, row, &tones));
+            .map(|(layer, row)| row_cells(*layer, row, &tones));
         let layers = totals("layer ", &rows).into_iter().zip(cells);
         Self {
             summary: summary(&columns, &rows) + dashes,
@@ -149,7 +152,7 @@ impl Heatmap {
             others,
             scale: (0..=4)
                 .map(|step| f64::from(step) / 4.0)
-                .map(|tone| Step {
+                .map(|tone| ScaleTick {
                     tone,
                     text: percent(tones.share(tone)),
                 })
@@ -169,14 +172,14 @@ fn place(name: &str) -> Option<(usize, usize)> {
     Some((layer, column))
 }
 
-fn sum(parts: impl Iterator<Item = Part>) -> Part {
-    parts.fold(Part::default(), |mut sum, part| {
+fn sum(parts: impl Iterator<Item = Coverage>) -> Coverage {
+    parts.fold(Coverage::default(), |mut sum, part| {
         sum.add(part);
         sum
     })
 }
 
-fn cells_of(layer: usize, row: &[Option<Part>; 7], tones: &Tones) -> Vec<Option<Cell>> {
+fn row_cells(layer: usize, row: &[Option<Coverage>; 7], tones: &Tones) -> Vec<Option<Cell>> {
     let cells = row.iter().zip(PROJECTIONS);
     let cells = cells.map(|(part, projection)| {
         let part = (*part)?;
@@ -189,12 +192,12 @@ fn cells_of(layer: usize, row: &[Option<Part>; 7], tones: &Tones) -> Vec<Option<
     cells.collect()
 }
 
-fn totals(what: &str, parts: &[(String, Part)]) -> Vec<Total> {
+fn totals(what: &str, parts: &[(String, Coverage)]) -> Vec<Total> {
     let longest = parts
         .iter()
         .map(|(_, part)| part.share())
         .fold(0.0, f64::max);
-    let total = |(name, part): &(String, Part)| Total {
+    let total = |(name, part): &(String, Coverage)| Total {
         name: name.clone(),
         share: percent(part.share()),
         bar: rounded(100.0 * part.share() / longest.max(f64::MIN_POSITIVE)),
@@ -203,20 +206,22 @@ fn totals(what: &str, parts: &[(String, Part)]) -> Vec<Total> {
     parts.iter().map(total).collect()
 }
 
-/// The densest and the sparsest, in words.
-fn summary(columns: &[(String, Part)], rows: &[(String, Part)]) -> String {
-    let extremes = |parts: &[(String, Part)]| {
+/// Names the densest and the sparsest projection and layer.
+fn summary(columns: &[(String, Coverage)], rows: &[(String, Coverage)]) -> String {
+    let extremes = |parts: &[(String, Coverage)]| {
         let present = parts.iter().filter(|(_, part)| part.all > 0);
-        let order = |a: &&(String, Part), b: &&(String, Part)| a.1.share().total_cmp(&b.1.share());
+        let order =
+            |a: &&(String, Coverage), b: &&(String, Coverage)| a.1.share().total_cmp(&b.1.share());
         let (least, most) = (present.clone().min_by(order)?, present.max_by(order)?);
-        let words = |(name, part): &(String, Part)| (name.clone(), percent(part.share()));
+        let words = |(name, part): &(String, Coverage)| (name.clone(), percent(part.share()));
         let (least, most) = (words(least), words(most));
         (least.1 != most.1).then_some((least, most))
     };
     let mut sentences = Vec::new();
     if let Some(((least, low), (most, high))) = extremes(columns) {
         sentences.push(format!(
-            "Of the projections, {most} has the densest mask ({high} %) and {least} the sparsest ({low} %)."
+            "Of the projections, {most} has the densest mask ({high} %) and {least} the sparsest \
+             ({low} %)."
         ));
     }
     if let Some(((least, low), (most, high))) = extremes(rows) {

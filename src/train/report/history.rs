@@ -1,36 +1,45 @@
-//! What happened in a run, put in order.
+//! The events of a run, indexed for the report.
 
 use std::collections::BTreeMap;
 
 use super::super::config::Phase;
 use super::super::event::{Event, StepReport};
 
-/// The events of a run. Where something was told twice, as after a resume, the last word counts.
+/// The events of a run. If an event was recorded twice, as after a resume, the last one counts.
 #[derive(Default)]
 pub struct History<'a> {
-    /// Loss of the validation rows before anything was trained.
+    /// Validation loss before training.
     pub before: Option<f64>,
     pub phases: BTreeMap<Phase, PhaseHistory>,
-    /// Weights kept of each parameter, and how many it has.
+    /// Weights in the mask and weights in total, by parameter.
     pub mask: Option<&'a BTreeMap<String, (usize, usize)>>,
-    pub ticket: Option<Written<'a>>,
+    pub ticket: Option<WrittenTicket<'a>>,
 }
 
 /// The ticket that the run wrote.
-pub struct Written<'a> {
+pub struct WrittenTicket<'a> {
     pub digest: &'a str,
     pub bytes: u64,
-    /// Loss of the validation rows.
+    /// Validation loss.
     pub loss: Option<f64>,
+}
+
+/// The beginning of a phase; see [`Event::Phase`].
+#[derive(Clone, Copy)]
+pub struct PhaseStart {
+    pub steps: usize,
+    pub trained: usize,
+    pub bytes: usize,
 }
 
 /// One phase of a run.
 #[derive(Default)]
 pub struct PhaseHistory {
-    /// Steps, weights trained and bytes of their state, where the beginning was told.
-    pub start: Option<(usize, usize, usize)>,
+    /// `None` if the beginning of the phase was not recorded.
+    pub start: Option<PhaseStart>,
+    /// Steps by number, from 1.
     pub steps: BTreeMap<usize, StepReport>,
-    /// Losses of the validation rows, by steps taken.
+    /// Validation losses by number of steps taken.
     pub valid: BTreeMap<usize, f64>,
 }
 
@@ -38,19 +47,25 @@ impl<'a> History<'a> {
     pub fn new(events: &'a [Event]) -> Self {
         let mut history = Self::default();
         for event in events {
-            history.take(event);
+            history.add(event);
         }
         history
     }
 
-    fn take(&mut self, event: &'a Event) {
+    fn add(&mut self, event: &'a Event) {
         match event {
             Event::Phase {
                 phase,
                 steps,
                 trained,
                 bytes,
-            } => self.phase(*phase).start = Some((*steps, *trained, *bytes)),
+            } => {
+                self.phase(*phase).start = Some(PhaseStart {
+                    steps: *steps,
+                    trained: *trained,
+                    bytes: *bytes,
+                });
+            }
             Event::Step(step) => {
                 self.phase(step.phase).steps.insert(step.step, *step);
             }
@@ -66,7 +81,7 @@ impl<'a> History<'a> {
                 bytes,
                 loss,
             } => {
-                self.ticket = Some(Written {
+                self.ticket = Some(WrittenTicket {
                     digest,
                     bytes: *bytes,
                     loss: *loss,
@@ -79,25 +94,24 @@ impl<'a> History<'a> {
         self.phases.entry(phase).or_default()
     }
 
-    /// Loss of the validation rows under the calibrated base.
+    /// Validation loss of the calibrated base.
     pub fn calibrated(&self) -> Option<f64> {
         let calibrate = self.phases.get(&Phase::Calibrate)?;
-        let (steps, ..) = calibrate.start?;
-        calibrate.valid.get(&steps).copied()
+        calibrate.valid.get(&calibrate.start?.steps).copied()
     }
 
-    /// Loss of the validation rows under the ticket.
+    /// Validation loss of the ticket.
     pub fn ticket_loss(&self) -> Option<f64> {
         self.ticket.as_ref().and_then(|ticket| ticket.loss)
     }
 
-    /// The last look at the validation rows while adapting: steps taken, and the loss.
-    pub fn last_look(&self) -> Option<(usize, f64)> {
-        let looks = &self.phases.get(&Phase::Adapt)?.valid;
-        looks.last_key_value().map(|(step, loss)| (*step, *loss))
+    /// The last validation of the adapt phase: steps taken and loss.
+    pub fn last_validation(&self) -> Option<(usize, f64)> {
+        let losses = &self.phases.get(&Phase::Adapt)?.valid;
+        losses.last_key_value().map(|(step, loss)| (*step, *loss))
     }
 
-    /// Weights in the mask, and weights that could have been.
+    /// Weights in the mask, and weights of the parameters it covers.
     pub fn kept(&self) -> Option<(usize, usize)> {
         let parameters = self.mask?.values();
         Some(parameters.fold((0, 0), |sum, (kept, all)| (sum.0 + kept, sum.1 + all)))
@@ -105,15 +119,15 @@ impl<'a> History<'a> {
 }
 
 impl PhaseHistory {
-    /// Steps that the phase has, taken or not.
+    /// Steps of the phase, taken or not.
     pub fn planned(&self) -> usize {
-        let planned = self.start.map_or(0, |(steps, ..)| steps);
+        let planned = self.start.map_or(0, |start| start.steps);
         planned.max(self.steps.keys().next_back().copied().unwrap_or(0))
     }
 
-    /// Bytes of gradients, optimizer state and masters.
+    /// Bytes of gradients, optimizer state and f32 masters.
     pub fn bytes(&self) -> Option<usize> {
-        self.start.map(|(_, _, bytes)| bytes)
+        self.start.map(|start| start.bytes)
     }
 
     pub fn tokens(&self) -> usize {

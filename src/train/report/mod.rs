@@ -1,13 +1,16 @@
-//! A run's `report.html`: loss curves, the mask's density, answers before and after.
+//! The `report.html` of a run: loss curves, density of the mask, answers before and after.
 //!
-//! One file that needs no other and no network. What is shown is computed here; how it looks is in
-//! `report.html`, `report.css` and `report.js`. The template escapes whatever it is given.
+//! The page is one file that loads nothing, from the network or elsewhere. This module computes its
+//! contents; `report.html`, `report.css` and `report.js` lay them out. The template escapes all
+//! text.
 
 mod curves;
+mod diff;
 mod format;
 mod heatmap;
 mod history;
 mod page;
+mod points;
 mod run;
 mod samples;
 mod scale;
@@ -25,64 +28,65 @@ use super::error::TrainError;
 use super::event::Event;
 use page::Page;
 
-/// What the report shows besides the run's own events.
+/// Contents of the report.
 pub struct ReportInput<'a> {
-    /// `config.json` of the run.
+    /// Contents of the run's `config.json`.
     pub config: &'a Value,
-    /// `metrics.jsonl`, in order.
+    /// Events of the run's `metrics.jsonl`, in order.
     pub events: &'a [Event],
-    /// What was measured on the validation rows through the engine, the base first and the ticket
-    /// last; empty where nothing was.
+    /// Evaluations on the validation rows through the engine, the base first and the ticket last;
+    /// empty if there are none.
     pub results: &'a [ReportResult],
-    /// Some validation rows and their answers.
+    /// Some validation rows with the answers of base and ticket.
     pub samples: &'a [Sample],
 }
 
-/// What one model gave on the validation rows.
+/// The evaluation of one model on the validation rows.
 pub struct ReportResult {
-    /// `base`, or the ticket's name.
+    /// `base`, or the name of the ticket.
     pub label: String,
-    /// Mean loss of a learned token, in nats.
+    /// Mean loss per learned token, in nats.
     pub loss: f64,
     pub perplexity: f64,
-    /// A score in [0, 1] and its name, such as `exact match`.
+    /// Name of a score, such as `exact match`, and its value in [0, 1].
     pub score: Option<(String, f64)>,
 }
 
-/// A validation row and what was answered to it.
+/// A validation row and the greedy answers to it.
 pub struct Sample {
-    /// As a person reads it.
+    /// The prompt as text, without special tokens.
     pub prompt: String,
-    pub wanted: String,
+    /// The row's answer.
+    pub expected: String,
     pub base: String,
     pub ticket: String,
 }
 
 const TEMPLATE: &str = "report.html";
 
-/// The page, whole. The same input gives the same text; any input gives a page that says what it
-/// lacks.
+/// Renders the page. The same input yields the same text. Any input yields a page, which names what
+/// is missing.
 pub fn render(input: &ReportInput) -> String {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_trim_blocks(true);
     environment.set_lstrip_blocks(true);
-    // Escapes for HTML, by the name's ending.
+    // The `.html` of the name turns on HTML escaping.
     let added = environment.add_template(TEMPLATE, include_str!("report.html"));
     let page = added.and_then(|()| environment.get_template(TEMPLATE)?.render(Page::new(input)));
-    page.expect("the template and the page are written for each other")
+    page.expect("the template renders every page")
 }
 
 /// Reads a run's `metrics.jsonl`.
 ///
 /// # Errors
-/// The file cannot be read, or a line of it is no event.
+/// The file cannot be read, or a line of it is not an event.
 pub fn read_events(path: &Path) -> Result<Vec<Event>, TrainError> {
     let text = fs::read_to_string(path).map_err(TrainError::io("read", path))?;
-    let event = |(place, line): (usize, &str)| {
+    let event = |(index, line): (usize, &str)| {
         serde_json::from_str(line).map_err(|error| TrainError::Folder {
             path: path.to_owned(),
-            reason: format!("line {} is no event of a run: {error}", place + 1),
+            reason: format!("line {} is not an event of a run: {error}", index + 1),
         })
     };
     text.lines().enumerate().map(event).collect()

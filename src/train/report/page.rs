@@ -1,18 +1,19 @@
-//! What `report.html` is filled with.
+//! The values that fill the template `report.html`.
 
 use serde::Serialize;
 use serde_json::Value;
 
 use super::super::config::Phase;
-use super::ReportInput;
 use super::curves::Curves;
 use super::format::{self, NONE, capital, count, percent};
 use super::heatmap::Heatmap;
-use super::history::{History, PhaseHistory};
+use super::history::{History, PhaseHistory, PhaseStart};
 use super::run::{RunConfig, Setting};
 use super::samples::Card;
 use super::tiles::{self, Tile};
+use super::{ReportInput, ReportResult};
 
+/// The values of the whole page.
 #[derive(Serialize)]
 pub struct Page {
     css: &'static str,
@@ -22,7 +23,7 @@ pub struct Page {
     lead: String,
     density: Option<String>,
     digest: Option<String>,
-    /// Names and values, in short.
+    /// Key facts: names and values.
     facts: Vec<(&'static str, String)>,
     tiles: Vec<Tile>,
     curves: Option<Curves>,
@@ -36,14 +37,14 @@ pub struct Page {
     settings: Vec<Setting>,
 }
 
-/// A phase in figures.
+/// The figures of one phase.
 #[derive(Serialize)]
 struct PhaseColumn {
     name: Phase,
     steps: String,
     trained: String,
     bytes: String,
-    bytes_each: String,
+    bytes_per_weight: String,
     learning_rate: String,
     tokens: String,
     rate: String,
@@ -96,8 +97,8 @@ impl PhaseColumn {
     fn new(name: Phase, phase: &PhaseHistory, config: &RunConfig) -> Self {
         let or_none = |text: Option<String>| text.unwrap_or_else(|| NONE.to_owned());
         let (taken, planned) = (phase.steps.len(), phase.planned());
-        let trained = phase.start.map(|(_, trained, _)| trained);
-        let each = trained
+        let trained = phase.start.map(|start| start.trained);
+        let per_weight = trained
             .zip(phase.bytes())
             .filter(|(trained, _)| *trained > 0);
         Self {
@@ -109,8 +110,9 @@ impl PhaseColumn {
             },
             trained: or_none(trained.map(count)),
             bytes: or_none(phase.bytes().map(|bytes| format::bytes(bytes as u64))),
-            bytes_each: or_none(
-                each.map(|(trained, bytes)| format!("{:.1} B", bytes as f64 / trained as f64)),
+            bytes_per_weight: or_none(
+                per_weight
+                    .map(|(trained, bytes)| format!("{:.1} B", bytes as f64 / trained as f64)),
             ),
             learning_rate: or_none(config.learning_rate(name)),
             tokens: count(phase.tokens()),
@@ -121,7 +123,7 @@ impl PhaseColumn {
 }
 
 impl ResultRow {
-    fn new(result: &super::ReportResult) -> Self {
+    fn new(result: &ReportResult) -> Self {
         let score = result.score.as_ref();
         Self {
             label: result.label.clone(),
@@ -142,36 +144,37 @@ fn facts(history: &History, config: &RunConfig) -> Vec<(&'static str, String)> {
     fact("File", file.map(|ticket| format::bytes(ticket.bytes)));
     let steps = history.phases.iter().map(|(name, phase)| {
         let (taken, planned) = (phase.steps.len(), phase.planned());
-        match taken == planned {
-            true => format!("{} {name}", count(taken)),
-            false => format!("{} of {} {name}", count(taken), count(planned)),
+        if taken == planned {
+            format!("{} {name}", count(taken))
+        } else {
+            format!("{} of {} {name}", count(taken), count(planned))
         }
     });
     let steps = steps.collect::<Vec<_>>().join(" + ");
     fact("Steps", (!steps.is_empty()).then_some(steps));
     fact("Data", config.data("/data"));
     let fingerprint = config.text("/base/fingerprint");
-    fact("Fingerprint of the base", fingerprint.map(format::short));
+    fact("Base fingerprint", fingerprint.map(format::short));
     facts
 }
 
-/// How the two phases' states compare.
+/// Compares the training states of the two phases.
 fn state(history: &History) -> Option<String> {
     let phase = |name: Phase| {
         let phase = history.phases.get(&name)?;
-        let (_, trained, bytes) = phase.start?;
+        let PhaseStart { trained, bytes, .. } = phase.start?;
         (trained > 0 && bytes > 0).then_some((trained as f64, bytes as f64))
     };
-    let (all, most) = phase(Phase::Calibrate)?;
-    let (some, least) = phase(Phase::Adapt)?;
+    let (calibrated, calibrate_bytes) = phase(Phase::Calibrate)?;
+    let (adapted, adapt_bytes) = phase(Phase::Adapt)?;
     Some(format!(
-        "Adapting trains {} % of the weights that calibrating looks at, with {} % of its state.",
-        percent(some / all),
-        percent(least / most)
+        "Adapting trains {} % of the weights of the calibrate phase, with {} % of its state.",
+        percent(adapted / calibrated),
+        percent(adapt_bytes / calibrate_bytes)
     ))
 }
 
-/// What a reader would look for in vain, and why it is not there.
+/// Says which parts the report lacks, and why.
 fn missing(history: &History, config: &RunConfig) -> Vec<&'static str> {
     let mut missing = Vec::new();
     if history.ticket.is_none() {
@@ -181,9 +184,7 @@ fn missing(history: &History, config: &RunConfig) -> Vec<&'static str> {
         missing.push("There is no calibrate phase: the mask was chosen without one.");
     }
     if config.0.get("valid").is_none_or(Value::is_null) {
-        missing.push(
-            "No validation rows were given: all losses are those of the rows that were learned.",
-        );
+        missing.push("No validation rows were given: all losses are losses on the training rows.");
     }
     missing
 }

@@ -1,4 +1,4 @@
-// Shows the figures of the step under the pointer. The page says all that matters without it.
+// Shows the values of the step under the pointer. The page is complete without this script.
 "use strict";
 
 for (const plot of document.querySelectorAll(".plot")) {
@@ -14,12 +14,12 @@ for (const plot of document.querySelectorAll(".plot")) {
   const [cross, spot] = [make("line", "cross"), make("circle", "spot")];
   let at = 0;
 
-  // Whether a number is there: what is not finite came as null.
+  // Non-finite numbers are null in JSON; they are left out.
   const figure = (name, value, show) => (value === null ? "" : `\n${name} ${show(value)}`);
   const short = (value) => Number(value.toPrecision(4)).toString();
 
-  const show = (place) => {
-    at = Math.max(0, Math.min(rows.length - 1, place));
+  const show = (index) => {
+    at = Math.max(0, Math.min(rows.length - 1, index));
     const [step, y, loss, smooth, rate, norm, speed] = rows[at];
     const x = (100 * step) / end;
     for (const [name, value] of [["x1", `${x}%`], ["x2", `${x}%`], ["y1", "0"], ["y2", "100%"]]) {
@@ -34,14 +34,15 @@ for (const plot of document.querySelectorAll(".plot")) {
       figure("smoothed", smooth, short) +
       figure("learning rate", rate, (value) => (value === 0 ? "0" : value.toExponential(2))) +
       figure("gradient norm", norm, short) +
-      figure("tokens a second", speed, (value) => Math.round(value).toLocaleString("en"));
+      figure("tokens per second", speed, (value) => Math.round(value).toLocaleString("en"));
     cross.style.display = spot.style.display = "";
     tip.hidden = false;
-    // Beside the line, on the side that has room, and clear of the curve.
+    // Place the tip on the side of the line that has room, clear of the curve.
     const box = chart.getBoundingClientRect();
     const left = box.left - plot.getBoundingClientRect().left + (box.width * x) / 100;
-    const beside = left + 14 + tip.offsetWidth > plot.offsetWidth ? left - 14 - tip.offsetWidth : left + 14;
-    tip.style.left = `${Math.max(0, beside)}px`;
+    const right = left + 14;
+    const fits = right + tip.offsetWidth <= plot.offsetWidth;
+    tip.style.left = `${Math.max(0, fits ? right : left - 14 - tip.offsetWidth)}px`;
     tip.classList.toggle("low", y < 50);
   };
   const hide = () => {
@@ -52,8 +53,8 @@ for (const plot of document.querySelectorAll(".plot")) {
     const box = chart.getBoundingClientRect();
     const step = ((event.clientX - box.left) / box.width) * end;
     let best = 0;
-    for (let place = 1; place < rows.length; place += 1) {
-      if (Math.abs(rows[place][0] - step) < Math.abs(rows[best][0] - step)) best = place;
+    for (let index = 1; index < rows.length; index += 1) {
+      if (Math.abs(rows[index][0] - step) < Math.abs(rows[best][0] - step)) best = index;
     }
     show(best);
   };
@@ -65,16 +66,16 @@ for (const plot of document.querySelectorAll(".plot")) {
     plot.addEventListener("blur", hide);
     plot.addEventListener("focus", () => plot.matches(":focus-visible") && show(at));
     plot.addEventListener("keydown", (event) => {
-      const places = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: rows.length - 1 };
-      if (event.key in places) {
+      const targets = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: rows.length - 1 };
+      if (event.key in targets) {
         event.preventDefault();
-        show(places[event.key]);
+        show(targets[event.key]);
       }
     });
   }
 }
 
-// A closed part would be missing on paper.
+// Open every section before printing: a closed one would be missing on paper.
 addEventListener("beforeprint", () => {
   for (const part of document.querySelectorAll("details")) part.open = true;
 });

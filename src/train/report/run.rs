@@ -1,4 +1,4 @@
-//! What `config.json` says, in words. Whatever it lacks is passed over.
+//! The contents of `config.json`, in words. Missing values are skipped.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -11,7 +11,7 @@ use super::history::History;
 #[derive(Clone, Copy)]
 pub struct RunConfig<'a>(pub &'a Value);
 
-/// A value of the configuration and the path to it; without a value, a heading.
+/// A value of the configuration and its path.
 #[derive(Debug, PartialEq, Serialize)]
 pub struct Setting {
     pub path: String,
@@ -29,12 +29,12 @@ impl<'a> RunConfig<'a> {
         name.unwrap_or("Unnamed ticket").to_owned()
     }
 
-    /// The density that was asked for.
+    /// The requested density.
     pub fn density(self) -> Option<f64> {
         self.0.pointer("/train/density")?.as_f64()
     }
 
-    /// The learning rate of a phase at its peak.
+    /// The peak learning rate of a phase; `None` if the phase moves no weight.
     pub fn learning_rate(self, phase: Phase) -> Option<String> {
         if phase == Phase::Calibrate && self.only_sums() {
             return None;
@@ -43,7 +43,7 @@ impl<'a> RunConfig<'a> {
         Some(scalar(rate))
     }
 
-    /// Rows and learned tokens of a data file.
+    /// Row and token counts of a data file.
     pub fn data(self, pointer: &str) -> Option<String> {
         let data = self.0.pointer(pointer)?;
         let number = |name: &str| data.get(name)?.as_u64().map(|number| number as usize);
@@ -55,37 +55,37 @@ impl<'a> RunConfig<'a> {
         ))
     }
 
-    /// What a phase does.
+    /// Describes what a phase does.
     pub fn caption(self, phase: Phase, history: &History) -> String {
         let start = history.phases.get(&phase).and_then(|phase| phase.start);
         let trained = match start {
-            Some((_, trained, _)) => format!("{} weights", count(trained)),
+            Some(start) => format!("{} weights", count(start.trained)),
             None => "weights".to_owned(),
         };
         let moved = history.phases.contains_key(&Phase::Calibrate) && !self.only_sums();
         match phase {
-            Phase::Calibrate if moved => format!("Moves {trained}, to see which matter."),
+            Phase::Calibrate if moved => format!("Trains {trained}, to find those that matter."),
             Phase::Calibrate => format!("Sums the gradients of {trained}."),
-            Phase::Adapt if moved => format!("From the start again, moves {trained}."),
-            Phase::Adapt => format!("Moves {trained}."),
+            Phase::Adapt if moved => format!("Back at the start, trains {trained}."),
+            Phase::Adapt => format!("Trains {trained}."),
         }
     }
 
-    /// Whether calibrating leaves the weights where they are.
+    /// Whether the calibrate phase only sums gradients and moves no weight.
     fn only_sums(self) -> bool {
         matches!(self.text("/train/score"), Some("gradient" | "saliency"))
     }
 
-    /// How the mask is chosen, as a part of a sentence.
+    /// Describes how the mask is chosen, as a clause without a full stop.
     pub fn mask_rule(self) -> String {
         if let Some(ticket) = self.text("/mask_from/ticket") {
-            return format!("the mask is that of ticket {}", short(ticket));
+            return format!("the mask is that of the ticket {}", short(ticket));
         }
         let by = if let Some(checkpoint) = self.text("/mask_from/checkpoint") {
             format!("the mask keeps the weights that differ most from the base in {checkpoint}")
         } else {
             match self.text("/train/score") {
-                Some("task-vector") => "the mask keeps the weights that calibrating moved most",
+                Some("task-vector") => "the mask keeps the weights that calibration moved most",
                 Some("gradient") => "the mask keeps the weights with the largest gradients",
                 Some("saliency") => "the mask keeps the weights with the largest weight × gradient",
                 Some("random") => "the mask is drawn at random",
@@ -102,12 +102,12 @@ impl<'a> RunConfig<'a> {
         let avoid = self.0.get("avoid").and_then(Value::as_array);
         let avoid = match avoid.map_or(0, Vec::len) {
             0 => String::new(),
-            tickets => format!(", clear of {}", counted(tickets, "other ticket")),
+            tickets => format!(", avoiding {}", counted(tickets, "other ticket")),
         };
         format!("{by}{scope}{avoid}")
     }
 
-    /// All of it, a line a value.
+    /// All settings, one per leaf of the JSON.
     pub fn settings(self) -> Vec<Setting> {
         let mut settings = Vec::new();
         flatten("", self.0, &mut settings);
@@ -133,7 +133,8 @@ fn flatten(path: &str, value: &Value, settings: &mut Vec<Setting>) {
     }
 }
 
-/// A value as it was meant: an f32 comes with digits that nobody wrote.
+/// A scalar as it was written: an f32 is printed with the shortest digits that identify it, not
+/// with those of its f64.
 fn scalar(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),

@@ -1,14 +1,14 @@
-//! Axes: what they span, and where their ticks stand.
+//! Axes: their ranges and ticks.
 
 use serde::Serialize;
 
 use super::format::{count, rounded};
 
-/// What the vertical axis spans.
+/// Range of the vertical axis.
 pub struct Scale {
     low: f64,
     high: f64,
-    /// The distance of two ticks.
+    /// Distance between ticks.
     tick: f64,
 }
 
@@ -20,20 +20,20 @@ pub struct Tick {
 }
 
 impl Scale {
-    /// Spans the lines and the points, but for points so far off that they would flatten the rest.
-    /// `None` where there is nothing.
+    /// A range that covers the lines and the points, except for outliers that would flatten the
+    /// rest. `None` if there are no points.
     pub fn new(mut points: Vec<f64>, lines: &[f64]) -> Option<Self> {
         points.sort_unstable_by(f64::total_cmp);
         let quartile = |quarters: usize| points.get(points.len() * quarters / 4).copied();
         let (lower, upper) = (quartile(1)?, quartile(3)?);
-        // Wider than Tukey's fence for what is far out: a start may fall steeply.
+        // Wider than Tukey's fence for outliers, since losses may fall steeply at the start.
         let fence = 4.0 * (upper - lower).max(0.05 * upper.abs());
         let near = |value: &&f64| (lower - fence..=upper + fence).contains(*value);
         let shown = points.iter().filter(near).chain(lines);
         let low = shown.clone().copied().fold(f64::INFINITY, f64::min);
         let high = shown.copied().fold(f64::NEG_INFINITY, f64::max);
         let room = (0.05 * (high - low)).max(0.01 * high.abs()).max(1e-6);
-        // From zero where zero is near.
+        // Start at zero if zero is near.
         let low = if low >= 0.0 && low < 0.25 * high {
             0.0
         } else {
@@ -44,7 +44,7 @@ impl Scale {
         Some(Self { low, high, tick })
     }
 
-    /// Percent from the top; what lies beyond is put on the edge.
+    /// Position in percent from the top; values beyond the range are clamped to its edge.
     pub fn place(&self, value: f64) -> f64 {
         let share = (self.high - value) / (self.high - self.low);
         100.0 * share.clamp(0.0, 1.0)
@@ -64,21 +64,21 @@ impl Scale {
         let values = (0..12).map(|place| (first + f64::from(place)) * self.tick);
         let tick = |value: f64| Tick {
             at: rounded(self.place(value)),
-            // Adding zero takes the sign from a zero.
+            // Adding 0.0 turns −0 into 0.
             text: format!("{:.decimals$}", value + 0.0),
         };
         values.take_while(|v| *v <= self.high).map(tick).collect()
     }
 }
 
-/// Ticks of an axis of steps, from 0 to `end`, which is above 0; both ends are named.
+/// Ticks of an axis of steps from 0 to `end` > 0, including both ends.
 pub fn step_ticks(end: usize) -> Vec<Tick> {
-    let distance = nice(end as f64 / 5.0).ceil() as usize;
-    let mut steps: Vec<usize> = (0..end).step_by(distance).collect();
-    // One too near to the end would run into it.
+    let spacing = nice(end as f64 / 5.0).ceil() as usize;
+    let mut steps: Vec<usize> = (0..end).step_by(spacing).collect();
+    // Drop a tick whose text would overlap that of the end.
     if let Some(&last) = steps.last()
         && last > 0
-        && 2 * (end - last) <= distance
+        && 2 * (end - last) <= spacing
     {
         steps.pop();
     }
@@ -90,11 +90,11 @@ pub fn step_ticks(end: usize) -> Vec<Tick> {
     steps.into_iter().map(tick).collect()
 }
 
-/// The least of 1, 2, 2.5 and 5 times a power of ten that is not below `value`.
+/// The smallest of 1, 2, 2.5 and 5 times a power of ten that is at least `value`.
 fn nice(value: f64) -> f64 {
     let power = 10f64.powf(value.log10().floor());
-    let times = [1.0, 2.0, 2.5, 5.0].into_iter();
-    let found = times.map(|times| times * power).find(|&n| n >= value);
+    let multiples = [1.0, 2.0, 2.5, 5.0].map(|factor| factor * power);
+    let found = multiples.into_iter().find(|&n| n >= value);
     found.unwrap_or(10.0 * power)
 }
 
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn one_loss_has_an_axis_too() {
+    fn a_single_loss_has_an_axis() {
         for loss in [0.0, 1e-9, 0.7, 12.0] {
             let scale = Scale::new(vec![loss], &[]).unwrap();
             let ticks = scale.ticks();
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_far_off_is_put_on_the_edge() {
+    fn outliers_are_put_on_the_edge() {
         let mut losses = vec![1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6];
         losses.push(60.0);
         let scale = Scale::new(losses, &[1.2]).unwrap();
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn an_axis_of_steps_ends_with_the_last() {
+    fn an_axis_of_steps_ends_with_the_last_step() {
         for (end, expected) in [
             (1, &["0", "1"][..]),
             (3, &["0", "1", "2", "3"]),

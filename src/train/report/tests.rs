@@ -62,12 +62,12 @@ fn valid(phase: Option<Phase>, step: usize, loss: f64) -> Event {
     Event::Valid { phase, step, loss }
 }
 
-/// The mask of a base with so many layers; every parameter has another share.
+/// The mask of a base with `layers` layers; every parameter has a different share.
 fn mask(layers: usize) -> Event {
     let parameters = (0..layers).flat_map(|layer| {
-        let module = move |(place, (module, all)): (usize, (&str, usize))| {
+        let module = move |(index, (module, all)): (usize, (&str, usize))| {
             let name = format!("model.layers.{layer}.{module}.weight");
-            (name, (8 + 7 * layer + place, all))
+            (name, (8 + 7 * layer + index, all))
         };
         MODULES.into_iter().enumerate().map(module)
     });
@@ -105,11 +105,11 @@ fn result(label: &str, loss: f64, score: f64) -> ReportResult {
     }
 }
 
-fn sample(prompt: &str, wanted: &str, base: &str, ticket: &str) -> Sample {
-    let [prompt, wanted, base, ticket] = [prompt, wanted, base, ticket].map(str::to_owned);
+fn sample(prompt: &str, expected: &str, base: &str, ticket: &str) -> Sample {
+    let [prompt, expected, base, ticket] = [prompt, expected, base, ticket].map(str::to_owned);
     Sample {
         prompt,
-        wanted,
+        expected,
         base,
         ticket,
     }
@@ -147,7 +147,7 @@ fn full(text: &str) -> String {
     })
 }
 
-/// What a browser would act on: the tags, without the text between them.
+/// The tag names of a page, without the text between them.
 fn tags(page: &str) -> Vec<&str> {
     let tags = page.split('<').skip(1);
     tags.map(|rest| rest.split(['>', ' ', '\n']).next().unwrap_or(rest))
@@ -155,11 +155,11 @@ fn tags(page: &str) -> Vec<&str> {
 }
 
 #[test]
-fn text_of_strangers_stays_text() {
+fn untrusted_text_stays_text() {
     let evil = "</style></script><script>alert('x')</script><img src=x onerror=\"y\">\" & ' -->";
     let (page, harmless) = (full(evil), full("harmless"));
     assert!(page.contains("&lt;script&gt;alert("), "shown as text");
-    // The answer that differs in one word is cut into pieces, so it has as many tags.
+    // The answer that differs in one word is cut into spans, so it has as many tags.
     assert_eq!(tags(&page), tags(&harmless));
     for evil in ["<script>alert", "<img", "onerror=\"", "-->"] {
         assert!(!page.contains(evil), "{evil} is in the page");
@@ -182,7 +182,7 @@ fn control_characters_are_shown() {
 #[test]
 fn nothing_is_fetched() {
     let page = full("see https://example.com/x.png and url(http://example.com)");
-    // What a browser could fetch by; the text of a sample is escaped down to its slashes.
+    // Everything a browser could fetch by. Slashes in the text of a sample are escaped.
     for address in [
         "http://", "https://", "src=", "href=", "@import", "<link", "fetch(",
     ] {
@@ -194,7 +194,7 @@ fn nothing_is_fetched() {
 }
 
 #[test]
-fn headline_numbers_are_there() {
+fn headline_numbers_are_shown() {
     let results = [result("base", 2.3147, 0.12), result("sql", 1.4367, 0.715)];
     let page = render(&ReportInput {
         config: &config(),
@@ -214,22 +214,22 @@ fn headline_numbers_are_there() {
         "4.40 MB",
         "16.0 MB",
         "160 kB",
-        "Adapting takes 1.00 % of it.",
+        "1.00 % of the calibrate phase.",
         "2,000 rows, 31,000 learned tokens",
         "over the whole model at once",
-        "✓ as wanted",
+        "✓ matches",
         "≠ differs",
     ] {
         assert!(page.contains(text), "{text:?} is not in the page");
     }
-    // As it was given, not as an f32 is widened.
+    // The digits of the f32 as given, not those of its f64.
     assert!(page.contains("<th>train.adapt.learning_rate</th><td dir=\"auto\">0.0006</td>"));
     assert!(!page.contains("class=\"note\">No "));
     assert!(!page.contains("<aside>"));
 }
 
 #[test]
-fn every_layer_and_projection_is_there() {
+fn every_layer_and_projection_is_shown() {
     for layers in [1, 30, 100] {
         let page = page(&config(), &run(3, 8, layers));
         for layer in 0..layers {
@@ -246,7 +246,7 @@ fn every_layer_and_projection_is_there() {
 }
 
 #[test]
-fn what_the_mask_leaves_out_is_a_dash() {
+fn parameters_outside_the_mask_are_dashes() {
     let parameters = BTreeMap::from([
         ("model.layers.0.mlp.up_proj.weight".to_owned(), (10, 1000)),
         ("model.layers.2.mlp.up_proj.weight".to_owned(), (0, 1000)),
@@ -259,7 +259,7 @@ fn what_the_mask_leaves_out_is_a_dash() {
 }
 
 #[test]
-fn runs_that_lack_something_say_so() {
+fn incomplete_runs_say_so() {
     let mut without_valid = config();
     without_valid["valid"] = Value::Null;
     without_valid["train"]["score"] = "random".into();
@@ -297,7 +297,7 @@ fn runs_that_lack_something_say_so() {
             &["No step was taken yet", "The mask is not chosen yet"],
         ),
         (
-            "one step a phase",
+            "one step per phase",
             &config(),
             &run(1, 1, 1),
             &["1 calibrate + 1 adapt", "not measured through the engine"],
@@ -324,7 +324,7 @@ fn runs_that_lack_something_say_so() {
 }
 
 #[test]
-fn numbers_that_are_none_do_not_reach_the_picture() {
+fn non_finite_losses_are_not_drawn() {
     let mut events = run(4, 6, 1);
     for loss in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, f64::MAX] {
         events.push(step(Phase::Adapt, events.len(), loss));
@@ -341,7 +341,7 @@ fn numbers_that_are_none_do_not_reach_the_picture() {
 #[test]
 fn a_resumed_run_shows_each_step_once() {
     let mut events = phase(Phase::Adapt, 8, 100);
-    // Steps 7 and 8 were told before the run was cut off, and again.
+    // Steps 7 and 8 were recorded before the run was cut off, and again after the resume.
     events.extend([step(Phase::Adapt, 7, 77.0), step(Phase::Adapt, 8, 88.0)]);
     let page = page(&config(), &events);
     assert!(page.contains("<tr><th>Tokens</th><td>8,000</td></tr>"));
@@ -375,7 +375,7 @@ fn events_are_read_and_a_bad_line_is_named() {
     text += "{\"event\": \"step\"";
     fs::write(&path, &text).unwrap();
     let error = read_events(&path).unwrap_err().to_string();
-    let line = format!("line {} is no event of a run", events.len() + 1);
+    let line = format!("line {} is not an event of a run", events.len() + 1);
     assert!(error.contains(&line), "{error}");
     let error = read_events(&folder.path().join("none")).unwrap_err();
     assert!(error.to_string().starts_with("cannot read "), "{error}");

@@ -1,4 +1,4 @@
-//! The headline numbers, each as a few bars.
+//! Headline numbers: tiles with a few bars each.
 
 use serde::Serialize;
 
@@ -18,13 +18,13 @@ pub struct Tile {
 struct Bar {
     label: String,
     text: String,
-    /// Percent of the tile's width.
+    /// Length in percent of the tile's width.
     length: f64,
-    /// What is measured, which the colour goes by: `base`, `calibrate` or `ticket`.
+    /// Selects the colour: `base`, `calibrate` or `ticket`.
     role: &'static str,
 }
 
-/// What a reader wants to know first.
+/// The headline tiles, without those that lack data.
 pub fn all(history: &History, results: &[ReportResult]) -> Vec<Tile> {
     let tiles = [loss(history), score(results), state(history)];
     tiles.into_iter().flatten().collect()
@@ -35,7 +35,7 @@ fn loss(history: &History) -> Option<Tile> {
     let (last, ticket) = match history.ticket_loss() {
         Some(loss) => ("ticket".to_owned(), Some(loss)),
         None => history
-            .last_look()
+            .last_validation()
             .map_or_else(Default::default, |(step, loss)| {
                 (format!("after {}", counted(step, "step")), Some(loss))
             }),
@@ -59,7 +59,7 @@ fn loss(history: &History) -> Option<Tile> {
     })
 }
 
-/// Where nothing else was measured.
+/// The training loss, for runs without validation rows.
 fn training_loss(history: &History) -> Option<Tile> {
     let steps = &history.phases.get(&Phase::Adapt)?.steps;
     let losses: Vec<f64> = steps.values().map(|step| step.loss).collect();
@@ -116,7 +116,7 @@ fn state(history: &History) -> Option<Tile> {
         ("adapt", Some(adapt), "ticket"),
     ];
     let note = match calibrate.filter(|bytes| *bytes > 0.0) {
-        Some(calibrate) => format!("Adapting takes {} % of it. ", percent(adapt / calibrate)),
+        Some(calibrate) => format!("{} % of the calibrate phase. ", percent(adapt / calibrate)),
         None => String::new(),
     };
     Some(Tile {
