@@ -1,4 +1,4 @@
-//! From what a row says to token ids, by the code that serves.
+//! Encoding of rows into token ids, with the chat template and tokenizer that serve requests.
 
 use std::iter::once;
 use std::ops::Range;
@@ -12,7 +12,7 @@ pub(super) struct Encoder<'a> {
     text: &'a Text,
     max_length: usize,
     end_token: u32,
-    /// Every token that ends a text or a turn.
+    /// All tokens that end a text or a turn.
     ends: Vec<u32>,
 }
 
@@ -28,8 +28,8 @@ impl<'a> Encoder<'a> {
         }
     }
 
-    /// A row as an example, and whether it had to be cut. An example of which nothing learned is
-    /// left has no `learned`.
+    /// Encodes a row; returns the example and whether it was cut. If the cut leaves no learned
+    /// token, `learned` is empty.
     pub fn example(&self, line: usize, row: &Row) -> Result<(Example, bool), RowError> {
         let encoded = match row {
             Row::Chat {
@@ -61,8 +61,8 @@ impl<'a> Encoder<'a> {
         Ok((example, cut))
     }
 
-    /// The assistant's messages from number `learned_from` on, each behind the prompt that a server
-    /// would be asked with.
+    /// Encodes a conversation. The assistant messages from index `learned_from` on are learned,
+    /// each after the prompt that a request would render to.
     fn chat(&self, messages: &[ChatMessage], learned_from: usize) -> Result<Encoded, RowError> {
         let turns: Vec<usize> = (learned_from..messages.len())
             .filter(|&i| messages[i].role == ASSISTANT)
@@ -71,19 +71,19 @@ impl<'a> Encoder<'a> {
         let whole = self.text.render_chat(&messages[..until], false)?;
         let starts = turns.iter().map(|&i| self.prompt_end(&whole, messages, i));
         let starts = starts.collect::<Result<Vec<_>, _>>()?;
-        let mut sequence = Sequence::new(self.text, &whole, false);
+        let mut encoder = IncrementalEncoder::new(self.text, &whole, false);
         let mut encoded = Encoded::default();
         for (turn, &i) in turns.iter().enumerate() {
             let start = starts[turn];
-            if start < sequence.bytes {
+            if start < encoder.bytes {
                 return Err(RowError::NotTurnByTurn(i + 1));
             }
-            sequence.extend(start)?;
-            let learned_from = sequence.tokens.len();
+            encoder.extend(start)?;
+            let learned_from = encoder.tokens.len();
             let next = starts.get(turn + 1).copied();
             let (end, is_exact) = self.answer_end(&whole, messages, i, next)?;
-            sequence.extend(end.max(start))?;
-            let answer = &sequence.tokens[learned_from..];
+            encoder.extend(end.max(start))?;
+            let answer = &encoder.tokens[learned_from..];
             let ends_at = answer.iter().position(|id| self.ends.contains(id));
             let len = match ends_at {
                 Some(at) => at + 1,
@@ -98,12 +98,12 @@ impl<'a> Encoder<'a> {
                 .push(self.answer(&messages[i], &answer[..len])?);
             encoded.learned.push(learned_from..learned_from + len);
         }
-        encoded.tokens = sequence.tokens;
+        encoded.tokens = encoder.tokens;
         Ok(encoded)
     }
 
-    /// Where in `whole` the prompt of message `i` ends. The generation prompt belongs to it, unless
-    /// the template writes it otherwise before an answer that is there.
+    /// Byte of `whole` at which the prompt of message `i` ends. The prompt includes the generation
+    /// prompt, unless the template writes a different one before an existing answer.
     fn prompt_end(
         &self,
         whole: &str,
@@ -127,9 +127,9 @@ impl<'a> Encoder<'a> {
         Err(RowError::NotTurnByTurn(i + 1))
     }
 
-    /// Where in `whole` answer `i` ends, and whether that is exact. It is not where a template ends
-    /// a conversation otherwise than a turn: then an end token within what stands before the next
-    /// prompt's answer has to tell.
+    /// Byte of `whole` at which answer `i` ends, and whether it is exact. It is inexact if the
+    /// template ends a conversation differently from a turn: then the first end token before the
+    /// next learned answer marks the end.
     fn answer_end(
         &self,
         whole: &str,
@@ -149,7 +149,7 @@ impl<'a> Encoder<'a> {
         })
     }
 
-    /// An answer's text: its content, or what was rendered of it where it has none but tool calls.
+    /// Text of an answer: its content, or the rendered tool calls if it has no content.
     fn answer(&self, message: &ChatMessage, tokens: &[u32]) -> Result<String, RowError> {
         if message.content.is_empty() {
             return Ok(self.text.decode(tokens, true)?);
@@ -157,17 +157,17 @@ impl<'a> Encoder<'a> {
         Ok(message.content.clone())
     }
 
-    /// A plain prompt as the completions endpoint takes it, and what is to follow it.
+    /// Encodes a plain prompt, as the completions endpoint does, and its completion.
     fn completion(&self, prompt: &str, completion: &str) -> Result<Encoded, RowError> {
         let whole = [prompt, completion].concat();
-        let mut sequence = Sequence::new(self.text, &whole, true);
-        sequence.extend(prompt.len())?;
-        let start = sequence.tokens.len();
+        let mut encoder = IncrementalEncoder::new(self.text, &whole, true);
+        encoder.extend(prompt.len())?;
+        let start = encoder.tokens.len();
         if start == 0 {
             return Err(RowError::Empty("prompt".to_owned()));
         }
-        sequence.extend(whole.len())?;
-        let tokens = self.ended(sequence.tokens, start);
+        encoder.extend(whole.len())?;
+        let tokens = self.ended(encoder.tokens, start);
         Ok(Encoded {
             learned: once(start..tokens.len()).collect(),
             tokens,
@@ -181,7 +181,7 @@ impl<'a> Encoder<'a> {
             return Err(empty());
         }
         let tokens = self.ended(self.text.encode(text, true)?, 0);
-        // A lone end token.
+        // A lone end token has nothing to learn.
         if tokens.len() < 2 {
             return Err(empty());
         }
@@ -192,7 +192,7 @@ impl<'a> Encoder<'a> {
         })
     }
 
-    /// Appends the end token, unless what begins at `start` ends with one as it is.
+    /// Appends the end token, unless the tokens from `start` on already end with one.
     fn ended(&self, mut tokens: Vec<u32>, start: usize) -> Vec<u32> {
         let last = tokens[start..].last();
         if last.is_none_or(|last| !self.ends.contains(last)) {
@@ -207,23 +207,22 @@ impl<'a> Encoder<'a> {
 struct Encoded {
     tokens: Vec<u32>,
     learned: Vec<Range<usize>>,
-    /// One a learned range; none for a plain text.
+    /// One per learned range; empty for a plain text.
     answers: Vec<String>,
 }
 
-/// Tokens of a text that is encoded from its beginning in pieces, so that tokens which are there
-/// stay as they are.
-struct Sequence<'a> {
+/// Encodes a text piece by piece from its beginning, without changing the tokens of earlier pieces.
+struct IncrementalEncoder<'a> {
     text: &'a Text,
     whole: &'a str,
-    /// Whether the beginning is a plain prompt, which the tokenizer may put special tokens around.
+    /// Whether the tokenizer adds special tokens, as it does for a plain prompt.
     add_special_tokens: bool,
     tokens: Vec<u32>,
-    /// How much of `whole` they stand for.
+    /// Bytes of `whole` that `tokens` encode.
     bytes: usize,
 }
 
-impl<'a> Sequence<'a> {
+impl<'a> IncrementalEncoder<'a> {
     fn new(text: &'a Text, whole: &'a str, add_special_tokens: bool) -> Self {
         Self {
             text,
@@ -234,8 +233,9 @@ impl<'a> Sequence<'a> {
         }
     }
 
-    /// Goes on to byte `end`. The tokens are those of the whole where it begins with the tokens
-    /// that are here; else a token would stand across the seam, which serving cannot make.
+    /// Extends the tokens to byte `end`. If the encoding of the text up to `end` begins with the
+    /// current tokens, it is taken; otherwise a token would cross the seam, which serving cannot
+    /// produce, so the rest is encoded alone.
     fn extend(&mut self, end: usize) -> Result<(), RowError> {
         let ids = self
             .text

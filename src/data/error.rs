@@ -1,8 +1,10 @@
+//! Errors of reading data.
+
 use std::path::PathBuf;
 
 use crate::text::TextError;
 
-/// Why a file of rows cannot be used. Each message is one line that names the file.
+/// Error of a data file. Each message is one line that names the file.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     #[error("cannot read {path}: {error}", path = path.display())]
@@ -13,11 +15,11 @@ pub enum DataError {
     #[error("{path}, line {line}: {problem}", path = path.display())]
     Row {
         path: PathBuf,
-        /// From 1.
+        /// Line number, from 1.
         line: usize,
         problem: RowError,
     },
-    #[error("{path} holds no row: expected one JSON object a line", path = .0.display())]
+    #[error("{path} holds no row: expected one JSON object per line", path = .0.display())]
     NoRows(PathBuf),
     #[error(
         "{path} holds nothing to learn within the first {max_length} tokens of any row: raise the \
@@ -27,18 +29,18 @@ pub enum DataError {
     NothingLeft { path: PathBuf, max_length: usize },
 }
 
-/// What is wrong with one row.
+/// Error of one row.
 #[derive(Debug, thiserror::Error)]
 pub enum RowError {
     #[error("not UTF-8 at byte {0} of the line")]
     NotUtf8(usize),
     #[error("not JSON: {0}")]
     NotJson(String),
-    #[error("a row is a JSON object, this is {0}")]
+    #[error("expected a JSON object, found {0}")]
     NotAnObject(&'static str),
-    #[error("none of `messages`, `prompt` with `completion`, and `text` is there")]
+    #[error("expected `messages`, `prompt` with `completion`, or `text`, found none of them")]
     NoForm,
-    #[error("both `{0}` and `{1}` are there: a row has one form only")]
+    #[error("found both `{0}` and `{1}`: a row has only one of them")]
     SeveralForms(&'static str, &'static str),
     #[error("`{0}` is missing")]
     Missing(String),
@@ -50,16 +52,16 @@ pub enum RowError {
     },
     #[error("`{0}` is empty")]
     Empty(String),
-    #[error("`{0}` holds no message of the assistant: there is nothing to learn")]
+    #[error("`{0}` holds no assistant message: there is nothing to learn")]
     NoAnswer(&'static str),
-    /// Messages are counted from 1, a prompt's before its completion's.
-    #[error("message {0} is the assistant's, but nothing before it makes a prompt")]
+    /// Messages are counted from 1; those of the prompt come before those of the completion.
+    #[error("message {0} is from the assistant, but nothing before it renders to a prompt")]
     NoPrompt(usize),
-    #[error("the chat template makes nothing of message {0}, an answer")]
+    #[error("the chat template renders nothing for message {0}, an answer")]
     NothingRendered(usize),
     #[error(
-        "the chat template does not render turn by turn: what it makes of the messages before \
-         message {0} is not how the conversation begins, so what is learned could not be served"
+        "the chat template does not render turn by turn: the messages before message {0} do not \
+         render to the beginning of the conversation, so the learned prompt could not be served"
     )]
     NotTurnByTurn(usize),
     #[error(transparent)]

@@ -1,15 +1,14 @@
-//! Rows to learn from and to be measured on, read from a file of JSON lines and encoded as a server
-//! would encode them.
+//! Training and evaluation data: rows of a JSON Lines file, encoded as the server encodes requests.
 //!
-//! | a row | what is learned |
+//! | row | learned tokens |
 //! |---|---|
-//! | `{"messages": [{"role", "content"}, …]}` | every message of the assistant |
+//! | `{"messages": [{"role", "content"}, …]}` | every assistant message |
 //! | `{"prompt": "…", "completion": "…"}` | the completion |
-//! | `{"prompt": […], "completion": […]}`, both messages | the assistant's messages of the completion |
-//! | `{"text": "…"}` | all of it |
+//! | `{"prompt": […], "completion": […]}`, lists of messages | the assistant messages of the completion |
+//! | `{"text": "…"}` | the whole text |
 //!
-//! Fields besides these are passed over, and `null` is as good as absent. A file is taken whole or
-//! not at all: the first malformed row refuses it. Knows no tensor and no HTTP.
+//! Other fields are ignored, and `null` counts as absent. A file is read completely or not at all:
+//! the first malformed row is an error. This layer knows no tensor and no HTTP.
 
 mod encode;
 mod error;
@@ -28,64 +27,63 @@ use encode::Encoder;
 pub use error::{DataError, RowError};
 use row::Row;
 
-/// One row, encoded.
+/// One encoded row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Example {
     /// Line in the file, from 1.
     pub line: usize,
-    /// Token ids of the whole row, cut to [`DataOptions::max_length`]. Ends with the last learned
-    /// token: what a template writes behind it teaches nothing.
+    /// Token ids of the row, cut to [`DataOptions::max_length`]. Ends with the last learned token,
+    /// since tokens after it do not affect the loss.
     pub tokens: Vec<u32>,
-    /// Positions of the tokens that are learned: ascending, disjoint, non-empty ranges, none of
-    /// which holds 0.
+    /// Positions of the learned tokens: ascending, disjoint, non-empty ranges without position 0.
     pub learned: Vec<Range<usize>>,
-    /// The text of the last answer that is learned, whole even where its tokens were cut. `None`
-    /// for a plain text, which has no prompt.
+    /// Text of the last learned answer, complete even if its tokens were cut. `None` for a plain
+    /// text, which has no prompt.
     pub answer: Option<String>,
 }
 
 impl Example {
-    /// The tokens before the last answer: what a server would be asked with. `None` for a plain
-    /// text.
+    /// The tokens before the last answer, as a request would send them. `None` for a plain text.
     pub fn prompt(&self) -> Option<&[u32]> {
         let last = self.learned.last().filter(|_| self.answer.is_some())?;
         self.tokens.get(..last.start)
     }
 
-    /// How many tokens are learned.
+    /// Number of learned tokens.
     pub fn learned_tokens(&self) -> usize {
         self.learned.iter().map(ExactSizeIterator::len).sum()
     }
 }
 
-/// What [`read`] made of a file.
+/// The encoded rows of a file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Dataset {
-    /// At least one, in the file's order.
+    /// At least one row, in the order of the file.
     pub examples: Vec<Example>,
-    /// SHA-256 of the file, of which [`DataOptions::limit`] may have left out rows.
+    /// SHA-256 of the whole file, including rows beyond [`DataOptions::limit`].
     pub digest: Digest,
-    /// Rows longer than [`DataOptions::max_length`]: their ends were cut off.
+    /// Number of rows cut to [`DataOptions::max_length`].
     pub cut: usize,
-    /// Of those, rows left out because nothing to learn was left.
+    /// Number of these rows that were dropped because the cut left no learned token.
     pub left_out: usize,
 }
 
-/// How rows are read.
+/// Options for reading rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DataOptions {
-    /// Tokens that a row may have; what is beyond is cut off.
+    /// Maximum tokens per row; the rest is cut off.
     pub max_length: usize,
-    /// The first rows only; the others are not even checked.
+    /// Number of rows to read; later rows are not checked. `None` reads all.
     pub limit: Option<usize>,
-    /// The token that ends a text or a turn: appended to completions and plain texts.
+    /// Token that ends a text or a turn; it is appended to completions and plain texts.
     pub end_token: u32,
 }
 
-/// Reads a file of one JSON object a line. Blank lines are skipped.
+/// Reads a file with one JSON object per line. Blank lines are skipped.
 ///
 /// # Errors
-/// The file cannot be read, a row is malformed or cannot be rendered, or no row is left.
+/// The file cannot be read, a row is malformed or cannot be rendered, or no row has a learned
+/// token.
 pub fn read(path: &Path, text: &Text, options: &DataOptions) -> Result<Dataset, DataError> {
     let bytes = std::fs::read(path).map_err(|error| DataError::Read {
         path: path.to_owned(),
@@ -94,7 +92,7 @@ pub fn read(path: &Path, text: &Text, options: &DataOptions) -> Result<Dataset, 
     parse(path, &bytes, text, options)
 }
 
-/// Reads the bytes of a file; `path` is its name for messages.
+/// Encodes the bytes of a file; `path` names it in messages.
 fn parse(
     path: &Path,
     bytes: &[u8],
@@ -112,7 +110,7 @@ fn parse(
         .collect();
     let mut examples = Vec::with_capacity(rows.len());
     let mut cut = 0;
-    // In the file's order, so that of several malformed rows the first is told.
+    // In the order of the file, so that the error names the first malformed row.
     for (&(line, _), encoded) in rows.iter().zip(encoded) {
         let (example, was_cut) = encoded.map_err(|problem| DataError::Row {
             path: path.to_owned(),
@@ -136,7 +134,7 @@ fn parse(
     })
 }
 
-/// The lines that are not blank, with their numbers from 1.
+/// The non-blank lines, with their numbers from 1.
 fn rows(bytes: &[u8], limit: Option<usize>) -> Vec<(usize, &[u8])> {
     const BOM: &[u8] = b"\xef\xbb\xbf";
     let bytes = bytes.strip_prefix(BOM).unwrap_or(bytes);

@@ -1,26 +1,25 @@
-//! From a line to what it says, before any tokenizer saw it.
+//! Parsing of one line into a row, before tokenization.
 
 use serde_json::{Map, Value};
 
 use super::RowError;
 use crate::text::ChatMessage;
 
-/// The role whose messages are learned.
+/// Role whose messages are learned.
 pub(super) const ASSISTANT: &str = "assistant";
 
-/// What one line says.
+/// The content of one line.
 #[derive(Debug, PartialEq)]
 pub(super) enum Row {
-    /// The assistant's messages from number `learned_from` on are learned: there is at least one.
+    /// A conversation. The assistant messages from index `learned_from` on are learned; there is at
+    /// least one.
     Chat {
         messages: Vec<ChatMessage>,
         learned_from: usize,
     },
-    /// The completion is not empty.
-    Completion {
-        prompt: String,
-        completion: String,
-    },
+    /// A plain prompt with a non-empty completion.
+    Completion { prompt: String, completion: String },
+    /// A plain text.
     Text(String),
 }
 
@@ -42,13 +41,13 @@ impl Row {
         ];
         let mut present = forms
             .iter()
-            .filter(|(_, here)| *here)
+            .filter(|(_, present)| *present)
             .map(|(form, _)| *form);
         match (present.next(), present.next()) {
             (Some(one), Some(other)) => Err(RowError::SeveralForms(one, other)),
             (Some("messages"), None) => conversation(&mut row),
             (Some("text"), None) => Ok(Self::Text(string("text", row.remove("text"))?)),
-            (Some(_), None) => completion(&mut row),
+            (Some(_), None) => prompt_and_completion(&mut row),
             (None, _) if has("prompt") => Err(RowError::Missing("completion".to_owned())),
             (None, _) if has("completion") => Err(RowError::Missing("prompt".to_owned())),
             (None, _) => Err(RowError::NoForm),
@@ -58,15 +57,15 @@ impl Row {
 
 fn conversation(row: &mut Map<String, Value>) -> Result<Row, RowError> {
     let messages = messages("messages", row.remove("messages"))?;
-    answered("messages", &messages)?;
+    check_answered("messages", &messages)?;
     Ok(Row::Chat {
         messages,
         learned_from: 0,
     })
 }
 
-/// Two strings, or two lists of messages.
-fn completion(row: &mut Map<String, Value>) -> Result<Row, RowError> {
+/// Parses `prompt` and `completion`: two strings, or two lists of messages.
+fn prompt_and_completion(row: &mut Map<String, Value>) -> Result<Row, RowError> {
     let (prompt, completion) = (row.remove("prompt"), row.remove("completion"));
     if !prompt.as_ref().is_some_and(Value::is_array) {
         let prompt = string("prompt", prompt)?;
@@ -78,7 +77,7 @@ fn completion(row: &mut Map<String, Value>) -> Result<Row, RowError> {
     }
     let mut all = messages("prompt", prompt)?;
     let completion = messages("completion", completion)?;
-    answered("completion", &completion)?;
+    check_answered("completion", &completion)?;
     let learned_from = all.len();
     all.extend(completion);
     Ok(Row::Chat {
@@ -87,8 +86,8 @@ fn completion(row: &mut Map<String, Value>) -> Result<Row, RowError> {
     })
 }
 
-/// Checks that there is an answer to learn.
-fn answered(field: &'static str, messages: &[ChatMessage]) -> Result<(), RowError> {
+/// Checks that there is an assistant message to learn.
+fn check_answered(field: &'static str, messages: &[ChatMessage]) -> Result<(), RowError> {
     let answer = |message: &ChatMessage| message.role == ASSISTANT;
     if messages.iter().any(answer) {
         return Ok(());
@@ -123,7 +122,7 @@ fn message(field: &str, mut fields: Map<String, Value>) -> Result<ChatMessage, R
             .and_then(Value::as_array)
             .is_some_and(|calls| !calls.is_empty());
     let content = match content {
-        // Tool calls may stand instead.
+        // Tool calls may replace the content.
         None if calls_tools => String::new(),
         content => string(&format!("{field}.content"), content)?,
     };
@@ -167,7 +166,7 @@ fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// What is wrong with a row's JSON, without the line that serde counts: that is always 1.
+/// Message of a JSON error without serde's line number, which is always 1.
 fn brief(error: &serde_json::Error) -> String {
     error
         .to_string()

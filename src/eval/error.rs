@@ -1,19 +1,19 @@
-//! Why an evaluation ended.
+//! Errors of an evaluation.
 
 use crate::engine::{SequenceError, SubmitError};
 
-/// Why an evaluation ended without a result. Rows are named by their line in the data file, from 1.
+/// Error that ends an evaluation. Messages name rows by their line in the data file, from 1.
 #[derive(Debug, thiserror::Error)]
 pub enum EvalError {
     #[error("the data has no row to evaluate")]
     NoRows,
-    #[error("line {line}: the row has {tokens} tokens, the context holds {limit}")]
+    #[error("line {line}: the row has {tokens} tokens, the context holds at most {limit}")]
     TooLong {
         line: usize,
         tokens: usize,
         limit: usize,
     },
-    #[error("line {line}: token {token} is none of the base's, which has {vocab_size}")]
+    #[error("line {line}: token {token} is outside the base's vocabulary of {vocab_size} tokens")]
     UnknownToken {
         line: usize,
         token: u32,
@@ -23,6 +23,6 @@ pub enum EvalError {
     Submit { line: usize, error: SubmitError },
     #[error("line {line}: {error}")]
     Sequence { line: usize, error: SequenceError },
-    #[error("line {line}: the engine stopped before the row was done")]
+    #[error("line {line}: the engine stopped before the row was finished")]
     Stopped { line: usize },
 }

@@ -1,42 +1,43 @@
-//! When a greedy answer is as good as the expected one.
+//! Rules that compare a greedy answer with the expected one.
 
 use std::fmt;
 use std::str::FromStr;
 
-use super::choice::choice;
+use super::multiple_choice::chosen_option;
 use super::number::number;
 use super::rouge::rouge_l;
 
 /// How an answer is compared with the expected one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MatchRule {
-    /// The same text, whatever the white space.
+    /// The same text, ignoring differences in whitespace.
     #[default]
     Text,
-    /// The same query: whatever the white space, the kind of quotes, the case and a last `;`.
+    /// The same query, ignoring whitespace, the kind of quotes, case and a trailing `;`.
     Sql,
-    /// The same last number, or the one behind `####`, where GSM8K puts the result.
+    /// The same last number, or the one after `####`, where GSM8K puts the result.
     Number,
-    /// The same option: the last of `true`, `false`, `yes`, `no`, `answer1` to `answer9`, A to E.
-    Choice,
-    /// No match, but a degree: ROUGE-L's F1.
+    /// The same option of a multiple-choice question: the last of `true`, `false`, `yes`, `no`,
+    /// `answer1` to `answer9`, A to E.
+    MultipleChoice,
+    /// The F1 of ROUGE-L: a degree of similarity rather than a match.
     RougeL,
 }
 
 impl MatchRule {
-    /// How well `answer` meets `expected`, from 0 to 1; but for [`MatchRule::RougeL`] one of both.
+    /// Score of `answer` against `expected`, in [0, 1]; 0 or 1 for exact rules.
     pub fn score(self, answer: &str, expected: &str) -> f64 {
         let same = match self {
             Self::RougeL => return rouge_l(answer, expected),
             Self::Text => words(answer).eq(words(expected)),
-            Self::Sql => query(answer) == query(expected),
+            Self::Sql => normalized_query(answer) == normalized_query(expected),
             Self::Number => both(number(answer), number(expected)),
-            Self::Choice => both(choice(answer), choice(expected)),
+            Self::MultipleChoice => both(chosen_option(answer), chosen_option(expected)),
         };
         f64::from(u8::from(same))
     }
 
-    /// What the mean score is called.
+    /// Name of the mean score.
     pub fn measure(self) -> &'static str {
         match self {
             Self::RougeL => "ROUGE-L",
@@ -44,7 +45,7 @@ impl MatchRule {
         }
     }
 
-    /// Whether an answer matches or does not, so that matches can be counted.
+    /// Whether scores are 0 or 1, so that matches can be counted.
     pub fn is_exact(self) -> bool {
         self != Self::RougeL
     }
@@ -58,10 +59,10 @@ impl FromStr for MatchRule {
             "text" => Ok(Self::Text),
             "sql" => Ok(Self::Sql),
             "number" => Ok(Self::Number),
-            "choice" => Ok(Self::Choice),
+            "choice" => Ok(Self::MultipleChoice),
             "rouge-l" => Ok(Self::RougeL),
             _ => Err(format!(
-                "{text:?} is no way to compare: text, sql, number, choice or rouge-l"
+                "{text:?} is not a match rule: expected text, sql, number, choice or rouge-l"
             )),
         }
     }
@@ -73,13 +74,13 @@ impl fmt::Display for MatchRule {
             Self::Text => "text",
             Self::Sql => "sql",
             Self::Number => "number",
-            Self::Choice => "choice",
+            Self::MultipleChoice => "choice",
             Self::RougeL => "rouge-l",
         })
     }
 }
 
-/// Whether both are there and the same: an answer without what is looked for never matches.
+/// Whether both are present and equal. An answer without a number or an option never matches.
 fn both(answer: Option<String>, expected: Option<String>) -> bool {
     answer.is_some() && answer == expected
 }
@@ -88,8 +89,8 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split_whitespace()
 }
 
-/// A query in one spelling.
-fn query(text: &str) -> String {
+/// Normal form of a query.
+fn normalized_query(text: &str) -> String {
     let text = words(text).collect::<Vec<_>>().join(" ");
     let text = text.trim_end_matches([';', ' ']);
     text.replace('\'', "\"").to_lowercase()
@@ -116,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_compared_whatever_its_white_space() {
+    fn text_is_compared_ignoring_whitespace() {
         let same = |a, b| matches(MatchRule::Text, a, b);
         assert!(same(" one\n two\t three ", "one two three"));
         assert!(same("", " \n"));
@@ -127,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn queries_are_compared_whatever_their_spelling() {
+    fn queries_are_compared_ignoring_spelling() {
         let same = |a, b| matches(MatchRule::Sql, a, b);
         let want = "SELECT name FROM t WHERE a = \"x y\"";
         assert!(same("select NAME\n  from t\twhere a = 'X  y' ;\n", want));
@@ -138,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_choices_that_are_missing_never_match() {
+    fn missing_numbers_and_options_never_match() {
         assert!(matches(
             MatchRule::Number,
             "so 1,018.50 $",
@@ -147,16 +148,16 @@ mod tests {
         assert!(!matches(MatchRule::Number, "no idea", "none either"));
         assert!(!matches(MatchRule::Number, "", "#### 18"));
         assert!(matches(
-            MatchRule::Choice,
+            MatchRule::MultipleChoice,
             "It is True.",
             "the correct answer is true"
         ));
-        assert!(!matches(MatchRule::Choice, "maybe", "perhaps"));
-        assert!(!matches(MatchRule::Choice, "yes", "true"));
+        assert!(!matches(MatchRule::MultipleChoice, "maybe", "perhaps"));
+        assert!(!matches(MatchRule::MultipleChoice, "yes", "true"));
     }
 
     #[test]
-    fn rouge_is_a_degree() {
+    fn rouge_l_is_a_degree() {
         let degree = MatchRule::RougeL.score("a b c d", "a c d e");
         assert!(!MatchRule::RougeL.is_exact() && (degree - 0.75).abs() < 1e-12);
     }

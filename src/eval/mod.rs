@@ -1,10 +1,11 @@
-//! How good a base is on a data file, bare or under a ticket: the loss over what a model would learn
-//! from it, and how often the greedy answer is the expected one. Everything is computed by the same
-//! engine that serves, in batches; this layer knows no tensor and no HTTP.
+//! Evaluation of a base on a data file, bare or under a ticket: the loss on the learned tokens, and
+//! how often the greedy answer matches the expected one.
+//!
+//! The serving engine computes everything, in batches; this layer knows no tensor and no HTTP.
 
-mod choice;
 mod error;
 mod matching;
+mod multiple_choice;
 mod number;
 mod rouge;
 mod run;
@@ -13,12 +14,12 @@ pub use error::EvalError;
 pub use matching::MatchRule;
 pub use run::evaluate;
 
-/// What is evaluated.
+/// Options of an evaluation.
 #[derive(Clone, Debug)]
 pub struct EvalOptions {
-    /// How greedy answers are compared with the expected ones; `None` computes the loss alone.
+    /// Rule that compares greedy answers with the expected ones; `None` computes only the loss.
     pub answers: Option<MatchRule>,
-    /// Tokens that an answer may have; at least 1.
+    /// Maximum tokens per answer; at least 1.
     pub max_tokens: usize,
 }
 
@@ -31,40 +32,41 @@ impl Default for EvalOptions {
     }
 }
 
-/// How good a base is, bare or under one ticket.
+/// Result of evaluating a base, bare or under one ticket.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EvalResult {
     /// Rows whose loss was computed.
     pub rows: usize,
-    /// The tokens that the loss is the mean over.
+    /// Learned tokens of all rows, over which the loss is averaged.
     pub tokens: usize,
-    /// −mean of the log-probabilities (natural) of all learned tokens of all rows.
+    /// Mean negative log-likelihood per learned token, in nats.
     pub loss: f64,
-    /// What the greedy answers were worth, where they were asked for.
+    /// Scores of the greedy answers, if requested.
     pub answers: Option<Answers>,
-    /// The greedy answers themselves, in the order of the rows that have a prompt and an answer.
+    /// The greedy answers, in the order of the rows that have a prompt and an answer.
     pub texts: Vec<String>,
 }
 
 impl EvalResult {
-    /// e to the loss.
+    /// `e^loss`.
     pub fn perplexity(&self) -> f64 {
         self.loss.exp()
     }
 }
 
-/// What greedy answers were worth.
+/// Scores of greedy answers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Answers {
     pub rule: MatchRule,
-    /// Rows that have a prompt and an answer.
+    /// Rows with a prompt and an answer.
     pub rows: usize,
-    /// Sum of [`MatchRule::score`]: the number of matches, where the rule knows match or none.
+    /// Sum of [`MatchRule::score`]: the number of matches, if [`MatchRule::is_exact`].
     pub score: f64,
 }
 
 impl Answers {
-    /// The mean score, from 0 to 1: the share of matches. `None` where no row has an answer.
+    /// The mean score, in [0, 1]: the share of matches, if the rule is exact. `None` if no row has
+    /// an answer.
     pub fn mean(&self) -> Option<f64> {
         (self.rows > 0).then(|| self.score / self.rows as f64)
     }

@@ -1,27 +1,27 @@
-//! The number that an answer ends in.
+//! The number that an answer gives as its result.
 
-/// What GSM8K puts before a result.
+/// Mark that GSM8K puts before a result.
 const RESULT: &str = "####";
 
-/// The number that `text` gives as its result, in one spelling: the first one after the last `####`,
-/// else the last of all. `None` where there is none.
+/// The number that `text` gives as its result, in normal form: the first one after the last `####`,
+/// else the last of the text. `None` if it has no number.
 pub(super) fn number(text: &str) -> Option<String> {
     let result = text.rsplit_once(RESULT).map(|(_, result)| result);
     let result = result.and_then(|result| numbers(result).into_iter().next());
     result.or_else(|| numbers(text).pop())
 }
 
-/// All numbers in the text, each in one spelling: no leading or trailing zeros, no `+`, no `-0`. A
-/// comma before three digits groups thousands.
+/// All numbers in the text, in normal form: no leading or trailing zeros, no `+`, no `-0`. A comma
+/// before three digits groups thousands.
 fn numbers(text: &str) -> Vec<String> {
-    // A dollar sign may stand between sign and digits. (U+2212 is the minus of typesetting.)
+    // Drop dollar signs, which may separate sign and digits, and replace the typographic minus.
     let chars: Vec<char> = text
         .chars()
         .filter(|&c| c != '$')
         .map(|c| if c == '\u{2212}' { '-' } else { c })
         .collect();
     let digit = |at: usize| chars.get(at).is_some_and(char::is_ascii_digit);
-    let run = |from: usize| (from..).take_while(|&at| digit(at)).count();
+    let digit_run = |from: usize| (from..).take_while(|&at| digit(at)).count();
     let mut found = Vec::new();
     let mut at = 0;
     while at < chars.len() {
@@ -34,23 +34,24 @@ fn numbers(text: &str) -> Vec<String> {
         let negative = at > 0
             && chars[at - 1] == '-'
             && !(at > 1 && (chars[at - 2].is_alphanumeric() || chars[at - 2] == ')'));
-        let mut whole: String = chars[at..at + run(at)].iter().collect();
+        let mut whole: String = chars[at..at + digit_run(at)].iter().collect();
         at += whole.len();
-        while !whole.is_empty() && chars.get(at) == Some(&',') && run(at + 1) == 3 {
+        while !whole.is_empty() && chars.get(at) == Some(&',') && digit_run(at + 1) == 3 {
             whole.extend(&chars[at + 1..at + 4]);
             at += 4;
         }
         let mut fraction = String::new();
         if chars.get(at) == Some(&'.') && digit(at + 1) {
-            fraction.extend(&chars[at + 1..at + 1 + run(at + 1)]);
+            fraction.extend(&chars[at + 1..at + 1 + digit_run(at + 1)]);
             at += 1 + fraction.len();
         }
-        found.push(spell(negative, &whole, &fraction));
+        found.push(normalized(negative, &whole, &fraction));
     }
     found
 }
 
-fn spell(negative: bool, whole: &str, fraction: &str) -> String {
+/// Normal form of a number, from the digits before and after the point.
+fn normalized(negative: bool, whole: &str, fraction: &str) -> String {
     let whole = match whole.trim_start_matches('0') {
         "" => "0",
         whole => whole,
@@ -91,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn signs_belong_to_numbers_and_not_to_differences() {
+    fn a_minus_is_a_sign_unless_it_is_a_difference() {
         assert_number("it is -18", "-18");
         assert_number("-$18", "-18");
         assert_number("$-18", "-18");
@@ -111,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn no_number_is_none() {
+    fn texts_without_numbers_have_no_result() {
         for text in ["", "none", "####", "$", "-", "...", "eighteen"] {
             assert_eq!(number(text), None, "{text:?}");
         }

@@ -1,7 +1,7 @@
 //! ROUGE-L, as the `rouge_score` package computes it without a stemmer.
 
-/// The F1 of the longest common subsequence of two texts' words (Lin 2004): runs of `a-z0-9` in lower
-/// case. 0 where either has none.
+/// The F1 of the longest common subsequence of the words of two texts (Lin 2004). Words are runs of
+/// `a-z0-9` in lower case. 0 if either text has no words.
 pub(super) fn rouge_l(answer: &str, expected: &str) -> f64 {
     let (answer, expected) = (answer.to_lowercase(), expected.to_lowercase());
     let (answer, expected) = (words(&answer), words(&expected));
@@ -15,11 +15,13 @@ pub(super) fn rouge_l(answer: &str, expected: &str) -> f64 {
 }
 
 fn words(text: &str) -> Vec<&str> {
-    let other = |c: char| !matches!(c, 'a'..='z' | '0'..='9');
-    text.split(other).filter(|word| !word.is_empty()).collect()
+    let separator = |c: char| !matches!(c, 'a'..='z' | '0'..='9');
+    text.split(separator)
+        .filter(|word| !word.is_empty())
+        .collect()
 }
 
-/// Length of the longest common subsequence, row by row.
+/// Length of the longest common subsequence; keeps one row of the table.
 fn common_subsequence(a: &[&str], b: &[&str]) -> usize {
     let mut lengths = vec![0; b.len() + 1];
     for word in a {
@@ -41,7 +43,7 @@ fn common_subsequence(a: &[&str], b: &[&str]) -> usize {
 mod tests {
     use super::*;
 
-    /// The package's own answers: `RougeScorer(["rougeL"]).score(expected, answer)`.
+    /// Results of the Python package: `RougeScorer(["rougeL"]).score(expected, answer)`.
     #[test]
     fn agrees_with_the_package() {
         for (answer, expected, want) in [

@@ -1,4 +1,4 @@
-//! Runs the rows of a data set through the engine.
+//! Runs the rows of a dataset through the engine.
 
 use std::collections::VecDeque;
 
@@ -8,25 +8,30 @@ use crate::engine::{EngineHandle, FinishReason, OutputStream, Request, SamplingP
 use crate::registry::Lease;
 use crate::text::Text;
 
-/// Sequences that are with the engine at once at most: more than it runs at once, so that it is
-/// never short of work while the oldest one is waited for.
+/// Maximum number of sequences in the engine at once. It exceeds the engine's batch, so that the
+/// engine stays busy while this thread waits for the oldest sequence.
 const IN_FLIGHT: usize = 256;
 
 /// One sequence to run for a row.
 #[derive(Clone, Copy)]
-enum Job<'a> {
+enum Query<'a> {
     /// Score the learned tokens.
     Score(&'a Example),
-    /// Answer the prompt, and compare with this answer.
-    Answer(&'a Example, &'a [u32], &'a str, MatchRule),
+    /// Answer the prompt greedily and compare with the expected answer.
+    Answer {
+        example: &'a Example,
+        prompt: &'a [u32],
+        expected: &'a str,
+        rule: MatchRule,
+    },
 }
 
-/// Evaluates the base under `ticket`, or bare. `progress` is told how many sequences of how many are
-/// done. Waits for the engine, so it is for threads outside a runtime.
+/// Evaluates the base, bare or under `ticket`. Calls `progress` with the number of finished
+/// sequences and their total. Blocks on the engine: call it from a thread outside any runtime.
 ///
 /// # Errors
-/// There is no row, one has no place in the engine's context, the engine stops or is busy with other
-/// work, or the ticket breaks the model.
+/// There are no rows, a row exceeds the engine's context, the engine stops or is busy with other
+/// work, or the model under the ticket yields no finite logits.
 pub fn evaluate(
     engine: &EngineHandle,
     ticket: Option<&Lease>,
@@ -35,37 +40,36 @@ pub fn evaluate(
     options: &EvalOptions,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<EvalResult, EvalError> {
-    let jobs = jobs(engine, dataset, options)?;
-    let mut waiting = jobs.iter();
-    let mut running: VecDeque<(Job, OutputStream)> = VecDeque::new();
+    let queries = queries(engine, dataset, options)?;
+    let mut waiting = queries.iter();
+    let mut running: VecDeque<(Query, OutputStream)> = VecDeque::new();
     let window = IN_FLIGHT.min(engine.capacity());
     let mut tally = Tally::default();
-    for done in 0..jobs.len() {
+    for done in 0..queries.len() {
         while running.len() < window
-            && let Some(job) = waiting.next()
+            && let Some(query) = waiting.next()
         {
-            let request = job.request(ticket, options);
-            let stream = engine.submit(request);
-            let line = job.line();
+            let stream = engine.submit(query.request(ticket, options));
+            let line = query.line();
             let stream = stream.map_err(|error| EvalError::Submit { line, error })?;
-            running.push_back((*job, stream));
+            running.push_back((*query, stream));
         }
-        // In the order of their rows: those behind go on meanwhile.
-        let (job, stream) = running.pop_front().expect("a job is running");
-        tally.add(&job, stream, text)?;
-        progress(done + 1, jobs.len());
+        // Wait in the order of the rows; the sequences behind keep running meanwhile.
+        let (query, stream) = running.pop_front().expect("a query is running");
+        tally.add(&query, stream, text)?;
+        progress(done + 1, queries.len());
     }
     Ok(tally.result(dataset.examples.len(), options))
 }
 
-/// What there is to run, checked against the engine's limits.
-fn jobs<'a>(
+/// The queries of all rows, checked against the limits of the engine.
+fn queries<'a>(
     engine: &EngineHandle,
     dataset: &'a Dataset,
     options: &EvalOptions,
-) -> Result<Vec<Job<'a>>, EvalError> {
+) -> Result<Vec<Query<'a>>, EvalError> {
     let (limit, vocab_size) = (engine.limits().max_model_len, engine.limits().vocab_size);
-    let mut jobs = Vec::new();
+    let mut queries = Vec::new();
     for example in &dataset.examples {
         let (line, tokens) = (example.line, example.tokens.len());
         if tokens > limit {
@@ -83,31 +87,37 @@ fn jobs<'a>(
                 vocab_size,
             });
         }
-        jobs.push(Job::Score(example));
+        queries.push(Query::Score(example));
         if let Some(rule) = options.answers
-            && let Some((prompt, answer)) = example.prompt().zip(example.answer.as_deref())
+            && let Some((prompt, expected)) = example.prompt().zip(example.answer.as_deref())
         {
-            jobs.push(Job::Answer(example, prompt, answer, rule));
+            queries.push(Query::Answer {
+                example,
+                prompt,
+                expected,
+                rule,
+            });
         }
     }
-    if jobs.is_empty() {
+    if queries.is_empty() {
         return Err(EvalError::NoRows);
     }
-    Ok(jobs)
+    Ok(queries)
 }
 
-impl Job<'_> {
+impl Query<'_> {
+    /// Line of the row in the data file, from 1.
     fn line(&self) -> usize {
         match self {
-            Self::Score(example) | Self::Answer(example, ..) => example.line,
+            Self::Score(example) | Self::Answer { example, .. } => example.line,
         }
     }
 
     fn request(&self, ticket: Option<&Lease>, options: &EvalOptions) -> Request {
         let (prompt, scored, max_tokens) = match *self {
-            // The engine chooses a token in any case; nobody looks at it.
+            // The engine always samples at least one token; this one is ignored.
             Self::Score(example) => (&*example.tokens, example.learned.clone(), 1),
-            Self::Answer(_, prompt, ..) => (prompt, Vec::new(), options.max_tokens),
+            Self::Answer { prompt, .. } => (prompt, Vec::new(), options.max_tokens),
         };
         Request {
             prompt: prompt.to_vec(),
@@ -122,7 +132,7 @@ impl Job<'_> {
     }
 }
 
-/// What the sequences so far came to.
+/// Running totals of the finished sequences.
 #[derive(Default)]
 struct Tally {
     logprobs: f64,
@@ -132,16 +142,22 @@ struct Tally {
 }
 
 impl Tally {
-    /// Waits for the end of a job's sequence and counts what it gave.
-    fn add(&mut self, job: &Job, mut stream: OutputStream, text: &Text) -> Result<(), EvalError> {
-        let line = job.line();
+    /// Waits for the end of a query's sequence and adds its result.
+    fn add(
+        &mut self,
+        query: &Query,
+        mut stream: OutputStream,
+        text: &Text,
+    ) -> Result<(), EvalError> {
+        let line = query.line();
         let mut ids = Vec::new();
         let mut finish = None;
         while finish.is_none() {
             let output = stream.blocking_recv().ok_or(EvalError::Stopped { line })?;
             let output = output.map_err(|error| EvalError::Sequence { line, error })?;
             finish = output.finish;
-            // What ends a text is no part of it, and neither is an embedding without a token.
+            // Leave out stop tokens, and ids beyond the tokenizer's vocabulary: embeddings may be
+            // padded with rows that stand for no token.
             let known = (output.token as usize) < text.vocab_size();
             if finish != Some(FinishReason::Stop) && known {
                 ids.push(output.token);
@@ -150,7 +166,7 @@ impl Tally {
             self.tokens += logprobs.len();
             self.logprobs += logprobs.into_iter().map(f64::from).sum::<f64>();
         }
-        if let Job::Answer(_, _, expected, rule) = job {
+        if let Query::Answer { expected, rule, .. } = query {
             let answer = text.decode(&ids, true);
             let answer = answer.expect("every id is in the vocabulary");
             self.score += rule.score(&answer, expected);

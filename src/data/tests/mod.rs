@@ -1,4 +1,4 @@
-//! Behaviour of the layer on small tokenizers: all bytes, `<s>`, `</s>`, `<tool>`, and the merges
+//! Encoding of rows with small tokenizers: all bytes, `<s>`, `</s>`, `<tool>`, and the merges
 //! `he`, `ll`, `12`, `123`.
 
 mod refusals;
@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 use super::*;
 use crate::text::tests::chat_text;
 
-/// Writes roles by their first letter, ends a turn by `</s>` and a line break.
-const TURNS: &str = "{% for m in messages %}{{ m.role[0] + ':' + m.content + '</s>\n' }}{% endfor %}{% if add_generation_prompt %}a:{% endif %}";
+/// A template that writes the first letter of each role and ends a turn with `</s>` and a newline.
+const TURNS: &str = "{% for m in messages %}{{ m.role[0] + ':' + m.content + '</s>\n' }}{% endfor %}\
+                     {% if add_generation_prompt %}a:{% endif %}";
 
 const OPTIONS: DataOptions = DataOptions {
     max_length: 1000,
@@ -43,7 +44,7 @@ fn turns(messages: &[(&str, &str)]) -> Value {
     messages.iter().map(message).collect()
 }
 
-/// The tokens, with what is learned in brackets.
+/// The tokens as text, with the learned ones in brackets.
 fn spelled(example: &Example) -> String {
     let text = chat_text("");
     let spell = |ids: &[u32]| -> String {
@@ -92,11 +93,11 @@ fn every_answer_of_a_chat_is_learned_and_nothing_else() {
 }
 
 #[test]
-fn no_token_stands_across_the_seam_of_prompt_and_answer() {
+fn no_token_crosses_the_seam_of_prompt_and_answer() {
     let template = "{% for m in messages %}{{ m.content }}{% endfor %}";
     let example = one(template, chat(&[("user", "x1"), ("assistant", "23")]));
     assert_eq!(spelled(&example), "x|1[2|3]");
-    // And none between a turn's end and what follows, however often it is gone on.
+    // Nor the end of a turn, after any number of turns.
     let example = one(
         template,
         chat(&[
@@ -113,7 +114,8 @@ fn no_token_stands_across_the_seam_of_prompt_and_answer() {
 
 #[test]
 fn without_an_end_token_the_whole_answer_is_learned() {
-    let template = "{% for m in messages %}{{ m.role + '\n' + m.content + '\n' }}{% endfor %}{% if add_generation_prompt %}assistant\n{% endif %}";
+    let template = "{% for m in messages %}{{ m.role + '\n' + m.content + '\n' }}{% endfor %}\
+        {% if add_generation_prompt %}assistant\n{% endif %}";
     let example = one(
         template,
         chat(&[
@@ -133,17 +135,19 @@ fn without_an_end_token_the_whole_answer_is_learned() {
 }
 
 #[test]
-fn a_generation_prompt_that_no_answer_follows_is_left_out() {
-    // As templates that make the model think, but forget what it thought.
-    let template = "{% for m in messages %}{{ m.role[0] + ':' + m.content + '</s>' }}{% endfor %}{% if add_generation_prompt %}a:<tool>{% endif %}";
+fn a_generation_prompt_that_the_answer_does_not_repeat_is_left_out() {
+    // As in templates that prompt for reasoning and drop it from the history.
+    let template = "{% for m in messages %}{{ m.role[0] + ':' + m.content + '</s>' }}{% endfor %}\
+        {% if add_generation_prompt %}a:<tool>{% endif %}";
     let example = one(template, chat(&[("user", "p"), ("assistant", "q")]));
     assert_eq!(spelled(&example), "u|:|p|</s>[a|:|q|</s>]");
 }
 
 #[test]
-fn a_template_may_end_a_conversation_otherwise_than_a_turn() {
-    // As Phi-3: one more token behind a conversation that is over.
-    let template = "{% for m in messages %}{{ m.role[0] + m.content + '</s>\n' }}{% endfor %}{{ 'a' if add_generation_prompt else '<s>' }}";
+fn a_template_may_end_a_conversation_differently_from_a_turn() {
+    // As in Phi-3: one more token after the end of a conversation.
+    let template = "{% for m in messages %}{{ m.role[0] + m.content + '</s>\n' }}{% endfor %}\
+        {{ 'a' if add_generation_prompt else '<s>' }}";
     let conversation = [
         ("user", "p"),
         ("assistant", "q"),
@@ -155,8 +159,10 @@ fn a_template_may_end_a_conversation_otherwise_than_a_turn() {
         spelled(&example),
         "u|p|</s>|\n|a[q|</s>]\n|u|r|</s>|\n|a[t|</s>]"
     );
-    // As Qwen3: the last answer is marked, earlier ones are not.
-    let template = "{% for m in messages %}{{ m.role[0] + ('<tool>' if loop.last and m.role == 'assistant' else '') + m.content + '</s>' }}{% endfor %}{% if add_generation_prompt %}a{% endif %}";
+    // As in Qwen3: only the last answer is marked.
+    let template = "{% for m in messages %}\
+        {{ m.role[0] + ('<tool>' if loop.last and m.role == 'assistant' else '') + m.content + '</s>' }}{% endfor %}\
+        {% if add_generation_prompt %}a{% endif %}";
     let example = one(template, chat(&conversation));
     assert_eq!(
         spelled(&example),
@@ -201,8 +207,10 @@ fn a_plain_text_is_learned_but_for_its_first_token() {
 }
 
 #[test]
-fn tool_calls_may_stand_for_an_answer() {
-    let template = "{% for m in messages %}{{ m.role[0] + m.content }}{% for c in m.tool_calls %}<tool>{{ c }}{% endfor %}</s>{% endfor %}{% if add_generation_prompt %}a{% endif %}";
+fn tool_calls_may_replace_an_answer() {
+    let template = "{% for m in messages %}{{ m.role[0] + m.content }}\
+        {% for c in m.tool_calls %}<tool>{{ c }}{% endfor %}</s>{% endfor %}\
+        {% if add_generation_prompt %}a{% endif %}";
     let row = json!({"messages": [
         {"role": "user", "content": "p"},
         {"role": "assistant", "content": null, "tool_calls": ["f"]},
@@ -213,7 +221,7 @@ fn tool_calls_may_stand_for_an_answer() {
 }
 
 #[test]
-fn long_rows_are_cut_and_left_out_where_nothing_to_learn_remains() {
+fn long_rows_are_cut_and_dropped_if_nothing_to_learn_remains() {
     let rows = [
         chat(&[
             ("user", "p"),
@@ -240,7 +248,7 @@ fn long_rows_are_cut_and_left_out_where_nothing_to_learn_remains() {
     assert_eq!(spell(&dataset), [whole, "<s>[a|b|</s>]"]);
     assert_eq!(lines(&dataset), [1, 3]);
 
-    // The last answer's own beginning stays.
+    // The beginning of the last answer stays.
     let dataset = cut_to(19);
     assert!(
         spell(&dataset)[0].ends_with("|a|:[t|t]"),
@@ -249,7 +257,7 @@ fn long_rows_are_cut_and_left_out_where_nothing_to_learn_remains() {
     );
     assert_eq!(dataset.examples[0].answer.as_deref(), Some("tt"));
 
-    // Where it is gone, the one before is the last.
+    // If the last answer is cut off, the one before becomes the last.
     let dataset = cut_to(12);
     assert_eq!(spell(&dataset)[0], "u|:|p|</s>|\n|a|:[q|</s>]\n|u|:");
     assert_eq!(dataset.examples[0].answer.as_deref(), Some("q"));
@@ -284,7 +292,7 @@ fn lines_are_counted_as_an_editor_counts_them() {
 }
 
 #[test]
-fn nulls_and_further_fields_are_passed_over() {
+fn nulls_and_unknown_fields_are_ignored() {
     let row = json!({"messages": null, "prompt": "p", "completion": "q", "text": null, "id": 7});
     assert_eq!(spelled(&one(TURNS, row)), "<s>|p[q|</s>]");
     let mut row = chat(&[("user", "p"), ("assistant", "q")]);
@@ -293,7 +301,7 @@ fn nulls_and_further_fields_are_passed_over() {
 }
 
 #[test]
-fn an_empty_prompt_is_refused_unless_the_base_begins_it() {
+fn an_empty_prompt_needs_a_begin_token() {
     let row = json!({"prompt": "", "completion": "q"});
     assert_eq!(spelled(&one(TURNS, row)), "<s>[q|</s>]");
 }

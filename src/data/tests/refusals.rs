@@ -1,4 +1,4 @@
-//! What is not taken, and in which words.
+//! Rows that are refused, and the messages.
 
 use super::*;
 
@@ -20,8 +20,10 @@ fn a_template_that_does_not_render_turn_by_turn_is_refused() {
         error.contains("turn by turn") && error.contains("message 2"),
         "{error}"
     );
-    // A mark that moves to the last question.
-    let template = "{% set asked = messages | selectattr('role', 'equalto', 'user') | list %}{% for m in messages %}{{ m.content }}{% if m.content == asked[-1].content %}!{% endif %}</s>{% endfor %}";
+    // The template marks only the last question.
+    let template = "{% set asked = messages | selectattr('role', 'equalto', 'user') | list %}\
+        {% for m in messages %}{{ m.content }}{% if m.content == asked[-1].content %}!{% endif %}\
+        </s>{% endfor %}";
     let conversation = [
         ("user", "p"),
         ("assistant", "q"),
@@ -34,7 +36,7 @@ fn a_template_that_does_not_render_turn_by_turn_is_refused() {
 }
 
 #[test]
-fn the_first_malformed_row_is_named_and_only_rows_in_use_are_checked() {
+fn the_first_malformed_row_is_named_and_rows_beyond_the_limit_are_not_checked() {
     let file = "{\"text\": \"a\"}\n\n{\"text\": 1}\nnonsense";
     let text = chat_text(TURNS);
     let error = parse(Path::new("f"), file.as_bytes(), &text, &OPTIONS).unwrap_err();
@@ -65,11 +67,11 @@ fn files_without_rows_are_refused() {
 }
 
 #[test]
-fn what_is_wrong_with_a_row_is_said() {
+fn errors_say_what_is_wrong_with_a_row() {
     let user = json!({"role": "user", "content": "p"});
     for (row, expected) in [
-        (json!([1]), "a row is a JSON object, this is a list"),
-        (json!({"question": "p"}), "none of `messages`"),
+        (json!([1]), "expected a JSON object, found a list"),
+        (json!({"question": "p"}), "found none of them"),
         (
             json!({"text": "a", "messages": []}),
             "both `messages` and `text`",
@@ -90,7 +92,7 @@ fn what_is_wrong_with_a_row_is_said() {
         ),
         (
             json!({"prompt": [user], "completion": [user]}),
-            "`completion` holds no message of the assistant",
+            "`completion` holds no assistant message",
         ),
         (json!({"text": ""}), "`text` is empty"),
         (
@@ -117,12 +119,15 @@ fn what_is_wrong_with_a_row_is_said() {
             chat(&[("user", "p"), ("assistant", "\n")]),
             "`messages[1].content` is empty",
         ),
-        (chat(&[]), "`messages` holds no message of the assistant"),
+        (chat(&[]), "`messages` holds no assistant message"),
         (
             chat(&[("user", "p")]),
-            "`messages` holds no message of the assistant",
+            "`messages` holds no assistant message",
         ),
-        (chat(&[("assistant", "p")]), "message 1 is the assistant's"),
+        (
+            chat(&[("assistant", "p")]),
+            "message 1 is from the assistant",
+        ),
     ] {
         let error = refusal(TURNS, row);
         assert!(error.contains(expected), "{error}");
@@ -140,22 +145,22 @@ fn what_is_wrong_with_a_row_is_said() {
 }
 
 #[test]
-fn what_the_template_refuses_is_refused_in_its_words() {
+fn errors_quote_the_template() {
     let row = || chat(&[("user", "p"), ("assistant", "q")]);
     let error = refusal("{{ raise_exception('no such role') }}", row());
     assert!(error.contains("no such role"), "{error}");
     let error = refusal("{{ messages[0].content.nothing.at_all }}", row());
     assert!(error.contains("template failed"), "{error}");
-    // It answers a question that it does not write.
+    // The template leaves out the question.
     let silent = "{% for m in messages if m.role == 'assistant' %}{{ m.content }}{% endfor %}";
     let error = refusal(silent, row());
     assert!(
-        error.contains("nothing before it makes a prompt"),
+        error.contains("nothing before it renders to a prompt"),
         "{error}"
     );
     let deaf = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}";
     let error = refusal(deaf, row());
-    assert!(error.contains("makes nothing of message 2"), "{error}");
+    assert!(error.contains("renders nothing for message 2"), "{error}");
     let error = refusal(
         TURNS,
         json!({"prompt": [], "completion": turns(&[("assistant", "q")])}),

@@ -1,37 +1,37 @@
-//! The option that an answer decides for.
+//! The option that an answer to a multiple-choice question names.
 
-/// Words before a letter that make it an option, whatever comes after it.
-const NAMES_AN_OPTION: [&str; 3] = ["answer", "option", "choice"];
+/// Words that mark the letter after them as an option, whatever follows it.
+const OPTION_MARKERS: [&str; 3] = ["answer", "option", "choice"];
 
-/// A run of letters and digits, and what stands around it.
+/// A run of letters and digits.
 struct Word<'a> {
     text: &'a str,
     lower: String,
-    /// What is between the word before and this one.
+    /// Text between the previous word and this one.
     gap: &'a str,
 }
 
 /// The last option that `text` names, in lower case: `true`, `false`, `yes`, `no`, `answer1` to
-/// `answer9` (also with a space), or a letter from A to E that is no English article. `None` where it
-/// names none.
-pub(super) fn choice(text: &str) -> Option<String> {
+/// `answer9` (also with a space), or a letter from A to E that is not an English article. `None` if
+/// it names no option.
+pub(super) fn chosen_option(text: &str) -> Option<String> {
     let (words, rest) = words(text);
     (0..words.len())
         .rev()
         .find_map(|at| option(&words, rest, at))
 }
 
-/// The option that the word at a place is.
+/// The option that the word at index `at` names, if any.
 fn option(words: &[Word], rest: &str, at: usize) -> Option<String> {
     let word = &words[at];
-    let previous = at.checked_sub(1).map(|before| &words[before]);
+    let previous = at.checked_sub(1).map(|previous| &words[previous]);
     match word.lower.as_bytes() {
         b"true" | b"false" | b"yes" | b"no" => Some(word.lower.clone()),
         [b'a', b'n', b's', b'w', b'e', b'r', b'1'..=b'9'] => Some(word.lower.clone()),
         [b'1'..=b'9'] => {
             let numbered = previous.is_some_and(|p| p.lower == "answer");
-            let near = word.gap.chars().all(|c| " #:_-".contains(c));
-            (numbered && near).then(|| format!("answer{}", word.lower))
+            let adjacent = word.gap.chars().all(|c| " #:_-".contains(c));
+            (numbered && adjacent).then(|| format!("answer{}", word.lower))
         }
         [b'a'..=b'e'] => {
             let after = words.get(at + 1).map_or(rest, |next| next.gap);
@@ -42,7 +42,8 @@ fn option(words: &[Word], rest: &str, at: usize) -> Option<String> {
     }
 }
 
-/// Whether a single letter from a to e stands for an option.
+/// Whether a single letter from a to e is an option. `after` is the text behind it; `followed` says
+/// whether another word follows, separated by whitespace only.
 fn is_letter(word: &Word, previous: Option<&Word>, after: &str, followed: bool) -> bool {
     // Part of a word: `e-mail`, `vitamin-C`, `don't`.
     let joins = ['-', '\'', '\u{2019}'];
@@ -50,39 +51,40 @@ fn is_letter(word: &Word, previous: Option<&Word>, after: &str, followed: bool) 
         return false;
     }
     let Some(previous) = previous else {
-        // All there is, or a first word that is no article: `B`, `b) the lizard`, `C is right`.
+        // The whole text, or a first word that is not an article: `B`, `b) the lizard`,
+        // `C is right`.
         let upper = word.text != word.lower;
         return !followed || (upper && word.lower != "a");
     };
     let bracketed = word.gap.ends_with(['(', '[']) && after.starts_with([')', ']']);
-    if bracketed || NAMES_AN_OPTION.contains(&previous.lower.as_str()) {
+    if bracketed || OPTION_MARKERS.contains(&previous.lower.as_str()) {
         return true;
     }
     let article = word.lower == "a" && followed;
     if word.text == word.lower {
-        // Any letter, or an article, unless the sentence says that it is the one.
-        let said = previous.lower == "is" && word.gap.trim_matches([' ', ':', '*']).is_empty();
-        return said && !article;
+        // In lower case a letter counts only after `is`: `the answer is b`.
+        let stated = previous.lower == "is" && word.gap.trim_matches([' ', ':', '*']).is_empty();
+        return stated && !article;
     }
-    // An article is in upper case only where a sentence begins.
-    let begins = word.gap.contains(['.', '!', '?', '\n', ':', '"']);
-    !(article && begins)
+    // An article is in upper case only at the beginning of a sentence.
+    let begins_sentence = word.gap.contains(['.', '!', '?', '\n', ':', '"']);
+    !(article && begins_sentence)
 }
 
-/// The words of a text, and what is behind the last.
+/// The words of a text, and the text after the last one.
 fn words(text: &str) -> (Vec<Word<'_>>, &str) {
     let mut words = Vec::new();
     let mut rest = text;
     while let Some(start) = rest.find(char::is_alphanumeric) {
         let word = &rest[start..];
         let end = word.find(|c: char| !c.is_alphanumeric());
-        let (word, behind) = word.split_at(end.unwrap_or(word.len()));
+        let (word, remainder) = word.split_at(end.unwrap_or(word.len()));
         words.push(Word {
             text: word,
             lower: word.to_lowercase(),
             gap: &rest[..start],
         });
-        rest = behind;
+        rest = remainder;
     }
     (words, rest)
 }
@@ -91,22 +93,22 @@ fn words(text: &str) -> (Vec<Word<'_>>, &str) {
 mod tests {
     use super::*;
 
-    fn assert_choice(text: &str, want: &str) {
-        assert_eq!(choice(text).as_deref(), Some(want), "{text:?}");
+    fn assert_option(text: &str, want: &str) {
+        assert_eq!(chosen_option(text).as_deref(), Some(want), "{text:?}");
     }
 
     #[test]
-    fn the_last_word_that_decides_counts() {
-        assert_choice("the correct answer is true", "true");
-        assert_choice("True or FALSE? I say False.", "false");
-        assert_choice("No, the answer is yes!", "yes");
-        assert_choice("the correct answer is answer2", "answer2");
-        assert_choice("Answer1 is wrong; Answer 3: because", "answer3");
-        assert_choice("answer #4", "answer4");
+    fn the_last_option_counts() {
+        assert_option("the correct answer is true", "true");
+        assert_option("True or FALSE? I say False.", "false");
+        assert_option("No, the answer is yes!", "yes");
+        assert_option("the correct answer is answer2", "answer2");
+        assert_option("Answer1 is wrong; Answer 3: because", "answer3");
+        assert_option("answer #4", "answer4");
     }
 
     #[test]
-    fn words_within_words_are_none() {
+    fn parts_of_words_are_not_options() {
         for text in [
             "untrue",
             "yesterday",
@@ -116,12 +118,12 @@ mod tests {
             "answer",
             "answer0",
         ] {
-            assert_eq!(choice(text), None, "{text:?}");
+            assert_eq!(chosen_option(text), None, "{text:?}");
         }
     }
 
     #[test]
-    fn letters_are_options_where_they_stand_for_one() {
+    fn letters_can_be_options() {
         for (text, want) in [
             ("B", "b"),
             ("c", "c"),
@@ -138,12 +140,12 @@ mod tests {
             ("It must be (a), a lizard", "a"),
             ("Not A but C, I think", "c"),
         ] {
-            assert_choice(text, want);
+            assert_option(text, want);
         }
     }
 
     #[test]
-    fn articles_and_parts_of_words_are_no_options() {
+    fn articles_and_letters_within_words_are_not_options() {
         for text in [
             "A lizard eats insects.",
             "It eats. A hawk flies",
@@ -156,7 +158,7 @@ mod tests {
             "F",
             "",
         ] {
-            assert_eq!(choice(text), None, "{text:?}");
+            assert_eq!(chosen_option(text), None, "{text:?}");
         }
     }
 }
