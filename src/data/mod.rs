@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `{"messages": [{"role", "content"}, …]}` | every assistant message |
 //! | `{"prompt": "…", "completion": "…"}` | the completion |
-//! | `{"prompt": […], "completion": […]}`, lists of messages | the assistant messages of the completion |
+//! | `{"prompt": […], "completion": […]}`, both messages | the completion's assistant messages |
 //! | `{"text": "…"}` | the whole text |
 //!
 //! Other fields are ignored, and `null` counts as absent. A file is read completely or not at all:

@@ -9,8 +9,8 @@ use super::*;
 use crate::text::tests::chat_text;
 
 /// A template that writes the first letter of each role and ends a turn with `</s>` and a newline.
-const TURNS: &str = "{% for m in messages %}{{ m.role[0] + ':' + m.content + '</s>\n' }}{% endfor %}\
-                     {% if add_generation_prompt %}a:{% endif %}";
+const TURNS: &str = "{% for m in messages %}{{ m.role[0] + ':' + m.content + '</s>\n' }}\
+    {% endfor %}{% if add_generation_prompt %}a:{% endif %}";
 
 const OPTIONS: DataOptions = DataOptions {
     max_length: 1000,
@@ -161,8 +161,8 @@ fn a_template_may_end_a_conversation_differently_from_a_turn() {
     );
     // As in Qwen3: only the last answer is marked.
     let template = "{% for m in messages %}\
-        {{ m.role[0] + ('<tool>' if loop.last and m.role == 'assistant' else '') + m.content + '</s>' }}{% endfor %}\
-        {% if add_generation_prompt %}a{% endif %}";
+        {{ m.role[0] + ('<tool>' if loop.last and m.role == 'assistant' else '') \
+        + m.content + '</s>' }}{% endfor %}{% if add_generation_prompt %}a{% endif %}";
     let example = one(template, chat(&conversation));
     assert_eq!(
         spelled(&example),
