@@ -5,6 +5,7 @@ mod clients;
 mod data;
 mod decoder;
 mod deterministic;
+mod docs;
 mod end_to_end;
 mod engine;
 mod eval;
