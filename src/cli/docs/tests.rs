@@ -14,8 +14,11 @@ const FOREIGN: &[&str] = &[
     "no-deps",
     "path",
     "release",
+    "runtime",
+    "servers",
     "target",
     "test",
+    "work",
 ];
 
 fn repository() -> &'static Path {
