@@ -12,7 +12,7 @@ use std::sync::Arc;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use tombola::kernels::Pool;
-use tombola::model::{BLOCK, Base, Batch, Dtype, TicketOverlay};
+use tombola::model::{BLOCK, Base, Batch, Dtype, TicketLayout};
 
 use common::floor::read;
 use common::{load, load_quantized, pool, random_ticket};
@@ -25,7 +25,7 @@ fn batch<'a>(
     sequences: usize,
     rows: usize,
     context: usize,
-    ticket: impl Fn(usize) -> Option<&'a Arc<TicketOverlay>>,
+    ticket: impl Fn(usize) -> Option<&'a Arc<TicketLayout>>,
 ) -> Batch {
     let mut batch = Batch::default();
     let blocks = (context + rows).div_ceil(BLOCK) as u32;

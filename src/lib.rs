@@ -13,8 +13,8 @@
 //! | [`device_bench`] | steps, swaps and overlays of a synthetic base, beside what the memory bandwidth allows |
 //! | [`loadgen`] | a load client of any OpenAI-style server |
 //! | [`eval`] | loss and greedy answers over a data file, through the engine |
-//! | [`engine`] | the one thread that owns the model: scheduler and policy (pure data), runner (applies tickets, or lays them over rows), costs and their calibration, sampler |
-//! | [`registry`] | what tickets are here: aliases, generations, leases, the folder on disk |
+//! | [`engine`] | the one thread that owns the model: scheduler and policy (pure data), runner (applies tickets or overlays them), measured costs, sampler |
+//! | [`registry`] | the tickets that are served: aliases, generations, leases of loaded tickets, the folder on disk |
 //! | [`train`] | the offline trainer: calibrate, mask, adapt, report |
 //! | [`model`] | the dense base: source, loader, weights, decoder, KV blocks, tickets applied, reverted or overlaid |
 //! | [`kernels`] | one file an operation; the only home of `unsafe` besides the map of a file |

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use tombola::kernels::Pool;
 use tombola::model::{
-    Base, CacheDir, Checkpoint, DeviceSpec, Dtype, Files, LoadOptions, default_gguf,
+    Base, CacheDir, Checkpoint, DeviceSpec, Dtype, Files, LoadOptions, LoadedTicket, default_gguf,
 };
-use tombola::ticket::{self, BoundTicket};
+use tombola::ticket;
 
 /// The default base, resident.
 pub fn load(dtype: Dtype) -> Base {
@@ -41,7 +41,7 @@ pub fn pool() -> Pool {
 }
 
 /// A ticket of random positions over all adaptable weights.
-pub fn random_ticket(base: &Base, density: f64, seed: u64) -> Arc<BoundTicket> {
+pub fn random_ticket(base: &Base, density: f64, seed: u64) -> Arc<LoadedTicket> {
     let ticket = ticket::random_ticket(&base.manifest, density, seed, |_| true);
-    Arc::new(ticket.expect("a ticket of this base"))
+    Arc::new(LoadedTicket::new(ticket.expect("a ticket of this base")))
 }

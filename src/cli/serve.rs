@@ -16,7 +16,7 @@ use super::ticket_folder::FolderArgs;
 use crate::engine::{self, EngineConfig, TicketMode};
 use crate::metrics::Metrics;
 use crate::model::{Base, LoadOptions};
-use crate::registry::{MemoryOf, Registry, RegistryOptions};
+use crate::registry::{Registry, RegistryOptions};
 use crate::server::{self, AppState, Drained, ServedBase, ServerOptions, StartupGate};
 
 /// Arguments of `tombola serve`; each is an environment variable too.
@@ -304,7 +304,7 @@ fn start(args: &ServeArgs, mode: TicketMode) -> anyhow::Result<(AppState, engine
     let registry_options = RegistryOptions {
         max_ticket_bytes,
         memory_budget: ticket_memory(args, &base),
-        memory_of: MemoryOf::new(base.memory_of_tickets(mode != TicketMode::Apply)),
+        ticket_memory: base.ticket_memory(mode != TicketMode::Apply),
         allow_foreign_base: args.allow_foreign_base,
     };
     let folder = Registry::open(&args.folder.tickets, manifest, registry_options)?;

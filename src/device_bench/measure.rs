@@ -11,8 +11,8 @@ use crate::kernels;
 use crate::kernels::sample::{RandomSampling, SamplingMethod, sample};
 use crate::kernels::step::graphs::Graphs;
 use crate::kernels::training::accumulate;
-use crate::model::{BLOCK, Base, Batch, KvCache, TicketOverlay};
-use crate::ticket::{BoundTicket, random_ticket};
+use crate::model::{BLOCK, Base, Batch, KvCache, LoadedTicket, TicketLayout};
+use crate::ticket::random_ticket;
 
 /// Rows of the measured steps of the bare base.
 const ROWS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
@@ -232,7 +232,7 @@ impl Bench {
     }
 
     /// One token of each of `rows` sequences; each ticket is overlaid on an equal run of rows.
-    fn batch(&self, rows: usize, tickets: &[Arc<TicketOverlay>]) -> Batch {
+    fn batch(&self, rows: usize, tickets: &[Arc<TicketLayout>]) -> Batch {
         let vocabulary = self.base.decoder.config().vocab_size;
         let blocks = self.context.div_ceil(BLOCK);
         let mut batch = Batch::default();
@@ -289,7 +289,7 @@ impl Bench {
             Ok(Arc::new(overlay))
         };
         let laid_out = (0..tickets as u64).into_par_iter().map(lay_out);
-        let laid_out: Vec<Arc<TicketOverlay>> = laid_out.collect::<Result<_, _>>()?;
+        let laid_out: Vec<Arc<TicketLayout>> = laid_out.collect::<Result<_, _>>()?;
         let nonzeros: usize = laid_out.iter().map(|ticket| ticket.nonzeros()).sum();
         // The bare base right before, so that both run under the same conditions.
         let base = self.step(STREAMS, bandwidth)?;
@@ -305,9 +305,9 @@ impl Bench {
     }
 }
 
-fn ticket(base: &Base, density: f64, seed: u64) -> Result<Arc<BoundTicket>, DeviceBenchError> {
+fn ticket(base: &Base, density: f64, seed: u64) -> Result<Arc<LoadedTicket>, DeviceBenchError> {
     let ticket = random_ticket(&base.manifest, density, seed, |_| true)?;
-    Ok(Arc::new(ticket))
+    Ok(Arc::new(LoadedTicket::new(ticket)))
 }
 
 /// Median time of `repeats` runs in seconds, with the device synchronised, and the launches of one.

@@ -1,4 +1,10 @@
-//! Which KV blocks are free: plain data.
+//! Allocator of KV blocks: plain data.
+
+use std::sync::Arc;
+
+/// Block table of a sequence: its KV blocks in the order of their positions. A plan shares the
+/// table, so that planning a step copies it only if it grows while a plan still holds it.
+pub type BlockTable = Arc<Vec<u32>>;
 
 /// Hands out the blocks `0..total`.
 #[derive(Debug)]
@@ -8,6 +14,7 @@ pub struct BlockAllocator {
 }
 
 impl BlockAllocator {
+    /// An allocator whose `total` blocks are all free.
     pub fn new(total: usize) -> Self {
         let last = u32::try_from(total).expect("fewer than 2^32 blocks");
         Self {
@@ -17,28 +24,33 @@ impl BlockAllocator {
         }
     }
 
+    /// Number of free blocks.
     pub fn free(&self) -> usize {
         self.free.len()
     }
 
+    /// Number of all blocks.
     pub fn total(&self) -> usize {
         self.total
     }
 
-    /// Extends a block table to `blocks` blocks; leaves it as it is and returns false where there
-    /// are too few.
-    pub fn grow(&mut self, table: &mut Vec<u32>, blocks: usize) -> bool {
-        let more = blocks.saturating_sub(table.len());
-        if more > self.free.len() {
+    /// Extends a block table to `blocks` blocks. Returns false, and changes nothing, if too few
+    /// are free.
+    pub fn grow(&mut self, table: &mut BlockTable, blocks: usize) -> bool {
+        let missing = blocks.saturating_sub(table.len());
+        if missing > self.free.len() {
             return false;
         }
-        table.extend(self.free.drain(self.free.len() - more..).rev());
+        if missing > 0 {
+            let taken = self.free.drain(self.free.len() - missing..).rev();
+            Arc::make_mut(table).extend(taken);
+        }
         true
     }
 
-    /// Takes all blocks of a table back.
-    pub fn release(&mut self, table: &mut Vec<u32>) {
-        self.free.extend(table.drain(..).rev());
+    /// Takes back all blocks of a table.
+    pub fn release(&mut self, table: BlockTable) {
+        self.free.extend(table.iter().rev());
         debug_assert!(self.free.len() <= self.total);
     }
 }

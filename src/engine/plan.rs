@@ -1,52 +1,57 @@
-//! What a step runs: plain data, from the scheduler to the runner.
+//! The plan of one step: plain data that the scheduler hands to the runner.
 
+use super::blocks::BlockTable;
 use crate::metrics::StepMode;
 use crate::ticket::Digest;
 
-/// What a group shares: the content of its ticket, or the bare base.
+/// Key of the sequences that share a ticket: the digest of its content, or `None` for the base.
 pub type Group = Option<Digest>;
 
-/// A sequence's number, in order of arrival.
+/// Number of a sequence, in order of arrival.
 pub type SequenceId = u64;
 
-/// Whose sequences a step runs.
+/// The groups that a step runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Groups {
-    /// Everybody's.
+    /// All groups.
     All,
-    /// Everybody's but those of a few.
+    /// All groups except these.
     AllBut(Vec<Group>),
+    /// A single group.
     One(Group),
 }
 
 impl Groups {
-    pub fn all_but(few: Vec<Group>) -> Self {
-        if few.is_empty() {
+    /// All groups except `excluded`, which may be empty.
+    pub fn all_but(excluded: Vec<Group>) -> Self {
+        if excluded.is_empty() {
             Self::All
         } else {
-            Self::AllBut(few)
+            Self::AllBut(excluded)
         }
     }
 
+    /// Whether a group is among these.
     pub fn contain(&self, group: Group) -> bool {
         match self {
             Self::All => true,
-            Self::AllBut(few) => !few.contains(&group),
+            Self::AllBut(excluded) => !excluded.contains(&group),
             Self::One(one) => *one == group,
         }
     }
 }
 
-/// One step's work.
+/// The work of one step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
+    /// The groups that the step was planned for.
     pub groups: Groups,
-    /// Those of one group follow one another.
+    /// Chunks to compute, those of one group in a row.
     pub chunks: Vec<Chunk>,
 }
 
 impl Plan {
-    /// Tokens that the step computes, by group.
+    /// Tokens that the step computes of each group.
     pub fn rows_by_group(&self) -> Vec<(Group, usize)> {
         let groups = self.chunks.chunk_by(|a, b| a.group == b.group);
         let rows = |chunks: &[Chunk]| chunks.iter().map(|chunk| chunk.len).sum();
@@ -65,13 +70,19 @@ impl Plan {
     }
 }
 
-/// Tokens `start..start + len` of a sequence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Tokens `start..start + len` of a sequence, with all that the runner needs to compute them.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chunk {
+    /// The sequence.
     pub id: SequenceId,
+    /// Its group.
     pub group: Group,
+    /// Position of the first token.
     pub start: usize,
+    /// Number of tokens.
     pub len: usize,
-    /// The chunk ends at the last known token: the next one is to be chosen.
+    /// Whether the chunk ends at the last known token, so that the next one is sampled.
     pub samples: bool,
+    /// Block table of the sequence; its blocks hold all positions up to the chunk's last.
+    pub blocks: BlockTable,
 }

@@ -1,4 +1,4 @@
-//! The resident keys and values, in blocks.
+//! The KV cache, in blocks.
 
 use super::config::ModelConfig;
 use super::device::Placement;
@@ -6,14 +6,18 @@ use super::error::ModelError;
 pub use crate::kernels::kv::BLOCK;
 use crate::kernels::kv::KvBlocks;
 
-/// Keys and values of all layers, in `blocks` blocks of [`BLOCK`] positions; which sequence owns
-/// which block is the scheduler's business. Pages of memory are taken when first written.
+/// Keys and values of all layers, in blocks of [`BLOCK`] positions. The scheduler decides which
+/// sequence owns which block. Memory pages are taken when first written.
 #[derive(Debug)]
 pub struct KvCache {
     layers: Vec<KvBlocks>,
 }
 
 impl KvCache {
+    /// Allocates `blocks` blocks.
+    ///
+    /// # Errors
+    /// The device has no room for them.
     pub(super) fn new(
         config: &ModelConfig,
         blocks: usize,
@@ -31,12 +35,12 @@ impl KvCache {
         })
     }
 
-    /// How many blocks there are.
+    /// Number of blocks.
     pub(super) fn blocks(&self) -> usize {
         self.layers[0].keys().dims()[0]
     }
 
-    /// The keys and values of one layer.
+    /// Keys and values of one layer.
     pub(super) fn layer(&self, layer: usize) -> &KvBlocks {
         &self.layers[layer]
     }

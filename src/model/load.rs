@@ -1,4 +1,4 @@
-//! From a checkpoint to a resident base.
+//! Loading a checkpoint as the resident base.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,31 +12,36 @@ use super::error::ModelError;
 use super::fetch::CacheDir;
 use super::fingerprint::fingerprint;
 use super::kv::KvCache;
-use super::overlay::TicketOverlay;
+use super::layout::{TicketLayout, TicketMemory};
 use super::progress::{Progress, Stage};
 use super::resident::Resident;
 use super::source::Source;
 use super::weights::{Loader, is_adaptable, parameters};
 use crate::kernels::ticket::apply::takes_layouts;
-use crate::ticket::{BaseManifest, BoundTicket, Digest, ParameterInfo, Ticket};
+use crate::ticket::{BaseManifest, BoundTicket, Digest, ParameterInfo};
 
 /// How a base is made resident.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
+    /// Dtype of the resident weights.
     pub dtype: Dtype,
+    /// Device of the weights, the KV cache and the ticket layouts.
     pub device: DeviceSpec,
-    /// Positions that sequences may have; `None` takes what the model was trained for.
+    /// Positions that sequences may have; `None` takes the model's trained context length.
     pub max_positions: Option<usize>,
-    /// Leave the weights of a GGUF file quantised. Tickets can only be overlaid then.
+    /// Keep the weights of a GGUF file quantised. Tickets can then be overlaid, not applied.
     pub keep_quantized: bool,
 }
 
-/// A resident base.
+/// The resident base.
 pub struct Base {
+    /// Name, fingerprint and parameters of the base.
     pub manifest: Arc<BaseManifest>,
+    /// The forward pass.
     pub decoder: Decoder,
+    /// The parameters, to apply tickets to; they share the decoder's storage.
     pub resident: Resident,
-    /// [`Resident::digest`] as loaded: what every later one is compared with.
+    /// [`Resident::digest`] right after loading: the reference of every later digest.
     pub loaded_digest: Digest,
     /// Positions that sequences may have.
     pub max_positions: usize,
@@ -44,7 +49,11 @@ pub struct Base {
 }
 
 impl Base {
-    /// Loads the base `name` from its checkpoint; fingerprints it first.
+    /// Fingerprints a checkpoint and loads it as the base `name`.
+    ///
+    /// # Errors
+    /// The checkpoint cannot be read, or does not support the options; the device has no room for
+    /// its weights.
     pub fn load(
         name: &str,
         checkpoint: &Checkpoint,
@@ -55,17 +64,20 @@ impl Base {
         let trained = checkpoint.config().max_position_embeddings;
         let max_positions = options.max_positions.unwrap_or(trained);
         if max_positions > trained {
-            let asked = max_positions;
-            return Err(ModelError::ContextLength { asked, trained });
+            return Err(ModelError::ContextLength {
+                asked: max_positions,
+                trained,
+            });
         }
         if options.keep_quantized {
             let shapes = parameters(checkpoint.config());
             let matrices = shapes.iter().filter(|(_, shape)| shape.len() == 2);
             checkpoint.check_keep_quantized(matrices.map(|(name, _)| name))?;
         }
-        let device = match options.keep_quantized {
-            true => options.device.or_cpu(),
-            false => options.device,
+        let device = if options.keep_quantized {
+            options.device.or_cpu()
+        } else {
+            options.device
         };
         let place = Placement::new(device, options.dtype)?;
         if options.keep_quantized {
@@ -88,54 +100,56 @@ impl Base {
         })
     }
 
-    /// Takes the base apart to train it: the decoder, and its parameters by checkpoint name, which
+    /// Takes the base apart for training: the decoder, and its parameters by checkpoint name, which
     /// share the decoder's storage. An applied ticket stays in the weights.
     ///
     /// # Errors
-    /// If the base is kept quantised.
+    /// The base is kept quantised.
     pub fn into_trainable(self) -> Result<(Decoder, BTreeMap<String, Tensor>), ModelError> {
         Ok((self.decoder, self.resident.into_parameters()?))
     }
 
-    /// Where the base is.
+    /// Device that the base is on.
     pub fn device(&self) -> &Device {
         &self.place.device
     }
 
-    /// Arranges a ticket of this base to be laid over rows; see [`TicketOverlay::new`].
-    pub fn lay_out(&self, ticket: &BoundTicket) -> Result<TicketOverlay, ModelError> {
-        TicketOverlay::new(ticket, &self.manifest, self.device())
+    /// Builds a ticket's layout on this base's device, on all cores.
+    ///
+    /// # Errors
+    /// The ticket is bound to another base, or the device has no room for its layout.
+    pub fn lay_out(&self, ticket: &BoundTicket) -> Result<TicketLayout, ModelError> {
+        TicketLayout::new(ticket, &self.manifest, self.device())
     }
 
-    /// Says what a ticket takes of the memory, in bytes at most: more where it is arranged for the device, to be
-    /// `overlaid`, or to be applied on a GPU.
-    pub fn memory_of_tickets(
-        &self,
-        overlaid: bool,
-    ) -> impl Fn(&Ticket, &BaseManifest) -> usize + Send + Sync + 'static {
-        let device = self.device().clone();
-        let arranged = overlaid || takes_layouts(&device);
-        move |ticket, base| match arranged {
-            true => TicketOverlay::resident_bytes_of(ticket, base, &device),
-            false => ticket.resident_bytes(),
+    /// Memory that a loaded ticket of this base takes. Its layout counts if tickets are `overlaid`,
+    /// or if the device applies them by their layouts.
+    pub fn ticket_memory(&self, overlaid: bool) -> TicketMemory {
+        if overlaid || takes_layouts(self.device()) {
+            TicketMemory::with_layouts_on(self.device().clone())
+        } else {
+            TicketMemory::without_layouts()
         }
     }
 
-    /// Room for `blocks` blocks of keys and values of this base.
+    /// Allocates a KV cache of `blocks` blocks.
+    ///
+    /// # Errors
+    /// The device has no room for it.
     pub fn kv_cache(&self, blocks: usize) -> Result<KvCache, ModelError> {
         KvCache::new(self.decoder.config(), blocks, &self.place)
     }
 
-    /// What the device is called.
+    /// Name of the device, for reports.
     pub fn device_name(&self) -> String {
         self.place.name()
     }
 
-    /// Bytes that tickets may take of `asked`, beside `kv_cache` bytes of keys and values and what steps need for
-    /// themselves: fewer where the device has less.
+    /// Memory budget of tickets in bytes: `asked`, or less if the device lacks room for that beside
+    /// `kv_cache` bytes of keys and values and the buffers of the steps.
     pub fn room_for_tickets(&self, asked: usize, kv_cache: usize) -> usize {
-        /// What is left to steps: activations, expanded deltas, parts of attention; and once more for those that are
-        /// captured, whose memory is apart.
+        /// Bytes kept free for the steps: activations, expanded deltas and partial attention, once
+        /// for eager steps and once more for captured ones, which have memory of their own.
         const STEPS: usize = 3 << 29;
         match self.place.free_memory() {
             Some(free) => asked.min(free.saturating_sub(kv_cache + STEPS)),
@@ -143,28 +157,34 @@ impl Base {
         }
     }
 
-    /// Bytes of one weight of a projection.
+    /// Bytes of one element of a projection's weight.
     pub fn weight_bytes(&self) -> usize {
         self.place.weights.size_in_bytes()
     }
 
-    /// Bytes of the weights that a step reads: all but an embedding that is not the head too, of which it reads rows.
+    /// Bytes of the weights that a step reads whole: all but an untied embedding, of which it reads
+    /// single rows.
     pub fn step_bytes(&self) -> usize {
-        let embedding = match self.decoder.config().tie_word_embeddings {
-            true => 0,
-            false => self.decoder.weights().embedding.bytes(),
+        let embedding = if self.decoder.config().tie_word_embeddings {
+            0
+        } else {
+            self.decoder.weights().embedding.bytes()
         };
         self.resident.bytes() - embedding
     }
 
-    /// Bytes that one block of keys and values takes.
+    /// Bytes of one KV block, over all layers.
     pub fn block_bytes(&self) -> usize {
         let values = super::BLOCK * self.decoder.config().kv_values_per_token();
         values * self.place.cache.size_in_bytes()
     }
 }
 
-/// The manifest of the base that `--model` names, without making it resident.
+/// Manifest of the base that `model` names (a folder, a GGUF file or a hub repository), without
+/// loading its weights.
+///
+/// # Errors
+/// The model cannot be found, fetched or read.
 pub fn manifest(
     model: &str,
     cache: &CacheDir,
@@ -175,6 +195,7 @@ pub fn manifest(
     describe(&source.name(), &Checkpoint::open(&files)?, cache, progress)
 }
 
+/// Manifest of a checkpoint, fingerprinted.
 fn describe(
     name: &str,
     checkpoint: &Checkpoint,
@@ -197,6 +218,7 @@ fn describe(
     })
 }
 
+/// Callback that reports `(done, total)` bytes of a stage.
 fn report(stage: Stage, progress: &mut dyn FnMut(Progress)) -> impl FnMut(usize, usize) {
     move |done, total| {
         progress(Progress {

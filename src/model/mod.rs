@@ -1,5 +1,5 @@
-//! The dense base: where it comes from, how it is loaded, what it computes, and how a ticket is
-//! applied to it and reverted, or laid over the rows of a batch.
+//! The dense base: its source, its loading, its decoder, and tickets that are applied to it and
+//! reverted, or overlaid on rows of a batch.
 
 mod checkpoint;
 mod config;
@@ -12,8 +12,9 @@ mod fingerprint;
 mod gguf;
 mod hub;
 mod kv;
+mod layout;
 mod load;
-mod overlay;
+mod loaded_ticket;
 mod progress;
 mod resident;
 mod rope;
@@ -23,14 +24,16 @@ mod weights;
 
 pub use checkpoint::{Checkpoint, Files};
 pub use config::{Family, ModelConfig, RopeScaling};
-pub use decoder::{Batch, Decoder};
+pub use decoder::{Batch, Decoder, OverlaidRows};
 pub use device::{DeviceSpec, Dtype};
 pub use error::ModelError;
 pub use export::{check_folder, save_folder};
 pub use fetch::{CacheDir, default_gguf};
 pub use kv::{BLOCK, KvCache};
+pub(crate) use layout::weight_number;
+pub use layout::{TicketLayout, TicketMemory};
 pub use load::{Base, LoadOptions, manifest};
-pub use overlay::{Overlaid, TicketOverlay};
+pub use loaded_ticket::LoadedTicket;
 pub use progress::{Progress, Stage};
 pub use resident::{Resident, SwapReport};
 pub use rope::RopeTable;

@@ -1,5 +1,5 @@
-//! The resident parameters as tickets see them: one ticket may be applied at a time, and reverting
-//! it gives back the base bit for bit.
+//! Applying and reverting tickets on the resident parameters: at most one ticket is applied at a
+//! time, and reverting it restores the base bit for bit.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,36 +10,40 @@ use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
 
 use super::error::ModelError;
-use super::overlay::TicketOverlay;
+use super::layout::TicketLayout;
+use super::loaded_ticket::LoadedTicket;
 use super::weights::{Projection, Weights};
 use crate::kernels::ticket::apply;
 use crate::kernels::ticket::apply::{Saved, Target};
 use crate::kernels::weight::Weight;
-use crate::ticket::{BaseManifest, BoundTicket, Digest};
+use crate::ticket::{BaseManifest, Digest};
 
 /// The base's parameters by checkpoint name, and the ticket that is applied to them.
 pub struct Resident {
     parameters: BTreeMap<String, Weight>,
-    /// The weights that parameters are fused into, by [`weight_number`](super::overlay::weight_number): the same
-    /// values. None where the base is kept quantised.
+    /// Fused weights, by [`weight_number`](super::layout::weight_number); they share the storage of
+    /// the parameters. Empty if the base is kept quantised.
     weights: Vec<Tensor>,
     manifest: Arc<BaseManifest>,
     device: Device,
     applied: Option<Applied>,
 }
 
+/// The applied ticket, and how to revert it.
 struct Applied {
-    /// Kept here, since it holds the positions that are to be restored.
-    ticket: Arc<BoundTicket>,
+    /// Holds the positions that a revert restores.
+    ticket: Arc<LoadedTicket>,
     scale: f32,
+    /// The base's own values at those positions.
     saved: Saved,
 }
 
-/// What a swap did.
+/// Outcome of a swap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SwapReport {
-    /// Weights written, reverting and applying together.
+    /// Weights written: those reverted plus those applied.
     pub nonzeros: usize,
+    /// Time of the swap, without building a layout.
     pub took: Duration,
 }
 
@@ -63,17 +67,17 @@ impl Resident {
         }
     }
 
-    /// The parameters, to train.
+    /// Hands the parameters over for training, by checkpoint name.
     ///
     /// # Errors
-    /// If any is kept quantised.
+    /// A parameter is kept quantised.
     pub(super) fn into_parameters(self) -> Result<BTreeMap<String, Tensor>, ModelError> {
         let names = self.parameters.keys();
         let tensor = |name: &String| Ok((name.clone(), tensor(&self.parameters, name)?.clone()));
         names.map(tensor).collect()
     }
 
-    /// Whether tickets can be applied: not to a base that is kept quantised.
+    /// Whether tickets can be applied; false if the base is kept quantised.
     pub fn can_apply(&self) -> bool {
         self.parameters.values().all(Weight::is_dense)
     }
@@ -83,20 +87,21 @@ impl Resident {
         self.parameters.values().map(Weight::bytes).sum()
     }
 
-    /// The digest of the ticket that is applied now.
+    /// Digest of the applied ticket; `None` for the bare base.
     pub fn applied(&self) -> Option<Digest> {
         self.applied.as_ref().map(|applied| applied.ticket.digest())
     }
 
-    /// Makes `ticket` at `scale` the one that is applied (`None`: the bare base), reverting
-    /// another first. Returns `None` where that is so already.
+    /// Applies `ticket` at `scale`, after reverting the ticket that was applied before; `None`
+    /// restores the bare base. Returns `None` if the same ticket at the same scale was applied
+    /// already.
     ///
     /// # Errors
-    /// If the ticket is bound to another base, adapts a weight that is kept quantised, or has no room on the GPU;
-    /// nothing has changed then.
+    /// The ticket is bound to another base, adapts a weight that is kept quantised, or has no room
+    /// for its layout on the GPU; the weights stay as they were then.
     pub fn swap(
         &mut self,
-        ticket: Option<&Arc<BoundTicket>>,
+        ticket: Option<&Arc<LoadedTicket>>,
         scale: f32,
     ) -> Result<Option<SwapReport>, ModelError> {
         let wanted = ticket.map(|ticket| (ticket.digest(), scale));
@@ -115,8 +120,8 @@ impl Resident {
             tensor(&self.parameters, name)?;
         }
         if let Some(ticket) = ticket.filter(|_| apply::takes_layouts(&self.device)) {
-            // What can fail comes before anything is changed, and is not the swap's time.
-            TicketOverlay::of(ticket, &self.manifest, &self.device)?;
+            // Fails before anything is changed, and is not part of the swap's time.
+            self.layout(ticket)?;
         }
         let start = Instant::now();
         let mut nonzeros = self.revert()?;
@@ -129,7 +134,13 @@ impl Resident {
         Ok(Some(SwapReport { nonzeros, took }))
     }
 
-    fn apply(&mut self, ticket: &Arc<BoundTicket>, scale: f32) -> Result<(), ModelError> {
+    /// The ticket's layout on this device, kept with the ticket.
+    fn layout<'a>(&self, ticket: &'a LoadedTicket) -> Result<&'a TicketLayout, ModelError> {
+        let build = |ticket: &_| TicketLayout::new(ticket, &self.manifest, &self.device);
+        Ok(ticket.layout_or_build(build)?)
+    }
+
+    fn apply(&mut self, ticket: &Arc<LoadedTicket>, scale: f32) -> Result<(), ModelError> {
         let saved = self.at_positions(ticket, |target| apply::apply(target, scale))?;
         self.applied = Some(Applied {
             ticket: Arc::clone(ticket),
@@ -139,7 +150,8 @@ impl Resident {
         Ok(())
     }
 
-    /// Writes back what the applied ticket replaced, if any; returns how many weights that were.
+    /// Writes back the values that the applied ticket replaced; returns the number of weights
+    /// written, 0 for the bare base.
     fn revert(&mut self) -> Result<usize, ModelError> {
         let Some(Applied { ticket, saved, .. }) = &self.applied else {
             return Ok(0);
@@ -150,15 +162,15 @@ impl Resident {
         Ok(nonzeros)
     }
 
-    /// Runs `write` on the ticket's deltas and the weights that they are for, as the device takes them.
+    /// Runs `write` on the ticket's deltas and their weights, in the form that the device takes.
     fn at_positions<T>(
         &self,
-        ticket: &BoundTicket,
+        ticket: &LoadedTicket,
         write: impl FnOnce(&Target) -> candle_core::Result<T>,
     ) -> Result<T, ModelError> {
         if apply::takes_layouts(&self.device) {
-            let laid_out = TicketOverlay::of(ticket, &self.manifest, &self.device)?;
-            return Ok(write(&Target::Weights(laid_out.layouts(), &self.weights))?);
+            let layouts = self.layout(ticket)?.layouts();
+            return Ok(write(&Target::Weights(layouts, &self.weights))?);
         }
         let mut parameters = Vec::with_capacity(ticket.tensors().len());
         for (name, delta) in ticket.tensors() {
@@ -167,8 +179,11 @@ impl Resident {
         Ok(write(&Target::Parameters(parameters))?)
     }
 
-    /// The digest of each parameter's values as they are now, with whatever is applied: the same whether
-    /// they are in f32 or kept quantised.
+    /// Digest of each parameter's current values, with the applied ticket in them. A kept-quantised
+    /// parameter has the digest of its values in f32.
+    ///
+    /// # Errors
+    /// The values cannot be read from the device.
     pub fn digests(&self) -> Result<BTreeMap<String, Digest>, ModelError> {
         let digest = |(name, weight): (&String, &Weight)| {
             let mut hasher = Sha256::new();
@@ -179,6 +194,9 @@ impl Resident {
     }
 
     /// One digest over all of [`Self::digests`], in the order of the names.
+    ///
+    /// # Errors
+    /// As [`Self::digests`].
     pub fn digest(&self) -> Result<Digest, ModelError> {
         let mut hasher = Sha256::new();
         for digest in self.digests()?.values() {
@@ -188,13 +206,13 @@ impl Resident {
     }
 }
 
-/// A parameter, to write into.
+/// The dense parameter of that name.
 fn tensor<'a>(
     parameters: &'a BTreeMap<String, Weight>,
     name: &str,
 ) -> Result<&'a Tensor, ModelError> {
-    let weight = parameters.get(name);
-    let weight = weight.ok_or_else(|| ModelError::UnknownParameter(name.to_owned()))?;
+    let unknown = || ModelError::UnknownParameter(name.to_owned());
+    let weight = parameters.get(name).ok_or_else(unknown)?;
     let quantized = |_| ModelError::Quantized(name.to_owned());
     weight.dense().map_err(quantized)
 }

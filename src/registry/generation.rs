@@ -1,4 +1,4 @@
-//! One immutable content of a ticket, and a request's hold on it.
+//! Generations (immutable contents of tickets) and the leases that requests hold on them.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,10 +8,11 @@ use std::time::SystemTime;
 
 use super::memory::Held;
 use super::ticket_folder;
+use crate::model::LoadedTicket;
 use crate::ticket::{BoundTicket, Digest, Metadata};
 
-/// Names one content for the life of the process: two generations never share an id, whatever
-/// their aliases and bytes.
+/// Process-wide unique number of a generation. No two generations share an id, even if their
+/// aliases or bytes are equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GenerationId(pub u64);
 
@@ -22,8 +23,8 @@ impl GenerationId {
     }
 }
 
-/// One immutable content of a ticket: where its file is and what is known of it without reading
-/// the file again.
+/// One immutable content of a ticket: the path of its file, and what is known about it without
+/// reading the file again.
 #[derive(Debug)]
 pub struct Generation {
     id: GenerationId,
@@ -35,11 +36,12 @@ pub struct Generation {
     resident_bytes: usize,
     created: SystemTime,
     pub(super) path: PathBuf,
-    /// Held while the file is read, so that it is read once however many ask for it.
+    /// Held while the file is read, so that concurrent leases read it once.
     pub(super) loading: Mutex<()>,
 }
 
 impl Generation {
+    /// Describes `ticket`, whose file is at `path`, under a new id.
     pub(super) fn new(
         alias: &str,
         path: PathBuf,
@@ -61,11 +63,12 @@ impl Generation {
         }
     }
 
+    /// Unique number of this generation.
     pub fn id(&self) -> GenerationId {
         self.id
     }
 
-    /// The name that it was published under.
+    /// Alias that it was published under.
     pub fn alias(&self) -> &str {
         &self.alias
     }
@@ -75,35 +78,34 @@ impl Generation {
         self.digest
     }
 
-    /// What the file says about itself.
+    /// Metadata of the file's header.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata
     }
 
-    /// Size of the file.
+    /// Size of the file in bytes.
     pub fn file_bytes(&self) -> u64 {
         self.file_bytes
     }
 
-    /// Positions that the ticket holds.
+    /// Positions that the ticket touches.
     pub fn nonzeros(&self) -> usize {
         self.nonzeros
     }
 
-    /// Bytes of memory that the ticket takes while it is leased or cached, at most: with all that is
-    /// made of it.
+    /// Upper bound of the bytes that the ticket takes in memory, with its layout.
     pub fn resident_bytes(&self) -> usize {
         self.resident_bytes
     }
 
-    /// When it was published here; for a file found at the start, when it was last written.
+    /// Time of publication; for a file found at the start, the time of its last write.
     pub fn created(&self) -> SystemTime {
         self.created
     }
 }
 
 /// A request's hold on a generation: its ticket stays in memory until the last clone is dropped,
-/// also when it is replaced or deleted meanwhile.
+/// even if it is replaced or deleted meanwhile.
 #[derive(Clone)]
 pub struct Lease {
     pub(super) generation: Arc<Generation>,
@@ -111,8 +113,8 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// A lease of a ticket that is in no registry, for whoever runs the engine on a file: it goes
-    /// when the last clone is dropped. `alias` names it in messages.
+    /// Leases a ticket that is in no registry, to run the engine on a file. No budget counts it, and
+    /// it is freed with the last clone. `alias` names it in messages.
     pub fn of_file(alias: &str, path: PathBuf, ticket: BoundTicket) -> Self {
         let created = ticket_folder::modified(&path);
         let bytes = ticket.resident_bytes();
@@ -122,16 +124,18 @@ impl Lease {
         }
     }
 
+    /// Unique number of the leased generation.
     pub fn id(&self) -> GenerationId {
         self.generation.id
     }
 
-    /// The name that the ticket was leased by.
+    /// Alias of the leased generation.
     pub fn alias(&self) -> &str {
         &self.generation.alias
     }
 
-    pub fn ticket(&self) -> &Arc<BoundTicket> {
+    /// The ticket in memory, with its layout once that is built.
+    pub fn ticket(&self) -> &Arc<LoadedTicket> {
         &self.held.ticket
     }
 }

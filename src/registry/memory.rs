@@ -1,5 +1,4 @@
-//! Tickets in memory, under a byte budget: those that are leased, and the most recently used of
-//! the others.
+//! Tickets in memory, under a byte budget: all leased ones, and the most recently used of the rest.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -7,33 +6,39 @@ use std::sync::{Arc, Mutex};
 use lru::LruCache;
 
 use super::lock;
+use crate::model::LoadedTicket;
 use crate::ticket::{BoundTicket, Digest};
 
-/// A ticket in memory; its bytes return to the budget when the last holder drops it.
+/// A loaded ticket; its bytes return to the budget when the last holder drops it.
 #[derive(Debug)]
 pub(super) struct Held {
-    pub ticket: Arc<BoundTicket>,
-    /// `None` outside of a registry.
+    pub ticket: Arc<LoadedTicket>,
+    /// Its share of the budget; `None` outside a registry.
     _room: Option<Room>,
 }
 
 impl Held {
-    /// A ticket that no budget counts.
+    /// Holds a ticket that no budget counts.
     pub fn unbudgeted(ticket: BoundTicket) -> Self {
+        Self::new(ticket, None)
+    }
+
+    fn new(ticket: BoundTicket, room: Option<Room>) -> Self {
         Self {
-            ticket: Arc::new(ticket),
-            _room: None,
+            ticket: Arc::new(LoadedTicket::new(ticket)),
+            _room: room,
         }
     }
 }
 
-/// Bytes taken from the budget until dropped.
+/// Bytes of the budget that are taken until this is dropped.
 #[derive(Debug)]
 pub(super) struct Room {
     usage: Arc<Usage>,
     bytes: usize,
 }
 
+/// What is taken of the budget.
 #[derive(Debug, Default)]
 struct Usage {
     bytes: AtomicUsize,
@@ -45,9 +50,9 @@ struct Usage {
 pub(super) struct Memory {
     budget: usize,
     usage: Arc<Usage>,
-    /// Everything in memory that has an alias, by the content. What is leased is found here too, so
-    /// that aliases share one content in memory. (What is uploaded again while a lease outlives its last
-    /// alias is loaded anew.)
+    /// All tickets in memory that have an alias, by content, leased ones too: so aliases of one
+    /// content share its memory. (A content that is uploaded again while a lease outlives its last
+    /// alias is loaded a second time.)
     cache: Mutex<LruCache<Digest, Arc<Held>>>,
 }
 
@@ -61,22 +66,23 @@ impl Memory {
         }
     }
 
+    /// Size of the budget in bytes.
     pub fn budget(&self) -> usize {
         self.budget
     }
 
-    /// How many tickets are in memory.
+    /// Number of tickets in memory.
     pub fn tickets(&self) -> usize {
         self.usage.tickets.load(Ordering::Relaxed)
     }
 
-    /// The ticket of that content, if it is in memory.
+    /// The ticket of that content, if it is cached; marks it as used.
     pub fn get(&self, content: Digest) -> Option<Arc<Held>> {
         lock(&self.cache).get(&content).cloned()
     }
 
-    /// Takes `bytes` from the budget, dropping idle tickets for it, the least recently used
-    /// first. `None` when leased tickets leave too little.
+    /// Takes `bytes` from the budget, evicting idle tickets if necessary, the least recently used
+    /// first. `None` if the leased tickets leave too little.
     pub fn reserve(&self, bytes: usize) -> Option<Room> {
         let mut cache = lock(&self.cache);
         while self
@@ -86,7 +92,7 @@ impl Memory {
             .saturating_add(bytes)
             > self.budget
         {
-            // Only the cache holds it: nobody leases it, and nobody can before the lock is free.
+            // Idle: only the cache holds it, and nothing can lease it before the lock is free.
             let mut oldest_first = cache.iter().rev();
             let idle = oldest_first.find(|(_, held)| Arc::strong_count(held) == 1)?;
             let content = *idle.0;
@@ -98,20 +104,15 @@ impl Memory {
         Some(Room { usage, bytes })
     }
 
-    /// Keeps a ticket for which room was reserved; one that came under another alias meanwhile is taken
-    /// instead.
+    /// Caches a ticket under its reserved room. If another alias has loaded the same content
+    /// meanwhile, returns that ticket instead and gives the room back.
     pub fn keep(&self, ticket: BoundTicket, room: Room) -> Arc<Held> {
         let content = ticket.digest();
-        let make = || {
-            Arc::new(Held {
-                ticket: Arc::new(ticket),
-                _room: Some(room),
-            })
-        };
-        Arc::clone(lock(&self.cache).get_or_insert(content, make))
+        let held = || Arc::new(Held::new(ticket, Some(room)));
+        Arc::clone(lock(&self.cache).get_or_insert(content, held))
     }
 
-    /// Forgets a content that no alias names any more; leases keep what they hold.
+    /// Drops a content that no alias names any more from the cache; leases keep it alive.
     pub fn forget(&self, content: Digest) {
         lock(&self.cache).pop(&content);
     }

@@ -1,8 +1,8 @@
-//! What tickets are here: aliases that point at generations, leases that keep them, the byte
-//! budget of those in memory, and the folder on disk.
+//! Registry of the tickets that are served: aliases that point at generations, leases that keep
+//! them in memory, the byte budget of the loaded ones, and the folder on disk.
 //!
-//! Reading is free of waiting: an alias is looked up in a concurrent map. Whoever changes the
-//! folder holds one lock from the first change on disk until the map agrees with it.
+//! Look-ups never wait: aliases are in a concurrent map. A writer holds one lock from the first
+//! change on disk until the map agrees with it.
 
 mod generation;
 mod memory;
@@ -10,52 +10,35 @@ mod memory;
 mod tests;
 mod ticket_folder;
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
-use std::{fmt, io};
 
 use dashmap::DashMap;
 use tempfile::NamedTempFile;
 
 pub use generation::{Generation, GenerationId, Lease};
 
+use crate::model::TicketMemory;
 use crate::ticket::{BaseManifest, BoundTicket, Ticket, TicketError, validate_name};
 use memory::{Held, Memory};
 use ticket_folder::Folder;
 
-/// Says how many bytes of memory a ticket of a base takes.
-#[derive(Clone)]
-pub struct MemoryOf(Arc<OfTicket>);
-
-type OfTicket = dyn Fn(&Ticket, &BaseManifest) -> usize + Send + Sync;
-
-impl MemoryOf {
-    pub fn new(of: impl Fn(&Ticket, &BaseManifest) -> usize + Send + Sync + 'static) -> Self {
-        Self(Arc::new(of))
-    }
-}
-
-impl fmt::Debug for MemoryOf {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("MemoryOf")
-    }
-}
-
-/// How much a registry takes in.
+/// Limits of a registry.
 #[derive(Clone, Debug)]
 pub struct RegistryOptions {
-    /// Larger ticket files are refused.
+    /// Size in bytes above which a ticket file is refused.
     pub max_ticket_bytes: u64,
-    /// Bytes of memory for tickets, leased and cached together.
+    /// Bytes of memory for all tickets, leased and cached.
     pub memory_budget: usize,
-    /// Bytes that a ticket in memory takes of that, with all that is made of it to use it.
-    pub memory_of: MemoryOf,
-    /// Let in tickets made for another base whose names and shapes fit this one.
+    /// Memory that a loaded ticket takes of this budget.
+    pub ticket_memory: TicketMemory,
+    /// Accept tickets made for another base if all names and shapes fit this one.
     pub allow_foreign_base: bool,
 }
 
-/// Why the registry refused.
+/// Reason of a refusal.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     #[error("there is no ticket `{0}`")]
@@ -93,9 +76,11 @@ pub enum RegistryError {
     },
 }
 
-/// A registry, and the files of its folder that were refused (and left where they are).
+/// An opened registry, and the files of its folder that it refused.
 pub struct Opened {
+    /// The registry.
     pub registry: Registry,
+    /// Refused files, each with the reason. They stay on disk.
     pub refused: Vec<(PathBuf, RegistryError)>,
 }
 
@@ -107,16 +92,16 @@ pub struct Registry {
     folder: Folder,
     aliases: DashMap<String, Arc<Generation>>,
     memory: Memory,
-    /// Held by whoever changes the folder.
+    /// Held while the folder is changed.
     writing: Mutex<()>,
 }
 
 impl Registry {
-    /// Opens a folder of tickets, made where it is missing. Every `<alias>.safetensors` is read
-    /// and checked, and none is kept in memory.
+    /// Opens a folder of tickets, and creates it if it is missing. Reads and checks every
+    /// `<alias>.safetensors`, and keeps none in memory.
     ///
     /// # Errors
-    /// The folder cannot be made or read. A bad ticket is no error: see [`Opened::refused`].
+    /// The folder cannot be created or read. A bad ticket is no error: see [`Opened::refused`].
     pub fn open(
         dir: &Path,
         base: Arc<BaseManifest>,
@@ -130,8 +115,9 @@ impl Registry {
             }
         };
         let folder = Folder::open(dir).map_err(io_error("open the ticket folder"))?;
-        let files = folder.ticket_files();
-        let files = files.map_err(io_error("list the ticket folder"))?;
+        let files = folder
+            .ticket_files()
+            .map_err(io_error("list the ticket folder"))?;
         let registry = Self {
             base,
             memory: Memory::new(options.memory_budget),
@@ -149,17 +135,17 @@ impl Registry {
         Ok(Opened { registry, refused })
     }
 
-    /// The base that all tickets here belong to.
+    /// Manifest of the base that all tickets here are bound to.
     pub fn base(&self) -> &BaseManifest {
         &self.base
     }
 
-    /// The generation that an alias points at now.
+    /// Generation that an alias points at now.
     pub fn get(&self, alias: &str) -> Option<Arc<Generation>> {
         self.aliases.get(alias).map(|entry| entry.value().clone())
     }
 
-    /// The generations that have an alias, in the order of their aliases.
+    /// All generations that have an alias, by alias.
     pub fn list(&self) -> Vec<Arc<Generation>> {
         let aliases = self.aliases.iter();
         let mut all: Vec<_> = aliases.map(|entry| entry.value().clone()).collect();
@@ -167,45 +153,40 @@ impl Registry {
         all
     }
 
-    /// How many tickets are known.
+    /// Number of aliases.
     pub fn len(&self) -> usize {
         self.aliases.len()
     }
 
+    /// Whether there are no aliases.
     pub fn is_empty(&self) -> bool {
         self.aliases.is_empty()
     }
 
-    /// How many tickets are in memory.
+    /// Number of tickets in memory.
     pub fn resident(&self) -> usize {
         self.memory.tickets()
     }
 
-    /// Leases the ticket that `alias` points at, read from its file unless it is in memory. May
-    /// wait for the disk.
+    /// Leases the ticket that `alias` points at; reads its file unless it is in memory. Blocks on
+    /// the disk.
     ///
     /// # Errors
-    /// The alias is unknown, leased tickets leave too little memory, or the file was changed by
-    /// someone else since it was published.
+    /// The alias is unknown, the leased tickets leave too little memory, or another program has
+    /// changed the file since it was published.
     pub fn lease(&self, alias: &str) -> Result<Lease, RegistryError> {
-        let known = || {
-            let generation = self.get(alias);
-            generation.ok_or_else(|| RegistryError::Unknown(alias.to_owned()))
-        };
-        let mut generation = known()?;
+        let mut generation = self.known(alias)?;
         loop {
             let error = match self.load(&generation) {
-                Ok(held) => {
-                    return Ok(Lease { generation, held });
-                }
+                Ok(held) => return Ok(Lease { generation, held }),
                 Err(error @ RegistryError::Changed { .. }) => error,
                 Err(error) => return Err(error),
             };
-            // A replacement may have come between the look-up and the read: wait until it is
-            // done, and look again.
+            // The ticket may have been replaced between the look-up and the read: wait until the
+            // writer is done, and look again.
             let current = {
                 let _writing = lock(&self.writing);
-                known()?
+                self.known(alias)?
             };
             if current.id() == generation.id() {
                 return Err(error);
@@ -214,7 +195,7 @@ impl Registry {
         }
     }
 
-    /// A new file in the ticket folder to write an upload into, for [`Registry::publish`].
+    /// Creates a file in the ticket folder to write an upload into, for [`Registry::publish`].
     ///
     /// # Errors
     /// The folder cannot be written.
@@ -226,13 +207,13 @@ impl Registry {
         })
     }
 
-    /// Checks a staged file and makes it the ticket `alias`. When this returns, the file is on
-    /// disk and every new lease is of it; running leases keep what they hold. Of many that
-    /// publish one new name at once without `replace`, one wins.
+    /// Checks a staged file and makes it the ticket `alias`. On return the file is on disk and
+    /// every new lease is of it; running leases keep their generation. If several callers publish
+    /// one new name at once without `replace`, exactly one succeeds.
     ///
     /// # Errors
     /// The name is malformed, reserved or taken; the file is not a ticket for this base; the
-    /// folder cannot be written. Whatever was published before is still in force then.
+    /// folder cannot be written. The alias points at what it pointed at before then.
     pub fn publish(
         &self,
         alias: &str,
@@ -260,14 +241,13 @@ impl Registry {
         check_free()?;
         match self.folder.place(staged, &path, replace) {
             Ok(()) => {}
-            // A file that was refused at the start, or that someone put there since.
+            // A file that was refused at the start, or was added since.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 return Err(RegistryError::Exists(alias.to_owned()));
             }
             Err(error) => return Err(io_error(error)),
         }
-        let generation = self.generation(alias, &path, &ticket, SystemTime::now());
-        let generation = Arc::new(generation);
+        let generation = Arc::new(self.generation(alias, &path, &ticket, SystemTime::now()));
         let replaced = self.aliases.insert(alias.to_owned(), generation.clone());
         if let Some(replaced) = replaced {
             self.forget(&replaced);
@@ -275,26 +255,31 @@ impl Registry {
         Ok(generation)
     }
 
-    /// Deletes a ticket and its file; running leases keep what they hold.
+    /// Deletes a ticket and its file; running leases keep their generation.
     ///
     /// # Errors
-    /// The alias is unknown, or the file cannot be removed (the ticket stays then).
+    /// The alias is unknown, or the file cannot be removed; the ticket stays then.
     pub fn remove(&self, alias: &str) -> Result<Arc<Generation>, RegistryError> {
         let _writing = lock(&self.writing);
-        let generation = self.get(alias);
-        let generation = generation.ok_or_else(|| RegistryError::Unknown(alias.to_owned()))?;
-        let removed = self.folder.remove(&generation.path);
-        removed.map_err(|error| RegistryError::Io {
+        let generation = self.known(alias)?;
+        let io_error = |error| RegistryError::Io {
             action: "remove",
             path: generation.path.clone(),
             error,
-        })?;
+        };
+        self.folder.remove(&generation.path).map_err(io_error)?;
         self.aliases.remove(alias);
         self.forget(&generation);
         Ok(generation)
     }
 
-    /// Takes up a file that lies in the folder.
+    /// The generation that an alias points at, or the error that names the alias.
+    fn known(&self, alias: &str) -> Result<Arc<Generation>, RegistryError> {
+        self.get(alias)
+            .ok_or_else(|| RegistryError::Unknown(alias.to_owned()))
+    }
+
+    /// Registers a file of the folder under its name.
     fn adopt(&self, path: &Path) -> Result<(), RegistryError> {
         let alias = ticket_folder::alias_of(path);
         self.check_name(&alias)?;
@@ -312,8 +297,13 @@ impl Registry {
         ticket: &BoundTicket,
         created: SystemTime,
     ) -> Generation {
-        let memory = (self.options.memory_of.0)(ticket, &self.base);
-        Generation::new(alias, path.to_owned(), ticket, memory, created)
+        let bytes = self.memory_of(ticket);
+        Generation::new(alias, path.to_owned(), ticket, bytes, created)
+    }
+
+    /// Upper bound of the bytes that the ticket takes in memory.
+    fn memory_of(&self, ticket: &BoundTicket) -> usize {
+        self.options.ticket_memory.bytes_of(ticket, &self.base)
     }
 
     fn check_name(&self, alias: &str) -> Result<(), RegistryError> {
@@ -323,21 +313,19 @@ impl Registry {
         validate_name(alias).map_err(RegistryError::Name)
     }
 
+    /// Reads a file, binds it to the base and checks that the budget can hold it.
     fn read(&self, path: &Path) -> Result<BoundTicket, RegistryError> {
-        let ticket = Ticket::read(path, self.options.max_ticket_bytes);
-        let bound = ticket.and_then(|t| t.bind(&self.base, self.options.allow_foreign_base));
-        let ticket = bound.map_err(RegistryError::Invalid)?;
-        let (needed, budget) = (
-            (self.options.memory_of.0)(&ticket, &self.base),
-            self.memory.budget(),
-        );
+        let ticket = Ticket::read(path, self.options.max_ticket_bytes)
+            .and_then(|ticket| ticket.bind(&self.base, self.options.allow_foreign_base))
+            .map_err(RegistryError::Invalid)?;
+        let (needed, budget) = (self.memory_of(&ticket), self.memory.budget());
         if needed > budget {
             return Err(RegistryError::TooLargeForMemory { needed, budget });
         }
         Ok(ticket)
     }
 
-    /// The generation's ticket, from memory or else from its file.
+    /// Loads the generation's ticket: from memory, or else from its file.
     fn load(&self, generation: &Generation) -> Result<Arc<Held>, RegistryError> {
         let content = generation.digest();
         if let Some(held) = self.memory.get(content) {
@@ -348,31 +336,32 @@ impl Registry {
             return Ok(held);
         }
         let needed = generation.resident_bytes();
-        let room = self.memory.reserve(needed);
-        let room = room.ok_or_else(|| RegistryError::MemoryFull {
+        let full = || RegistryError::MemoryFull {
             alias: generation.alias().to_owned(),
             needed,
             budget: self.memory.budget(),
-        })?;
+        };
+        let room = self.memory.reserve(needed).ok_or_else(full)?;
         let changed = |reason: String| RegistryError::Changed {
             alias: generation.alias().to_owned(),
             path: generation.path.clone(),
             reason,
         };
-        let ticket = self.read(&generation.path);
-        let ticket = ticket.map_err(|error| changed(error.to_string()))?;
+        let ticket = self
+            .read(&generation.path)
+            .map_err(|error| changed(error.to_string()))?;
         let found = ticket.digest();
         if found != content {
             let reason = format!("its digest is {found}, expected {content}");
             return Err(changed(reason));
         }
         let held = self.memory.keep(ticket, room);
-        // Replaced or deleted while it was read: nobody may be able to ask for it again.
+        // If it was replaced or deleted while it was read, no alias leads to it any more.
         self.forget(generation);
         Ok(held)
     }
 
-    /// Lets go of a generation's content unless an alias still names it.
+    /// Drops a generation's content from the cache, unless an alias still names it.
     fn forget(&self, generation: &Generation) {
         let content = generation.digest();
         if !self.aliases.iter().any(|named| named.digest() == content) {
@@ -381,7 +370,7 @@ impl Registry {
     }
 }
 
-/// Locks; a panic elsewhere leaves nothing half-done behind these locks, so poison is ignored.
+/// Locks a mutex and ignores poison: a panic leaves nothing half done behind these locks.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

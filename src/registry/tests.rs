@@ -3,22 +3,31 @@ use std::io::Write as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{fs, thread};
 
+use candle_core::Device;
 use tempfile::TempDir;
 
 use super::*;
+use crate::model::TicketLayout;
 use crate::ticket::{DeltaDtype, Deltas, Digest, Metadata, ParameterInfo, TensorDelta, Ticket};
 
 const PARAMETER: &str = "model.layers.0.mlp.up_proj.weight";
 
+/// A base of one layer, whose projections are all 8×8.
 fn base() -> Arc<BaseManifest> {
-    let parameter = ParameterInfo {
-        shape: vec![8, 8],
-        adaptable: true,
-    };
+    let attention = ["q", "k", "v", "o"].map(|name| format!("self_attn.{name}"));
+    let mlp = ["gate", "up", "down"].map(|name| format!("mlp.{name}"));
+    let parameters = attention.into_iter().chain(mlp).map(|module| {
+        let name = format!("model.layers.0.{module}_proj.weight");
+        let info = ParameterInfo {
+            shape: vec![8, 8],
+            adaptable: true,
+        };
+        (name, info)
+    });
     Arc::new(BaseManifest {
         name: "tiny".to_owned(),
         fingerprint: Digest::of(b"tiny"),
-        parameters: BTreeMap::from([(PARAMETER.to_owned(), parameter)]),
+        parameters: parameters.collect(),
     })
 }
 
@@ -39,7 +48,7 @@ fn open_with(dir: &TempDir, memory_budget: usize) -> Opened {
     let options = RegistryOptions {
         max_ticket_bytes: 1 << 20,
         memory_budget,
-        memory_of: MemoryOf::new(|ticket, _| ticket.resident_bytes()),
+        ticket_memory: TicketMemory::without_layouts(),
         allow_foreign_base: false,
     };
     Registry::open(dir.path(), base(), options).unwrap()
@@ -350,15 +359,29 @@ fn aliases_of_one_content_share_its_memory_until_the_last_goes() {
     let leases = ["a", "b"].map(|alias| registry.lease(alias).unwrap());
     assert!(Arc::ptr_eq(leases[0].ticket(), leases[1].ticket()));
     assert_eq!((leases[0].alias(), leases[1].alias()), ("a", "b"));
-    let made = leases[0].ticket().derived(|_| Ok::<_, ()>(1)).unwrap();
-    assert!(leases[1].ticket().has_derived());
-    assert!(Arc::ptr_eq(
-        &made,
-        &leases[1].ticket().derived(|_| Err::<u8, ()>(())).unwrap()
-    ));
     drop(leases);
     registry.remove("a").unwrap();
     assert!(registry.memory.get(b.digest()).is_some());
     publish(&registry, "b", 2);
     assert_eq!(registry.resident(), 0);
+}
+
+#[test]
+fn leases_of_one_content_share_its_layout_and_an_error_keeps_none() {
+    let dir = TempDir::new().unwrap();
+    let registry = open(&dir);
+    publish(&registry, "a", 1);
+    publish(&registry, "b", 1);
+    let [a, b] = ["a", "b"].map(|alias| registry.lease(alias).unwrap());
+    let fail = |_: &BoundTicket| Err(());
+    assert!(a.ticket().layout_or_build(fail).is_err());
+    assert!(a.ticket().layout().is_none() && b.ticket().layout().is_none());
+    let build = |ticket: &BoundTicket| TicketLayout::new(ticket, &base(), &Device::Cpu);
+    let built = a.ticket().layout_or_build(build).unwrap();
+    assert_eq!(built.nonzeros(), a.ticket().nonzeros());
+    assert!(Arc::ptr_eq(built, b.ticket().layout().unwrap()));
+    assert!(Arc::ptr_eq(
+        built,
+        b.ticket().layout_or_build(fail).unwrap()
+    ));
 }

@@ -1,4 +1,4 @@
-//! The ticket folder on disk: `<alias>.safetensors`, and temporary files of uploads.
+//! The ticket folder on disk: `<alias>.safetensors` files, and temporary files of uploads.
 
 use std::fs::{self, File};
 use std::io;
@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use tempfile::NamedTempFile;
 
 const EXTENSION: &str = "safetensors";
-/// Uploads in progress are `.upload-*.tmp`; a killed process leaves them behind.
+/// Uploads in progress are named `.upload-*.tmp`; a killed process leaves them behind.
 const STAGED_PREFIX: &str = ".upload-";
 const STAGED_SUFFIX: &str = ".tmp";
 
@@ -17,7 +17,7 @@ const STAGED_SUFFIX: &str = ".tmp";
 pub(super) struct Folder(PathBuf);
 
 impl Folder {
-    /// Opens the folder, makes it where it is missing, and removes what killed uploads left.
+    /// Opens the folder, creates it if it is missing, and removes the files of killed uploads.
     pub fn open(path: &Path) -> io::Result<Self> {
         fs::create_dir_all(path)?;
         for entry in fs::read_dir(path)? {
@@ -26,13 +26,13 @@ impl Folder {
             let name = name.to_string_lossy();
             let staged = name.starts_with(STAGED_PREFIX) && name.ends_with(STAGED_SUFFIX);
             if staged && let Err(error) = fs::remove_file(entry.path()) {
-                tracing::warn!(file = %entry.path().display(), %error, "a left-over upload stays");
+                tracing::warn!(file = %entry.path().display(), %error, "cannot remove a left-over upload");
             }
         }
         Ok(Self(path.to_owned()))
     }
 
-    /// Every ticket file, in the order of their names.
+    /// Every ticket file, by name.
     pub fn ticket_files(&self) -> io::Result<Vec<PathBuf>> {
         let entries = fs::read_dir(&self.0)?;
         let paths = entries.map(|entry| Ok(entry?.path()));
@@ -42,16 +42,17 @@ impl Folder {
         Ok(paths)
     }
 
+    /// Path of the folder.
     pub fn path(&self) -> &Path {
         &self.0
     }
 
-    /// Where the ticket of this alias lies.
+    /// Path of an alias's ticket file.
     pub fn path_of(&self, alias: &str) -> PathBuf {
         self.0.join(format!("{alias}.{EXTENSION}"))
     }
 
-    /// A new temporary file in the folder, removed when dropped.
+    /// Creates a temporary file in the folder, removed when dropped.
     pub fn stage(&self) -> io::Result<NamedTempFile> {
         let mut builder = tempfile::Builder::new();
         builder.prefix(STAGED_PREFIX).suffix(STAGED_SUFFIX);
@@ -63,8 +64,8 @@ impl Folder {
         builder.tempfile_in(&self.0)
     }
 
-    /// Moves a staged file, already on disk, to `path`. Without `replace` an existing file is
-    /// [`io::ErrorKind::AlreadyExists`].
+    /// Renames a staged and synced file to `path`. Without `replace`, an existing file is an
+    /// [`io::ErrorKind::AlreadyExists`] error.
     pub fn place(&self, staged: NamedTempFile, path: &Path, replace: bool) -> io::Result<()> {
         let placed = if replace {
             staged.persist(path)
@@ -76,7 +77,7 @@ impl Folder {
         Ok(())
     }
 
-    /// Removes a ticket's file; one that is gone already is no error.
+    /// Removes a ticket's file; a missing file is no error.
     pub fn remove(&self, path: &Path) -> io::Result<()> {
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -87,25 +88,25 @@ impl Folder {
         }
     }
 
-    /// Makes renames and removals survive a power cut. What changed is in force already, so a
-    /// failure is reported and no reason to undo it.
+    /// Syncs the folder, so that renames and removals survive a power cut. They are in force
+    /// already, so a failure is logged, not returned.
     fn sync(&self) {
-        // Only Unix opens folders as files.
+        // Only Unix can open a folder as a file.
         if cfg!(unix)
             && let Err(error) = File::open(&self.0).and_then(|folder| folder.sync_all())
         {
-            tracing::warn!(folder = %self.0.display(), %error, "the folder is not on disk yet");
+            tracing::warn!(folder = %self.0.display(), %error, "cannot sync the ticket folder");
         }
     }
 }
 
-/// The alias that a file of the folder stands for.
+/// Alias of a file of the folder: its name without the extension.
 pub(super) fn alias_of(path: &Path) -> String {
     let stem = path.file_stem().unwrap_or_default();
     stem.to_string_lossy().into_owned()
 }
 
-/// When the file was last written.
+/// Time of the file's last write; now if it cannot be read.
 pub(super) fn modified(path: &Path) -> SystemTime {
     let modified = fs::metadata(path).and_then(|info| info.modified());
     modified.unwrap_or_else(|_| SystemTime::now())

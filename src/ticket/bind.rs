@@ -1,8 +1,6 @@
 //! A ticket checked against a base.
 
-use std::any::Any;
 use std::ops::Deref;
-use std::sync::{Arc, OnceLock};
 
 use super::error::brief;
 use super::{BaseManifest, Columns, Digest, MAX_U16_COLUMNS, TensorDelta, Ticket, TicketError};
@@ -13,8 +11,6 @@ use super::{BaseManifest, Columns, Digest, MAX_U16_COLUMNS, TensorDelta, Ticket,
 pub struct BoundTicket {
     ticket: Ticket,
     bound_to: Digest,
-    /// What its user has made of it, whatever that is.
-    derived: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Ticket {
@@ -44,7 +40,6 @@ impl Ticket {
         Ok(BoundTicket {
             ticket: self,
             bound_to: base.fingerprint,
-            derived: OnceLock::new(),
         })
     }
 }
@@ -54,33 +49,6 @@ impl BoundTicket {
     /// for where a foreign one was let in).
     pub fn bound_to(&self) -> Digest {
         self.bound_to
-    }
-
-    /// What is made of the ticket to use it: kept beside it, so that it is made once and goes when the ticket
-    /// leaves the memory.
-    ///
-    /// # Errors
-    /// It cannot be made; nothing is kept then.
-    ///
-    /// # Panics
-    /// If something of another type was made of it before.
-    pub fn derived<T: Any + Send + Sync, E>(
-        &self,
-        make: impl FnOnce(&Self) -> Result<T, E>,
-    ) -> Result<Arc<T>, E> {
-        let derived = match self.derived.get() {
-            Some(derived) => Arc::clone(derived),
-            None => {
-                let made = Arc::new(make(self)?);
-                Arc::clone(self.derived.get_or_init(|| made))
-            }
-        };
-        Ok(derived.downcast().expect("one type is made of a ticket"))
-    }
-
-    /// Whether [`Self::derived`] has been made.
-    pub fn has_derived(&self) -> bool {
-        self.derived.get().is_some()
     }
 }
 

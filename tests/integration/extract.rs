@@ -5,7 +5,7 @@ use std::process::Output;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use tombola::model::{Dtype, Files};
+use tombola::model::{Dtype, Files, LoadedTicket};
 use tombola::ticket::{Digest, Ticket};
 
 use crate::support::bases::{
@@ -109,7 +109,9 @@ fn a_ticket_of_all_differences_turns_the_base_into_the_tuned_model() {
         training["tuned_fingerprint"],
         wanted.manifest.fingerprint.to_string()
     );
-    let ticket = Arc::new(ticket.bind(&base.manifest, false).unwrap());
+    let ticket = Arc::new(LoadedTicket::new(
+        ticket.bind(&base.manifest, false).unwrap(),
+    ));
     base.resident.swap(Some(&ticket), 1.0).unwrap();
     let applied: Digest = base.resident.digest().unwrap();
     assert_eq!(applied, wanted.loaded_digest);

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-use tombola::model::{Base, Dtype, TicketOverlay};
-use tombola::ticket::{BoundTicket, Ticket};
+use tombola::model::{Base, Dtype, LoadedTicket, TicketLayout};
+use tombola::ticket::Ticket;
 
 use crate::support::bases::{
     TINY, default_gguf_path, load_default, load_default_quantized, load_tiny,
@@ -71,7 +71,7 @@ fn check_greedy(base: &Base, overlaid: Overlaid, case: &Value) {
 }
 
 /// The ticket that is overlaid on the rows.
-type Overlaid<'a> = Option<&'a Arc<TicketOverlay>>;
+type Overlaid<'a> = Option<&'a Arc<TicketLayout>>;
 
 fn check(base: &Base, file: &str, tolerance: Tolerance, greedy: bool) {
     check_under(base, None, file, tolerance, greedy);
@@ -113,11 +113,13 @@ fn the_default_base_kept_quantised_equals_transformers() {
 }
 
 /// The reference SQL ticket: the golden's deltas, rounded to bf16.
-fn sql_ticket(base: &Base) -> Arc<BoundTicket> {
+fn sql_ticket(base: &Base) -> Arc<LoadedTicket> {
     let path = golden("sql.safetensors");
     let ticket = Ticket::read(&path, 1 << 24).expect("the reference ticket");
     let bound = ticket.bind(&base.manifest, false);
-    Arc::new(bound.expect("a ticket of the default base"))
+    Arc::new(LoadedTicket::new(
+        bound.expect("a ticket of the default base"),
+    ))
 }
 
 /// The base with the reference SQL ticket applied.

@@ -14,9 +14,9 @@ use tempfile::TempDir;
 use tombola::engine::{EngineError, TicketMode, spawn};
 use tombola::metrics::Metrics;
 use tombola::model::{
-    Base, Batch, Checkpoint, Dtype, Files, LoadOptions, ModelError, TicketOverlay,
+    Base, Batch, Checkpoint, Dtype, Files, LoadOptions, LoadedTicket, ModelError, TicketLayout,
 };
-use tombola::ticket::{BoundTicket, DeltaDtype};
+use tombola::ticket::DeltaDtype;
 
 use crate::support::bases::{dense, load_with, tiny_folder};
 use crate::support::engine::config;
@@ -190,7 +190,7 @@ fn a_quantised_base_is_the_dequantised_one_bit_for_bit() {
     }
 }
 
-fn ticket(base: &Base, seed: u64) -> Arc<BoundTicket> {
+fn ticket(base: &Base, seed: u64) -> Arc<LoadedTicket> {
     let deltas = RandomDeltas {
         density: 0.02,
         largest: 0.2,
@@ -205,7 +205,7 @@ fn ticket(base: &Base, seed: u64) -> Arc<BoundTicket> {
     bind_ticket(base, &tensors)
 }
 
-fn overlay(base: &Base, seed: u64) -> Arc<TicketOverlay> {
+fn overlay(base: &Base, seed: u64) -> Arc<TicketLayout> {
     Arc::new(base.lay_out(&ticket(base, seed)).unwrap())
 }
 

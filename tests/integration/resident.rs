@@ -8,15 +8,15 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tombola::model::{Base, Dtype, Files};
-use tombola::ticket::{BoundTicket, DeltaDtype};
+use tombola::model::{Base, Dtype, Files, LoadedTicket};
+use tombola::ticket::DeltaDtype;
 
 use crate::support::bases::{LLAMA, copy_tiny, load, load_tiny, read_tensors, write_tensors};
 use crate::support::player::Player;
 use crate::support::tickets::{RandomDeltas, bind_ticket};
 
 /// A random ticket for some projections of a base, of any density from nearly 0 to 1.
-fn random_ticket(base: &Base, rng: &mut StdRng) -> Arc<BoundTicket> {
+fn random_ticket(base: &Base, rng: &mut StdRng) -> Arc<LoadedTicket> {
     let deltas = RandomDeltas {
         density: 10f64.powf(rng.random_range(-3.0..0.0)),
         largest: 1.0,

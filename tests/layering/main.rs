@@ -42,7 +42,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "engine",
         &["registry", "model", "kernels", "ticket", "metrics"],
     ),
-    ("registry", &["ticket", "metrics"]),
+    ("registry", &["model", "ticket"]),
     ("train", &["model", "kernels", "data", "ticket"]),
     ("model", &["kernels", "ticket"]),
     ("kernels", &["ticket"]),

@@ -1,61 +1,72 @@
-//! Measures what steps and tickets cost on the resident base, with a made-up ticket.
+//! Measures what steps and tickets cost on the resident base, with synthetic tickets.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use candle_core::{DType, Tensor};
+
 use crate::engine::costs::{Costs, PerTicket};
 use crate::kernels::step::graphs::Graphs;
-use crate::model::{BLOCK, Base, Batch, ModelError, Projection, layers};
+use crate::kernels::step::inputs::Inputs;
+use crate::kernels::ticket::overlay::{OverlayRows, Overlays, overlay};
+use crate::model::{
+    BLOCK, Base, Batch, LoadedTicket, ModelError, Projection, TicketLayout, layers, weight_number,
+};
 use crate::ticket::{BaseManifest, BoundTicket, random_ticket};
 
-/// Costs, and how long it took to measure them.
+/// Measured costs.
 #[derive(Clone, Debug)]
 pub struct Measured {
+    /// The costs.
     pub costs: Costs,
+    /// Time that measuring them took.
     pub took: Duration,
 }
 
-/// What measuring may take; a large base may need longer for the few points that there have to be.
+/// Time limit of measuring. A large base may exceed it for the points that are always measured.
 const BUDGET: Duration = Duration::from_millis(1500);
-/// Runs of one thing; their median counts.
+/// Runs per point, of which the median counts.
 const REPEATS: usize = 3;
-/// Shares of the weights that the made-up tickets touch, the smaller first: both are overlaid in the same
-/// way, by vectors; sparser ones cost less than the line through these says.
+/// Densities of the synthetic tickets, ascending. Both tickets get vectorised layouts; a sparser
+/// one costs less than the line through the two.
 const DENSITIES: [f64; 2] = [0.006, 0.02];
-/// Nonzeros of a made-up ticket at most: it touches the first layers only where the base is large.
-const MOST_NONZEROS: usize = 2_000_000;
-/// Rows of the overlays that are measured.
+/// Most nonzeros of a synthetic ticket: on a large base it touches only the first layers.
+const MAX_NONZEROS: usize = 2_000_000;
+/// Rows of the measured overlays.
 const OVERLAY_ROWS: [usize; 4] = [1, 4, 16, 64];
-/// Rows of the steps that are measured, the most important first.
+/// Rows of the measured steps, the most important first.
 const STEP_ROWS: [usize; 5] = [1, 16, 64, 256, 4];
-/// Steps that are measured in any case: with one alone nobody would know what a row costs.
-const STEPS_AT_LEAST: usize = 2;
-/// A step of more rows is of prompts, in chunks of a block; with fewer, each is a sequence's next token.
+/// Steps that are always measured: a single one would not give the cost of a row.
+const MIN_STEPS: usize = 2;
+/// Most rows of a step that decodes, one row per sequence. Larger steps compute prompts, in chunks
+/// of one block.
 const DECODE_ROWS: usize = 64;
 
-/// Measures, on all threads of the pool that it is called in, steps as they run with such graphs. The base is bit for
-/// bit the same after.
+/// Measures costs on all threads of the pool that it is called in. Steps run as they do with
+/// `graphs`. The base is bit-identical afterwards.
 ///
 /// # Errors
-/// There is no memory, or a step fails.
+/// The device has no memory for a step or a ticket, or a step fails.
 pub fn measure_costs(base: &mut Base, graphs: &mut Graphs) -> Result<Measured, ModelError> {
     let start = Instant::now();
     let end = start + BUDGET;
-    let small = of_ticket(base, DENSITIES[0], end)?;
-    let large = of_ticket(base, DENSITIES[1], end)?;
-    let per_ticket = |cost: &dyn Fn(&OfTicket) -> f64| {
+    let small = ticket_costs(base, DENSITIES[0], end)?;
+    let large = ticket_costs(base, DENSITIES[1], end)?;
+    let per_ticket = |cost: &dyn Fn(&TicketCosts) -> f64| {
         let line = PerTicket::through(
             (small.nonzeros, cost(&small)),
             (large.nonzeros, cost(&large)),
         );
-        // Of the layers that were touched.
-        let fixed = line.fixed * large.of_layers;
+        // Measured on the touched layers, needed for all.
+        let fixed = line.fixed * large.layers_per_touched;
         PerTicket { fixed, ..line }
     };
-    let overlays = OVERLAY_ROWS.iter().enumerate();
-    let overlays = overlays.map(|(at, &rows)| (rows, per_ticket(&|ticket| ticket.overlays[at])));
-    let overlays = overlays.collect();
+    let overlays = OVERLAY_ROWS
+        .iter()
+        .enumerate()
+        .map(|(at, &rows)| (rows, per_ticket(&|ticket| ticket.overlays[at])))
+        .collect();
     let apply = per_ticket(&|ticket| ticket.apply);
     let revert = per_ticket(&|ticket| ticket.revert);
     let layout = per_ticket(&|ticket| ticket.layout);
@@ -66,27 +77,27 @@ pub fn measure_costs(base: &mut Base, graphs: &mut Graphs) -> Result<Measured, M
     })
 }
 
-/// What one made-up ticket costs, in seconds.
-struct OfTicket {
+/// Costs of one synthetic ticket, in seconds.
+struct TicketCosts {
     nonzeros: usize,
-    /// How often the layers that it touches go into those of the base.
-    of_layers: f64,
+    /// Layers of the base per layer that the ticket touches.
+    layers_per_touched: f64,
     apply: f64,
     revert: f64,
     layout: f64,
-    /// By [`OVERLAY_ROWS`].
+    /// One per entry of [`OVERLAY_ROWS`].
     overlays: Vec<f64>,
 }
 
-fn of_ticket(base: &mut Base, density: f64, end: Instant) -> Result<OfTicket, ModelError> {
+/// Measures a synthetic ticket of a density, until `end`.
+fn ticket_costs(base: &mut Base, density: f64, end: Instant) -> Result<TicketCosts, ModelError> {
     let manifest = Arc::clone(&base.manifest);
     let all = layers(&manifest);
     let nonzeros_of_layer = DENSITIES[1] * manifest.adaptable_weights() as f64 / all as f64;
-    let touched = (MOST_NONZEROS as f64 / nonzeros_of_layer) as usize;
-    let touched = touched.clamp(1, all);
-    let ticket = Arc::new(synthetic(&manifest, touched, density));
+    let touched = ((MAX_NONZEROS as f64 / nonzeros_of_layer) as usize).clamp(1, all);
+    let ticket = Arc::new(LoadedTicket::new(synthetic(&manifest, touched, density)));
 
-    let mut swap = |ticket: Option<&Arc<BoundTicket>>| {
+    let mut swap = |ticket: Option<&Arc<LoadedTicket>>| {
         let report = base.resident.swap(ticket, 1.0)?;
         Ok::<_, ModelError>(report.map_or(Duration::ZERO, |report| report.took))
     };
@@ -96,20 +107,61 @@ fn of_ticket(base: &mut Base, density: f64, end: Instant) -> Result<OfTicket, Mo
         reverts.push(swap(None)?);
     }
     let start = Instant::now();
-    let overlay = base.lay_out(&ticket)?;
-    let layout = start.elapsed();
-    let time = |&rows: &usize| median(end, || overlay.time(rows, base));
-    Ok(OfTicket {
+    let layout = base.lay_out(&ticket)?;
+    let laid_out = start.elapsed();
+    let time = |&rows: &usize| median(end, || time_overlay(&layout, rows, base));
+    Ok(TicketCosts {
         nonzeros: ticket.nonzeros(),
-        of_layers: all as f64 / touched as f64,
-        apply: middle(applies),
-        revert: middle(reverts),
-        layout: layout.as_secs_f64(),
+        layers_per_touched: all as f64 / touched as f64,
+        apply: median_seconds(applies),
+        revert: median_seconds(reverts),
+        layout: laid_out.as_secs_f64(),
         overlays: OVERLAY_ROWS.iter().map(time).collect::<Result<_, _>>()?,
     })
 }
 
-/// Steps of the bare base, `(rows, seconds)`: as many as the time is enough for.
+/// Time of all products that a ticket adds to a step of `rows` rows, on synthetic activations. The
+/// rest of the step is not timed.
+fn time_overlay(layout: &TicketLayout, rows: usize, base: &Base) -> Result<Duration, ModelError> {
+    let (manifest, device) = (&base.manifest, base.device());
+    let dtype = base.decoder.weights().norm.dtype();
+    let mut took = Duration::ZERO;
+    let ticket = OverlayRows {
+        rows: 0..rows,
+        ticket: layout.layouts(),
+        scale: 1.0,
+    };
+    let mut inputs = Inputs::new(device);
+    let overlays = Overlays::new(vec![ticket], rows, &mut inputs)?;
+    inputs.upload()?;
+    for projection in Projection::ALL {
+        // All layers have the shapes of the first. The activations are made before the clock runs.
+        let [out, inner] = shape_of(manifest, projection);
+        let y = Tensor::ones((rows, out), DType::F32, device)?;
+        let x = Tensor::ones((rows, inner), dtype, device)?;
+        device.synchronize()?;
+        let start = Instant::now();
+        for layer in 0..layers(manifest) {
+            let weight = weight_number(layer, projection);
+            if overlays.touch(weight) {
+                overlay(y.clone(), &x, &overlays, weight)?;
+            }
+        }
+        device.synchronize()?;
+        took += start.elapsed();
+    }
+    Ok(took)
+}
+
+/// Shape `[out, in]` of a fused weight in the first layer.
+fn shape_of(manifest: &BaseManifest, projection: Projection) -> [usize; 2] {
+    let parts = projection.parts(0, manifest).into_iter();
+    parts.fold([0, 0], |_, (name, first, rows)| {
+        [first + rows, manifest.parameters[&name].shape[1]]
+    })
+}
+
+/// Measures steps of the bare base, as many as fit until `end`: `(rows, seconds)` each.
 fn steps(base: &Base, graphs: &mut Graphs, end: Instant) -> Result<Vec<(usize, f64)>, ModelError> {
     let most = STEP_ROWS.into_iter().max().unwrap_or(1);
     let cache = base.kv_cache(most.div_ceil(block(base)))?;
@@ -117,9 +169,9 @@ fn steps(base: &Base, graphs: &mut Graphs, end: Instant) -> Result<Vec<(usize, f
     let mut steps: Vec<(usize, f64)> = Vec::new();
     for rows in STEP_ROWS {
         let left = end.saturating_duration_since(Instant::now()).as_secs_f64();
-        // At the worst, as long a row as in what was measured last.
+        // At worst, a row takes as long as in the last measured step.
         let (last, seconds) = steps.last().copied().unwrap_or((1, 0.0));
-        if steps.len() >= STEPS_AT_LEAST && seconds * rows as f64 / last as f64 > left {
+        if steps.len() >= MIN_STEPS && seconds * rows as f64 / last as f64 > left {
             continue;
         }
         let batch = batch(base, rows);
@@ -137,25 +189,25 @@ fn steps(base: &Base, graphs: &mut Graphs, end: Instant) -> Result<Vec<(usize, f
     Ok(steps)
 }
 
-/// Positions of a block that a sequence may have.
+/// Positions of a block, as far as the base has them.
 fn block(base: &Base) -> usize {
     BLOCK.min(base.max_positions)
 }
 
-/// A step of so many rows.
+/// Synthetic batch of `rows` rows.
 fn batch(base: &Base, rows: usize) -> Batch {
     let (block, vocabulary) = (block(base), base.decoder.config().vocab_size);
-    let at_once = if rows <= DECODE_ROWS { 1 } else { block };
+    let chunk = if rows <= DECODE_ROWS { 1 } else { block };
     let mut batch = Batch::default();
-    for first in (0..rows).step_by(at_once) {
-        let last = rows.min(first + at_once);
+    for first in (0..rows).step_by(chunk) {
+        let last = rows.min(first + chunk);
         let tokens: Vec<u32> = (first..last).map(|i| (i % vocabulary) as u32).collect();
         batch.push(&tokens, first % block, &[(first / block) as u32], true);
     }
     batch
 }
 
-/// The median of a few runs, of fewer where time runs out.
+/// Median time in seconds of a few runs, fewer if `end` is near.
 fn median(
     end: Instant,
     mut run: impl FnMut() -> Result<Duration, ModelError>,
@@ -164,22 +216,24 @@ fn median(
     while runs.len() < REPEATS && Instant::now() + runs[0] < end {
         runs.push(run()?);
     }
-    Ok(middle(runs))
+    Ok(median_seconds(runs))
 }
 
-/// The median, in seconds.
-fn middle(mut runs: Vec<Duration>) -> f64 {
+/// Median in seconds.
+fn median_seconds(mut runs: Vec<Duration>) -> f64 {
     runs.sort_unstable();
     runs[runs.len() / 2].as_secs_f64()
 }
 
-/// A ticket of random positions in the first `layers` layers.
+/// Ticket of random positions in the first `layers` layers.
 fn synthetic(manifest: &BaseManifest, layers: usize, density: f64) -> BoundTicket {
-    let layer = |layer| Projection::ALL.map(|projection| projection.parts(layer, manifest));
-    let touched = (0..layers).flat_map(layer).flatten();
-    let touched: HashSet<String> = touched.map(|(name, ..)| name).collect();
-    let ticket = random_ticket(manifest, density, layers as u64, |name| {
-        touched.contains(name)
-    });
+    let parts = |layer| Projection::ALL.map(|projection| projection.parts(layer, manifest));
+    let touched: HashSet<String> = (0..layers)
+        .flat_map(parts)
+        .flatten()
+        .map(|(name, ..)| name)
+        .collect();
+    let touched = |name: &str| touched.contains(name);
+    let ticket = random_ticket(manifest, density, layers as u64, touched);
     ticket.expect("every layer has weights, and some are kept")
 }

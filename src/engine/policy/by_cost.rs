@@ -1,12 +1,29 @@
-//! All groups together or some by themselves, by what each costs.
+//! Policy that runs all groups together or some of them apart, whichever costs less.
 //!
-//! All together, tickets laid over their rows, is the rule. A ticket keeps an account of what its steps
-//! would have cost less (or do cost less) with its group by itself and the ticket applied. When that
-//! reaches what a swap costs, and a turn would save as much again, the group is on its own: it takes
-//! turns with the rest, which stay together, and pays each swap from its account. So a ticket by itself
-//! costs at most twice what would have been cheapest in hindsight (the ski-rental rule), and nothing flaps,
-//! since each swap has to be earned again. A turn ends when it is used up while others wait, or when making them wait has cost as
-//! much as coming back will; next is who waits longest. So no ticket starves.
+//! By default all groups run together, each ticket overlaid on its own rows. Each ticket has an
+//! account of the seconds that its steps would have cost less (or did cost less) if its group had
+//! run apart, with the ticket applied. Once that balance reaches the cost of a swap, and a turn
+//! would save as much again, the group runs apart: it takes turns with the rest, which stay
+//! together, and pays for each swap from its account. This is the ski-rental rule: a ticket by
+//! itself costs at most twice the optimum in hindsight, and nothing flaps, since each swap has to be
+//! earned again.
+//!
+//! While other groups wait, a turn ends when it is used up, or when the steps of the applied ticket
+//! have cost as much more than steps together as its next swap will. The longest-waiting group is
+//! next, so no ticket starves.
+//!
+//! # Example
+//!
+//! A ticket adds 0.6 ms to each step that it is overlaid on, and its swap (apply and revert) costs
+//! 9 ms.
+//!
+//! - **Alone.** An applied ticket adds nothing to a step, so each overlaid step earns 0.6 ms. After
+//!   14 steps the balance is 8.4 ms, and the 15th would complete the 9 ms: it runs with the ticket
+//!   applied. The swap takes 9 ms off the balance, which is 0 ms after that step. Altogether the
+//!   ticket has cost 8.4 + 9 = 17.4 ms; in hindsight, 9 ms would have been the least.
+//! - **In company.** A second group arrives, and both decode. A step of both takes 13.7 ms and a
+//!   step of one 13 ms, so running apart saves 0.7 + 0.6 ms and costs 13 ms: a gain of −11.7 ms a
+//!   step. The 9 ms of the next swap are lost at once, so the coming step runs both together.
 
 use std::collections::HashMap;
 
@@ -19,164 +36,179 @@ use crate::ticket::Digest;
 #[derive(Debug)]
 pub struct ByCost {
     costs: Costs,
-    limits: TurnLimits,
-    /// Turns of the groups on their own, and of the rest as the base.
+    /// Turns of the groups that run apart, and of all others as the base's group.
     turns: Turns,
-    applied: Option<Applied>,
-    /// Whose turn the coming step is; `None` for all that are not on their own.
-    turn: Group,
-    /// What `applied` will have lost by it.
-    lost: f64,
-    /// Of the tickets at work. They stay as they are while nothing at all is.
+    /// Accounts of the tickets that had work when [`Self::next`] was last called.
     accounts: HashMap<Digest, Account>,
+    /// The ticket in the weights.
+    applied: Option<Applied>,
+    /// What [`Self::applied`] becomes if the step that [`Self::next`] chose is planned.
+    next_applied: Option<Applied>,
 }
 
-/// The ticket that has the weights.
+/// The ticket in the weights.
 #[derive(Clone, Copy, Debug)]
 struct Applied {
     ticket: Digest,
-    /// Seconds that its steps cost more than if all had run together, while others waited.
+    /// Seconds that its steps cost more than steps together would have, while others waited.
     lost: f64,
 }
 
-/// What a ticket would save by being applied, in seconds.
+/// Savings of a ticket.
 #[derive(Debug, Default)]
 struct Account {
-    /// By the steps so far, up to the cost of a swap.
-    saved: f64,
-    /// By the coming step, if all its rows are in it.
-    gain: f64,
-    rows: usize,
-    /// What applying and reverting it costs.
-    swap: f64,
-    /// A turn of steps like the coming one would save a swap, so another one would pay again.
-    lasting: bool,
-    /// The gain has its layout in it, which counts once.
-    with_layout: bool,
+    /// Seconds saved by the steps so far, up to the cost of a swap.
+    balance: f64,
+    /// Whether the balance has had the ticket's layout in it, which counts once.
     layout_counted: bool,
+    /// The step that is decided next.
+    forecast: Forecast,
 }
 
-impl Account {
-    /// Whether a swap has paid, with the coming step.
-    fn earned(&self) -> bool {
-        self.gain > 0.0 && self.lasting && self.saved + self.gain >= self.swap
-    }
+/// A ticket's next step: what running apart would save.
+#[derive(Debug, Default)]
+struct Forecast {
+    /// Tokens of the group, if all of them are in the step.
+    rows: usize,
+    /// Seconds saved by those rows; negative if the group is better off with the others.
+    gain: f64,
+    /// Whether the gain has the layout in it.
+    counts_layout: bool,
+    /// Seconds of applying and reverting the ticket.
+    swap: f64,
 }
 
 impl ByCost {
+    /// A policy with no ticket applied and all balances at 0.
     pub fn new(costs: Costs, limits: TurnLimits) -> Self {
         Self {
             costs,
-            limits,
             turns: Turns::new(limits),
-            applied: None,
-            turn: None,
-            lost: 0.0,
             accounts: HashMap::new(),
+            applied: None,
+            next_applied: None,
         }
     }
 
-    /// Whose step is next; see [`super::Policy::next`]. Nothing is booked before it [`Self::ran`].
+    /// Chooses the groups of the next step; see [`super::Policy::next`]. Only [`Self::planned`]
+    /// books the step.
     pub fn next(&mut self, loads: &[Load]) -> Option<Groups> {
-        self.look_ahead(loads);
-        self.lost = self.loss(loads);
-        let units: Vec<Load> = loads.iter().map(|load| self.unit(load)).collect();
+        let alone = loads.len() == 1;
+        self.forecast(loads);
+        let lost = if alone { 0.0 } else { self.lost() };
+        let units: Vec<Load> = loads
+            .iter()
+            .map(|load| Load {
+                group: load
+                    .group
+                    .filter(|&ticket| self.runs_apart(ticket, alone, lost)),
+                ..*load
+            })
+            .collect();
         let turn = self.turns.next(&units)?;
         if units.iter().all(|unit| unit.group == turn) {
-            // Nobody else waits for its end: a newcomer need not either.
+            // No other group waits for the end of this turn, so a newcomer need not either.
             self.turns.use_up();
         }
-        self.turn = turn;
+        self.next_applied = turn.map(|ticket| Applied {
+            ticket,
+            lost: if self.is_applied(ticket) { lost } else { 0.0 },
+        });
         Some(match turn {
             Some(_) => Groups::One(turn),
             None => {
-                let own = units.iter().filter(|unit| unit.group.is_some());
-                Groups::all_but(own.map(|unit| unit.group).collect())
+                let apart = units.iter().filter(|unit| unit.group.is_some());
+                Groups::all_but(apart.map(|unit| unit.group).collect())
             }
         })
     }
 
-    /// The step ran: books it for those who were in it, by how much of what they could do was done.
-    pub fn ran(&mut self, rows: &[(Group, usize)]) {
-        self.turns.ran(rows);
-        self.take_turn();
+    /// Books the planned step, with the tokens that it computes of each group: each ticket earns
+    /// the part of its forecast that was planned, and a newly applied one pays for its swap.
+    pub fn planned(&mut self, rows: &[(Group, usize)]) {
+        self.turns.planned(rows);
+        if let Some(Applied { ticket, .. }) = self.next_applied
+            && !self.is_applied(ticket)
+            && let Some(account) = self.accounts.get_mut(&ticket)
+        {
+            account.balance -= account.forecast.swap;
+        }
+        self.applied = self.next_applied;
         for &(group, rows) in rows {
-            let account = group.and_then(|ticket| self.accounts.get_mut(&ticket));
-            if let Some(account) = account {
-                let share = rows as f64 / account.rows.max(1) as f64;
-                account.saved = (account.saved + share * account.gain).clamp(0.0, account.swap);
-                account.layout_counted |= account.with_layout;
+            if let Some(account) = group.and_then(|ticket| self.accounts.get_mut(&ticket)) {
+                account.earn(rows);
             }
         }
     }
 
+    /// Notes that the applied ticket was reverted outside of a step.
     pub fn reverted(&mut self) {
         self.applied = None;
     }
 
-    /// What the coming step would save each ticket. Who has nothing to do loses the account.
-    fn look_ahead(&mut self, loads: &[Load]) {
+    fn is_applied(&self, ticket: Digest) -> bool {
+        self.applied.is_some_and(|applied| applied.ticket == ticket)
+    }
+
+    /// Forecasts the next step of each ticket with work. Idle tickets lose their balance.
+    fn forecast(&mut self, loads: &[Load]) {
         let total = loads.iter().map(|load| load.rows).sum();
         let alone = loads.len() == 1;
         let mut kept = HashMap::new();
         for load in loads {
             let Some(ticket) = load.group else { continue };
             let mut account = self.accounts.remove(&ticket).unwrap_or_default();
-            account.swap = self.costs.swap(load.nonzeros);
-            account.gain = self.costs.gain(load, total);
-            account.rows = load.rows;
-            // Alone it has no turns: it stays.
-            let steps = self.limits.steps_of(load.rows) as f64;
-            account.lasting = alone || account.gain * steps >= account.swap;
+            let mut gain = self.costs.gain(load, total);
             // Beside others a ticket will be overlaid sooner or later; alone it may never be.
-            account.with_layout = alone && !load.laid_out && !account.layout_counted;
-            if account.with_layout {
-                account.gain += self.costs.layout.of(load.nonzeros);
+            let counts_layout = alone && !load.laid_out && !account.layout_counted;
+            if counts_layout {
+                gain += self.costs.layout.of(load.nonzeros);
             }
+            account.forecast = Forecast {
+                rows: load.rows,
+                gain,
+                counts_layout,
+                swap: self.costs.swap(load.nonzeros),
+            };
             kept.insert(ticket, account);
         }
         self.accounts = kept;
     }
 
-    /// What it will have cost that others wait for the ticket that is applied.
-    fn loss(&self, loads: &[Load]) -> f64 {
-        match (&self.applied, loads) {
-            (None, _) | (_, [_]) => 0.0,
-            (Some(applied), _) => {
-                let account = self.accounts.get(&applied.ticket);
-                let gain = account.map_or(0.0, |account| account.gain);
-                applied.lost + (-gain).max(0.0)
-            }
-        }
+    /// Seconds that the applied ticket will have lost by the next step, if others wait.
+    fn lost(&self) -> f64 {
+        self.applied.map_or(0.0, |applied| {
+            let account = self.accounts.get(&applied.ticket);
+            let gain = account.map_or(0.0, |account| account.forecast.gain);
+            applied.lost + (-gain).max(0.0)
+        })
     }
 
-    /// The load as turns are taken: a group on its own as it is, any other as if it were the base's.
-    fn unit(&self, load: &Load) -> Load {
-        let account = load.group.and_then(|ticket| self.accounts.get(&ticket));
-        let on_its_own = account.is_some_and(|account| match self.applied {
-            Some(applied) if load.group == Some(applied.ticket) => {
-                account.earned() || self.lost < account.swap
-            }
-            _ => account.earned(),
-        });
-        let group: Group = load.group.filter(|_| on_its_own);
-        Load { group, ..*load }
+    /// Whether a ticket's group takes turns of its own. `lost` is [`Self::lost`].
+    fn runs_apart(&self, ticket: Digest, alone: bool, lost: f64) -> bool {
+        self.accounts.get(&ticket).is_some_and(|account| {
+            account.earned_swap(self.turns.limits(), alone)
+                || self.is_applied(ticket) && lost < account.forecast.swap
+        })
+    }
+}
+
+impl Account {
+    /// Whether the next step brings the balance up to a swap, and a turn of such steps would save
+    /// another swap. A group alone has no turns: its ticket stays applied.
+    fn earned_swap(&self, limits: TurnLimits, alone: bool) -> bool {
+        let Forecast {
+            rows, gain, swap, ..
+        } = self.forecast;
+        let lasts = alone || gain * limits.steps_of(rows) as f64 >= swap;
+        gain > 0.0 && lasts && self.balance + gain >= swap
     }
 
-    /// The weights are whose turn it is; a ticket that has just got them pays for it.
-    fn take_turn(&mut self) {
-        let Some(ticket) = self.turn else {
-            self.applied = None;
-            return;
-        };
-        match &mut self.applied {
-            Some(applied) if applied.ticket == ticket => applied.lost = self.lost,
-            _ => {
-                if let Some(account) = self.accounts.get_mut(&ticket) {
-                    account.saved -= account.swap;
-                }
-                self.applied = Some(Applied { ticket, lost: 0.0 });
-            }
-        }
+    /// Adds the forecast savings of `rows` of the rows.
+    fn earn(&mut self, rows: usize) {
+        let share = rows as f64 / self.forecast.rows.max(1) as f64;
+        let balance = self.balance + share * self.forecast.gain;
+        self.balance = balance.clamp(0.0, self.forecast.swap);
+        self.layout_counted |= self.forecast.counts_layout;
     }
 }

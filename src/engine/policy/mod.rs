@@ -1,4 +1,4 @@
-//! Whose sequences the next step runs: plain data, no tensors, no clocks.
+//! Policy: picks the groups of the next step. Plain data, no tensors, no clocks.
 
 mod by_cost;
 mod turns;
@@ -8,32 +8,33 @@ pub use turns::{TurnLimits, Turns};
 
 use super::plan::{Group, Groups};
 
-/// What a group would do in the next step, and what its ticket weighs.
+/// Work of a group that is ready for the next step, and the size of its ticket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Load {
+    /// The group.
     pub group: Group,
-    /// Tokens that it would compute in a step of its own.
+    /// Tokens that it would compute in a step by itself.
     pub rows: usize,
     /// Nonzeros of its ticket; 0 for the base.
     pub nonzeros: usize,
-    /// Whether its ticket is laid out for overlaying, or would have to be first.
+    /// Whether its ticket has its layout, which an overlay needs.
     pub laid_out: bool,
 }
 
-/// How steps are shared out among groups.
+/// How groups share the steps.
 #[derive(Debug)]
 pub enum Policy {
     /// All groups in every step.
     Together,
-    /// One group a step.
+    /// One group per step.
     Turns(Turns),
-    /// Whichever costs less.
+    /// Together or apart, whichever costs less.
     ByCost(Box<ByCost>),
 }
 
 impl Policy {
-    /// Whose step is next, given the groups that have something to do, those first that wait longest;
-    /// `None` where there are none.
+    /// Chooses the groups of the next step from those with work, the longest-waiting first. Returns
+    /// `None` if there are none.
     pub fn next(&mut self, loads: &[Load]) -> Option<Groups> {
         match self {
             Self::Together => (!loads.is_empty()).then_some(Groups::All),
@@ -42,16 +43,16 @@ impl Policy {
         }
     }
 
-    /// The step ran, and computed so many tokens of each of these groups.
-    pub fn ran(&mut self, rows: &[(Group, usize)]) {
+    /// Books a planned step, with the tokens that it computes of each group.
+    pub fn planned(&mut self, rows: &[(Group, usize)]) {
         match self {
             Self::Together => {}
-            Self::Turns(turns) => turns.ran(rows),
-            Self::ByCost(by_cost) => by_cost.ran(rows),
+            Self::Turns(turns) => turns.planned(rows),
+            Self::ByCost(by_cost) => by_cost.planned(rows),
         }
     }
 
-    /// What was applied was reverted, for another reason than a step.
+    /// Notes that the applied ticket was reverted outside of a step.
     pub fn reverted(&mut self) {
         if let Self::ByCost(by_cost) = self {
             by_cost.reverted();

@@ -31,21 +31,21 @@ fn by_cost() -> ByCost {
     ByCost::new(small_base(), LIMITS)
 }
 
-/// The next step of groups that always have this to do.
+/// Plans the next step of groups whose load is constant.
 fn step(policy: &mut ByCost, loads: &[Load]) -> Groups {
     let groups = policy.next(loads).expect("there is something to do");
     let ran = loads.iter().filter(|load| groups.contain(load.group));
     let rows: Vec<_> = ran.map(|load| (load.group, load.rows)).collect();
-    policy.ran(&rows);
+    policy.planned(&rows);
     groups
 }
 
-/// The same for groups that are listed by how long they wait.
+/// Plans `count` steps, with the longest-waiting group first in each.
 fn steps(policy: &mut ByCost, loads: &[Load], count: usize) -> Vec<Groups> {
     let mut waiting = loads.to_vec();
     let mut one = || {
         let groups = step(policy, &waiting);
-        // Stable: who was served goes behind those who were not.
+        // Stable: the groups that were served go behind the others.
         waiting.sort_by_key(|load| groups.contain(load.group));
         groups
     };
@@ -68,16 +68,17 @@ fn a_ticket_alone_is_applied_once_overlaying_it_has_cost_a_swap() {
 }
 
 #[test]
-fn only_what_ran_is_booked() {
+fn only_what_was_planned_is_booked() {
     let loads = [1, 2].map(|n| load(ticket(n), 64, 10 * MILLION));
     let mut policy = by_cost();
     let mut seen = Vec::new();
     for _ in 0..40 {
         let groups = policy.next(&loads).expect("there is something to do");
         // The second one never finds room in a step.
-        match groups.contain(ticket(1)) {
-            true => policy.ran(&[(ticket(1), 64)]),
-            false => policy.ran(&[]),
+        if groups.contain(ticket(1)) {
+            policy.planned(&[(ticket(1), 64)]);
+        } else {
+            policy.planned(&[]);
         }
         seen.push(groups);
     }
@@ -86,13 +87,13 @@ fn only_what_ran_is_booked() {
 }
 
 #[test]
-fn a_step_that_does_not_run_is_not_paid() {
+fn a_step_that_is_not_planned_is_not_paid() {
     let fresh = Load {
         laid_out: false,
         ..load(ticket(1), 1, MILLION)
     };
     let mut policy = by_cost();
-    // Its group lost its blocks each time.
+    // Its group was preempted each time.
     for _ in 0..5 {
         assert_eq!(policy.next(&[fresh]), Some(Groups::One(ticket(1))));
         policy.reverted();
@@ -107,18 +108,18 @@ fn a_ticket_alone_is_not_laid_out_for_a_few_steps() {
     };
     let mut policy = by_cost();
     assert_eq!(step(&mut policy, &[fresh]), Groups::One(ticket(1)));
-    // The layout would have cost more than two swaps, and it counts once.
+    // The layout would have cost more than two swaps, and is counted once.
     policy.reverted();
     assert_eq!(step(&mut policy, &[fresh]), Groups::One(ticket(1)));
     policy.reverted();
     assert_eq!(step(&mut policy, &[fresh]), Groups::All);
-    // In company it will be overlaid in the end, so the layout does not count.
+    // Beside others it will be overlaid in the end, so the layout does not count.
     let company = [fresh, load(None, 1, 0)];
     assert_eq!(step(&mut by_cost(), &company), Groups::All);
 }
 
 #[test]
-fn the_base_alone_is_never_anything_else() {
+fn the_base_alone_always_runs_as_all_groups() {
     let groups = steps(&mut by_cost(), &[load(None, 4, 0)], 20);
     assert!(groups.iter().all(|groups| *groups == Groups::All));
     assert_eq!(by_cost().next(&[]), None);
@@ -132,7 +133,7 @@ fn decoding_groups_run_together() {
 }
 
 #[test]
-fn company_ends_the_turn_of_one_that_decodes() {
+fn another_group_ends_the_turn_of_one_that_decodes() {
     let mut policy = by_cost();
     let one = load(ticket(1), 1, MILLION);
     assert_eq!(steps(&mut policy, &[one], 50)[49], Groups::One(ticket(1)));
@@ -141,12 +142,12 @@ fn company_ends_the_turn_of_one_that_decodes() {
 }
 
 #[test]
-fn a_dense_prompt_is_applied_and_takes_turns_with_those_who_decode() {
+fn a_dense_prompt_is_applied_and_takes_turns_with_the_groups_that_decode() {
     let dense = load(ticket(9), 512, 10 * MILLION);
     let decode = [1, 2].map(|n| load(ticket(n), 4, MILLION));
     let loads = [dense, decode[0], decode[1]];
     let groups = steps(&mut by_cost(), &loads, 90);
-    // At once, and for a chunk: that is a turn.
+    // At once, and for one chunk, which is a turn.
     assert_eq!(groups[0], Groups::One(ticket(9)));
     let rest = Groups::AllBut(vec![ticket(9)]);
     assert_eq!(groups[1..9], vec![rest; 8]);
@@ -166,14 +167,14 @@ fn dense_prompts_take_turns() {
 }
 
 #[test]
-fn what_was_worth_a_swap_is_so_again_unless_another_came_meanwhile() {
+fn a_balance_outlasts_a_revert_but_not_the_steps_of_another_ticket() {
     let mut policy = by_cost();
     let one = [load(ticket(1), 1, MILLION)];
     steps(&mut policy, &one, 100);
-    // Idle, so the base was restored.
+    // The engine was idle, so the base was restored.
     policy.reverted();
     assert_eq!(step(&mut policy, &one), Groups::One(ticket(1)));
-    // It did not save what the second swap took.
+    // The step did not earn what the second swap cost.
     policy.reverted();
     assert_eq!(step(&mut policy, &one), Groups::All);
     steps(&mut policy, &one, 100);
@@ -182,7 +183,7 @@ fn what_was_worth_a_swap_is_so_again_unless_another_came_meanwhile() {
     assert_eq!(step(&mut policy, &one), Groups::All);
 }
 
-/// Seconds that a step takes, with its swap; `applied` is what has the weights.
+/// Seconds of a step with its swap; `applied` is the group whose ticket is in the weights.
 fn seconds(costs: &Costs, loads: &[Load], groups: &Groups, applied: &mut Group) -> f64 {
     let mine = loads.iter().filter(|load| groups.contain(load.group));
     let mine: Vec<Load> = mine.copied().collect();
@@ -199,7 +200,7 @@ fn seconds(costs: &Costs, loads: &[Load], groups: &Groups, applied: &mut Group) 
     }
 }
 
-/// Costs of any machine: each some power of two away from the small base's.
+/// Costs of any machine: the small base's, each times a power of two.
 fn any_costs() -> impl Strategy<Value = Costs> {
     let factor = || (-4i32..=4).prop_map(|power| 2f64.powi(power));
     (factor(), factor(), factor()).prop_map(|(step, swap, overlay)| {
@@ -222,8 +223,8 @@ fn any_costs() -> impl Strategy<Value = Costs> {
 }
 
 proptest! {
-    /// Ski rental: what one ticket alone costs beyond the bare steps is at most twice of the cheaper of
-    /// overlaying it all the way and one swap.
+    /// Ski rental: beyond the bare steps, one ticket alone costs at most twice the cheaper of
+    /// overlaying it in every step and swapping it once.
     #[test]
     fn hindsight_is_at_most_twice_as_good(
         costs in any_costs(),
@@ -242,7 +243,7 @@ proptest! {
         prop_assert!(extra <= 2.0 * best * (1.0 + 1e-9), "{extra} of {best}");
     }
 
-    /// Each swap is earned by what the steps saved, whatever comes and goes: nothing flaps.
+    /// Each swap is earned by savings of the steps before, whatever the load: nothing flaps.
     #[test]
     fn swaps_are_paid_from_what_they_save(
         costs in any_costs(),
@@ -275,10 +276,10 @@ proptest! {
         }
     }
 
-    /// Under the same work neither way alone would take half the time, but for what a ticket's first swap
-    /// costs and what is spent until it is earned. (Groups are looked at one by one, each beside all
-    /// others, so turns for all that would pay only together are not seen: where overlays cost about what
-    /// a step does, up to a half is lost; with more than four of them, it may be more.)
+    /// Steady work takes at most twice the time of the cheaper of the two ways, besides a ticket's
+    /// first swap and the steps that earn it. (Each group is compared with all the others, so turns
+    /// that pay only if all groups take them are not found: if overlays cost about as much as a
+    /// step, up to half the time is lost, and more with more than four groups.)
     #[test]
     fn steady_work_is_done_the_cheaper_way(
         costs in any_costs(),
@@ -308,16 +309,16 @@ proptest! {
     }
 }
 
-/// A group's sequences: prompt tokens, tokens to generate, group, and when they come.
+/// A sequence: prompt tokens, tokens to generate, group, step of arrival.
 type Job = (usize, usize, u8, usize);
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
 
-    /// With a real scheduler: everything ends, and meanwhile nobody with something to do waits longer
-    /// than a turn of each other group, and a step.
+    /// With a real scheduler, everything ends, and no group with work waits longer than a turn of
+    /// each other group and one step.
     #[test]
-    fn nobody_starves(
+    fn no_group_with_work_starves(
         costs in any_costs(),
         jobs in prop::collection::vec((1usize..600, 1usize..60, 0u8..5, 0usize..100), 1..30),
         sizes in prop::collection::vec(1000usize..40 * MILLION, 5),
@@ -337,7 +338,7 @@ fn run_to_the_end(mut policy: ByCost, jobs: &[Job], sizes: &[usize]) -> Result<(
     let mut left: BTreeMap<u64, usize> = BTreeMap::new();
     let mut last_served: BTreeMap<Group, usize> = BTreeMap::new();
     for now in 0.. {
-        prop_assert!(now < 20_000, "{} never end", left.len());
+        prop_assert!(now < 20_000, "{} sequences never end", left.len());
         for (id, job) in (1u64..).zip(jobs).filter(|(_, job)| job.3 == now) {
             scheduler.add(id, group(job.2), job.0);
             left.insert(id, job.1);
@@ -371,14 +372,14 @@ fn run_to_the_end(mut policy: ByCost, jobs: &[Job], sizes: &[usize]) -> Result<(
             prop_assert!(groups != Groups::All);
             continue;
         };
-        policy.ran(&plan.rows_by_group());
+        policy.planned(&plan.rows_by_group());
         served(&mut scheduler, &plan, &mut left);
         last_served.extend(plan.chunks.iter().map(|chunk| (chunk.group, now)));
     }
     Ok(())
 }
 
-/// A token for each sequence that samples.
+/// Generates a token for each sequence that samples.
 fn served(scheduler: &mut Scheduler, plan: &Plan, left: &mut BTreeMap<u64, usize>) {
     for chunk in plan.chunks.iter().filter(|chunk| chunk.samples) {
         let rest = left.get_mut(&chunk.id).expect("a sequence that runs");

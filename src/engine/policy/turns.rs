@@ -1,24 +1,25 @@
-//! Groups take turns: a group keeps the steps until its turn is used up and another one waits.
+//! Policy by which groups take turns: a group runs until its turn is used up and another one waits.
 
 use super::Load;
 use crate::engine::plan::Group;
 
-/// How long a turn lasts while others wait.
+/// Length of a turn while other groups wait.
 #[derive(Clone, Copy, Debug)]
 pub struct TurnLimits {
+    /// Steps per turn.
     pub steps: usize,
-    /// Tokens after which a turn ends too, so that a long prompt's chunks are turns of their own.
+    /// Tokens per turn, so that each chunk of a long prompt is a turn of its own.
     pub tokens: usize,
 }
 
 impl TurnLimits {
-    /// Steps of a turn where each computes so many tokens.
+    /// Steps of a turn whose steps compute `rows` tokens each.
     pub fn steps_of(self, rows: usize) -> usize {
         self.tokens.div_ceil(rows.max(1)).min(self.steps)
     }
 }
 
-/// A group's turn, and what is left of it.
+/// The turn of a group, and the rest of its limits.
 #[derive(Clone, Copy, Debug)]
 struct Turn {
     group: Group,
@@ -26,22 +27,18 @@ struct Turn {
 }
 
 impl Turn {
-    fn new(group: Group, limits: TurnLimits) -> Self {
-        let left = limits;
-        Self { group, left }
-    }
-
     fn is_over(&self) -> bool {
         self.left.steps == 0 || self.left.tokens == 0
     }
 
-    fn ran(&mut self, rows: usize) {
+    /// Uses up a step of `rows` tokens.
+    fn use_step(&mut self, rows: usize) {
         self.left.steps = self.left.steps.saturating_sub(1);
         self.left.tokens = self.left.tokens.saturating_sub(rows);
     }
 }
 
-/// Whose turn it is.
+/// The current turn, and the limits of each turn.
 #[derive(Debug)]
 pub struct Turns {
     limits: TurnLimits,
@@ -49,11 +46,18 @@ pub struct Turns {
 }
 
 impl Turns {
+    /// Turns of these limits, none of them begun.
     pub fn new(limits: TurnLimits) -> Self {
         Self { limits, turn: None }
     }
 
-    /// The group that runs next: the one whose turn it is, or else the one that waits longest.
+    /// The limits of each turn.
+    pub fn limits(&self) -> TurnLimits {
+        self.limits
+    }
+
+    /// The group that runs next: the one whose turn it is, or else the longest-waiting one. `loads`
+    /// begin with the longest-waiting group.
     pub fn next(&mut self, loads: &[Load]) -> Option<Group> {
         let works = |turn: &Turn| loads.iter().any(|load| load.group == turn.group);
         let current = self.turn.filter(works);
@@ -63,21 +67,22 @@ impl Turns {
         let current = current.map(|turn| turn.group);
         let mut groups = loads.iter().map(|load| load.group);
         let group = groups.find(|&group| Some(group) != current).or(current)?;
-        self.turn = Some(Turn::new(group, self.limits));
+        let left = self.limits;
+        self.turn = Some(Turn { group, left });
         Some(group)
     }
 
-    /// Ends the turn as soon as another group has something to do.
+    /// Ends the turn as soon as another group has work.
     pub fn use_up(&mut self) {
         if let Some(turn) = &mut self.turn {
             turn.left.steps = 0;
         }
     }
 
-    /// A step computed so many tokens of each of these groups.
-    pub fn ran(&mut self, rows: &[(Group, usize)]) {
+    /// Counts a planned step, with the tokens that it computes of each group.
+    pub fn planned(&mut self, rows: &[(Group, usize)]) {
         if let Some(turn) = &mut self.turn {
-            turn.ran(rows.iter().map(|(_, rows)| rows).sum());
+            turn.use_step(rows.iter().map(|(_, rows)| rows).sum());
         }
     }
 }

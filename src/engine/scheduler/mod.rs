@@ -1,69 +1,77 @@
-//! Which sequences run in the next step: plain data, no tensors, no tokens, no clocks.
+//! Scheduler: picks the sequences of the next step. Plain data, no tensors, no tokens, no clocks.
 //!
-//! Sequences that name one ticket form a group. A step runs either all groups together or one of them;
-//! which, is the policy's to say, by what [`Scheduler::demand`] tells of the groups. A place that falls
-//! free goes to the group with the fewest running sequences; a group that has none at all takes one
-//! from the group with the most. So no ticket starves. Within a step, running sequences decode first,
-//! then prompts are computed in chunks, and waiting sequences are admitted, oldest first, while the
-//! token budget and the KV blocks last. Where blocks run out, the youngest running sequence is
-//! preempted: it gives its blocks back and is computed again later.
+//! Sequences under one ticket form a group. The policy picks the groups of a step by
+//! [`Scheduler::demand`]. Within a step, running sequences decode first, then prompts are computed
+//! in chunks, and waiting sequences are admitted, oldest first, while the token budget and the KV
+//! blocks last. If blocks run out, the youngest running sequence is preempted: it gives its blocks
+//! back and is computed again later.
+//!
+//! A free place goes to the group with the fewest running sequences, and a group without any takes
+//! a place from the group with the most, so no ticket starves: see [`admission`].
+
+mod admission;
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
-use super::blocks::BlockAllocator;
+use super::blocks::{BlockAllocator, BlockTable};
 use super::plan::{Chunk, Group, Groups, Plan, SequenceId};
 
-/// The limits of a step. `max_num_batched_tokens` is at least `max_num_seqs`.
+/// Limits of a step. `max_num_batched_tokens` is at least `max_num_seqs`.
 #[derive(Clone, Copy, Debug)]
 pub struct SchedulerConfig {
     /// Sequences that hold KV blocks at once.
     pub max_num_seqs: usize,
     /// Tokens of one step.
     pub max_num_batched_tokens: usize,
-    /// KV blocks there are.
+    /// Number of KV blocks.
     pub blocks: usize,
-    /// Positions of one block.
+    /// Positions per block.
     pub block_size: usize,
 }
 
+/// A sequence in one of the queues.
 #[derive(Debug)]
 struct Entry {
     id: SequenceId,
     group: Group,
     /// The step in which it arrived.
     arrived: u64,
-    /// Known tokens: the prompt and what was generated.
+    /// Known tokens: the prompt and the generated ones.
     tokens: usize,
     /// Tokens whose keys and values are in the blocks.
     computed: usize,
-    blocks: Vec<u32>,
+    /// Empty while the sequence waits.
+    blocks: BlockTable,
 }
 
-/// What a group would do in the next step.
+/// Work of a group that is ready for the next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Demand {
+    /// The group.
     pub group: Group,
-    /// Since when it waits: the step in which it was last served, or its oldest sequence came; and that
-    /// sequence.
+    /// Start of its wait: the step in which it was last served, or in which its oldest sequence
+    /// arrived; and that sequence.
     pub since: (u64, SequenceId),
-    /// Tokens that it would compute in a step of its own.
+    /// Tokens that it would compute in a step by itself.
     pub rows: usize,
 }
 
-/// Two queues, both in order of arrival, and the blocks.
+/// The waiting and the running queue, both in order of arrival, and the KV blocks.
 #[derive(Debug)]
 pub struct Scheduler {
     config: SchedulerConfig,
     waiting: VecDeque<Entry>,
     running: Vec<Entry>,
     blocks: BlockAllocator,
-    /// The last step of each group that has sequences.
+    /// Last step of each group that has sequences.
     served: HashMap<Group, u64>,
     step: u64,
     preemptions: u64,
 }
 
 impl Scheduler {
+    /// A scheduler without sequences.
     pub fn new(config: SchedulerConfig) -> Self {
         Self {
             blocks: BlockAllocator::new(config.blocks),
@@ -76,8 +84,8 @@ impl Scheduler {
         }
     }
 
-    /// Queues a sequence of `tokens` known tokens. Ids rise; all blocks together hold every
-    /// sequence at its longest, which the engine checks at its start.
+    /// Queues a sequence of `tokens` known tokens. Ids ascend. Any single sequence at its longest
+    /// fits into the blocks: the engine checks that at its start.
     pub fn add(&mut self, id: SequenceId, group: Group, tokens: usize) {
         self.waiting.push_back(Entry {
             id,
@@ -85,11 +93,11 @@ impl Scheduler {
             arrived: self.step,
             tokens,
             computed: 0,
-            blocks: Vec::new(),
+            blocks: BlockTable::default(),
         });
     }
 
-    /// Takes a sequence out, whether it ended or was cancelled.
+    /// Removes a sequence that ended or was cancelled, and frees its blocks.
     pub fn remove(&mut self, id: SequenceId) {
         let running = self.running.iter().position(|entry| entry.id == id);
         let waiting = self.waiting.iter().position(|entry| entry.id == id);
@@ -98,40 +106,37 @@ impl Scheduler {
             (None, Some(at)) => self.waiting.remove(at),
             (None, None) => None,
         };
-        if let Some(mut entry) = gone {
-            self.blocks.release(&mut entry.blocks);
+        if let Some(entry) = gone {
+            self.blocks.release(entry.blocks);
             if !self.entries().any(|other| other.group == entry.group) {
                 self.served.remove(&entry.group);
             }
         }
     }
 
-    /// A token was generated for a running sequence.
+    /// Counts a generated token of a running sequence.
     pub fn extend(&mut self, id: SequenceId) {
         if let Some(entry) = self.running.iter_mut().find(|entry| entry.id == id) {
             entry.tokens += 1;
         }
     }
 
-    /// The block table of a running sequence.
-    pub fn block_table(&self, id: SequenceId) -> Option<&[u32]> {
-        let entry = self.running.iter().find(|entry| entry.id == id);
-        entry.map(|entry| entry.blocks.as_slice())
-    }
-
+    /// Whether there are no sequences.
     pub fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.running.is_empty()
     }
 
+    /// Sequences that wait for KV blocks.
     pub fn num_waiting(&self) -> usize {
         self.waiting.len()
     }
 
+    /// Sequences that hold KV blocks.
     pub fn num_running(&self) -> usize {
         self.running.len()
     }
 
-    /// Share of the KV blocks in use, 0 to 1.
+    /// Share of the KV blocks that are in use, 0 to 1.
     pub fn cache_usage(&self) -> f64 {
         let total = self.blocks.total();
         (total - self.blocks.free()) as f64 / total.max(1) as f64
@@ -142,8 +147,7 @@ impl Scheduler {
         self.preemptions
     }
 
-    /// The groups that have something to do, those first that wait longest; none where there is nothing
-    /// to do at all.
+    /// Groups that have work for the next step, the longest-waiting first.
     pub fn demand(&self) -> Vec<Demand> {
         let mut demands: HashMap<Group, Demand> = HashMap::new();
         let mut add = |entry: &Entry, rows: usize| {
@@ -170,10 +174,10 @@ impl Scheduler {
         demands
     }
 
-    /// Plans the next step for these groups, and counts its tokens as computed; `None` where they have
-    /// nothing to do, or where a group's only sequence was the youngest and had to give up its blocks.
+    /// Plans the next step of these groups, and counts its tokens as computed. Returns `None` if
+    /// they have no work, or if a group's only sequence was the youngest and was preempted.
     pub fn schedule(&mut self, groups: &Groups) -> Option<Plan> {
-        // Where prompts take the whole step anyway, nobody would get the room.
+        // If prompts fill the whole step anyway, the room would stay unused.
         let by_itself = matches!(groups, Groups::One(_));
         if by_itself || self.prompt_tokens(groups) < self.config.max_num_batched_tokens {
             self.make_room();
@@ -198,97 +202,11 @@ impl Scheduler {
         }
     }
 
-    /// Where a group waits and nothing of it runs for want of blocks or places, the group with the
-    /// most running sequences gives up its youngest, as long as it keeps one.
-    fn make_room(&mut self) {
-        loop {
-            let running = self.running_by_group();
-            let waits = |entry: &&Entry| !running.contains_key(&entry.group);
-            let Some(group) = self.waiting.iter().find(waits).map(|entry| entry.group) else {
-                return;
-            };
-            let most = running.values().copied().max().unwrap_or(0);
-            if most < 2 || self.admissible(group).is_some() {
-                return;
-            }
-            let largest = |entry: &Entry| running[&entry.group] == most;
-            let youngest = self.running.iter().rposition(largest);
-            self.preempt(youngest.expect("a group with the most has a youngest"));
-        }
-    }
-
-    /// Sequences that run, by group.
-    fn running_by_group(&self) -> HashMap<Group, usize> {
-        let mut running = HashMap::new();
-        for entry in &self.running {
-            *running.entry(entry.group).or_default() += 1;
-        }
-        running
-    }
-
     fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.running.iter().chain(&self.waiting)
     }
 
-    /// Of each group that waits: its running sequences, and the place of its oldest in the queue. The
-    /// smallest goes first: groups with fewer running sequences, then those who wait longer. So a flood
-    /// of one ticket does not keep the others out.
-    fn oldest_waiting(&self) -> HashMap<Group, (usize, usize)> {
-        let running = self.running_by_group();
-        let mut oldest = HashMap::new();
-        for (at, entry) in self.waiting.iter().enumerate() {
-            let running = running.get(&entry.group).copied().unwrap_or(0);
-            oldest.entry(entry.group).or_insert((running, at));
-        }
-        oldest
-    }
-
-    /// Where in the queue the group's oldest waiting sequence is, if it fits beside the oldest ones
-    /// of the groups that go before: so small requests do not live off the blocks that a large one
-    /// waits for.
-    fn admissible(&self, group: Group) -> Option<usize> {
-        let oldest = self.oldest_waiting();
-        let mine = *oldest.get(&group)?;
-        let before = oldest.into_values().filter(|other| *other <= mine);
-        let queued: Vec<usize> = before.map(|(_, at)| at).collect();
-        self.fit(&queued).then_some(mine.1)
-    }
-
-    /// Where in the queue the sequence is that goes next of these groups, if it fits.
-    fn next_admissible(&self, groups: &Groups) -> Option<usize> {
-        match groups {
-            Groups::One(group) => self.admissible(*group),
-            Groups::All => {
-                let (_, at) = self.oldest_waiting().into_values().min()?;
-                self.fit(&[at]).then_some(at)
-            }
-            Groups::AllBut(_) => {
-                let oldest = self.oldest_waiting().into_iter();
-                let oldest = oldest.filter(|(group, _)| groups.contain(*group));
-                let (group, _) = oldest.min_by_key(|(_, place)| *place)?;
-                self.admissible(group)
-            }
-        }
-    }
-
-    /// Where in the queue the oldest sequences of the groups are that are [`Self::admissible`].
-    fn oldest_admissible(&self) -> Vec<usize> {
-        let mut queued: Vec<(usize, usize)> = self.oldest_waiting().into_values().collect();
-        queued.sort_unstable();
-        let queued: Vec<usize> = queued.into_iter().map(|(_, at)| at).collect();
-        let fitting = (1..=queued.len()).take_while(|&n| self.fit(&queued[..n]));
-        queued[..fitting.count()].to_vec()
-    }
-
-    /// Whether all of these in the queue find blocks and places.
-    fn fit(&self, queued: &[usize]) -> bool {
-        let needed = |&at: &usize| self.waiting[at].tokens.div_ceil(self.config.block_size);
-        let blocks: usize = queued.iter().map(needed).sum();
-        let sequences = self.running.len() + queued.len();
-        blocks <= self.blocks.free() && sequences <= self.config.max_num_seqs
-    }
-
-    /// One token for each running sequence of the groups whose prompt is computed.
+    /// Plans one token of each running sequence of the groups whose prompt is computed.
     fn decode(&mut self, groups: &Groups, budget: &mut usize) -> Vec<Chunk> {
         let mut chunks = Vec::new();
         let mut at = 0;
@@ -304,8 +222,8 @@ impl Scheduler {
         chunks
     }
 
-    /// Makes room for the last token of `running[at]`, at the cost of younger sequences; false if
-    /// it was itself the youngest and had to go.
+    /// Allocates a block for the last token of `running[at]` if it needs one, preempting younger
+    /// sequences. Returns false if it was the youngest itself and was preempted.
     fn grow_or_preempt(&mut self, at: usize) -> bool {
         let blocks = self.running[at].tokens.div_ceil(self.config.block_size);
         while !self.blocks.grow(&mut self.running[at].blocks, blocks) {
@@ -318,43 +236,25 @@ impl Scheduler {
         true
     }
 
-    /// Sends `running[at]` back to the queue, to be computed again.
+    /// Moves `running[at]` back to the waiting queue, to be computed again.
     fn preempt(&mut self, at: usize) {
         let mut entry = self.running.remove(at);
-        self.blocks.release(&mut entry.blocks);
+        self.blocks.release(std::mem::take(&mut entry.blocks));
         entry.computed = 0;
         self.preemptions += 1;
         let place = self.waiting.partition_point(|other| other.id < entry.id);
         self.waiting.insert(place, entry);
     }
 
-    /// Moves waiting sequences of the groups to the running ones, with blocks for all their tokens,
-    /// as long as tokens of the budget are left for them.
-    fn admit(&mut self, groups: &Groups, budget: usize) {
-        let mut pending = self.prompt_tokens(groups);
-        while pending < budget {
-            let Some(at) = self.next_admissible(groups) else {
-                return;
-            };
-            let mut entry = self.waiting.remove(at).expect("admissible is in the queue");
-            let blocks = entry.tokens.div_ceil(self.config.block_size);
-            let fits = self.blocks.grow(&mut entry.blocks, blocks);
-            debug_assert!(fits, "admissible checked the blocks");
-            pending += entry.tokens;
-            let place = self.running.partition_point(|other| other.id < entry.id);
-            self.running.insert(place, entry);
-        }
-    }
-
-    /// Tokens of running sequences of the groups that are not computed yet.
+    /// Uncomputed tokens of the groups' running sequences.
     fn prompt_tokens(&self, groups: &Groups) -> usize {
         let running = self.running.iter();
         let running = running.filter(|entry| groups.contain(entry.group));
         running.map(|entry| entry.tokens - entry.computed).sum()
     }
 
-    /// Chunks of prompts as long as the budget lasts: first those of the group that was not served for
-    /// longest, then the oldest. So a flood of one ticket's prompts does not hold up another's.
+    /// Plans chunks of prompts while the budget lasts: the longest-waiting group first, then the
+    /// oldest sequence. So a flood of one ticket's prompts does not hold up another's.
     fn prefill(&mut self, groups: &Groups, budget: &mut usize) -> Vec<Chunk> {
         let mut order: Vec<usize> = (0..self.running.len()).collect();
         order.retain(|&at| groups.contain(self.running[at].group));
@@ -371,7 +271,8 @@ impl Scheduler {
         chunks
     }
 
-    /// The step in which a sequence's group was last served, or the sequence came; and its number.
+    /// Start of a sequence's wait: the step in which its group was last served, or in which the
+    /// sequence arrived; and its number.
     fn waits_since(&self, entry: &Entry) -> (u64, SequenceId) {
         let served = self.served.get(&entry.group).copied();
         (served.unwrap_or(entry.arrived), entry.id)
@@ -379,7 +280,7 @@ impl Scheduler {
 }
 
 impl Entry {
-    /// The next `len` tokens, counted as computed.
+    /// Plans the next `len` tokens, and counts them as computed.
     fn take(&mut self, len: usize) -> Chunk {
         let start = self.computed;
         self.computed += len;
@@ -389,6 +290,7 @@ impl Entry {
             start,
             len,
             samples: self.computed == self.tokens,
+            blocks: Arc::clone(&self.blocks),
         }
     }
 }

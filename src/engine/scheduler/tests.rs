@@ -42,13 +42,13 @@ impl ByTurns {
         }
     }
 
-    /// The next turn's step; `None` where there is nothing to do.
+    /// Plans the step of the next turn; `None` if there is nothing to do.
     fn schedule(&mut self) -> Option<Plan> {
         loop {
             let loads: Vec<Load> = self.demand().iter().map(load).collect();
             let group = self.turns.next(&loads)?;
             if let Some(plan) = self.scheduler.schedule(&Groups::One(group)) {
-                self.turns.ran(&plan.rows_by_group());
+                self.turns.planned(&plan.rows_by_group());
                 return Some(plan);
             }
         }
@@ -63,11 +63,11 @@ impl ByTurns {
         Some(plan)
     }
 
-    /// Runs the next step; whose turn it was.
+    /// Runs the next step, and returns the group whose turn it was.
     fn turn(&mut self) -> Group {
         match self.step().unwrap().groups {
             Groups::One(group) => group,
-            _ => unreachable!("turns are of one group"),
+            _ => unreachable!("each turn is of one group"),
         }
     }
 }
@@ -95,23 +95,28 @@ fn load(demand: &Demand) -> Load {
     }
 }
 
-fn chunk(id: u64, start: usize, len: usize, samples: bool) -> Chunk {
-    Chunk {
-        id,
-        group: BASE,
-        start,
-        len,
-        samples,
-    }
+/// A chunk of the base's group without its block table: id, start, length, whether it samples.
+type Planned = (u64, usize, usize, bool);
+
+fn planned(plan: Option<Plan>) -> Vec<Planned> {
+    let chunk = |chunk: Chunk| {
+        assert_eq!(chunk.group, BASE);
+        (chunk.id, chunk.start, chunk.len, chunk.samples)
+    };
+    plan.unwrap().chunks.into_iter().map(chunk).collect()
+}
+
+fn is_running(s: &Scheduler, id: u64) -> bool {
+    s.running.iter().any(|entry| entry.id == id)
 }
 
 #[test]
 fn a_long_prompt_is_computed_in_chunks() {
     let mut s = ByTurns::new(config());
     s.add(1, BASE, 40);
-    assert_eq!(s.step().unwrap().chunks, [chunk(1, 0, 32, false)]);
-    assert_eq!(s.step().unwrap().chunks, [chunk(1, 32, 8, true)]);
-    assert_eq!(s.step().unwrap().chunks, [chunk(1, 40, 1, true)]);
+    assert_eq!(planned(s.step()), [(1, 0, 32, false)]);
+    assert_eq!(planned(s.step()), [(1, 32, 8, true)]);
+    assert_eq!(planned(s.step()), [(1, 40, 1, true)]);
     s.remove(1);
     assert!(s.is_idle() && s.schedule().is_none());
     assert_eq!(s.cache_usage(), 0.0);
@@ -123,8 +128,7 @@ fn decoding_goes_before_prompts() {
     s.add(1, BASE, 2);
     s.step();
     s.add(2, BASE, 40);
-    let plan = s.step().unwrap();
-    assert_eq!(plan.chunks, [chunk(1, 2, 1, true), chunk(2, 0, 31, false)]);
+    assert_eq!(planned(s.step()), [(1, 2, 1, true), (2, 0, 31, false)]);
 }
 
 #[test]
@@ -146,7 +150,7 @@ fn all_groups_run_together() {
     s.add(2, BASE, 3);
     s.add(3, ticket(2), 2);
     s.add(4, ticket(1), 2);
-    // No place is left for it.
+    // There is no place left for this one.
     s.add(5, BASE, 2);
     let plan = s.scheduler.schedule(&Groups::All).unwrap();
     let ids: Vec<u64> = plan.chunks.iter().map(|chunk| chunk.id).collect();
@@ -166,7 +170,7 @@ fn a_flood_of_prompts_lets_another_ticket_in() {
     (0..20).for_each(|id| s.add(id, ticket(1), 60));
     s.scheduler.schedule(&Groups::All).unwrap();
     s.add(99, ticket(2), 10);
-    // Twenty prompts of two steps each came before, and four places are taken.
+    // Twenty prompts of two steps each came first, and all four places are taken.
     let mut first = None;
     for step in 1..10 {
         let plan = s.scheduler.schedule(&Groups::All).unwrap();
@@ -185,7 +189,7 @@ fn a_group_alone_keeps_its_turn() {
     let mut s = ByTurns::new(config());
     s.add(1, ticket(1), 2);
     assert!((0..10).all(|_| s.turn() == ticket(1)));
-    // A turn that nobody else wanted is begun anew; a newcomer waits for its end at most.
+    // A turn restarts if no other group waits; a newcomer waits at most until its end.
     s.add(2, BASE, 2);
     let soon = (0..=TURN_STEPS).any(|_| s.turn() == BASE);
     assert!(soon);
@@ -199,24 +203,23 @@ fn the_youngest_is_preempted_and_computed_again() {
     });
     s.add(1, BASE, 8);
     s.add(2, BASE, 8);
-    let plan = s.step().unwrap();
-    assert_eq!(plan.chunks, [chunk(1, 0, 8, true), chunk(2, 0, 8, true)]);
+    assert_eq!(planned(s.step()), [(1, 0, 8, true), (2, 0, 8, true)]);
     // Both need a third block, and there is none.
-    assert_eq!(s.step().unwrap().chunks, [chunk(1, 8, 1, true)]);
+    assert_eq!(planned(s.step()), [(1, 8, 1, true)]);
     assert_eq!(
         (s.num_running(), s.num_waiting(), s.preemptions()),
         (1, 1, 1)
     );
     s.remove(1);
-    assert_eq!(s.step().unwrap().chunks, [chunk(2, 0, 9, true)]);
+    assert_eq!(planned(s.step()), [(2, 0, 9, true)]);
 }
 
 #[test]
-fn the_young_do_not_live_off_an_old_ones_blocks() {
+fn young_sequences_do_not_use_up_the_blocks_that_an_old_one_waits_for() {
     let mut s = ByTurns::new(config());
     s.add(1, BASE, 32);
     s.step();
-    // 8 blocks are left; the next needs 9, and small ones of another ticket keep coming.
+    // 8 blocks are left; the next sequence needs 9, and a small one of another ticket comes after.
     s.add(2, ticket(1), 36);
     s.add(3, ticket(2), 4);
     for _ in 0..8 {
@@ -227,7 +230,7 @@ fn the_young_do_not_live_off_an_old_ones_blocks() {
 }
 
 #[test]
-fn a_long_prompt_takes_one_chunk_a_turn() {
+fn a_long_prompt_takes_one_chunk_per_turn() {
     let mut s = ByTurns::new(SchedulerConfig {
         blocks: 1000,
         ..config()
@@ -256,22 +259,22 @@ fn a_flood_of_one_ticket_gives_a_place_to_another() {
     let steps = 0..=TURN_STEPS;
     let groups: Vec<Group> = steps.map(|_| s.turn()).collect();
     assert!(groups.contains(&ticket(2)), "{groups:?}");
-    assert!(s.block_table(99).is_some() && s.block_table(3).is_none());
+    assert!(is_running(&s, 99) && !is_running(&s, 3));
     assert_eq!(
         (s.num_running(), s.preemptions()),
         (config().max_num_seqs, 1)
     );
-    // Its second sequence has no such right: it waits for a place to fall free.
+    // Its second sequence preempts none: it waits for a free place.
     s.add(100, ticket(2), 4);
     (0..8).for_each(|_| drop(s.step()));
-    assert!(s.block_table(100).is_none());
-    // The place goes to the group with fewer, though the flood's waits longer.
+    assert!(!is_running(&s, 100));
+    // The place goes to the group with fewer running sequences, though the flood waits longer.
     s.remove(0);
     (0..8).for_each(|_| drop(s.step()));
-    assert!(s.block_table(100).is_some() && s.block_table(3).is_none());
+    assert!(is_running(&s, 100) && !is_running(&s, 3));
 }
 
-/// One sequence of the simulation: how long its prompt is, how much it generates, and its group.
+/// A sequence of the simulation: prompt tokens, tokens to generate, group, step of arrival.
 type Job = (usize, usize, u8, usize);
 
 proptest! {
@@ -312,7 +315,7 @@ fn simulate(
             live.remove(&id);
             ended += 1;
         }
-        // Whoever runs the steps may change from one way to the other at any time.
+        // The policy may change between all groups and one group at any step.
         let plan = if together[now % together.len()] {
             s.scheduler.schedule(&Groups::All)
         } else {
@@ -330,6 +333,7 @@ fn simulate(
         prop_assert!(s.num_running() <= config.max_num_seqs);
         check_blocks(&s, &config)?;
         check_groups(&plan)?;
+        check_tables(&s, &plan)?;
         for chunk in plan.chunks {
             let (computed, known, left) = live.get_mut(&chunk.id).unwrap();
             // Chunks follow one another, or begin again after a preemption.
@@ -354,7 +358,7 @@ fn simulate(
     Ok(())
 }
 
-/// A step of one group holds no other's chunks; in one of all, those of a group lie together.
+/// A step holds only chunks of its groups, those of one group in a row.
 fn check_groups(plan: &Plan) -> Result<(), TestCaseError> {
     let groups: Vec<Group> = plan.chunks.iter().map(|chunk| chunk.group).collect();
     prop_assert!(groups.is_sorted());
@@ -362,9 +366,19 @@ fn check_groups(plan: &Plan) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// No block has two owners, and every computed token has a place.
+/// Each chunk carries its sequence's block table, which holds all positions up to its last.
+fn check_tables(s: &Scheduler, plan: &Plan) -> Result<(), TestCaseError> {
+    for chunk in &plan.chunks {
+        let entry = s.running.iter().find(|entry| entry.id == chunk.id);
+        prop_assert_eq!(Some(&chunk.blocks), entry.map(|entry| &entry.blocks));
+        prop_assert!(chunk.blocks.len() * s.config.block_size >= chunk.start + chunk.len);
+    }
+    Ok(())
+}
+
+/// No block has two owners, and every computed token has a slot.
 fn check_blocks(s: &Scheduler, config: &SchedulerConfig) -> Result<(), TestCaseError> {
-    let mut used: Vec<u32> = s.running.iter().flat_map(|e| e.blocks.clone()).collect();
+    let mut used: Vec<u32> = s.running.iter().flat_map(|e| e.blocks.to_vec()).collect();
     let count = used.len();
     used.sort_unstable();
     used.dedup();
@@ -378,7 +392,7 @@ fn check_blocks(s: &Scheduler, config: &SchedulerConfig) -> Result<(), TestCaseE
 }
 
 proptest! {
-    /// With G groups at work, each is served within G turns.
+    /// Each of G active groups is served within G turns.
     #[test]
     fn no_group_starves(groups in 2u8..5) {
         let mut s = ByTurns::new(SchedulerConfig { blocks: 1000, max_num_seqs: 8, ..config() });

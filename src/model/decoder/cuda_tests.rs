@@ -66,7 +66,7 @@ impl Sequences {
     /// A step of some tokens of each of the chosen, under tickets.
     fn step(
         &mut self,
-        chosen: &[(usize, Option<&Arc<TicketOverlay>>)],
+        chosen: &[(usize, Option<&Arc<TicketLayout>>)],
         tokens: usize,
         rng: &mut StdRng,
     ) -> Batch {

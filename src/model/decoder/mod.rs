@@ -1,16 +1,16 @@
-//! The decoder of the Llama family, over a ragged batch of sequences.
+//! Decoder of the Llama family, over a ragged batch of sequences.
 
-use std::sync::Arc;
+mod batch;
 
 use candle_core::{Result, Tensor};
 
 use super::config::ModelConfig;
 use super::kv::{BLOCK, KvCache};
-use super::overlay::{Overlaid, TicketOverlay, weight_number};
+use super::layout::weight_number;
 use super::rope::RopeTable;
 use super::weights::{Projection, Weights};
 use crate::kernels::activation::silu_mul;
-use crate::kernels::attention::{Span, Spans, attention};
+use crate::kernels::attention::{Spans, attention};
 use crate::kernels::gather_rows::gather_rows;
 use crate::kernels::residual;
 use crate::kernels::rms_norm::rms_norm;
@@ -19,64 +19,9 @@ use crate::kernels::step::graphs::{Form, Graphs};
 use crate::kernels::step::indices::Indices;
 use crate::kernels::step::inputs::Inputs;
 use crate::kernels::ticket::overlay::{OverlayRows, Overlays, overlay};
+pub use batch::{Batch, OverlaidRows};
 
-/// The tokens of one step: rows of several sequences, one after the other.
-#[derive(Clone, Debug, Default)]
-pub struct Batch {
-    /// Token id of each row.
-    pub tokens: Vec<u32>,
-    /// Position of each row in its sequence.
-    pub positions: Vec<u32>,
-    /// Where each row's key and value go: `block · BLOCK + offset`.
-    pub slots: Vec<u32>,
-    /// The sequences, in the order of their rows.
-    pub spans: Vec<Span>,
-    /// The rows whose next token is wanted, ascending.
-    pub logits_rows: Vec<u32>,
-    /// The rows that are under a ticket besides what is applied, ascending.
-    pub overlaid: Vec<Overlaid>,
-}
-
-impl Batch {
-    /// Appends the next `tokens` of a sequence, the first of them at position `start`, with the
-    /// sequence's block table; `wants_logits` asks for what follows the last of them.
-    pub fn push(&mut self, tokens: &[u32], start: usize, blocks: &[u32], wants_logits: bool) {
-        self.spans.push(Span {
-            first_row: self.tokens.len(),
-            rows: tokens.len(),
-            first_position: start,
-            blocks: blocks.to_vec(),
-        });
-        for (position, &token) in (start..).zip(tokens) {
-            let slot = blocks[position / BLOCK] as usize * BLOCK + position % BLOCK;
-            self.tokens.push(token);
-            self.positions.push(position as u32);
-            self.slots.push(slot as u32);
-        }
-        if wants_logits {
-            self.logits_rows.push(self.tokens.len() as u32 - 1);
-        }
-    }
-
-    /// Lays a ticket over the rows of the sequence that was pushed last.
-    pub fn overlay(&mut self, ticket: &Arc<TicketOverlay>) {
-        let Some(span) = self.spans.last() else {
-            return;
-        };
-        let rows = span.first_row..span.first_row + span.rows;
-        match self.overlaid.last_mut() {
-            Some(last) if last.rows.end == rows.start && Arc::ptr_eq(&last.ticket, ticket) => {
-                last.rows.end = rows.end;
-            }
-            _ => self.overlaid.push(Overlaid {
-                rows,
-                ticket: Arc::clone(ticket),
-            }),
-        }
-    }
-}
-
-/// What a batch is to the kernels.
+/// A batch as the kernels take it: its indices, uploaded to the device together.
 struct Step<'a> {
     tokens: Indices<'a>,
     positions: Indices<'a>,
@@ -86,7 +31,7 @@ struct Step<'a> {
     overlays: Overlays<'a>,
 }
 
-/// The base's decoder: weights, and what is computed from the configuration once.
+/// The base's decoder: its weights, and tables computed once from its configuration.
 #[derive(Debug)]
 pub struct Decoder {
     config: ModelConfig,
@@ -96,7 +41,7 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// A decoder for positions below `positions`.
+    /// Builds a decoder for positions below `positions`.
     pub(super) fn new(config: ModelConfig, weights: Weights, positions: usize) -> Result<Self> {
         let rope = RopeTable::new(&config, positions, weights.embedding.device())?;
         let scale = 1.0 / (config.head_dim as f32).sqrt();
@@ -108,32 +53,41 @@ impl Decoder {
         })
     }
 
+    /// The checkpoint's configuration.
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
+    /// The fused weights.
     pub fn weights(&self) -> &Weights {
         &self.weights
     }
 
-    /// The angles of the positions that sequences may have.
+    /// Rotary angles of all positions that sequences may have.
     pub fn rope(&self) -> &RopeTable {
         &self.rope
     }
 
-    /// What attention scores are multiplied by: `1 / √head_dim`.
+    /// Factor of the attention scores: `1 / √head_dim`.
     pub fn scale(&self) -> f32 {
         self.scale
     }
 
     /// Runs one step: writes the batch's keys and values into `cache` and returns the logits of
-    /// `logits_rows`, `[logits rows, vocab]` in f32; `None` where no row's are wanted.
+    /// `logits_rows`, `[logits rows, vocab]` in f32; `None` if `logits_rows` is empty.
+    ///
+    /// # Errors
+    /// An index of the batch is out of range, or the device has no memory for the step.
     pub fn forward(&self, batch: &Batch, cache: &KvCache) -> Result<Option<Tensor>> {
         let mut graphs = Graphs::eager(self.weights.embedding.device());
         self.forward_captured(batch, cache, &mut graphs)
     }
 
-    /// As [`Self::forward`], where the launches of decoding steps are captured and replayed.
+    /// As [`Self::forward`], but captures the launches of decoding steps as CUDA graphs and replays
+    /// them.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
     pub fn forward_captured(
         &self,
         batch: &Batch,
@@ -160,7 +114,7 @@ impl Decoder {
         self.weights.head.wide(&x).map(Some)
     }
 
-    /// A batch as the kernels take it; to be uploaded.
+    /// Places a batch's indices among `inputs`, to be uploaded with them.
     fn prepare<'a>(&self, batch: &'a Batch, inputs: &mut Inputs) -> Result<Step<'a>> {
         let group = self.config.heads / self.config.kv_heads;
         let overlaid = batch.overlaid.iter().map(|over| OverlayRows {
@@ -173,13 +127,15 @@ impl Decoder {
             positions: Indices::new(&batch.positions, inputs),
             slots: Indices::new(&batch.slots, inputs),
             overlays: Overlays::new(overlaid.collect(), batch.tokens.len(), inputs)?,
-            // From here on places hang on more than a step's form: nothing behind them is captured.
+            // Their places in the upload vary among the steps of one graph, so no captured launch
+            // reads anything from here on.
             spans: Spans::new(&batch.spans, group, inputs)?,
             logits_rows: Indices::new(&batch.logits_rows, inputs),
         })
     }
 
-    /// Checks what operations check themselves when they run: a step that is replayed runs none.
+    /// Checks the batch as its operations do when they run: a replayed graph runs none of their
+    /// checks.
     fn check(&self, batch: &Batch, step: &Step, cache: &KvCache) -> Result<()> {
         let rows = batch.tokens.len();
         step.tokens.check("token", rows, self.config.vocab_size)?;
@@ -200,25 +156,25 @@ impl Decoder {
         Ok(())
     }
 
-    /// What the layers make of the batch's tokens: the residual stream `[rows, hidden]`, in f32.
+    /// Runs all layers: the residual stream `[rows, hidden]` in f32, before the final norm.
     fn layers(&self, step: &Step, cache: &KvCache) -> Result<Tensor> {
         let eps = self.config.rms_norm_eps;
         let rope = self.rope.at(&step.positions)?;
-        // A copy of rows of the embedding, to add to.
+        // A copy of the embedding's rows: the layers add to it in place.
         let x = self.weights.embedding.gather_rows(&step.tokens)?;
-        let mut before: Option<Tensor> = None;
+        let mut mlp: Option<Tensor> = None;
         for (i, layer) in self.weights.layers.iter().enumerate() {
             let norm = &layer.input_norm;
-            let h = match &before {
+            let h = match &mlp {
                 None => rms_norm(&x, norm, eps)?,
                 Some(y) => residual::add_norm(&x, y, norm, eps)?,
             };
             let y = self.attend(i, &h, &rope, step, cache)?;
             let h = residual::add_norm(&x, &y, &layer.post_attention_norm, eps)?;
             let h = silu_mul(&self.project(i, Projection::GateUp, &h, step)?)?;
-            before = Some(self.project(i, Projection::Down, &h, step)?);
+            mlp = Some(self.project(i, Projection::Down, &h, step)?);
         }
-        if let Some(y) = before {
+        if let Some(y) = mlp {
             residual::add(&x, &y)?;
         }
         Ok(x)
@@ -250,9 +206,9 @@ impl Decoder {
             keys,
             eps: self.config.rms_norm_eps,
         });
-        // Views: heads are turned, stored and read where the product has put them.
-        let turned = qkv.narrow(1, 0, heads + kv_heads)?;
-        rotate(&turned, cos, sin, norms)?;
+        // Views: heads are rotated, stored and read in the product's own memory.
+        let rotated = qkv.narrow(1, 0, heads + kv_heads)?;
+        rotate(&rotated, cos, sin, norms)?;
         let cached = cache.layer(index);
         cached.write(&qkv.narrow(1, heads, 2 * kv_heads)?, &step.slots)?;
         let queries = qkv.narrow(1, 0, heads)?;
@@ -262,7 +218,7 @@ impl Decoder {
         self.project(index, Projection::O, &y, step)
     }
 
-    /// A layer's projection, each row with its ticket: `[rows, in]` → `[rows, out]`.
+    /// One projection of a layer, with each row's ticket overlaid: `[rows, in]` → `[rows, out]`.
     fn project(
         &self,
         layer: usize,

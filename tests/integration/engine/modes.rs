@@ -266,7 +266,7 @@ fn the_memory_of_a_ticket_covers_its_overlay() {
     let made = base.lay_out(ticket).unwrap();
     assert_eq!(made.nonzeros(), ticket.nonzeros());
     let takes = ticket.resident_bytes() + made.bytes();
-    let counted = base.memory_of_tickets(true)(ticket, &base.manifest);
+    let counted = base.ticket_memory(true).bytes_of(ticket, &base.manifest);
     assert!(takes <= counted, "{takes} of {counted} bytes");
     let other = load_tiny("qwen2", Dtype::F32);
     let error = other.lay_out(ticket).unwrap_err().to_string();

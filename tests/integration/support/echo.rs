@@ -17,7 +17,8 @@ use tombola::engine::{
     SequenceError, StepResult, TokenLogprobs, channel,
 };
 use tombola::metrics::Metrics;
-use tombola::registry::{MemoryOf, Registry, RegistryOptions};
+use tombola::model::TicketMemory;
+use tombola::registry::{Registry, RegistryOptions};
 use tombola::server::{AppState, ServedBase, ServerOptions, router};
 use tombola::ticket::{
     BaseManifest, DeltaDtype, Deltas, Digest, Metadata, ParameterInfo, TensorDelta, Ticket,
@@ -76,7 +77,7 @@ impl Server {
         let options = RegistryOptions {
             max_ticket_bytes: MAX_TICKET_BYTES,
             memory_budget: 1 << 20,
-            memory_of: MemoryOf::new(|ticket, _| ticket.resident_bytes()),
+            ticket_memory: TicketMemory::without_layouts(),
             allow_foreign_base: false,
         };
         let opened = Registry::open(tickets.path(), manifest.clone(), options).unwrap();

@@ -12,8 +12,8 @@ use tombola::engine::{
     TicketMode, spawn,
 };
 use tombola::metrics::Metrics;
-use tombola::model::Dtype;
-use tombola::registry::{Lease, MemoryOf, Registry, RegistryOptions};
+use tombola::model::{Dtype, TicketMemory};
+use tombola::registry::{Lease, Registry, RegistryOptions};
 use tombola::ticket::{BaseManifest, DeltaDtype, Digest};
 
 use super::bases::{LLAMA, load_tiny};
@@ -99,7 +99,7 @@ pub fn registry(count: usize, largest: f32, memory_budget: usize) -> (Registry, 
     let options = RegistryOptions {
         max_ticket_bytes: 1 << 20,
         memory_budget,
-        memory_of: MemoryOf::new(|ticket, _| ticket.resident_bytes()),
+        ticket_memory: TicketMemory::without_layouts(),
         allow_foreign_base: false,
     };
     let opened = Registry::open(folder.path(), base, options).unwrap();

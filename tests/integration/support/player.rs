@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{D, DType, Device, IndexOp, Tensor};
 use tombola::kernels::step::graphs::Graphs;
-use tombola::model::{BLOCK, Base, Batch, KvCache, TicketOverlay};
+use tombola::model::{BLOCK, Base, Batch, KvCache, TicketLayout};
 
 /// Sequences that a test runs through a decoder, step by step.
 pub struct Player<'a> {
@@ -14,7 +14,7 @@ pub struct Player<'a> {
     graphs: Graphs,
     tables: Vec<Vec<u32>>,
     computed: Vec<usize>,
-    overlaid: Option<Arc<TicketOverlay>>,
+    overlaid: Option<Arc<TicketLayout>>,
 }
 
 impl<'a> Player<'a> {
@@ -33,7 +33,7 @@ impl<'a> Player<'a> {
     }
 
     /// Overlays a ticket on every row.
-    pub fn under(self, overlaid: Option<&Arc<TicketOverlay>>) -> Self {
+    pub fn under(self, overlaid: Option<&Arc<TicketLayout>>) -> Self {
         Self {
             overlaid: overlaid.cloned(),
             ..self

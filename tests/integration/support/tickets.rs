@@ -6,10 +6,8 @@ use std::sync::Arc;
 use half::bf16;
 use rand::Rng;
 use rand::rngs::StdRng;
-use tombola::model::Base;
-use tombola::ticket::{
-    BaseManifest, BoundTicket, DeltaDtype, Deltas, Metadata, TensorDelta, Ticket,
-};
+use tombola::model::{Base, LoadedTicket};
+use tombola::ticket::{BaseManifest, DeltaDtype, Deltas, Metadata, TensorDelta, Ticket};
 
 /// The distribution of a random ticket's deltas.
 #[derive(Clone, Copy)]
@@ -65,8 +63,8 @@ pub fn encode_ticket(base: &BaseManifest, tensors: &BTreeMap<String, TensorDelta
 }
 
 /// A ticket for `base`, written and read back.
-pub fn bind_ticket(base: &Base, tensors: &BTreeMap<String, TensorDelta>) -> Arc<BoundTicket> {
+pub fn bind_ticket(base: &Base, tensors: &BTreeMap<String, TensorDelta>) -> Arc<LoadedTicket> {
     let ticket = Ticket::from_bytes(&encode_ticket(&base.manifest, tensors)).expect("a ticket");
     let bound = ticket.bind(&base.manifest, false);
-    Arc::new(bound.expect("a ticket of this base"))
+    Arc::new(LoadedTicket::new(bound.expect("a ticket of this base")))
 }

@@ -55,7 +55,9 @@ fn golden_losses_positions_and_logprobs() {
     println!("positions: {same} of {all} are PyTorch's");
     assert!(same * 100 >= all * 99, "{same} of {all}");
     let ticket = trained.ticket.bind(&base.manifest, false).unwrap();
-    base.resident.swap(Some(&ticket.into()), 1.0).unwrap();
+    base.resident
+        .swap(Some(&Arc::new(LoadedTicket::new(ticket))), 1.0)
+        .unwrap();
     let probe = ids(&golden["probe_ids"]);
     let got = Player::new(&base, 1, 16).step(&[(0, &probe)]).remove(0);
     let want = numbers(&golden["probe_logprobs_after_adapt"]);

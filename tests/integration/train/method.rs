@@ -96,7 +96,9 @@ fn lotto_trains_on_top_of_a_ticket_and_leaves_its_positions_alone() {
     let tickets = [(bound(&first, &base), 1.0), (bound(&second, &base), 1.0)];
     let both = merge(&tickets, &base.manifest, "both", DeltaDtype::Bf16, None).unwrap();
     let both = both.bind(&base.manifest, false).unwrap();
-    base.resident.swap(Some(&both.into()), 1.0).unwrap();
+    base.resident
+        .swap(Some(&Arc::new(LoadedTicket::new(both))), 1.0)
+        .unwrap();
     let backprop = Backprop {
         decoder: &base.decoder,
         checkpointing: false,

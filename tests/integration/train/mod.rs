@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 use tombola::data::{Dataset, Example};
-use tombola::model::{Base, Checkpoint, Dtype, Files, save_folder};
+use tombola::model::{Base, Checkpoint, Dtype, Files, LoadedTicket, save_folder};
 use tombola::ticket::merge::merge;
 use tombola::ticket::top_k::Scope;
 use tombola::ticket::{BoundTicket, DeltaDtype, Digest, Ticket};

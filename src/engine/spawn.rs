@@ -1,0 +1,145 @@
+//! Start and end of the engine's thread.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use super::costs::measure::Measured;
+use super::handle::{EngineHandle, Limits, channel};
+use super::mode::TicketMode;
+use super::policy::{ByCost, Policy, TurnLimits, Turns};
+use super::runner::Runner;
+use super::scheduler::{Scheduler, SchedulerConfig};
+use super::{Engine, EngineConfig, EngineError};
+use crate::kernels;
+use crate::metrics::Metrics;
+use crate::model::{BLOCK, Base, ModelError};
+
+/// Steps of a ticket's turn while others wait. A swap costs less than one step, so it adds little
+/// to a turn, and a newcomer waits for no more than one turn of each other group.
+pub const TURN_STEPS: usize = 8;
+
+/// Most alternatives per token that a request may ask for.
+const MAX_LOGPROBS: usize = 20;
+
+/// The engine's thread; dropping it ends and joins the thread.
+pub struct EngineThread {
+    handle: EngineHandle,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for EngineThread {
+    fn drop(&mut self) {
+        self.handle.shutdown();
+        if let Some(thread) = self.thread.take() {
+            // The thread cannot have panicked: a panic ends the process.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Starts the engine's thread, which takes over the base. In [`TicketMode::Auto`] without
+/// [`EngineConfig::costs`], measures the base first.
+///
+/// # Errors
+/// The configuration does not fit the base, the device has no room for the KV cache, or a thread
+/// cannot be started.
+pub fn spawn(
+    base: Base,
+    config: &EngineConfig,
+    metrics: Arc<Metrics>,
+) -> Result<(EngineHandle, EngineThread), EngineError> {
+    let blocks = check(&base, config)?;
+    let limits = Limits {
+        max_model_len: base.max_positions.min(blocks * BLOCK),
+        vocab_size: base.decoder.config().vocab_size,
+        max_logprobs: MAX_LOGPROBS,
+    };
+    let scheduler = Scheduler::new(SchedulerConfig {
+        max_num_seqs: config.max_num_seqs,
+        max_num_batched_tokens: config.max_num_batched_tokens,
+        blocks,
+        block_size: BLOCK,
+    });
+    let threads = |e: &dyn std::fmt::Display| EngineError::Threads(e.to_string());
+    let pool = kernels::Pool::new(config.threads).map_err(|e| threads(&e))?;
+    let mut runner = Runner::new(base, blocks, config.enforce_eager)?;
+    let policy = policy(config, &mut runner, &pool)?;
+    let max_model_len = limits.max_model_len;
+    let capacity = config.max_num_seqs.saturating_add(config.max_queue);
+    let (handle, inbox) = channel(limits, capacity);
+    let engine = Engine {
+        runner,
+        scheduler,
+        policy,
+        sequences: HashMap::new(),
+        next_id: 0,
+        max_model_len,
+        end_tokens: config.end_tokens.clone(),
+        inbox,
+        metrics,
+    };
+    let thread = std::thread::Builder::new()
+        .name("engine".to_owned())
+        .spawn(move || or_exit(|| pool.install(|| engine.run())))
+        .map_err(|e| threads(&e))?;
+    let joined = EngineThread {
+        handle: handle.clone(),
+        thread: Some(thread),
+    };
+    Ok((handle, joined))
+}
+
+/// Checks a configuration against the base; returns the number of KV blocks.
+fn check(base: &Base, config: &EngineConfig) -> Result<usize, EngineError> {
+    let EngineConfig {
+        max_num_seqs: seqs,
+        max_num_batched_tokens: tokens,
+        kv_cache_bytes: given,
+        ..
+    } = *config;
+    if tokens < seqs {
+        return Err(EngineError::Budget { tokens, seqs });
+    }
+    if config.ticket_mode != TicketMode::Overlay && !base.resident.can_apply() {
+        return Err(EngineError::Quantized);
+    }
+    let block = base.block_bytes();
+    match given / block {
+        0 => Err(EngineError::Cache { given, block }),
+        blocks => Ok(blocks),
+    }
+}
+
+/// The policy of a ticket mode. Measures the base if the mode decides by costs and none are given.
+fn policy(
+    config: &EngineConfig,
+    runner: &mut Runner,
+    pool: &kernels::Pool,
+) -> Result<Policy, ModelError> {
+    let limits = TurnLimits {
+        steps: TURN_STEPS,
+        tokens: config.max_num_batched_tokens,
+    };
+    let costs = match (config.ticket_mode, &config.costs) {
+        (TicketMode::Overlay, _) => return Ok(Policy::Together),
+        (TicketMode::Apply, _) => return Ok(Policy::Turns(Turns::new(limits))),
+        (TicketMode::Auto, Some(costs)) => costs.clone(),
+        (TicketMode::Auto, None) => {
+            let Measured { costs, took } = pool.install(|| runner.measure_costs())?;
+            tracing::info!("measured costs in {:.2} s: {costs}", took.as_secs_f64());
+            costs
+        }
+    };
+    Ok(Policy::ByCost(Box::new(ByCost::new(costs, limits))))
+}
+
+/// Runs the engine, and ends the process if it panics: the weights may be half patched, and must
+/// not be served.
+fn or_exit(run: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(run)).is_err() {
+        eprintln!("tombola: the engine has failed (its message is above); the process ends");
+        std::process::exit(70);
+    }
+}

@@ -1,0 +1,106 @@
+//! Device layout of a ticket: its deltas by fused weight, as the kernels walk them.
+
+use std::fmt;
+
+use candle_core::Device;
+
+use super::error::ModelError;
+use super::weights::{Projection, layers};
+use crate::kernels::ticket::overlay::{Layouts, WeightDeltas};
+use crate::ticket::{BaseManifest, BoundTicket, Ticket};
+
+/// Layout of a ticket on the base's device, for the sparse product beside the resident weights. On
+/// a GPU, apply and revert walk it too.
+pub struct TicketLayout {
+    layouts: Layouts,
+}
+
+/// Index of a layer's fused weight among all fused weights of the base.
+pub(crate) fn weight_number(layer: usize, projection: Projection) -> usize {
+    layer * Projection::ALL.len() + projection as usize
+}
+
+impl TicketLayout {
+    /// Builds the layout of a ticket of the base that `manifest` describes, on all cores.
+    ///
+    /// # Errors
+    /// The ticket is bound to another base, or the device has no room for its layout.
+    pub(crate) fn new(
+        ticket: &BoundTicket,
+        manifest: &BaseManifest,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
+        if ticket.bound_to() != manifest.fingerprint {
+            return Err(ModelError::ForeignTicket {
+                ticket: ticket.bound_to(),
+                base: manifest.fingerprint,
+            });
+        }
+        let layouts = Layouts::new(&fused(ticket, manifest), device)?;
+        Ok(Self { layouts })
+    }
+
+    /// Layouts of the touched weights, by [`weight_number`].
+    pub(crate) fn layouts(&self) -> &Layouts {
+        &self.layouts
+    }
+
+    /// Nonzeros of the ticket.
+    pub fn nonzeros(&self) -> usize {
+        self.layouts.nonzeros()
+    }
+
+    /// Bytes that the layout takes of the device's memory.
+    pub fn bytes(&self) -> usize {
+        self.layouts.bytes()
+    }
+}
+
+impl fmt::Debug for TicketLayout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TicketLayout")
+            .field("nonzeros", &self.nonzeros())
+            .finish()
+    }
+}
+
+/// Memory that loaded tickets of one base take.
+#[derive(Clone, Debug)]
+pub struct TicketMemory {
+    /// Device that layouts are built on; `None` if no ticket gets one.
+    layouts_on: Option<Device>,
+}
+
+impl TicketMemory {
+    /// Counts tickets that never get a layout.
+    pub fn without_layouts() -> Self {
+        Self { layouts_on: None }
+    }
+
+    /// Counts tickets together with their layouts on `device`.
+    pub(super) fn with_layouts_on(device: Device) -> Self {
+        let layouts_on = Some(device);
+        Self { layouts_on }
+    }
+
+    /// Upper bound of the bytes that a loaded ticket of the base takes.
+    pub fn bytes_of(&self, ticket: &Ticket, base: &BaseManifest) -> usize {
+        let layout = self.layouts_on.as_ref();
+        let layout = layout.map_or(0, |device| Layouts::bytes_for(&fused(ticket, base), device));
+        ticket.resident_bytes() + layout
+    }
+}
+
+/// Deltas of a ticket by [`weight_number`]; `None` for each weight that it does not touch.
+fn fused<'a>(ticket: &'a Ticket, manifest: &BaseManifest) -> Vec<Option<WeightDeltas<'a>>> {
+    let weight = |layer: usize, projection: Projection| {
+        let (mut shape, mut parts) = ([0, 0], Vec::new());
+        for (name, first, rows) in projection.parts(layer, manifest) {
+            shape = [first + rows, manifest.parameters[&name].shape[1]];
+            parts.extend(ticket.tensors().get(&name).map(|delta| (first, delta)));
+        }
+        (!parts.is_empty()).then_some(WeightDeltas { shape, parts })
+    };
+    let layer = |layer| Projection::ALL.map(|projection| weight(layer, projection));
+    (0..layers(manifest)).flat_map(layer).collect()
+}
