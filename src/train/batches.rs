@@ -1,4 +1,4 @@
-//! The order in which rows are learned.
+//! The order of the training rows.
 
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -7,22 +7,22 @@ use rand_chacha::ChaCha8Rng;
 use super::config::Phase;
 use crate::data::Example;
 
-/// Rows in an order that the seed decides: each epoch all of them once, shuffled anew. The rows of a
-/// step follow from its number alone, so that a resumed run sees what an uninterrupted one does.
+/// Batches of rows, reshuffled each epoch in an order determined by the seed. The rows of a step
+/// depend only on its number, so that a resumed run sees the same rows as an uninterrupted one.
 pub struct Batches<'a> {
     examples: &'a [Example],
-    /// `None` keeps the file's order.
+    /// `None` keeps the order of the file.
     seed: Option<u64>,
     phase: Phase,
-    /// An epoch and its order.
+    /// Number and row order of the current epoch.
     order: Option<(usize, Vec<usize>)>,
 }
 
 impl<'a> Batches<'a> {
     /// # Panics
-    /// If there is no example.
+    /// If `examples` is empty.
     pub fn new(examples: &'a [Example], seed: Option<u64>, phase: Phase) -> Self {
-        assert!(!examples.is_empty(), "there are rows to learn");
+        assert!(!examples.is_empty(), "a dataset has at least one row");
         Self {
             examples,
             seed,
@@ -31,7 +31,7 @@ impl<'a> Batches<'a> {
         }
     }
 
-    /// The rows of step `step`, from 0, of `size` rows each.
+    /// The rows of step `step`, counted from 0, with `size` rows per step.
     pub fn step(&mut self, step: usize, size: usize) -> Vec<&'a Example> {
         (step * size..(step + 1) * size)
             .map(|i| self.row(i))
@@ -39,12 +39,16 @@ impl<'a> Batches<'a> {
     }
 
     fn row(&mut self, index: usize) -> &'a Example {
-        let (epoch, place) = (index / self.examples.len(), index % self.examples.len());
-        if self.order.as_ref().is_none_or(|(of, _)| *of != epoch) {
+        let (epoch, offset) = (index / self.examples.len(), index % self.examples.len());
+        if self
+            .order
+            .as_ref()
+            .is_none_or(|(current, _)| *current != epoch)
+        {
             self.order = Some((epoch, self.shuffled(epoch)));
         }
-        let (_, order) = self.order.as_ref().expect("made above");
-        &self.examples[order[place]]
+        let (_, order) = self.order.as_ref().expect("set above");
+        &self.examples[order[offset]]
     }
 
     fn shuffled(&self, epoch: usize) -> Vec<usize> {
@@ -78,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn an_epoch_holds_every_row_once_and_the_next_is_another_order() {
+    fn an_epoch_holds_every_row_once_and_the_next_one_is_reshuffled() {
         let examples = examples(10);
         let mut batches = Batches::new(&examples, Some(7), Phase::Adapt);
         let rows = lines(&mut batches, 0..5);
@@ -94,21 +98,21 @@ mod tests {
     }
 
     #[test]
-    fn a_step_follows_from_its_number_seed_and_phase() {
+    fn the_rows_of_a_step_depend_on_its_number_seed_and_phase() {
         let examples = examples(10);
-        let of = |seed, phase| {
+        let rows = |seed, phase| {
             let mut batches = Batches::new(&examples, Some(seed), phase);
             lines(&mut batches, 3..6)
         };
-        let mut from_the_start = Batches::new(&examples, Some(7), Phase::Adapt);
-        let all = lines(&mut from_the_start, 0..6);
-        assert_eq!(of(7, Phase::Adapt), all[12..]);
-        assert_ne!(of(8, Phase::Adapt), all[12..]);
-        assert_ne!(of(7, Phase::Calibrate), all[12..]);
+        let mut batches = Batches::new(&examples, Some(7), Phase::Adapt);
+        let all = lines(&mut batches, 0..6);
+        assert_eq!(rows(7, Phase::Adapt), all[12..]);
+        assert_ne!(rows(8, Phase::Adapt), all[12..]);
+        assert_ne!(rows(7, Phase::Calibrate), all[12..]);
     }
 
     #[test]
-    fn unshuffled_rows_come_as_they_stand() {
+    fn unshuffled_rows_keep_the_order_of_the_file() {
         let examples = examples(6);
         let mut batches = Batches::new(&examples, None, Phase::Adapt);
         assert_eq!(lines(&mut batches, 0..2), [0, 1, 2, 3, 4, 5, 0, 1]);

@@ -1,4 +1,4 @@
-//! What a training run does: everything that decides the ticket's bytes, besides base and data.
+//! Configuration of a training run: everything but base and data that decides the ticket's bytes.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,17 +9,17 @@ use super::optimizer::OptimizerKind;
 use super::schedule::{Decay, Schedule};
 use crate::ticket::top_k::Scope;
 
-/// What weights are ranked by when the mask is chosen.
+/// Score by which the mask ranks weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Score {
-    /// `|w_T − w_0|` after a full fine-tune: the paper's.
+    /// `|w_T − w_0|` after a full fine-tune, as in the paper.
     TaskVector,
-    /// `Σ |g|` over the calibration's steps, at the weights that training starts from.
+    /// `Σ |g|` over the calibration steps, at the weights that training starts from.
     Gradient,
     /// `|w|·Σ |g|`, at the same weights.
     Saliency,
-    /// Drawn from the seed: the control.
+    /// Random scores drawn from the seed, as a control.
     Random,
 }
 
@@ -36,7 +36,7 @@ impl FromStr for Score {
     fn from_str(text: &str) -> Result<Self, String> {
         let found = SCORES.iter().find(|(name, _)| *name == text);
         let names = SCORES.map(|(name, _)| name).join(", ");
-        let error = || format!("{text:?} is not a score: one of {names}");
+        let error = || format!("{text:?} is not a score: expected one of {names}");
         found.map(|(_, score)| *score).ok_or_else(error)
     }
 }
@@ -48,11 +48,13 @@ impl fmt::Display for Score {
     }
 }
 
-/// The two times that something is trained.
+/// Phase of a training run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
+    /// Trains or scores every weight, to choose the mask.
     Calibrate,
+    /// Trains the positions of the mask, from the start again.
     Adapt,
 }
 
@@ -65,7 +67,7 @@ impl fmt::Display for Phase {
     }
 }
 
-/// Steps of a phase and the learning rate at its peak.
+/// Steps and peak learning rate of a phase.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct PhaseConfig {
     pub steps: usize,
@@ -73,13 +75,13 @@ pub struct PhaseConfig {
     pub learning_rate: f32,
 }
 
-/// Writes a number by its shortest digits, not by those of its f32 widened.
+/// Serializes an f32 with the shortest digits that identify it, not with those of its f64.
 fn as_written<S: Serializer>(number: &f32, serializer: S) -> Result<S::Ok, S::Error> {
-    let shortest: f64 = number.to_string().parse().expect("a number's own digits");
+    let shortest: f64 = number.to_string().parse().expect("printed floats parse");
     serializer.serialize_f64(shortest)
 }
 
-fn as_written_if_any<S: Serializer>(
+fn option_as_written<S: Serializer>(
     number: &Option<f32>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
@@ -89,40 +91,41 @@ fn as_written_if_any<S: Serializer>(
     }
 }
 
-/// How a ticket is trained.
+/// Configuration of a training run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TrainConfig {
-    /// The ticket's name.
+    /// Name of the ticket.
     pub name: String,
-    /// The share of adaptable weights that the ticket may touch, in (0, 1].
+    /// Share of the adaptable weights that the ticket may touch, in (0, 1].
     pub density: f64,
     pub score: Score,
     pub scope: Scope,
     pub calibrate: PhaseConfig,
     pub adapt: PhaseConfig,
-    /// Rows that go through the decoder at once.
+    /// Rows per forward and backward pass.
     pub batch: usize,
-    /// Batches that one step of the optimizer sums over.
+    /// Batches whose gradients are accumulated per optimizer step.
     pub accumulate: usize,
     pub optimizer: OptimizerKind,
     #[serde(serialize_with = "as_written")]
     pub weight_decay: f32,
-    /// The share of a phase's steps in which the learning rate rises.
+    /// Share of a phase's steps during which the learning rate rises.
     #[serde(serialize_with = "as_written")]
     pub warmup: f32,
     pub decay: Decay,
-    /// The norm that a step's gradients are scaled down to; `None` leaves them.
-    #[serde(serialize_with = "as_written_if_any")]
+    /// Maximum gradient norm; larger gradients are scaled down to it. `None` does not clip.
+    #[serde(serialize_with = "option_as_written")]
     pub clip: Option<f32>,
-    /// Keep only each layer's input in the forward pass, and compute the rest again.
+    /// Gradient checkpointing: keep only the input of each layer and recompute the rest in the
+    /// backward pass.
     pub checkpointing: bool,
-    /// Whether each epoch has an order of its own, or the file's.
+    /// Reshuffle the rows each epoch; otherwise they keep the order of the file.
     pub shuffle: bool,
     pub seed: u64,
 }
 
 impl TrainConfig {
-    /// The steps and the learning rate of a phase.
+    /// Steps and peak learning rate of a phase.
     pub fn phase(&self, phase: Phase) -> PhaseConfig {
         match phase {
             Phase::Calibrate => self.calibrate,
@@ -130,8 +133,8 @@ impl TrainConfig {
         }
     }
 
-    /// The learning rate over a phase.
-    pub fn schedule(&self, phase: Phase) -> Schedule {
+    /// Learning rate schedule of a phase.
+    pub(super) fn schedule(&self, phase: Phase) -> Schedule {
         let PhaseConfig {
             steps,
             learning_rate: peak,
@@ -144,8 +147,8 @@ impl TrainConfig {
         }
     }
 
-    /// Rows of one step of the optimizer.
-    pub fn rows_per_step(&self) -> usize {
+    /// Rows per optimizer step.
+    pub(super) fn rows_per_step(&self) -> usize {
         self.batch * self.accumulate
     }
 }

@@ -1,4 +1,4 @@
-//! Why a training run ended without a ticket.
+//! Errors of a training run.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,12 +8,12 @@ use crate::model::ModelError;
 use crate::ticket::TicketError;
 use crate::ticket::top_k::TopKError;
 
-/// Why a training run ended without a ticket; each message is one line.
+/// Error that ends a training run; each message is one line.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
     #[error(
-        "the {what} is {value} in step {step} of the {phase} phase; {saved}. A lower learning rate \
-         (its peak is {rate:e} now) is the usual cure"
+        "the {what} is {value} in step {step} of the {phase} phase; {saved}. Try a lower peak \
+         learning rate than {rate:e}"
     )]
     NotFinite {
         what: &'static str,
@@ -21,7 +21,7 @@ pub enum TrainError {
         phase: Phase,
         step: usize,
         rate: f32,
-        /// State that the run folder holds, in words.
+        /// State saved in the run folder, in words.
         saved: String,
     },
     #[error("stopped after step {step} of the {phase} phase, which is saved")]
@@ -46,13 +46,13 @@ pub enum TrainError {
         now: String,
     },
     #[error(
-        "a density of {density} keeps no weight: it is too low for this base, or nothing moved that \
-         the mask may hold"
+        "a density of {density} keeps no weight: it is too low for this base, or calibration moved \
+         no weight that the mask may hold"
     )]
     EmptyMask { density: f64 },
     #[error("cannot save the calibrated base: {0}")]
     SaveCalibrated(String),
-    #[error("threads cannot be started: {0}")]
+    #[error("cannot start the compute threads: {0}")]
     Threads(String),
     #[error(transparent)]
     Select(#[from] TopKError),

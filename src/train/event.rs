@@ -1,4 +1,4 @@
-//! What a run tells while it goes on: to whoever watches, and to `metrics.jsonl`.
+//! Events of a training run, as passed to observers and appended to `metrics.jsonl`.
 
 use std::collections::BTreeMap;
 
@@ -10,29 +10,30 @@ use super::config::Phase;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
-    /// A phase begins.
+    /// Beginning of a phase.
     Phase {
         phase: Phase,
         steps: usize,
-        /// Weights that are trained.
+        /// Number of trained weights.
         trained: usize,
-        /// Bytes of their gradients, optimizer state and f32 masters.
+        /// Bytes of gradients, optimizer state and f32 masters.
         bytes: usize,
     },
+    /// End of an optimizer step.
     Step(StepReport),
-    /// The mean loss of a learned token of the validation rows, in nats.
+    /// Mean loss per learned token of the validation rows, in nats.
     Valid {
-        /// `None` before anything was trained.
+        /// `None` before training.
         phase: Option<Phase>,
-        /// Steps of the phase that were taken.
+        /// Number of steps taken in the phase.
         step: usize,
         loss: f64,
     },
-    /// The mask was chosen: weights kept of each parameter, and how many it has.
+    /// Choice of the mask: weights in the mask and weights in total, by parameter.
     Mask {
         parameters: BTreeMap<String, (usize, usize)>,
     },
-    /// The ticket is written; its loss on the validation rows, measured with rounded deltas.
+    /// Completion of the ticket, with its loss on the validation rows under the rounded deltas.
     Ticket {
         digest: String,
         bytes: u64,
@@ -40,18 +41,19 @@ pub enum Event {
     },
 }
 
-/// One step of the optimizer.
+/// One optimizer step.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepReport {
     pub phase: Phase,
-    /// From 1.
+    /// Number of the step in its phase, from 1.
     pub step: usize,
-    /// Mean loss of the step's learned tokens, in nats.
+    /// Mean loss per learned token, in nats.
     pub loss: f64,
     pub learning_rate: f32,
-    /// Norm of the gradients before clipping.
+    /// Gradient norm before clipping.
     pub gradient_norm: f64,
-    /// Tokens of the step's rows, learned or not.
+    /// Tokens of the rows, learned or not.
     pub tokens: usize,
+    /// Wall-clock time of the step.
     pub seconds: f64,
 }

@@ -1,4 +1,4 @@
-//! Which weights a ticket may move: scores, and the positions that they choose.
+//! The mask: scores of the adaptable weights, and the positions a ticket may hold.
 
 use std::collections::BTreeMap;
 
@@ -14,19 +14,20 @@ use crate::kernels::Pattern;
 use crate::model::{Projection, layers};
 use crate::ticket::{BaseManifest, BoundTicket, TensorDelta};
 
-/// Scores of every weight of the adaptable parameters, row-major; below zero: not to be chosen.
+/// Scores of all weights of the adaptable parameters, row-major. Weights with a negative score are
+/// never chosen.
 pub type Scores = BTreeMap<String, Vec<f32>>;
 
-/// Chosen weights of each parameter, row-major and strictly increasing.
+/// Flat, row-major positions of the chosen weights by parameter, strictly increasing.
 pub type Positions = BTreeMap<String, Vec<usize>>;
 
-/// `|w − w_0|` of other values of the parameters than those that training starts from.
+/// Scores `|w − w_0|`, for tuned values `w` of the parameters and the start `w_0`.
 pub fn task_vector(
     start: &Start,
     mut tuned: impl FnMut(&str) -> Result<Tensor, TrainError>,
 ) -> Result<Scores, TrainError> {
     let score = |name: &String| {
-        // The start is on the CPU, wherever the base is.
+        // The start is on the CPU, whatever the device of the base.
         let tuned = tuned(name)?.to_device(&Device::Cpu)?;
         let distance = task_vector::distance(tuned, start.parameter(name)?)?;
         Ok((name.clone(), distance))
@@ -34,7 +35,7 @@ pub fn task_vector(
     adaptable(&start.manifest).map(score).collect()
 }
 
-/// Sums of absolute gradients by slot as scores by parameter, times `|w_0|` for a saliency.
+/// Scores by parameter from sums of absolute gradients by slot, times `|w_0|` for saliency.
 pub fn gradients(
     start: &Start,
     sums: &BTreeMap<Slot, Tensor>,
@@ -43,7 +44,7 @@ pub fn gradients(
     let mut scores = Scores::new();
     for (slot, sums) in sums {
         for (name, first, rows) in parts(*slot, &start.manifest) {
-            // As above: to where the start is.
+            // The start is on the CPU, whatever the device of the base.
             let mut part = sums.narrow(0, first, rows)?.to_device(&Device::Cpu)?;
             if saliency {
                 part = (part * start.parameter(&name)?.abs()?)?;
@@ -54,7 +55,7 @@ pub fn gradients(
     Ok(scores)
 }
 
-/// Scores drawn from a seed, in (0, 1].
+/// Uniform random scores in (0, 1], drawn from a seed.
 pub fn random(manifest: &BaseManifest, seed: u64) -> Scores {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut draw = |name: &String| {
@@ -65,7 +66,7 @@ pub fn random(manifest: &BaseManifest, seed: u64) -> Scores {
     adaptable(manifest).map(&mut draw).collect()
 }
 
-/// Takes a ticket's positions out of the choice.
+/// Excludes the positions of a ticket from the choice.
 pub fn exclude(scores: &mut Scores, ticket: &BoundTicket, manifest: &BaseManifest) {
     for (name, positions) in of_ticket(ticket, manifest) {
         let scores = scores
@@ -77,7 +78,7 @@ pub fn exclude(scores: &mut Scores, ticket: &BoundTicket, manifest: &BaseManifes
     }
 }
 
-/// The positions of a ticket.
+/// The positions a ticket holds.
 pub fn of_ticket(ticket: &BoundTicket, manifest: &BaseManifest) -> Positions {
     let positions = |(name, delta): (&String, &TensorDelta)| {
         let width = manifest.parameters[name].shape[1];
@@ -87,13 +88,13 @@ pub fn of_ticket(ticket: &BoundTicket, manifest: &BaseManifest) -> Positions {
     ticket.tensors().iter().map(positions).collect()
 }
 
-/// The fused weights that tickets adapt.
+/// Slots of the fused weights that tickets adapt.
 pub fn slots(manifest: &BaseManifest) -> impl Iterator<Item = Slot> {
     (0..layers(manifest)).flat_map(|layer| Projection::ALL.map(|p| Slot::Weight(layer, p)))
 }
 
-/// Positions by parameter as patterns of the decoder's fused weights; weights without any are left
-/// out.
+/// Sparsity patterns of the fused weights for the positions by parameter; weights without positions
+/// are left out.
 pub fn patterns(manifest: &BaseManifest, positions: &Positions) -> BTreeMap<Slot, Pattern> {
     let pattern = |slot: Slot| {
         let part = |(name, _, rows): (String, usize, usize)| {
@@ -108,8 +109,8 @@ pub fn patterns(manifest: &BaseManifest, positions: &Positions) -> BTreeMap<Slot
     slots(manifest).filter_map(pattern).collect()
 }
 
-/// The parameters that a fused weight holds, by name: their first rows and how many each has. None
-/// for what tickets do not adapt.
+/// The parameters stacked in a fused weight: name, first row and number of rows of each. Empty for
+/// slots that tickets do not adapt.
 pub fn parts(slot: Slot, manifest: &BaseManifest) -> Vec<(String, usize, usize)> {
     match slot {
         Slot::Weight(layer, projection) => projection.parts(layer, manifest),

@@ -1,4 +1,4 @@
-//! How gradients move weights: AdamW or RMSprop, and the learning rate of each step.
+//! Optimizers: AdamW and RMSprop.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,14 +8,14 @@ use serde::Serialize;
 
 use crate::kernels::training::optimizer::{Power, Step, update_mean};
 
-/// Which running means a step divides by.
+/// Optimizer algorithm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OptimizerKind {
     /// Loshchilov and Hutter, arXiv 1711.05101, with β = (0.9, 0.999).
     AdamW,
-    /// As PyTorch's, with α = 0.99 and no momentum (what the authors of LoTA train with), but with
-    /// AdamW's weight decay.
+    /// PyTorch's RMSprop with α = 0.99 and no momentum, as used by the authors of LoTA, but with
+    /// the weight decay of AdamW.
     RmsProp,
 }
 
@@ -26,7 +26,9 @@ impl FromStr for OptimizerKind {
         match text {
             "adamw" => Ok(Self::AdamW),
             "rmsprop" => Ok(Self::RmsProp),
-            _ => Err(format!("{text:?} is not an optimizer: adamw or rmsprop")),
+            _ => Err(format!(
+                "{text:?} is not an optimizer: expected adamw or rmsprop"
+            )),
         }
     }
 }
@@ -45,16 +47,16 @@ const BETA2: f32 = 0.999;
 const ALPHA: f32 = 0.99;
 const EPS: f32 = 1e-8;
 
-/// The optimizer's state of one tensor: running means of its gradients.
+/// Optimizer state of one tensor: running means of its gradients.
 pub struct State {
-    /// Of the gradients; RMSprop has none.
+    /// Running mean of the gradients; `None` for RMSprop.
     pub mean: Option<Tensor>,
-    /// Of their squares.
+    /// Running mean of the squared gradients.
     pub mean_square: Tensor,
 }
 
 impl State {
-    /// The state before the first step of a tensor shaped like `values`.
+    /// Initial state of a tensor shaped like `values`.
     pub fn new(kind: OptimizerKind, values: &Tensor) -> Result<Self> {
         let mean = match kind {
             OptimizerKind::AdamW => Some(values.zeros_like()?),
@@ -65,19 +67,19 @@ impl State {
     }
 }
 
-/// One step, as all tensors take it.
+/// Parameters of one optimizer step, the same for all tensors.
 #[derive(Clone, Copy, Debug)]
 pub struct Update {
-    /// The step's number, from 1.
+    /// Number of the step, from 1.
     pub step: usize,
     pub learning_rate: f32,
     pub weight_decay: f32,
-    /// What gradients are multiplied by first.
+    /// Factor applied to the gradients first, for clipping.
     pub scale: f32,
 }
 
 impl Update {
-    /// Moves `values` against `gradient`; `decays` says whether weight decay shrinks them too.
+    /// Updates `values` by one step against `gradient`; `decays` turns on weight decay.
     pub fn apply(
         &self,
         values: &Tensor,
@@ -95,7 +97,7 @@ impl Update {
             Some(mean) => {
                 update_mean(mean, gradient, Power::Gradient, BETA1, scale)?;
                 update_mean(&state.mean_square, gradient, Power::Square, BETA2, scale)?;
-                // In f64, since 1 − 0.999 loses digits in f32.
+                // Bias correction in f64, since 1 − 0.999 loses digits in f32.
                 let correction = |beta: f32| 1.0 - f64::from(beta).powf(self.step as f64);
                 let step = Step {
                     rate: (f64::from(self.learning_rate) / correction(BETA1)) as f32,
@@ -128,7 +130,7 @@ mod tests {
         t.to_vec1().unwrap()
     }
 
-    /// Three steps of one weight with gradients 1, 0.5 and −2, against PyTorch's own rules.
+    /// One weight after three steps with gradients 1, 0.5 and −2.
     fn run(kind: OptimizerKind, weight_decay: f32) -> f32 {
         let w = Tensor::new(&[1f32], &Device::Cpu).unwrap();
         let state = State::new(kind, &w).unwrap();
@@ -145,6 +147,7 @@ mod tests {
         values(&w)[0]
     }
 
+    /// The same steps by the update rule of PyTorch's AdamW.
     fn adamw(weight_decay: f64) -> f64 {
         let (mut w, mut m, mut v) = (1.0, 0.0, 0.0);
         for (i, g) in [1f64, 0.5, -2.0].into_iter().enumerate() {
@@ -159,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn adamw_and_rmsprop_follow_their_rules() {
+    fn adamw_and_rmsprop_follow_their_update_rules() {
         for decay in [0.0, 0.1] {
             let want = adamw(f64::from(decay));
             assert!((f64::from(run(OptimizerKind::AdamW, decay)) - want).abs() < 1e-5);

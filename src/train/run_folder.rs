@@ -1,4 +1,5 @@
-//! The folder of a run: `config.json`, `metrics.jsonl`, and `state.safetensors` while it is unfinished.
+//! The folder of a run: `config.json`, `metrics.jsonl` and, until the run finishes,
+//! `state.safetensors`.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -16,10 +17,11 @@ use super::event::Event;
 const CONFIG: &str = "config.json";
 const METRICS: &str = "metrics.jsonl";
 const STATE: &str = "state.safetensors";
-/// The tensor that says where a state was taken: phase, step, bytes of `metrics.jsonl` so far.
-const PLACE: &str = "place";
+/// Tensor that holds the position of a saved state: phase, step, and bytes of `metrics.jsonl`. The
+/// name is part of the file format.
+const POSITION: &str = "place";
 
-/// What to do with a folder that holds a run already.
+/// What to do if the folder already holds a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Existing {
     /// Replace a finished run; fail on an unfinished one.
@@ -30,26 +32,30 @@ pub enum Existing {
     Overwrite,
 }
 
-/// A run's folder, open.
+/// The open folder of a run.
 pub struct RunFolder {
     path: PathBuf,
     metrics: File,
+    /// Phase and step of the saved state.
     saved: Option<(Phase, usize)>,
 }
 
-/// Where a run was, and the tensors that it goes on with, which stay in their file until they are
-/// wanted: of a calibration they are several times as large as the base.
+/// The saved state of a run. Its tensors are read from the mapped file on demand: those of a
+/// calibration are several times as large as the base.
 pub struct SavedState {
-    pub phase: Phase,
-    /// Steps of the phase that were taken.
-    pub step: usize,
+    pub(super) phase: Phase,
+    /// Number of steps taken in the phase.
+    pub(super) step: usize,
     tensors: MmapedSafetensors,
     path: PathBuf,
 }
 
 impl SavedState {
-    /// Reads one tensor.
-    pub fn tensor(&self, name: &str) -> Result<Tensor, TrainError> {
+    /// Reads one tensor, to the CPU.
+    ///
+    /// # Errors
+    /// The state has no such tensor, or it cannot be read.
+    pub(super) fn tensor(&self, name: &str) -> Result<Tensor, TrainError> {
         let tensor = self.tensors.load(name, &Device::Cpu);
         tensor.map_err(|error| TrainError::Folder {
             path: self.path.clone(),
@@ -57,17 +63,20 @@ impl SavedState {
         })
     }
 
-    pub fn has(&self, name: &str) -> bool {
+    /// Whether the state has a tensor of this name.
+    pub(super) fn has(&self, name: &str) -> bool {
         self.tensors.get(name).is_ok()
     }
 }
 
 impl RunFolder {
-    /// Opens the folder for a run that `config` describes, making it where it is missing.
+    /// Opens the folder for the run that `config` describes, creating it if it is missing. Returns
+    /// the saved state if the run is resumed.
     ///
     /// # Errors
-    /// The folder holds an unfinished run that is neither resumed nor overwritten; there is nothing to
-    /// resume, or it was started with another configuration; the folder cannot be written.
+    /// The folder holds an unfinished run that is neither resumed nor overwritten, the run to
+    /// resume is missing or was started with another configuration, or the folder cannot be
+    /// written.
     pub fn open(
         path: &Path,
         config: &Value,
@@ -84,7 +93,7 @@ impl RunFolder {
             Existing::Resume => return Self::resume(path, config),
             Existing::ReplaceFinished | Existing::Overwrite => {}
         }
-        fs::create_dir_all(path).map_err(TrainError::io("make", path))?;
+        fs::create_dir_all(path).map_err(TrainError::io("create", path))?;
         if unfinished {
             let state = path.join(STATE);
             fs::remove_file(&state).map_err(TrainError::io("remove", &state))?;
@@ -92,12 +101,12 @@ impl RunFolder {
         let text = serde_json::to_string_pretty(config).expect("a configuration is JSON") + "\n";
         replace(&path.join(CONFIG), |temporary| fs::write(temporary, &text))?;
         let metrics_path = path.join(METRICS);
-        let metrics = File::create(&metrics_path);
-        let metrics = metrics.map_err(TrainError::io("make", &metrics_path))?;
-        Ok((Self::at(path, metrics), None))
+        let metrics =
+            File::create(&metrics_path).map_err(TrainError::io("create", &metrics_path))?;
+        Ok((Self::new(path, metrics), None))
     }
 
-    fn at(path: &Path, metrics: File) -> Self {
+    fn new(path: &Path, metrics: File) -> Self {
         Self {
             path: path.to_owned(),
             metrics,
@@ -107,15 +116,15 @@ impl RunFolder {
 
     fn resume(path: &Path, config: &Value) -> Result<(Self, Option<SavedState>), TrainError> {
         let config_path = path.join(CONFIG);
-        let text = fs::read_to_string(&config_path);
-        let text = text.map_err(TrainError::io("read", &config_path))?;
+        let text =
+            fs::read_to_string(&config_path).map_err(TrainError::io("read", &config_path))?;
         let then: Value = serde_json::from_str(&text).map_err(|error| TrainError::Folder {
             path: config_path.clone(),
             reason: error.to_string(),
         })?;
-        // Through text too, so that numbers are compared as they were written.
-        let now = serde_json::to_string(config).expect("a configuration is JSON");
-        let now = serde_json::from_str(&now).expect("what was just written");
+        // A round trip through text, so that numbers compare as they are written.
+        let text = serde_json::to_string(config).expect("a configuration is JSON");
+        let now = serde_json::from_str(&text).expect("serialized JSON parses");
         if let Some((what, then, now)) = difference("", &then, &now) {
             let path = path.to_owned();
             return Err(TrainError::OtherRun {
@@ -127,51 +136,39 @@ impl RunFolder {
         }
         let (state, metrics_bytes) = load(&path.join(STATE))?;
         let metrics_path = path.join(METRICS);
-        let metrics = OpenOptions::new().write(true).open(&metrics_path);
-        let metrics = metrics.and_then(|mut metrics| {
-            if metrics.metadata()?.len() < metrics_bytes {
-                return Err(std::io::Error::other("it lacks steps that were saved"));
-            }
-            // What was written after the state was saved happens again.
-            metrics.set_len(metrics_bytes)?;
-            metrics.seek(SeekFrom::End(0))?;
-            Ok(metrics)
-        });
-        let metrics = metrics.map_err(TrainError::io("open", &metrics_path))?;
+        let metrics = open_metrics(&metrics_path, metrics_bytes)
+            .map_err(TrainError::io("open", &metrics_path))?;
         let folder = Self {
             saved: Some((state.phase, state.step)),
-            ..Self::at(path, metrics)
+            ..Self::new(path, metrics)
         };
         Ok((folder, Some(state)))
     }
 
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Appends a line to `metrics.jsonl`.
-    pub fn log(&mut self, event: &Event) -> Result<(), TrainError> {
+    /// Appends an event to `metrics.jsonl`.
+    pub(super) fn log(&mut self, event: &Event) -> Result<(), TrainError> {
         let line = serde_json::to_string(event).expect("an event is JSON") + "\n";
         let written = self.metrics.write_all(line.as_bytes());
         written.map_err(TrainError::io("write", &self.path.join(METRICS)))
     }
 
-    /// Saves what the run goes on with after `step` steps of `phase`; the state before is kept until
-    /// this one is whole on the disk.
-    pub fn save(
+    /// Saves the state after `step` steps of `phase`. The previous state stays until the new one is
+    /// completely on the disk.
+    pub(super) fn save(
         &mut self,
         phase: Phase,
         step: usize,
         tensors: Vec<(String, Tensor)>,
     ) -> Result<(), TrainError> {
         let path = self.path.join(METRICS);
-        // On the disk before the state that speaks of them.
-        let bytes = self.metrics.sync_data();
-        let bytes = bytes.and_then(|()| self.metrics.stream_position());
-        let bytes = bytes.map_err(TrainError::io("write", &path))?;
-        let place = [u32::from(phase == Phase::Adapt), step as u32, bytes as u32];
+        // The metrics must be on the disk before the state that refers to them.
+        let synced = self.metrics.sync_data();
+        let bytes = synced
+            .and_then(|()| self.metrics.stream_position())
+            .map_err(TrainError::io("write", &path))?;
+        let position = [u32::from(phase == Phase::Adapt), step as u32, bytes as u32];
         let mut all: HashMap<String, Tensor> = tensors.into_iter().collect();
-        all.insert(PLACE.to_owned(), Tensor::new(&place, &Device::Cpu)?);
+        all.insert(POSITION.to_owned(), Tensor::new(&position, &Device::Cpu)?);
         replace(&self.path.join(STATE), |temporary| {
             let saved = candle_core::safetensors::save(&all, temporary);
             saved.map_err(std::io::Error::other)
@@ -181,14 +178,14 @@ impl RunFolder {
     }
 
     /// The saved state, in words.
-    pub fn describe_saved(&self) -> String {
+    pub(super) fn describe_saved(&self) -> String {
         match self.saved {
             Some((phase, step)) => format!("step {step} of the {phase} phase is saved"),
             None => "nothing was saved yet".to_owned(),
         }
     }
 
-    /// The run is finished: there is nothing to resume.
+    /// Removes the saved state of a finished run.
     pub fn finish(&mut self) -> Result<(), TrainError> {
         let state = self.path.join(STATE);
         match fs::remove_file(&state) {
@@ -200,7 +197,20 @@ impl RunFolder {
     }
 }
 
-/// Writes a file beside `path`, brings it to the disk and puts it in the place of `path`.
+/// Opens `metrics.jsonl` for appending and drops the lines after its first `bytes` bytes: the
+/// resumed run repeats the steps after the saved state.
+fn open_metrics(path: &Path, bytes: u64) -> std::io::Result<File> {
+    let mut metrics = OpenOptions::new().write(true).open(path)?;
+    if metrics.metadata()?.len() < bytes {
+        return Err(std::io::Error::other("it lacks steps that were saved"));
+    }
+    metrics.set_len(bytes)?;
+    metrics.seek(SeekFrom::End(0))?;
+    Ok(metrics)
+}
+
+/// Replaces the file at `path` atomically: writes a temporary file beside it, syncs it to the disk
+/// and renames it.
 fn replace(
     path: &Path,
     write: impl FnOnce(&Path) -> std::io::Result<()>,
@@ -211,26 +221,27 @@ fn replace(
         .and_then(|()| fs::rename(&temporary, path))
         .and_then(|()| File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all());
     written.map_err(|error| {
-        // Half a file is of no use, and the disk may be full.
+        // Remove the partial file: the disk may be full.
         let _ = fs::remove_file(&temporary);
         TrainError::io("write", path)(error)
     })
 }
 
+/// Maps the state file at `path`; returns the state and the length of its metrics in bytes.
 fn load(path: &Path) -> Result<(SavedState, u64), TrainError> {
     let broken = |reason: String| TrainError::Folder {
         path: path.to_owned(),
         reason,
     };
-    // SAFETY: the map is undefined behaviour if the file changes while it is read. It is the run's
-    // own, and a save does not write into it but puts another file in its place.
-    let tensors = unsafe { MmapedSafetensors::new(path) };
-    let tensors = tensors.map_err(|error| broken(error.to_string()))?;
-    let place = tensors.load(PLACE, &Device::Cpu);
-    let Ok(place) = place.and_then(|place| place.to_vec1::<u32>()) else {
+    // SAFETY: reading the map is undefined behaviour if the file changes meanwhile. The file
+    // belongs to the run, and a save never writes into it but replaces it by another file.
+    let mapped = unsafe { MmapedSafetensors::new(path) };
+    let tensors = mapped.map_err(|error| broken(error.to_string()))?;
+    let position = tensors.load(POSITION, &Device::Cpu);
+    let Ok(position) = position.and_then(|position| position.to_vec1::<u32>()) else {
         return Err(broken("it is not a saved run".to_owned()));
     };
-    let [phase, step, metrics_bytes] = place[..] else {
+    let [phase, step, metrics_bytes] = position[..] else {
         return Err(broken("it is not a saved run".to_owned()));
     };
     let state = SavedState {
@@ -246,25 +257,26 @@ fn load(path: &Path) -> Result<(SavedState, u64), TrainError> {
     Ok((state, u64::from(metrics_bytes)))
 }
 
-/// The first place where two configurations differ, and both values.
-fn difference(at: &str, a: &Value, b: &Value) -> Option<(String, String, String)> {
+/// Path of the first difference between two configurations, and both values. `path` is the path of
+/// `a` and `b`.
+fn difference(path: &str, a: &Value, b: &Value) -> Option<(String, String, String)> {
     if let (Value::Object(a), Value::Object(b)) = (a, b) {
         let keys = a.keys().chain(b.keys().filter(|key| !a.contains_key(*key)));
         let missing = Value::Null;
         return keys.into_iter().find_map(|key| {
-            let place = if at.is_empty() {
+            let path = if path.is_empty() {
                 key.clone()
             } else {
-                format!("{at}.{key}")
+                format!("{path}.{key}")
             };
             let (a, b) = (
                 a.get(key).unwrap_or(&missing),
                 b.get(key).unwrap_or(&missing),
             );
-            difference(&place, a, b)
+            difference(&path, a, b)
         });
     }
-    (a != b).then(|| (at.to_owned(), a.to_string(), b.to_string()))
+    (a != b).then(|| (path.to_owned(), a.to_string(), b.to_string()))
 }
 
 #[cfg(test)]
@@ -286,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_goes_on_where_it_was_saved() {
+    fn a_run_resumes_where_it_was_saved() {
         let folder = tempfile::tempdir().unwrap();
         let config = json!({"seed": 1, "adapt": {"learning_rate": 3e-4f32}});
         let (mut run, none) =
@@ -306,7 +318,7 @@ mod tests {
         assert!(saved.has("x") && !saved.has("y"));
         let error = saved.tensor("y").unwrap_err().to_string();
         assert!(error.contains("y of the saved state"), "{error}");
-        // What was read from stays whole when another save takes its place.
+        // The mapped state stays intact when another save replaces its file.
         run.save(Phase::Adapt, 8, state(&[3.0])).unwrap();
         assert_eq!(saved.tensor("x").unwrap().to_vec1::<f32>().unwrap(), [2.0]);
         run.log(&event(9)).unwrap();
@@ -323,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn another_configuration_is_named() {
+    fn a_changed_configuration_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let config = json!({"seed": 1, "adapt": {"steps": 5, "rate": 0.1}});
         let (mut run, _) =
@@ -336,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written_leaves_what_was_there() {
+    fn a_failed_write_leaves_the_old_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state");
         fs::write(&path, "good").unwrap();

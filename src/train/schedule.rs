@@ -1,18 +1,18 @@
-//! The learning rate of each step.
+//! Learning rate schedule of a phase.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::Serialize;
 
-/// How the learning rate falls over a phase.
+/// Decay of the learning rate over a phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Decay {
     Constant,
-    /// In a line, to a tenth.
+    /// Linearly, to a tenth of the peak.
     Linear,
-    /// Along half a cosine, to a tenth.
+    /// Along a half cosine, to a tenth of the peak.
     Cosine,
 }
 
@@ -25,7 +25,7 @@ impl FromStr for Decay {
             "linear" => Ok(Self::Linear),
             "cosine" => Ok(Self::Cosine),
             _ => Err(format!(
-                "{text:?} is not a decay: constant, linear or cosine"
+                "{text:?} is not a decay: expected constant, linear or cosine"
             )),
         }
     }
@@ -41,29 +41,29 @@ impl fmt::Display for Decay {
     }
 }
 
-/// The learning rate over a phase: it falls from the first step on, times a rise at the start.
+/// Learning rate schedule: a linear warm-up multiplied by a decay that starts at the first step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Schedule {
-    /// What the rate would be without rise and fall.
+    /// Learning rate before warm-up and decay.
     pub peak: f32,
     pub steps: usize,
-    /// The share of the steps in which the rate rises, in a line.
+    /// Share of the steps during which the rate rises.
     pub warmup: f32,
     pub decay: Decay,
 }
 
 impl Schedule {
-    /// The rate of step `step`, from 0.
+    /// The learning rate of step `step`, from 0.
     pub fn rate(&self, step: usize) -> f32 {
         let warmup = (self.steps as f32 * self.warmup).floor().max(1.0);
         let rise = ((step + 1) as f32 / warmup).min(1.0);
         let progress = step as f32 / self.steps.max(1) as f32;
-        let left = match self.decay {
+        let decay = match self.decay {
             Decay::Constant => 1.0,
             Decay::Linear => 1.0 - 0.9 * progress,
             Decay::Cosine => 0.55 + 0.45 * (std::f32::consts::PI * progress).cos(),
         };
-        self.peak * rise * left
+        self.peak * rise * decay
     }
 }
 
@@ -87,11 +87,11 @@ mod tests {
         assert_eq!(schedule(Decay::Constant).rate(99), 2.0);
         assert!((schedule(Decay::Linear).rate(50) - 1.1).abs() < 1e-6);
         assert!((schedule(Decay::Cosine).rate(99) - 0.2).abs() < 0.01);
-        // No warm-up at all starts at the peak.
-        let whole = Schedule {
+        // Without warm-up the rate starts at the peak.
+        let no_warmup = Schedule {
             warmup: 0.0,
             ..schedule(Decay::Constant)
         };
-        assert_eq!(whole.rate(0), 2.0);
+        assert_eq!(no_warmup.rate(0), 2.0);
     }
 }

@@ -1,5 +1,5 @@
-//! What a phase trains: tensors whole, or positions of them, with gradients and optimizer state for
-//! those alone.
+//! The trained values of a phase: whole tensors or positions in them, with gradients and optimizer
+//! state for these values only.
 
 use std::collections::BTreeMap;
 
@@ -24,25 +24,28 @@ struct Variable {
     /// The resident tensor.
     weight: Tensor,
     part: Part,
-    /// What is trained, in f32: the weight itself, or its values at the positions, `[nonzeros]`.
+    /// The trained values, in f32: the weight itself, or its values at the positions, `[nonzeros]`.
     values: Tensor,
-    /// Shaped as `values`.
+    /// Shaped like `values`.
     gradient: Tensor,
+    /// `None` if gradients are only scored.
     state: Option<State>,
 }
 
-/// How much of a tensor is trained.
+/// Trained part of a tensor.
 enum Part {
-    /// All but some positions, if any, which keep their values.
+    /// The whole tensor, except for frozen positions.
     Whole {
+        /// The frozen positions and their values.
         frozen: Option<(Pattern, Tensor)>,
     },
+    /// Only these positions.
     Positions(Pattern),
 }
 
 impl Trainable {
-    /// Every tensor of the decoder, for a full fine-tune. Positions in `frozen` stay as they are.
-    /// Without an `optimizer`, gradients are summed and nothing is moved.
+    /// Every tensor of the decoder, for a full fine-tune. Positions in `frozen` keep their values.
+    /// Without an `optimizer` gradients are computed but no weight is moved.
     pub fn whole(
         decoder: &Decoder,
         mut frozen: BTreeMap<Slot, Pattern>,
@@ -70,7 +73,7 @@ impl Trainable {
         })
     }
 
-    /// The positions of a mask alone.
+    /// Only the positions of a mask.
     pub fn positions(
         decoder: &Decoder,
         mask: BTreeMap<Slot, Pattern>,
@@ -90,7 +93,7 @@ impl Trainable {
         })
     }
 
-    /// The norm of all gradients together; those of frozen positions are made zero.
+    /// L2 norm of all gradients; sets those of frozen positions to zero first.
     pub fn gradient_norm(&self) -> Result<f64> {
         for variable in self.variables.values() {
             if let Part::Whole {
@@ -104,7 +107,7 @@ impl Trainable {
         Ok(squares.sum::<Result<f64>>()?.sqrt())
     }
 
-    /// One step of the optimizer; gradients are zero again after it.
+    /// Takes one optimizer step and clears the gradients.
     pub fn step(&mut self, update: &Update) -> Result<()> {
         for (slot, variable) in &self.variables {
             let Some(state) = &variable.state else {
@@ -114,7 +117,7 @@ impl Trainable {
             update.apply(values, gradient, state, slot.decays())?;
             match &variable.part {
                 Part::Positions(pattern) => sddmm::set(&variable.weight, pattern, values)?,
-                // Weight decay moves them even so.
+                // Undo the weight decay of the frozen positions.
                 Part::Whole {
                     frozen: Some((pattern, kept)),
                 } => sddmm::set(&variable.weight, pattern, kept)?,
@@ -125,7 +128,7 @@ impl Trainable {
         Ok(())
     }
 
-    /// Hands each gradient to `take`, and makes it zero.
+    /// Passes each gradient to `take`, then clears it.
     pub fn drain(&mut self, mut take: impl FnMut(Slot, &Tensor) -> Result<()>) -> Result<()> {
         for (slot, variable) in &self.variables {
             take(*slot, &variable.gradient)?;
@@ -134,7 +137,7 @@ impl Trainable {
         Ok(())
     }
 
-    /// The trained values at a mask's positions, `[nonzeros]` a slot.
+    /// The trained values at the positions of the mask, `[nonzeros]` per slot.
     pub fn trained(&self) -> impl Iterator<Item = (Slot, &Pattern, &Tensor)> {
         self.variables
             .iter()
@@ -144,7 +147,7 @@ impl Trainable {
             })
     }
 
-    /// How many values are trained.
+    /// Number of trained values.
     pub fn values(&self) -> usize {
         let frozen = |v: &Variable| match &v.part {
             Part::Whole { frozen } => frozen.as_ref().map_or(0, |(pattern, _)| pattern.nonzeros()),
@@ -154,7 +157,7 @@ impl Trainable {
         variables.map(|v| v.values.elem_count() - frozen(v)).sum()
     }
 
-    /// Bytes of gradients and optimizer state, and of values that are kept besides the weights.
+    /// Bytes of gradients, optimizer state, and values stored apart from the weights.
     pub fn bytes(&self) -> usize {
         let bytes = |t: &Tensor| t.elem_count() * t.dtype().size_in_bytes();
         let variable = |v: &Variable| {
@@ -171,7 +174,8 @@ impl Trainable {
         self.variables.values().map(variable).sum()
     }
 
-    /// What a later run needs to go on from here, by name; gradients are zero between steps.
+    /// The tensors that a resumed run needs, by name. Gradients are zero between steps and left
+    /// out.
     pub fn save(&self) -> Result<Vec<(String, Tensor)>> {
         let mut all = Vec::new();
         for (slot, variable) in &self.variables {
@@ -193,10 +197,10 @@ impl Trainable {
         Ok(all)
     }
 
-    /// Takes over what [`Self::save`] gave, by name.
+    /// Restores the tensors of [`Self::save`], read by name.
     ///
     /// # Errors
-    /// Whatever `load` reports, or a tensor of another size.
+    /// Errors of `load`, or a tensor of the wrong shape.
     pub fn restore<E: From<candle_core::Error>>(
         &mut self,
         mut load: impl FnMut(&str) -> std::result::Result<Tensor, E>,

@@ -10,7 +10,7 @@ use crate::kernels::training::attention::{
 };
 use crate::model::{Layer, Linear, ModelConfig, Projection};
 
-/// `x·Wᵀ + b`. The product is candle's: at hundreds of rows its GEMM is the fastest there is.
+/// `x·Wᵀ + b`, by candle's matmul: at hundreds of rows its GEMM is the fastest available.
 pub fn product(x: &Tensor, linear: &Linear) -> Result<Tensor> {
     let y = x.matmul(&linear.weight()?.t()?)?;
     match linear.bias() {
@@ -19,7 +19,7 @@ pub fn product(x: &Tensor, linear: &Linear) -> Result<Tensor> {
     }
 }
 
-/// A layer in a pass.
+/// One layer in a pass.
 pub struct LayerPass<'a> {
     pub index: usize,
     pub layer: &'a Layer,
@@ -27,16 +27,16 @@ pub struct LayerPass<'a> {
     pub pass: &'a Pass<'a>,
 }
 
-/// What the backward pass wants of a layer's forward pass; norms, the MLP's product and the like
-/// are cheap and computed again.
+/// Activations saved for the backward pass. Norms, the MLP's product and the like are cheap and
+/// recomputed.
 pub struct Saved {
-    /// Queries and keys before their norm, where they have one: `[rows, heads, head_dim]`.
+    /// Queries and keys before their norm, if they have one: `[rows, heads, head_dim]`.
     raw: Option<(Tensor, Tensor)>,
     /// Rotated queries and keys, and values: `[rows, heads, head_dim]`.
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    /// What attention gave, `[rows, heads, head_dim]`, and the log of each softmax's sum.
+    /// Output of attention, `[rows, heads, head_dim]`, and the log-sum-exp of each softmax.
     attended: Tensor,
     log_sums: Tensor,
     /// The residual stream between attention and MLP, `[rows, hidden]`.
@@ -46,7 +46,7 @@ pub struct Saved {
 }
 
 impl LayerPass<'_> {
-    /// `[rows, hidden]` → `[rows, hidden]`, and what the backward pass wants.
+    /// The output for `x`, both `[rows, hidden]`, and the activations for the backward pass.
     pub fn forward(&self, x: &Tensor) -> Result<(Tensor, Saved)> {
         let Self { layer, pass, .. } = self;
         let rows = x.dim(0)?;
@@ -79,13 +79,14 @@ impl LayerPass<'_> {
         Ok((y, saved))
     }
 
-    /// The gradient of the layer's input `x`, if it is `wanted`, from that of its output.
+    /// The gradient of the layer's input `x` from that of its output, `dy`; `None` unless
+    /// `needs_dx`.
     pub fn backward(
         &self,
         x: &Tensor,
         saved: &Saved,
         dy: &Tensor,
-        wanted: bool,
+        needs_dx: bool,
         gradients: &mut dyn Gradients,
     ) -> Result<Option<Tensor>> {
         let Self {
@@ -94,7 +95,7 @@ impl LayerPass<'_> {
         let dmiddle = (dy + self.mlp_backward(saved, dy, gradients)?)?;
         let dqkv = self.attention_backward(saved, &dmiddle, gradients)?;
         let h = pass.norm(x, &layer.input_norm)?;
-        let Some(dh) = self.linear(Projection::Qkv, &h, &dqkv, wanted, gradients)? else {
+        let Some(dh) = self.linear(Projection::Qkv, &h, &dqkv, needs_dx, gradients)? else {
             return Ok(None);
         };
         pass.norm_gradient(Slot::InputNorm(index), x, &dh, gradients)?;
@@ -102,7 +103,7 @@ impl LayerPass<'_> {
         Ok(Some(dx))
     }
 
-    /// The MLP's part of the gradient of the stream before it.
+    /// The MLP's share of the gradient of the residual stream before it.
     fn mlp_backward(
         &self,
         saved: &Saved,
@@ -144,7 +145,7 @@ impl LayerPass<'_> {
         let d = d.reshape((rows, heads, dim))?;
         let options = self.options();
         let [dq, dk, dv] = causal_attention_backward([q, k, v], attended, log_sums, &d, &options)?;
-        // A rotation's transpose turns the other way.
+        // The transpose of a rotation turns by the negative angle.
         let back = self.pass.sin.neg()?;
         let (mut dq, mut dk) = (self.rotate(&dq, &back)?, self.rotate(&dk, &back)?);
         if let (Some((q, k)), Some(q_norm), Some(k_norm)) =
@@ -160,7 +161,8 @@ impl LayerPass<'_> {
         Tensor::cat(&[flat(&dq)?, flat(&dk)?, flat(&dv)?], 1)
     }
 
-    /// Hands over the factors of a projection's weight gradient and returns its input's gradient.
+    /// Adds the weight gradient of a projection, as its factors, and returns the gradient of its
+    /// input.
     fn factor(
         &self,
         projection: Projection,
@@ -169,15 +171,17 @@ impl LayerPass<'_> {
         gradients: &mut dyn Gradients,
     ) -> Result<Tensor> {
         let dx = self.linear(projection, x, dy, true, gradients)?;
-        Ok(dx.expect("it was wanted"))
+        Ok(dx.expect("the gradient was requested"))
     }
 
+    /// As [`Self::factor`], with the bias gradient if it is trained; returns `None` unless
+    /// `needs_dx`.
     fn linear(
         &self,
         projection: Projection,
         x: &Tensor,
         dy: &Tensor,
-        wanted: bool,
+        needs_dx: bool,
         gradients: &mut dyn Gradients,
     ) -> Result<Option<Tensor>> {
         let linear = self.layer.linear(projection);
@@ -185,7 +189,7 @@ impl LayerPass<'_> {
         if linear.bias().is_some() && gradients.everything() {
             gradients.add(Slot::Bias(self.index, projection), &dy.sum(0)?)?;
         }
-        wanted.then(|| dy.matmul(linear.weight()?)).transpose()
+        needs_dx.then(|| dy.matmul(linear.weight()?)).transpose()
     }
 
     /// The queries, keys and values of a fused product, each `[rows, heads, head_dim]`.

@@ -1,9 +1,10 @@
-//! The decoder's loss and its gradients.
+//! Loss of the decoder and its gradients.
 //!
-//! The forward pass is the serving decoder's, over the same weights, without a KV cache; a test
-//! holds the two equal. The backward pass is written out layer by layer rather than recorded: what
-//! a layer must keep is chosen, the rest is computed again, and a linear layer hands the *factors* of
-//! its weight gradient to a [`Gradients`], which forms of their product only what it trains.
+//! The forward pass is that of the serving decoder, over the same weights, without a KV cache; a
+//! test holds the two equal. The backward pass is written out layer by layer instead of recorded on
+//! a tape. This allows a layer to choose what it saves and to recompute the rest, and a linear
+//! layer to pass the *factors* of its weight gradient to a [`Gradients`], which computes only the
+//! entries of their product that it trains.
 
 mod layer;
 mod rows;
@@ -22,33 +23,34 @@ use crate::model::Decoder;
 pub use rows::Rows;
 pub use slot::Slot;
 
-/// Where gradients go.
+/// Receiver of gradients.
 pub trait Gradients {
-    /// Whether anything but projection weights is trained. Only then are other gradients computed.
+    /// Whether gradients of tensors other than projection weights are needed.
     fn everything(&self) -> bool;
 
-    /// The gradient of a weight `[out, in]` is `dyᵀ·x`, for `x` `[rows, in]` and `dy` `[rows, out]`.
+    /// Adds `dyᵀ·x`, the gradient of a weight `[out, in]`, for `x` `[rows, in]` and `dy`
+    /// `[rows, out]`.
     fn product(&mut self, slot: Slot, x: &Tensor, dy: &Tensor) -> Result<()>;
 
-    /// The gradient of a whole tensor.
+    /// Adds the gradient of a whole tensor.
     fn add(&mut self, slot: Slot, gradient: &Tensor) -> Result<()>;
 
-    /// The gradient of some rows of a tensor, `[rows, …]`; a row may come more than once.
+    /// Adds the gradient of some rows of a tensor, `[rows, …]`; row indices may repeat.
     fn add_rows(&mut self, slot: Slot, rows: &[u32], gradient: &Tensor) -> Result<()>;
 }
 
-/// Logits that are held at once: a chunk of rows over the vocabulary, 4 bytes each.
-const LOGITS: usize = 16 << 20;
+/// Maximum number of logits in memory: a chunk of rows times the vocabulary, 4 bytes each.
+const MAX_LOGITS: usize = 16 << 20;
 
-/// A decoder with what its backward pass needs to know.
+/// Computes losses and gradients of a decoder.
 #[derive(Clone, Copy)]
 pub struct Backprop<'a> {
     pub decoder: &'a Decoder,
-    /// Keep only each layer's input and compute the rest again in the backward pass.
+    /// Keep only the input of each layer and recompute the rest in the backward pass.
     pub checkpointing: bool,
 }
 
-/// What every layer of a pass shares.
+/// Data shared by all layers of a pass.
 struct Pass<'a> {
     cos: Tensor,
     sin: Tensor,
@@ -74,7 +76,7 @@ impl Pass<'_> {
         rms_norm_backward(x, weight, dy, self.eps)
     }
 
-    /// Hands over the gradient of a norm's weight, if it is trained.
+    /// Adds the gradient of the weight of a norm, if it is trained.
     fn norm_gradient(
         &self,
         slot: Slot,
@@ -90,7 +92,7 @@ impl Pass<'_> {
 }
 
 impl Backprop<'_> {
-    /// The loss of each learned token: −ln of its probability.
+    /// The loss of each learned token: the negative log of its probability, in nats.
     pub fn losses(&self, rows: &Rows) -> Result<Vec<f32>> {
         let pass = self.pass(rows)?;
         let x = self.hidden(rows, &pass)?;
@@ -109,7 +111,8 @@ impl Backprop<'_> {
         self.logits(&pass.norm(&x, &self.decoder.weights().norm)?)
     }
 
-    /// The loss of each learned token; adds the gradient of `weight` times their sum to `gradients`.
+    /// Computes the loss of each learned token, and adds the gradient of `weight` times their sum
+    /// to `gradients`.
     pub fn gradients(
         &self,
         rows: &Rows,
@@ -129,14 +132,14 @@ impl Backprop<'_> {
         drop(x);
         for index in (0..layers).rev() {
             let layer = self.layer(index, &pass);
-            let (x, saved) = kept.pop().expect("one entry a layer");
+            let (x, saved) = kept.pop().expect("one entry per layer");
             let saved = match saved {
                 Some(saved) => saved,
                 None => layer.forward(&x)?.1,
             };
-            // Nobody asks for the gradient of the first layer's input unless embeddings are trained.
-            let wanted = index > 0 || gradients.everything();
-            match layer.backward(&x, &saved, &dx, wanted, gradients)? {
+            // The gradient of the first layer's input is needed only to train the embedding.
+            let needs_dx = index > 0 || gradients.everything();
+            match layer.backward(&x, &saved, &dx, needs_dx, gradients)? {
                 Some(next) => dx = next,
                 None => return Ok(losses),
             }
@@ -169,7 +172,7 @@ impl Backprop<'_> {
         }
     }
 
-    /// What the last layer gives, `[rows, hidden]`.
+    /// Output of the last layer, `[rows, hidden]`.
     fn hidden(&self, rows: &Rows, pass: &Pass) -> Result<Tensor> {
         let mut x = self.embed(rows)?;
         for index in 0..self.decoder.weights().layers.len() {
@@ -187,10 +190,10 @@ impl Backprop<'_> {
         layer::product(hidden, &self.decoder.weights().head)
     }
 
-    /// The learned rows of the last layer's output with their targets, few enough at a time that
-    /// their logits stay small.
+    /// The learned rows of the last layer's output with their targets, in chunks whose logits stay
+    /// within [`MAX_LOGITS`].
     fn chunks<'r>(&self, x: &Tensor, rows: &'r Rows) -> Result<Vec<(Tensor, &'r [u32])>> {
-        let chunk = (LOGITS / self.decoder.config().vocab_size).max(1);
+        let chunk = (MAX_LOGITS / self.decoder.config().vocab_size).max(1);
         let learned = rows.learned.chunks(chunk).zip(rows.targets.chunks(chunk));
         let chunk_of = |(rows, targets): (&[u32], &'r [u32])| {
             Ok((
@@ -201,7 +204,7 @@ impl Backprop<'_> {
         learned.map(chunk_of).collect()
     }
 
-    /// The losses, and the gradient of the last layer's output `[rows, hidden]`.
+    /// The losses, and the gradient of the last layer's output, `[rows, hidden]`.
     fn head_gradients(
         &self,
         pass: &Pass,
@@ -216,8 +219,8 @@ impl Backprop<'_> {
         let mut parts = Vec::new();
         for (x, targets) in self.chunks(x, pass.rows)? {
             let hidden = pass.norm(&x, &weights.norm)?;
-            // In place: the logits become their own gradient.
             let logits = self.logits(&hidden)?;
+            // In place: `logits` holds its gradient afterwards.
             losses.extend(cross_entropy(&logits, targets, weight)?);
             if gradients.everything() {
                 gradients.product(head, &hidden, &logits)?;

@@ -1,26 +1,26 @@
-//! The rows of one pass: whole sequences, one after the other, without padding.
+//! The rows of one pass: whole sequences, concatenated without padding.
 
 use std::ops::Range;
 
 use crate::data::Example;
 
-/// The tokens that go through the decoder at once, and which of their successors are learned.
+/// The tokens of one pass through the decoder, and the targets of the learned ones.
 #[derive(Clone, Debug, Default)]
 pub struct Rows {
     /// Token id of each row.
     pub tokens: Vec<u32>,
     /// Position of each row in its sequence.
     pub positions: Vec<u32>,
-    /// The rows of each sequence.
+    /// Range of rows of each sequence.
     pub sequences: Vec<Range<usize>>,
-    /// The rows whose next token is learned, ascending.
+    /// Rows whose next token is learned, ascending.
     pub learned: Vec<u32>,
-    /// That token, for each of `learned`.
+    /// The next token of each row in `learned`.
     pub targets: Vec<u32>,
 }
 
 impl Rows {
-    /// The rows of some examples. The last token of each predicts nothing and has no row.
+    /// The rows of `examples`. The last token of each has nothing to predict and gets no row.
     pub fn new<'a>(examples: impl IntoIterator<Item = &'a Example>) -> Self {
         let mut rows = Self::default();
         for example in examples {
@@ -29,11 +29,11 @@ impl Rows {
         rows
     }
 
-    /// Appends a sequence; `learned` are the positions of the tokens to be learned, none of them 0.
+    /// Appends a sequence; `learned` holds the positions of the learned tokens, without 0.
     pub fn push(&mut self, tokens: &[u32], learned: &[Range<usize>]) {
         let first = self.tokens.len();
         let end = learned.iter().map(|range| range.end).max().unwrap_or(0);
-        // What follows the last learned token changes no loss.
+        // Tokens after the last learned one do not affect the loss.
         let rows = end.saturating_sub(1);
         self.tokens.extend(&tokens[..rows]);
         self.positions.extend(0..rows as u32);
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_learns_the_token_after_it() {
+    fn a_row_learns_the_next_token() {
         let mut rows = Rows::default();
         rows.push(&[5, 6, 7, 8], std::slice::from_ref(&(2..4)));
         rows.push(&[1, 2, 3, 4, 9], &[1..2, 3..4]);

@@ -1,4 +1,4 @@
-//! The names of what can be trained, as the decoder holds it.
+//! Names of the decoder's trainable tensors.
 
 use std::fmt;
 
@@ -6,10 +6,11 @@ use candle_core::Tensor;
 
 use crate::model::{Projection, Weights};
 
-/// A tensor of the decoder. Projections that read the same input are one tensor, as in serving.
+/// A trainable tensor of the decoder. Projections of the same input are fused into one tensor, as
+/// in serving.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Slot {
-    /// `[vocab, hidden]`; the head too, where it is tied.
+    /// `[vocab, hidden]`; also the head if it is tied.
     Embedding,
     InputNorm(usize),
     /// `[out, in]`.
@@ -19,12 +20,12 @@ pub enum Slot {
     KeyNorm(usize),
     PostAttentionNorm(usize),
     Norm,
-    /// `[vocab, hidden]`, where it is not tied.
+    /// `[vocab, hidden]`, if it is not tied.
     Head,
 }
 
 impl Slot {
-    /// Every slot that `weights` has, in one order.
+    /// Every slot that `weights` has, in a fixed order.
     pub fn all(weights: &Weights, tied: bool) -> Vec<Self> {
         let mut slots = vec![Self::Embedding, Self::Norm];
         if !tied {
@@ -48,7 +49,7 @@ impl Slot {
         slots
     }
 
-    /// The tensor, where the decoder has it.
+    /// The tensor, if the decoder has it.
     pub fn tensor(self, weights: &Weights) -> Option<&Tensor> {
         match self {
             Self::Embedding => weights.embedding.dense().ok(),
@@ -65,7 +66,7 @@ impl Slot {
         }
     }
 
-    /// Whether weight decay applies: to matrices, as is usual, not to norms and biases.
+    /// Whether weight decay applies: to matrices, not to norms and biases.
     pub fn decays(self) -> bool {
         matches!(self, Self::Embedding | Self::Weight(..) | Self::Head)
     }

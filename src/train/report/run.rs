@@ -79,7 +79,7 @@ impl<'a> RunConfig<'a> {
     /// Describes how the mask is chosen, as a clause without a full stop.
     pub fn mask_rule(self) -> String {
         if let Some(ticket) = self.text("/mask_from/ticket") {
-            return format!("the mask is that of the ticket {}", short(ticket));
+            return format!("the mask is that of ticket {}", short(ticket));
         }
         let by = if let Some(checkpoint) = self.text("/mask_from/checkpoint") {
             format!("the mask keeps the weights that differ most from the base in {checkpoint}")
