@@ -18,8 +18,8 @@ pub struct Workload {
     pub popularity: Popularity,
     /// Requests before the measurement starts.
     pub warmup: usize,
-    /// Seed of prompts, adapters and arrivals. Use another one for each round, or a prefix cache may
-    /// answer.
+    /// Seed of prompts, adapters and arrivals. Use another one for each round, or a prefix cache
+    /// may answer.
     pub seed: u64,
 }
 

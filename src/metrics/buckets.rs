@@ -18,7 +18,8 @@ pub(super) const REQUEST_SECONDS: &[f64] = &[
     480.0, 960.0, 1920.0, 7680.0,
 ];
 
-/// Seconds of a swap or a step: from a tiny ticket on a fast machine to a large model on a slow one.
+/// Seconds of a swap or a step: from a tiny ticket on a fast machine to a large model on a slow
+/// one.
 pub(super) const STEP_SECONDS: &[f64] = &[
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];

@@ -98,9 +98,9 @@ struct Verified {
     intact: bool,
 }
 
-/// `GET /v1/base`: facts about the base. `?verify=true` also reverts the applied ticket, digests the
-/// resident parameters and compares the digest to the one taken after loading, which keeps the
-/// engine busy.
+/// `GET /v1/base`: facts about the base. `?verify=true` also digests its resident parameters, with
+/// every ticket reverted, and compares the digest to the one taken after loading. That takes
+/// engine time.
 pub async fn base(
     State(state): State<Arc<AppState>>,
     query: Result<Query<BaseQuery>, QueryRejection>,

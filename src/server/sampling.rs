@@ -211,8 +211,8 @@ fn take_best_of(fields: &mut Fields, n: usize) -> Result<(), ApiError> {
     }
 }
 
-/// Refuses unsupported fields that change the response in OpenAI's or vLLM's API. Fields that do not
-/// (`metadata`, `store`, …) are ignored.
+/// Refuses unsupported fields that change the response in OpenAI's or vLLM's API. Fields that do
+/// not (`metadata`, `store`, …) are ignored.
 fn refuse_unsupported(fields: &mut Fields) -> Result<(), ApiError> {
     let none = [json!([])];
     let off = [json!(false)];

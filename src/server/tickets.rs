@@ -185,8 +185,8 @@ async fn flag(field: &mut Field<'_>, name: &'static str) -> Result<bool, ApiErro
     }
 }
 
-/// Writes the file to a temporary file in the ticket folder while it arrives. The file is removed on
-/// an error or a disconnect.
+/// Streams the field to a temporary file in the ticket folder, which is removed on an error or a
+/// disconnect.
 async fn spool(field: &mut Field<'_>, state: &Arc<AppState>) -> Result<NamedTempFile, ApiError> {
     let registry = state.registry.clone();
     let staged = blocking(move || Ok(registry.stage()?)).await?;

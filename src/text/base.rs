@@ -82,8 +82,9 @@ impl Text {
         })
     }
 
-    /// Token ids of a text, which may spell out special tokens. `add_special_tokens` adds the tokens
-    /// that the base expects around a plain prompt (often `bos`); a rendered chat already has them.
+    /// Token ids of a text, which may spell out special tokens. `add_special_tokens` adds the
+    /// tokens that the base expects around a plain prompt (often `bos`); a rendered chat already
+    /// has them.
     ///
     /// # Errors
     /// The tokenizer cannot encode the text.
@@ -150,8 +151,8 @@ impl Text {
         self.token_bytes.len()
     }
 
-    /// Tokens that end a text or a turn, from the tokenizer's files or the GGUF metadata. The model's
-    /// configuration may name more.
+    /// Tokens that end a text or a turn, from the tokenizer's files or the GGUF metadata. The
+    /// model's configuration may name more.
     pub fn eos_token_ids(&self) -> &[u32] {
         &self.eos_token_ids
     }

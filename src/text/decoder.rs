@@ -5,13 +5,14 @@ use super::base::Text;
 /// Incremental decoder of one sequence. Holds back the bytes of an incomplete character, so that
 /// every increment is valid UTF-8.
 ///
-/// The increments and [`TokenDecoder::finish`] concatenate to [`Text::decode`] of the whole sequence.
-/// A token costs time linear in its bytes, regardless of the sequence's length.
+/// The increments and [`TokenDecoder::finish`] concatenate to [`Text::decode`] of the whole
+/// sequence. A token costs time linear in its bytes, regardless of the sequence's length.
 #[derive(Debug)]
 pub struct TokenDecoder {
     text: Arc<Text>,
     skip_special_tokens: bool,
-    /// Whether the next byte is the first of the text, where the space that marks a word is dropped.
+    /// Whether the next byte is the first of the text, where the space that marks a word is
+    /// dropped.
     at_start: bool,
     /// Beginning of a character: at most 3 bytes between calls.
     pending: Vec<u8>,

@@ -94,8 +94,8 @@ fn template_source(source: String, path: &Path) -> TemplateSource {
     }
 }
 
-/// Texts of the special tokens by role (`bos_token`, `eos_token`, ...). Each is a string, or an object
-/// with the string as its `content`.
+/// Texts of the special tokens by role (`bos_token`, `eos_token`, ...). Each is a string, or an
+/// object with the string as its `content`.
 fn special_tokens(config: &Value) -> BTreeMap<String, String> {
     config
         .as_object()

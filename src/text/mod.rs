@@ -2,8 +2,8 @@
 //! strings. Knows no HTTP, no engine and no tensor.
 //!
 //! A [`Text`] is read once per base, from a Hugging Face folder or from GGUF metadata, and shared
-//! by `Arc`. It renders and encodes requests; one [`TextStream`] per sequence decodes what the engine
-//! generates.
+//! by `Arc`. It renders and encodes requests; one [`TextStream`] per sequence decodes what the
+//! engine generates.
 
 mod base;
 mod decoder;

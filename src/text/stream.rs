@@ -41,8 +41,8 @@ pub struct TextStream {
 }
 
 impl TextStream {
-    /// A stream before its first token. It continues a prompt, so a space that marks its first word is
-    /// part of the text.
+    /// A stream before its first token. It continues a prompt, so a space that marks its first word
+    /// is part of the text.
     pub fn new(text: Arc<Text>, options: StreamOptions) -> Self {
         Self {
             decoder: TokenDecoder::continuing(text, options.skip_special_tokens),

@@ -149,12 +149,16 @@ mod tests {
         ]
     }
 
-    const CHATML: &str = "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou help.<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+    const CHATML: &str = "{% for message in messages %}{% if loop.first and messages[0]['role'] \
+         != 'system' %}{{ '<|im_start|>system\nYou help.<|im_end|>\n' }}{% endif %}\
+         {{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}\
+         {% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 
     #[test]
     fn chatml_with_a_default_system_message() {
         let messages = [ChatMessage::new("user", "Hi <b>&\"there\"")];
-        let body = "<|im_start|>system\nYou help.<|im_end|>\n<|im_start|>user\nHi <b>&\"there\"<|im_end|>\n";
+        let body = "<|im_start|>system\nYou help.<|im_end|>\n\
+         <|im_start|>user\nHi <b>&\"there\"<|im_end|>\n";
         assert_eq!(render(CHATML, &messages, false), body);
         assert_eq!(
             render(CHATML, &messages, true),
@@ -180,7 +184,8 @@ mod tests {
 {{- system_message }}
 {{- \"<|eot_id|>\" }}
 {%- for message in messages %}
-    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'+ message['content'] | trim + '<|eot_id|>' }}
+    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'+ message['content'] \
+         | trim + '<|eot_id|>' }}
 {%- endfor %}
 {%- if add_generation_prompt %}
     {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
@@ -201,7 +206,14 @@ mod tests {
         );
     }
 
-    const MISTRAL: &str = "{{ bos_token }}{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}{% elif message['role'] == 'assistant' %}{{ message['content'] + eos_token}}{% else %}{{ raise_exception('Only user and assistant roles are supported!') }}{% endif %}{% endfor %}";
+    const MISTRAL: &str = "{{ bos_token }}{% for message in messages %}\
+         {% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}\
+         {{ raise_exception('Conversation roles must alternate \
+         user/assistant/user/assistant/...') }}\
+         {% endif %}{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] \
+         + ' [/INST]' }}{% elif message['role'] == 'assistant' %}{{ message['content'] \
+         + eos_token}}{% else %}{{ raise_exception('Only user \
+         and assistant roles are supported!') }}{% endif %}{% endfor %}";
 
     #[test]
     fn mistral_instructions() {
@@ -223,7 +235,8 @@ mod tests {
             "Conversation roles must alternate user/assistant/user/assistant/..."
         );
         // Also from a macro in a block.
-        let nested = "{% macro check() %}{{ raise_exception('no') }}{% endmacro %}{% for m in messages %}{{ check() }}{% endfor %}";
+        let nested = "{% macro check() %}{{ raise_exception('no') }}{% endmacro %}\
+         {% for m in messages %}{{ check() }}{% endfor %}";
         let error = template(nested).render(&twice, true).unwrap_err();
         assert!(matches!(error, TextError::TemplateRaised(message) if message == "no"));
     }
@@ -247,23 +260,27 @@ mod tests {
         let source = "{%- set ns = namespace(last=-1) -%}
 {%- for message in messages[::-1] -%}
     {%- set index = (messages|length - 1) - loop.index0 -%}
-    {%- if ns.last < 0 and message.role == \"user\" and message.content is string and not(message.content.startswith('<tool>') and message.content.endswith('</tool>')) -%}
+    {%- if ns.last < 0 and message.role == \"user\" and message.content is string \
+         and not(message.content.startswith('<tool>') and message.content.endswith('</tool>')) -%}
         {%- set ns.last = index -%}
     {%- endif -%}
 {%- endfor -%}
-{{ ns.last }}|{{ 'a</think>\\nb'.split('</think>')[-1].lstrip('\\n') }}|{{ messages[0].content.strip() }}|{{ messages[0].get('name', 'none') }}";
+{{ ns.last }}|{{ 'a</think>\\nb'.split('</think>')[-1].lstrip('\\n') }}|\
+         {{ messages[0].content.strip() }}|{{ messages[0].get('name', 'none') }}";
         assert_eq!(render(source, &conversation(), false), "2|b|Hi|none");
     }
 
     #[test]
     fn a_block_tag_removes_its_line() {
-        let source = "{% for m in messages %}\n    {% if m.role == 'assistant' %}\n{{ m.content }}\n    {% endif %}\n{% endfor %}\n";
+        let source = "{% for m in messages %}\n    {% if m.role == 'assistant' %}\n\
+         {{ m.content }}\n    {% endif %}\n{% endfor %}\n";
         assert_eq!(render(source, &conversation(), false), "Hello.\n");
     }
 
     #[test]
     fn generation_blocks_and_loop_controls_are_supported() {
-        let source = "{% for m in messages %}{% if m.role == 'assistant' %}a {%- generation %} b{% endgeneration -%} c{% break %}{% endif %}{% endfor %}";
+        let source = "{% for m in messages %}{% if m.role == 'assistant' %}a {%- generation %} b\
+         {% endgeneration -%} c{% break %}{% endif %}{% endfor %}";
         assert_eq!(render(source, &conversation(), false), "a bc");
     }
 
@@ -277,10 +294,14 @@ mod tests {
     fn further_fields_reach_the_template_in_order() {
         let message: ChatMessage = serde_json::from_value(json!({
             "role": "assistant",
-            "tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {"b": 1, "a": [2.5, "é<"]}}}],
+            "tool_calls": [{
+                "type": "function",
+                "function": {"name": "add", "arguments": {"b": 1, "a": [2.5, "é<"]}},
+            }],
         }))
         .unwrap();
-        let source = "{% for call in messages[0].tool_calls %}{{ call.function | tojson }}{% endfor %}{{ messages[0].content }}";
+        let source = "{% for call in messages[0].tool_calls %}{{ call.function | tojson }}\
+         {% endfor %}{{ messages[0].content }}";
         assert_eq!(
             render(source, &[message], false),
             r#"{"name": "add", "arguments": {"b": 1, "a": [2.5, "é<"]}}"#

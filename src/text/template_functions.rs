@@ -112,7 +112,7 @@ fn civil_date(days: u64) -> (u64, u64, u64) {
     (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 
-/// JSON of a value as by Python's `json.dumps(value, ensure_ascii=False, ...)`, without HTML escapes.
+/// JSON as from Python's `json.dumps(value, ensure_ascii=False, ...)`, without HTML escapes.
 pub(super) fn tojson(value: &Value, options: Kwargs) -> Result<String, Error> {
     let indent = options.get::<Option<usize>>("indent")?;
     let (item, key) = match options.get::<Option<Vec<String>>>("separators")?.as_deref() {
@@ -292,7 +292,8 @@ mod tests {
         );
         assert_eq!(
             json(&format!("{value} | tojson(indent=2, sort_keys=true)")),
-            "{\n  \"a\": {},\n  \"b\": [\n    1,\n    \"x<\\n'é🤗\"\n  ],\n  \"c\": [],\n  \"d\": null,\n  \"e\": true\n}"
+            "{\n  \"a\": {},\n  \"b\": [\n    1,\n    \"x<\\n'é🤗\"\n  ],\n  \"c\": [],\n\
+             \x20 \"d\": null,\n  \"e\": true\n}"
         );
         assert_eq!(
             json("[1, {'a': 2}] | tojson(separators=(',', ':'))"),

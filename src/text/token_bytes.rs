@@ -2,8 +2,8 @@
 //!
 //! Decoding by bytes makes streaming exact and cheap: no window of earlier tokens is decoded again,
 //! and an incomplete character is a prefix of a UTF-8 sequence. The result differs from
-//! `Tokenizer::decode` in one case: in a run of byte-fallback tokens that is not valid UTF-8, only the
-//! invalid part becomes U+FFFD, not the whole run, which could not be streamed.
+//! `Tokenizer::decode` in one case: in a run of byte-fallback tokens that is not valid UTF-8, only
+//! the invalid part becomes U+FFFD, not the whole run, which could not be streamed.
 
 use serde_json::Value;
 use tokenizers::Tokenizer;
@@ -68,8 +68,8 @@ impl TokenBytes {
         self.special.get(id as usize).copied().unwrap_or(false)
     }
 
-    /// Whether every word begins with a space, even the first one of a text, where decoding drops it
-    /// (SentencePiece).
+    /// Whether every word begins with a space, even the first one of a text, where decoding drops
+    /// it (SentencePiece).
     pub fn marks_words_by_leading_space(&self) -> bool {
         self.leading_space
     }

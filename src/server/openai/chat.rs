@@ -222,7 +222,8 @@ fn chat_message(param: &str, mut message: Map<String, Value>) -> Result<ChatMess
     })
 }
 
-/// Text of a message's content: a string, or a list of text parts, joined by line breaks as in vLLM.
+/// Text of a message's content: a string, or a list of text parts, which are joined by line breaks
+/// as in vLLM.
 fn message_text(param: &str, content: Value) -> Result<String, ApiError> {
     let parts = match content {
         Value::Null => return Ok(String::new()),

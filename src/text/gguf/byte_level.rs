@@ -47,9 +47,16 @@ impl PreTokenizer {
     fn build(self) -> tokenizers::Result<PreTokenizerWrapper> {
         let bytes = |use_regex| ByteLevel::new(false, true, use_regex).into();
         let split = |digits: &str| {
-            let pattern = format!(
-                r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-            );
+            let pattern = [
+                r"(?i:'s|'t|'re|'ve|'m|'ll|'d)",
+                r"[^\r\n\p{L}\p{N}]?\p{L}+",
+                digits,
+                r" ?[^\s\p{L}\p{N}]+[\r\n]*",
+                r"\s*[\r\n]+",
+                r"\s+(?!\S)",
+                r"\s+",
+            ]
+            .join("|");
             Split::new(
                 SplitPattern::Regex(pattern),
                 SplitDelimiterBehavior::Isolated,

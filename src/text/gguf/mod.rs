@@ -84,8 +84,8 @@ fn special_tokens(
     Ok(tokens)
 }
 
-/// Adds `bos` and `eos` tokens around a plain prompt if the metadata say so. `adds_bos` is the default
-/// of `tokenizer.ggml.add_bos_token`.
+/// Adds `bos` and `eos` tokens around a plain prompt if the metadata says so. `adds_bos` is the
+/// default of `tokenizer.ggml.add_bos_token`.
 fn add_post_processor(
     tokenizer: &mut Tokenizer,
     metadata: Metadata,

@@ -49,7 +49,10 @@ fn truncation_and_padding_of_a_tokenizer_file_are_dropped() {
         serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     tokenizer["truncation"] =
         json!({"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0});
-    tokenizer["padding"] = json!({"strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0, "pad_token": "<s>"});
+    tokenizer["padding"] = json!({
+        "strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": null,
+        "pad_id": 0, "pad_type_id": 0, "pad_token": "<s>",
+    });
     fs::write(&path, tokenizer.to_string()).unwrap();
     let text = Text::from_folder(dir.path()).unwrap();
     assert_eq!(text.encode("abc", true).unwrap().len(), 3);
@@ -57,7 +60,13 @@ fn truncation_and_padding_of_a_tokenizer_file_are_dropped() {
 
 #[test]
 fn a_template_file_takes_precedence_over_the_configuration() {
-    let config = r#"{"chat_template": [{"name": "rag", "template": "rag"}, {"name": "default", "template": "list {{ eos_token }}"}], "eos_token": "</s>"}"#;
+    let config = r#"{
+        "chat_template": [
+            {"name": "rag", "template": "rag"},
+            {"name": "default", "template": "list {{ eos_token }}"}
+        ],
+        "eos_token": "</s>"
+    }"#;
     let json = r#"{"chat_template": "json"}"#;
     let map = r#"{"bos_token": "<s>", "eos_token": "other"}"#;
     assert_eq!(
