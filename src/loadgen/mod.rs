@@ -13,7 +13,7 @@ mod run;
 mod tests;
 mod workload;
 
-pub use client::{RequestTiming, Server, ServerKind};
+pub use client::{Server, ServerKind};
 pub use error::LoadError;
 pub use prompts::PromptWords;
 pub use report::{Percentiles, Report};

@@ -1,7 +1,7 @@
 //! HTTP only: the OpenAI-compatible routes, the ticket routes, and operations.
 //!
 //! A completion request crosses `openai` (validates the fields once) → `generate` (submits the
-//! completions to the engine) → `sse`, or one JSON response. Every failure is an [`ApiError`], and
+//! completions to the engine) → `sse`, or one JSON response. Every failure is an `error::ApiError`, and
 //! one table maps errors to status, type and code. Dropping a response drops its completions,
 //! which cancels them in the engine.
 
@@ -20,7 +20,6 @@ mod state;
 mod tickets;
 mod timestamp;
 
-pub use error::ApiError;
 pub use routes::router;
 pub use serve::{Drained, StartupGate, serve};
 pub use state::{AppState, ServedBase, ServerOptions};
