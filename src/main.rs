@@ -1,4 +1,4 @@
-//! The `tombola` binary: parse, call the library, report an error in one line.
+//! The `tombola` binary: runs the command line, and prints an error in one line.
 
 use std::process::ExitCode;
 

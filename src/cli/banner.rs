@@ -1,4 +1,4 @@
-//! What the server prints when it is ready: where it is, what it serves, and a command to paste.
+//! Banner of a ready server: its address, what it serves, and a command to try it.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -8,15 +8,17 @@ use serde_json::{Value, json};
 
 use crate::server::AppState;
 
-/// A question that base and SQL ticket answer differently.
+/// A question that the base and the shipped `sql` ticket answer differently.
 const EXAMPLE: &str = "CREATE TABLE singer (name VARCHAR, age INTEGER)\n\
      -- Show name and age of all singers, oldest first.";
 
-/// Prints where the server is, what it serves, and a command to paste.
+/// Prints the banner.
+///
+/// # Errors
+/// Standard output cannot be written.
 pub fn announce(address: SocketAddr, state: &AppState) -> anyhow::Result<()> {
     let base = &state.base;
     let manifest = &base.manifest;
-    let fingerprint = manifest.fingerprint.to_string();
     let tickets = state.registry.list();
     let mut out = std::io::stdout().lock();
     writeln!(
@@ -31,7 +33,7 @@ pub fn announce(address: SocketAddr, state: &AppState) -> anyhow::Result<()> {
         if base.quantized { "quantised, " } else { "" },
         base.dtype,
         DecimalBytes(base.weight_bytes as u64),
-        fingerprint
+        manifest.fingerprint.to_string()
     )?;
     if tickets.is_empty() {
         writeln!(
@@ -48,28 +50,30 @@ pub fn announce(address: SocketAddr, state: &AppState) -> anyhow::Result<()> {
             "  {label:<7}  {alias} ({nonzeros} nonzeros, density {density:.2} %)"
         )?;
     }
-    // The question is for the ticket that ships; another answers it in its own way.
-    let mut aliases = tickets.iter().map(|ticket| ticket.alias());
-    let first = tickets.first().map(|ticket| ticket.alias());
-    let model = aliases.find(|alias| *alias == "sql").or(first);
-    let model = model.unwrap_or(&manifest.name);
+    // The question suits the shipped ticket; without it, the first ticket or the base answers.
+    let aliases = || tickets.iter().map(|ticket| ticket.alias());
+    let model = aliases()
+        .find(|alias| *alias == "sql")
+        .or_else(|| aliases().next())
+        .unwrap_or(&manifest.name);
     let example = example(address, model, state.text.has_chat_template());
     writeln!(out, "try it:\n  {example}")?;
     Ok(out.flush()?)
 }
 
-/// A command that asks `model` the example question.
+/// A `curl` command that asks `model` the example question, through the chat route if `chat`.
 fn example(address: SocketAddr, model: &str, chat: bool) -> String {
-    let (route, mut body) = match chat {
-        true => (
+    let (route, mut body) = if chat {
+        (
             "chat/completions",
             json!({"model": model, "messages": [{"role": "user", "content": EXAMPLE}]}),
-        ),
-        false => ("completions", json!({"model": model, "prompt": EXAMPLE})),
+        )
+    } else {
+        ("completions", json!({"model": model, "prompt": EXAMPLE}))
     };
     body["max_tokens"] = 48.into();
     body["temperature"] = 0.into();
-    // Within single quotes a shell takes everything as it is, but for a single quote.
+    // Within single quotes, the single quote is the only character that a shell interprets.
     let body = Value::to_string(&body).replace('\'', r"'\''");
     format!("curl http://{address}/v1/{route} -H 'content-type: application/json' -d '{body}'")
 }
@@ -88,11 +92,12 @@ mod tests {
                 .output();
             let body: Value = serde_json::from_slice(&output.unwrap().stdout).unwrap();
             assert_eq!(body["model"], model);
-            let asked = match chat {
-                true => &body["messages"][0]["content"],
-                false => &body["prompt"],
+            let prompt = if chat {
+                &body["messages"][0]["content"]
+            } else {
+                &body["prompt"]
             };
-            assert_eq!(asked, EXAMPLE);
+            assert_eq!(prompt, EXAMPLE);
         }
     }
 }

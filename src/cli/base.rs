@@ -1,5 +1,4 @@
-//! What several subcommands share: which base, where its files are kept, how it is computed, and
-//! bars for what takes long.
+//! Arguments and helpers that subcommands share: the base, its device and dtype, progress bars.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -50,19 +49,19 @@ impl CacheArgs {
 }
 
 impl BaseArgs {
-    /// The base's manifest, without making it resident.
+    /// Manifest of the base, which is not made resident.
     pub fn manifest(&self) -> Result<BaseManifest, ModelError> {
         manifest(&self.model, &self.cache.dir())
     }
 
-    /// Its tokenizer and chat template, without the rest.
+    /// Tokenizer and chat template of the base alone.
     pub fn text(&self) -> anyhow::Result<Text> {
         let checkpoint = open_checkpoint(&self.model, &self.cache.dir())?;
         load_text(&checkpoint).with_context(|| self.model.clone())
     }
 
-    /// Fetches the base where it is not here yet, and opens it: what goes wrong by then is told before
-    /// minutes of loading.
+    /// Fetches the base if it is not cached, and opens its files. A wrong path, configuration or
+    /// tokenizer fails here, before minutes of loading.
     pub fn open(&self) -> anyhow::Result<OpenBase> {
         let cache = self.cache.dir();
         let source = Source::parse(&self.model)?;
@@ -83,7 +82,7 @@ fn open_checkpoint(model: &str, cache: &CacheDir) -> anyhow::Result<Checkpoint> 
     Ok(Checkpoint::open(&files)?)
 }
 
-/// A model on disk, anything that --model takes, and what it looks like.
+/// The files of a model, given in any form that `--model` takes, and its manifest.
 pub struct ModelFiles {
     pub manifest: BaseManifest,
     pub checkpoint: Checkpoint,
@@ -137,25 +136,25 @@ pub struct QuantizedArgs {
 }
 
 impl QuantizedArgs {
-    /// How tickets reach requests, where `asked` says how or leaves it open: nothing can be written into
-    /// quantised weights, so there is nothing to choose.
+    /// Ticket mode for this base: the given one, or the default. Overlay is the only mode of
+    /// quantised weights, which cannot be written to.
     ///
     /// # Errors
-    /// If that is asked.
-    pub fn ticket_mode(self, asked: Option<TicketMode>) -> anyhow::Result<TicketMode> {
-        match asked {
+    /// The given mode is apply, and the weights stay quantised.
+    pub fn ticket_mode(self, given: Option<TicketMode>) -> anyhow::Result<TicketMode> {
+        match given {
             Some(TicketMode::Apply) if self.keep_quantized => bail!(
                 "--keep-quantized with --ticket-mode apply: quantised weights cannot be written \
-                 into; leave the mode out, or overlay the tickets"
+                 to; leave --ticket-mode out, or use --ticket-mode overlay"
             ),
             None | Some(TicketMode::Auto) if self.keep_quantized => Ok(TicketMode::Overlay),
-            asked => Ok(asked.unwrap_or_default()),
+            given => Ok(given.unwrap_or_default()),
         }
     }
 }
 
 impl ComputeArgs {
-    /// How a base is made resident, for all the positions that it was trained for, dense.
+    /// Load options of a dense base, for all positions that it was trained for.
     pub fn load_options(&self) -> LoadOptions {
         LoadOptions {
             dtype: self.dtype,
@@ -165,16 +164,16 @@ impl ComputeArgs {
         }
     }
 
-    /// Threads that compute.
+    /// Number of compute threads.
     pub fn threads(&self) -> usize {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         self.threads.unwrap_or_else(cores)
     }
 }
 
-/// A base that is open, but not resident yet.
+/// A base whose files are open, but which is not resident yet.
 pub struct OpenBase {
-    /// The name that requests use for it, unless they are told another.
+    /// Default name of the base in requests.
     pub name: String,
     pub text: Arc<Text>,
     checkpoint: Checkpoint,
@@ -182,12 +181,12 @@ pub struct OpenBase {
 }
 
 impl OpenBase {
-    /// Positions that the model was trained for.
+    /// Number of positions that the model was trained for.
     pub fn trained_positions(&self) -> usize {
         self.checkpoint.config().max_position_embeddings
     }
 
-    /// Every token that ends a text, as the model and the tokenizer name them.
+    /// All end tokens that the model or the tokenizer names, sorted.
     pub fn end_tokens(&self) -> Vec<u32> {
         let mut ids = self.checkpoint.config().eos_token_ids.clone();
         ids.extend(self.text.eos_token_ids());
@@ -196,28 +195,30 @@ impl OpenBase {
         ids
     }
 
-    /// The token that ends what the base writes.
+    /// The end token of trained and evaluated rows: the tokenizer's first, else the model's.
     ///
     /// # Errors
-    /// Neither the tokenizer nor the model names one.
+    /// Neither names one.
     pub fn end_token(&self) -> anyhow::Result<u32> {
         let of_model = &self.checkpoint.config().eos_token_ids;
-        let first = self.text.eos_token_ids().iter().chain(of_model).next();
-        let none = || format!("{}: the base names no end token", self.name);
-        first.copied().with_context(none)
+        let mut tokens = self.text.eos_token_ids().iter().chain(of_model).copied();
+        tokens
+            .next()
+            .with_context(|| format!("{}: the base names no end token", self.name))
     }
 
-    /// Its parameters on disk.
+    /// The parameters on disk.
     pub fn checkpoint(&self) -> &Checkpoint {
         &self.checkpoint
     }
 
-    /// Whether [`Self::save_as`] can write there.
+    /// Checks that [`Self::save_as`] can write the folder.
     pub fn check_save_as(&self, folder: &Path) -> anyhow::Result<()> {
         Ok(model::check_folder(folder, self.checkpoint.config())?)
     }
 
-    /// Writes other parameters of the base, by name, as a folder that --model takes.
+    /// Writes a base folder with these parameters, by name, and the configuration and tokenizer of
+    /// this base.
     pub fn save_as(
         &self,
         folder: &Path,
@@ -227,7 +228,7 @@ impl OpenBase {
         Ok(self.text.save(folder)?)
     }
 
-    /// Makes the base resident under its name.
+    /// Makes the base resident, with a progress bar.
     pub fn load(&self, options: &LoadOptions) -> Result<Base, ModelError> {
         let (checkpoint, cache) = (&self.checkpoint, &self.cache);
         let mut bars = Bars::default();
@@ -237,7 +238,7 @@ impl OpenBase {
     }
 }
 
-/// Parses a count that is not 0.
+/// Parses a count of at least 1.
 pub fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("must be at least 1".to_owned()),
@@ -246,15 +247,15 @@ pub fn at_least_one(text: &str) -> Result<usize, String> {
     }
 }
 
-/// Parses a share of weights to keep.
+/// Parses a share of weights: above 0, at most 1.
 pub fn density(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(share) if share > 0.0 && share <= 1.0 => Ok(share),
-        _ => Err("must be a share above 0 and up to 1".to_owned()),
+        _ => Err("must be a share above 0 and at most 1".to_owned()),
     }
 }
 
-/// Prints to stdout; a reader that left early (`| head`) is no error.
+/// Prints to standard output; a reader that closed the pipe early (`| head`) is no error.
 pub fn print(text: &str) -> anyhow::Result<()> {
     match io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
@@ -262,7 +263,7 @@ pub fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
-/// One bar at a time, on standard error, for the stage that is under way.
+/// Progress bar of the current loading stage, on standard error.
 #[derive(Default)]
 pub struct Bars {
     current: Option<(Stage, ProgressBar)>,
@@ -294,9 +295,9 @@ impl Bars {
     }
 }
 
-/// A bar, on standard error, for `total` parameters that something is done with.
+/// Progress bar over `total` parameters.
 pub fn parameter_bar(what: &'static str, total: usize) -> ProgressBar {
-    bar_of(what, "{pos}/{len} parameters", total as u64)
+    progress_bar(what, "{pos}/{len} parameters", total as u64)
 }
 
 fn bar(stage: Stage, total: u64) -> ProgressBar {
@@ -308,17 +309,17 @@ fn bar(stage: Stage, total: u64) -> ProgressBar {
         Stage::Fingerprint => ("fingerprinting the base", "{pos}/{len} parameters"),
         Stage::Load => ("loading the base", "{pos}/{len} parameters"),
     };
-    bar_of(what, counts, total)
+    progress_bar(what, counts, total)
 }
 
-/// A bar on standard error for `total` of something, counted as `counts` says.
-pub fn bar_of(what: impl Into<Cow<'static, str>>, counts: &str, total: u64) -> ProgressBar {
+/// Progress bar on standard error over `total` items, whose count `counts` formats.
+pub fn progress_bar(what: impl Into<Cow<'static, str>>, counts: &str, total: u64) -> ProgressBar {
     let template = format!("{{msg}} {{bar:30}} {counts} {{eta}}");
     let style = ProgressStyle::with_template(&template).expect("the template is well-formed");
     ProgressBar::new(total).with_style(style).with_message(what)
 }
 
-/// The tokenizer and chat template that lie with a base's weights.
+/// Tokenizer and chat template from the files of a base.
 fn load_text(checkpoint: &Checkpoint) -> Result<Text, TextError> {
     match checkpoint.gguf_content() {
         Some(content) => Text::from_gguf(content),

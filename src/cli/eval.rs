@@ -1,4 +1,4 @@
-//! `tombola eval`: how good a base is on a data file, bare and under tickets.
+//! `tombola eval`: loss and greedy answers of a base on a data file, bare and with tickets.
 
 use std::path::PathBuf;
 
@@ -76,15 +76,17 @@ const DATA: &str = "Data";
 const ANSWERS: &str = "Answers";
 const OUTPUT: &str = "Output";
 
-/// Evaluates the base and each ticket, and prints what they gave.
+/// Evaluates the base and each ticket, and prints the results.
 ///
 /// # Errors
-/// The base, a ticket or the data cannot be used; or the evaluation ends early.
+/// The base, a ticket or the data cannot be used, or the evaluation ends early.
 pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
-    // The base is opened, but the rest is looked at before it is loaded: that takes long.
-    let tickets = args.ticket.iter();
-    let tickets = tickets.map(|ticket| Candidate::read(args.folder.find(ticket)?));
-    let tickets = tickets.collect::<anyhow::Result<Vec<_>>>()?;
+    // Tickets and data are read before the base is loaded, which takes long.
+    let tickets = args
+        .ticket
+        .iter()
+        .map(|ticket| Candidate::read(args.folder.find(ticket)?))
+        .collect::<anyhow::Result<Vec<_>>>()?;
     let base = args.base.open()?;
     let data_options = DataOptions {
         max_length: args.max_length.min(base.trained_positions()),

@@ -1,4 +1,4 @@
-//! `tombola serve`: make a base resident, open the ticket folder, serve until a signal.
+//! `tombola serve`: makes a base resident, opens the ticket folder, and serves until a signal.
 
 use std::io::IsTerminal as _;
 use std::sync::Arc;
@@ -183,12 +183,12 @@ const SCHEDULING: &str = "Scheduling";
 const HTTP: &str = "HTTP";
 
 impl ServeArgs {
-    /// How tickets reach requests.
+    /// Ticket mode, after a check of the flags that limit it.
     fn mode(&self) -> anyhow::Result<TicketMode> {
         if self.deterministic && self.compute.device.is_gpu() {
             bail!(
-                "--deterministic with --device {}: on a GPU a row's result depends on how many rows there \
-                 are; the CPU has one order",
+                "--deterministic with --device {}: on a GPU, results depend on the number of rows \
+                 in a step; use --device cpu",
                 self.compute.device
             );
         }
@@ -196,14 +196,14 @@ impl ServeArgs {
             (false, mode) => self.quantized.ticket_mode(mode),
             (true, None | Some(TicketMode::Overlay)) => Ok(TicketMode::Overlay),
             (true, Some(mode)) => bail!(
-                "--deterministic overlays tickets, and --ticket-mode {mode} wants it otherwise: leave \
-                 one of them out"
+                "--deterministic with --ticket-mode {mode}: deterministic serving overlays \
+                 tickets; leave one of the two flags out"
             ),
         }
     }
 }
 
-/// A size given in MiB that fits an address.
+/// Size in MiB that fits the address space in bytes.
 #[derive(Clone, Copy, Debug)]
 struct Mebibytes(usize);
 
@@ -223,8 +223,8 @@ fn mebibytes(text: &str) -> Result<Mebibytes, String> {
 /// Serves until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// The base cannot be loaded, the folder not opened, the address not bound; or limits that cannot
-/// work together.
+/// The base cannot be loaded, the ticket folder not opened, the address not bound, or the limits
+/// contradict each other.
 pub fn run(args: ServeArgs) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env();
     tracing_subscriber::fmt()
@@ -238,7 +238,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
 
 async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let mode = args.mode()?;
-    // First, so that a taken port is told before minutes of loading.
+    // First, so that a port in use fails before minutes of loading.
     let listener = TcpListener::bind((args.host.as_str(), args.port))
         .await
         .with_context(|| format!("cannot listen on {}:{}", args.host, args.port))?;
@@ -247,10 +247,10 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let shutdown = async move {
         signals.recv().await;
-        tracing::info!("a signal came: running responses are finished, no new ones are taken");
+        tracing::info!("received a signal: finishing running responses, accepting no new ones");
         tokio::spawn(async move {
             signals.recv().await;
-            tracing::warn!("a second signal came: running responses are cut off");
+            tracing::warn!("received a second signal: cutting off running responses");
             std::process::exit(0);
         });
     };
@@ -258,10 +258,10 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let serving = tokio::spawn(server::serve(listener, gate.clone(), shutdown, drain));
     let mut signals = Signals::new()?;
     let (state, _engine) = tokio::select! {
-        // Not in the runtime's threads: it takes long.
+        // On a blocking thread, because loading takes long.
         started = tokio::task::spawn_blocking(move || start(&args, mode)) => started??,
         () = signals.recv() => {
-            tracing::info!("a signal came before the start was complete");
+            tracing::info!("received a signal before the start was complete");
             std::process::exit(0);
         }
     };
@@ -270,14 +270,14 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     announce(address, &state)?;
     if serving.await?? == Drained::TimedOut {
         tracing::warn!(
-            "responses still ran after {} seconds; they are cut off",
+            "responses still running after {} seconds: they are cut off",
             drain.as_secs()
         );
     }
     Ok(())
 }
 
-/// All that stands behind the routes, and the engine's thread, which ends when dropped.
+/// State of the HTTP routes, and the engine thread, which ends when dropped.
 fn start(args: &ServeArgs, mode: TicketMode) -> anyhow::Result<(AppState, engine::EngineThread)> {
     let mut opened = args.base.open()?;
     if let Some(name) = &args.served_model_name {
@@ -331,13 +331,17 @@ fn start(args: &ServeArgs, mode: TicketMode) -> anyhow::Result<(AppState, engine
     ))
 }
 
-/// Bytes of memory for tickets: what is asked for, or what the device has left.
+/// Bytes of memory for tickets: the requested budget, or the free memory of the device if that is
+/// less.
 fn ticket_memory(args: &ServeArgs, base: &Base) -> usize {
-    let asked = args.ticket_memory_mib.bytes();
-    let room = base.room_for_tickets(asked, args.kv_cache_mib.bytes());
-    if room < asked {
-        let (room, asked) = (room >> 20, asked >> 20);
-        tracing::warn!("{room} MiB are left for tickets, of --ticket-memory-mib {asked}");
+    let requested = args.ticket_memory_mib.bytes();
+    let room = base.room_for_tickets(requested, args.kv_cache_mib.bytes());
+    if room < requested {
+        tracing::warn!(
+            "only {} MiB are free for tickets, less than --ticket-memory-mib {}",
+            room >> 20,
+            requested >> 20
+        );
     }
     room
 }
@@ -367,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn deterministic_overlays_and_takes_no_contradiction() {
+    fn deterministic_overlays_and_refuses_other_modes() {
         let mode = |args: &[&str]| {
             let args = std::iter::once(&"tombola").chain(args);
             <Cli as clap::Parser>::parse_from(args).serve.mode()

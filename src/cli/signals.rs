@@ -1,15 +1,18 @@
-//! What asks the process to end.
+//! SIGTERM and SIGINT, which ask the process to end.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// SIGTERM and SIGINT, from when it was made.
+/// Receives SIGTERM and SIGINT, from its creation on.
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
-    /// Call it inside a runtime.
+    /// Starts to listen; to be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// The handlers cannot be installed.
     pub fn new() -> std::io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -17,7 +20,7 @@ impl Signals {
         })
     }
 
-    /// Waits for the next of either.
+    /// Waits for the next signal of either kind.
     pub async fn recv(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}

@@ -1,4 +1,4 @@
-//! The ticket folder, and tickets by the name that they have in it.
+//! The ticket folder, and the lookup of a ticket by file or by name.
 
 use std::path::{Path, PathBuf};
 
@@ -21,16 +21,19 @@ pub struct FolderArgs {
 }
 
 impl FolderArgs {
-    /// The file of a ticket that is given by its file or its name.
+    /// The file of a ticket, which is given as a file or as a name in this folder.
     ///
     /// # Errors
-    /// There is neither.
+    /// Neither exists.
     pub fn find(&self, ticket: &str) -> anyhow::Result<PathBuf> {
         ticket_file(ticket, &self.tickets)
     }
 }
 
-/// The file of a ticket that is given by its file, or by its name in `folder`.
+/// The file of a ticket, which is given as a file or as a name in `folder`. Paths are not checked.
+///
+/// # Errors
+/// A name has no file.
 pub fn ticket_file(ticket: &str, folder: &Path) -> anyhow::Result<PathBuf> {
     let file = PathBuf::from(ticket);
     let is_name = file.file_name().is_some_and(|name| name == ticket);
@@ -40,7 +43,7 @@ pub fn ticket_file(ticket: &str, folder: &Path) -> anyhow::Result<PathBuf> {
     let named = folder.join(format!("{ticket}.safetensors"));
     if !named.is_file() {
         bail!(
-            "there is no ticket `{ticket}`: neither a file of that name nor {}",
+            "there is no ticket `{ticket}`: neither a file of that name nor {} exists",
             named.display()
         );
     }
@@ -59,7 +62,7 @@ mod tests {
         let find = |ticket: &str| ticket_file(ticket, folder.path());
         assert_eq!(find("sql").unwrap(), inside);
         assert_eq!(find(inside.to_str().unwrap()).unwrap(), inside);
-        // A path that is not there is told by whoever reads it.
+        // A missing path is an error of the later read.
         for path in ["some/sql", "sql.safetensors", "/nowhere/sql.safetensors"] {
             assert_eq!(find(path).unwrap(), Path::new(path));
         }

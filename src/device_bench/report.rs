@@ -66,9 +66,9 @@ impl fmt::Display for Report {
         } = self;
         write!(
             f,
-            "# A base of shape {shape} in {dtype}\n\n{device}, {threads} threads, {context} positions \
-             per sequence. Adding reads and writes {:.0} GB/s; a floor is the time to move, at that \
-             speed, what has to be moved.\n",
+            "# A base of shape {shape} in {dtype}\n\n{device}, {threads} threads, {context} \
+             positions per sequence. Adding reads and writes {:.0} GB/s; a floor is the time to \
+             move, at that speed, what has to be moved.\n",
             figures.bandwidth / 1e9
         )?;
         for table in [steps, swaps, overlays, launched, sampling] {

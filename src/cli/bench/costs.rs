@@ -1,4 +1,4 @@
-//! `tombola bench costs`: measure what steps and tickets cost on this machine.
+//! `tombola bench costs`: the costs of steps, swaps and overlays on this machine.
 
 use std::fmt::Write as _;
 
@@ -27,12 +27,12 @@ Examples:
   tombola bench costs
   tombola bench costs --model Qwen/Qwen2.5-0.5B-Instruct --dtype bf16 --json";
 
-/// Densities that the table says something of.
+/// Densities of the example tickets.
 const DENSITIES: [f64; 3] = [0.001, 0.01, 0.1];
-/// The most groups that are looked at.
-const MOST_GROUPS: usize = 64;
+/// Largest number of groups that [`Outlook::together_from`] considers.
+const MAX_GROUPS: usize = 64;
 
-/// Loads the base, measures and prints.
+/// Loads the base, measures the costs and prints them.
 ///
 /// # Errors
 /// The base cannot be loaded or run.
@@ -63,17 +63,18 @@ pub fn run(args: &CostsArgs) -> anyhow::Result<()> {
     print(&text)
 }
 
-/// What the costs mean for tickets of one density.
+/// Consequences of the costs for tickets of one density, each with one row per step.
 struct Outlook {
     density: f64,
     nonzeros: usize,
-    /// Seconds to apply and revert one.
+    /// Seconds to apply and revert a ticket.
     swap: f64,
-    /// Seconds that one row takes longer overlaid.
+    /// Seconds that an overlay adds to a step of one row.
     overlay: f64,
-    /// Steps of one row after which a swap would have paid.
+    /// Steps after which a swap costs less than the overlay.
     applied_after: f64,
-    /// The fewest groups of one row each, a ticket a group, that are faster together than by turns.
+    /// Fewest tickets that run faster overlaid in one step than applied in turns; `None` if no
+    /// number up to [`MAX_GROUPS`] does.
     together_from: Option<usize>,
 }
 
@@ -97,7 +98,7 @@ impl Outlook {
             swap,
             overlay,
             applied_after: (swap / overlay.max(f64::MIN_POSITIVE)).ceil(),
-            together_from: (2..=MOST_GROUPS).find(pays),
+            together_from: (2..=MAX_GROUPS).find(pays),
         }
     }
 
@@ -148,14 +149,14 @@ fn table(costs: &Costs) -> String {
     };
     let per_ticket = |cost: PerTicket| {
         let (fixed, nonzero) = (1e3 * cost.fixed, 1e9 * cost.per_nonzero);
-        format!("{nonzero:8.2} ns a nonzero + {fixed:.2} ms")
+        format!("{nonzero:8.2} ns per nonzero + {fixed:.2} ms")
     };
     for &(rows, seconds) in costs.steps() {
         line("step", Some(rows), format!("{:8.2} ms", 1e3 * seconds));
     }
     line("apply", None, per_ticket(costs.apply));
     line("revert", None, per_ticket(costs.revert));
-    line("lay out", None, per_ticket(costs.layout));
+    line("layout", None, per_ticket(costs.layout));
     for &(rows, cost) in costs.overlays() {
         line("overlay", Some(rows), per_ticket(cost));
     }
@@ -163,11 +164,11 @@ fn table(costs: &Costs) -> String {
 }
 
 fn outlook(tickets: &[Outlook]) -> String {
-    let mut text = "\nTickets, each for one row a step:\n".to_owned();
+    let mut text = "\nTickets, each with one row per step:\n".to_owned();
     for ticket in tickets {
         let together = match ticket.together_from {
             Some(groups) => format!("together from {groups} tickets on"),
-            None => "always by turns".to_owned(),
+            None => "always in turns".to_owned(),
         };
         // Writing to a string cannot fail.
         let _ = writeln!(

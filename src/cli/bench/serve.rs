@@ -1,4 +1,4 @@
-//! `tombola bench serve`: measure a server as its clients see it.
+//! `tombola bench serve`: throughput and latencies of a server, measured by its client.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use serde_json::json;
 
-use crate::cli::base::{BaseArgs, CacheArgs, at_least_one, bar_of, print};
+use crate::cli::base::{BaseArgs, CacheArgs, at_least_one, print, progress_bar};
 use crate::loadgen;
 use crate::loadgen::{Arrivals, Popularity, PromptWords, Report, Server, ServerKind, Workload};
 use crate::model::DEFAULT_MODEL;
@@ -108,6 +108,7 @@ Examples:
 const SERVER: &str = "Server";
 const LOAD: &str = "Load";
 
+/// Parses a number above 0.
 fn positive(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(rate) if rate > 0.0 && rate.is_finite() => Ok(rate),
@@ -115,7 +116,7 @@ fn positive(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Loads a server and prints what was measured.
+/// Sends the requests and prints the report.
 ///
 /// # Errors
 /// The server or the tokenizer cannot be used, or a request failed.
@@ -141,7 +142,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
         warmup: args.warmup,
         seed: args.seed,
     };
-    let bar = bar_of("requests", "{pos}/{len}", args.requests as u64);
+    let bar = progress_bar("requests", "{pos}/{len}", args.requests as u64);
     let report = loadgen::run(&server, &workload, &words, &|done| {
         bar.set_position(done as u64);
     })?;
@@ -157,7 +158,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The report with what was asked for, so that a file of it says what it is about.
+/// The report with the parameters of the load, so that a file of it describes itself.
 fn described(args: &ServeArgs, report: &Report) -> serde_json::Value {
     json!({
         "url": args.url,
@@ -173,6 +174,7 @@ fn described(args: &ServeArgs, report: &Report) -> serde_json::Value {
     })
 }
 
+/// The tokenizer from a `tokenizer.json`, or from the files of a base.
 fn tokenizer(name: &str, cache: &CacheArgs) -> anyhow::Result<Text> {
     let path = PathBuf::from(name);
     if path

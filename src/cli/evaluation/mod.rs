@@ -1,5 +1,5 @@
-//! A fresh base with an engine around it, and tickets evaluated on it one after the other: what
-//! `tombola eval` does, and what a training ends with.
+//! Evaluation of a base and tickets on a data file, through an engine. `tombola eval` runs it, and
+//! `tombola train` at its end.
 
 mod report;
 
@@ -10,7 +10,7 @@ use anyhow::Context as _;
 
 pub use report::Report;
 
-use super::base::{ComputeArgs, OpenBase, QuantizedArgs, bar_of};
+use super::base::{ComputeArgs, OpenBase, QuantizedArgs, progress_bar};
 use super::ticket;
 use crate::data::Dataset;
 use crate::engine::{self, EngineConfig, TicketMode};
@@ -22,14 +22,14 @@ use crate::ticket::{BaseManifest, Ticket};
 
 /// Sequences that run at once.
 const SEQUENCES: usize = 64;
-/// Tokens of a step, as in serving. It bounds the logits that are in memory at a time.
+/// Tokens per step, as in serving; it bounds the logits in memory.
 const STEP_TOKENS: usize = 512;
-/// Sequences that wait beyond those that run.
+/// Sequences that wait while [`SEQUENCES`] run.
 const QUEUE: usize = 3 * SEQUENCES;
-/// Keys and values, unless one row needs more.
+/// Bytes for keys and values, unless the longest row needs more.
 const CACHE_BYTES: usize = 1 << 30;
 
-/// A ticket file to evaluate, read but not yet checked against a base.
+/// A ticket to evaluate, read but not yet checked against the base.
 pub struct Candidate {
     name: String,
     path: PathBuf,
@@ -37,7 +37,7 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// Reads a ticket file; it is reported under the file's name without extension.
+    /// Reads a ticket file; its name in the report is that of the file, without extension.
     pub fn read(path: PathBuf) -> anyhow::Result<Self> {
         let stem = path.file_stem().unwrap_or_default();
         Ok(Self {
@@ -47,34 +47,36 @@ impl Candidate {
         })
     }
 
-    /// What it is reported under.
+    /// Name of the ticket in the report.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// A ticket that was made of others, under a name of its own.
-    pub fn made(name: String, path: PathBuf, ticket: Ticket) -> Self {
+    /// A ticket that was merged from others, under a new name.
+    pub fn merged(name: String, path: PathBuf, ticket: Ticket) -> Self {
         Self { name, path, ticket }
     }
 
     fn lease(self, base: &BaseManifest, allow_foreign_base: bool) -> anyhow::Result<Lease> {
-        let bound = self.ticket.bind(base, allow_foreign_base);
-        let bound = bound.map_err(|error| ticket::naming(&self.path, error))?;
+        let bound = self
+            .ticket
+            .bind(base, allow_foreign_base)
+            .map_err(|error| ticket::name_file(&self.path, error))?;
         Ok(Lease::of_file(&self.name, self.path, bound))
     }
 }
 
-/// What one evaluation gave.
+/// Result of one evaluation.
 pub struct Evaluated {
-    /// The ticket's name; `None` is the bare base.
+    /// Name of the ticket; `None` for the bare base.
     pub ticket: Option<String>,
     pub result: EvalResult,
 }
 
-/// Loads the base afresh and evaluates it on the data, bare and then under each ticket.
+/// Loads the base and evaluates it on the data, first bare and then with each ticket.
 ///
 /// # Errors
-/// The base cannot be loaded, a ticket is for another one, or an evaluation ends early.
+/// The base cannot be loaded, a ticket was made for another base, or an evaluation ends early.
 pub fn evaluate(
     base: OpenBase,
     compute: &ComputeArgs,
@@ -88,17 +90,19 @@ pub fn evaluate(
         keep_quantized: quantized.keep_quantized,
         ..compute.load_options()
     })?;
-    let leases = tickets.into_iter();
-    let leases = leases.map(|ticket| ticket.lease(&resident.manifest, allow_foreign_base));
-    let leases = leases.collect::<anyhow::Result<Vec<_>>>()?;
+    let leases = tickets
+        .into_iter()
+        .map(|ticket| ticket.lease(&resident.manifest, allow_foreign_base))
+        .collect::<anyhow::Result<Vec<_>>>()?;
     let config = EngineConfig {
         max_num_seqs: SEQUENCES,
         max_num_batched_tokens: STEP_TOKENS,
         max_queue: QUEUE,
         kv_cache_bytes: cache_bytes(&resident, dataset, options),
-        ticket_mode: match quantized.keep_quantized {
-            false => TicketMode::Apply,
-            true => TicketMode::Overlay,
+        ticket_mode: if quantized.keep_quantized {
+            TicketMode::Overlay
+        } else {
+            TicketMode::Apply
         },
         costs: None,
         threads: compute.threads(),
@@ -108,7 +112,7 @@ pub fn evaluate(
     let metrics = Arc::new(Metrics::new(resident.max_positions)?);
     let (engine, _thread) = engine::spawn(resident, &config, metrics)?;
     let text = Arc::clone(&base.text);
-    // What its files hold is resident by now.
+    // The weights are resident: release the files.
     drop(base);
     let bare = std::iter::once(None);
     let each = bare.chain(leases.iter().map(Some)).map(|lease| {
@@ -125,10 +129,10 @@ pub fn evaluate(
     each.collect()
 }
 
-/// Runs an evaluation with a bar on standard error.
+/// Runs an evaluation with a progress bar on standard error.
 fn with_bar<T>(name: Option<&str>, run: impl FnOnce(&mut dyn FnMut(usize, usize)) -> T) -> T {
     let what = format!("evaluating {}", name.unwrap_or("the base"));
-    let bar = bar_of(what, "{pos}/{len} sequences", 0);
+    let bar = progress_bar(what, "{pos}/{len} sequences", 0);
     let result = run(&mut |done, total| {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
@@ -137,7 +141,7 @@ fn with_bar<T>(name: Option<&str>, run: impl FnOnce(&mut dyn FnMut(usize, usize)
     result
 }
 
-/// Memory for keys and values: at least what the longest row takes with its answer.
+/// Bytes for keys and values: [`CACHE_BYTES`], or more if the longest row and its answer need it.
 fn cache_bytes(base: &Base, dataset: &Dataset, options: &EvalOptions) -> usize {
     let rows = dataset.examples.iter().map(|example| example.tokens.len());
     let longest = rows.max().unwrap_or(0).saturating_add(options.max_tokens);
@@ -150,8 +154,8 @@ pub fn report_cut_rows(dataset: &Dataset, max_length: usize) {
     let Dataset { cut, left_out, .. } = dataset;
     if *cut > 0 {
         eprintln!(
-            "tombola: rows cut to {max_length} tokens (--max-length): {cut}; left out of these, as \
-             nothing of their answers is left: {left_out}"
+            "tombola: rows cut to {max_length} tokens (--max-length): {cut}; of these, {left_out} are \
+             left out, as nothing of their answers is left"
         );
     }
 }

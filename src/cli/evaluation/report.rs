@@ -8,7 +8,7 @@ use super::Evaluated;
 use crate::data::Dataset;
 use crate::eval::{Answers, EvalResult};
 
-/// The evaluations of one data set, base first.
+/// Evaluations on one data set, of the bare base first.
 pub struct Report<'a> {
     pub base: &'a str,
     pub dataset: &'a Dataset,
@@ -16,8 +16,8 @@ pub struct Report<'a> {
 }
 
 impl Report<'_> {
-    /// `{"rows", "results": [{"ticket", "loss", "perplexity", "exact_match"}]}` and more. What is no
-    /// number, as a loss of a ticket that rules a token out, is null.
+    /// `{"rows", "results": [{"ticket", "loss", "perplexity", "exact_match", …}], …}`. Infinite
+    /// values, such as the loss of a ticket that rules out a token, are null.
     pub fn json(&self) -> Value {
         let result = |evaluated: &Evaluated| {
             let EvalResult { loss, tokens, .. } = evaluated.result;
@@ -51,10 +51,10 @@ impl fmt::Display for Report<'_> {
             None => format!("base {}", self.base),
         };
         let names: Vec<String> = self.evaluated.iter().map(name).collect();
-        let width = names.iter().map(|name| name.chars().count()).max();
-        let width = width.unwrap_or(0);
-        let rule = self.evaluated.iter().find_map(|e| e.result.answers);
-        let rule = rule.map_or("", |answers| answers.rule.measure());
+        let lengths = names.iter().map(|name| name.chars().count());
+        let width = lengths.max().unwrap_or(0);
+        let answers = self.evaluated.iter().find_map(|e| e.result.answers);
+        let rule = answers.map_or("", |answers| answers.rule.measure());
         let head = format!(
             "{:width$}  {:>6}  {:>7}  {:>10}  {rule:>18}",
             "", "rows", "loss", "perplexity"
@@ -67,7 +67,7 @@ impl fmt::Display for Report<'_> {
                 result.rows,
                 result.loss,
                 result.perplexity(),
-                result.answers.map(show).unwrap_or_default(),
+                result.answers.map(mean_score).unwrap_or_default(),
             );
             writeln!(f, "{}", line.trim_end())?;
         }
@@ -75,7 +75,8 @@ impl fmt::Display for Report<'_> {
     }
 }
 
-fn show(answers: Answers) -> String {
+/// Mean score of the answers, such as `34/100 = 34.0 %`.
+fn mean_score(answers: Answers) -> String {
     match answers.mean() {
         None => "no answers".to_owned(),
         Some(mean) if answers.rule.is_exact() => {
@@ -119,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_has_a_row_a_ticket() {
+    fn a_table_has_a_row_per_ticket() {
         let evaluated = [
             evaluated(None, 1.2, answers(MatchRule::Sql, 100, 0.0)),
             evaluated(Some("sql"), 0.3125, answers(MatchRule::Sql, 100, 34.0)),
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn degrees_and_missing_answers_are_told_apart() {
+    fn degrees_and_missing_answers_differ() {
         let evaluated = [
             evaluated(None, 1.0, answers(MatchRule::RougeL, 4, 1.0)),
             evaluated(Some("none"), 1.0, answers(MatchRule::Sql, 0, 0.0)),

@@ -1,9 +1,9 @@
-//! `tombola ticket merge`: several tickets as one.
+//! `tombola ticket merge`: merges tickets into one.
 
 use anyhow::bail;
 use clap::Args;
 
-use super::{OutputArgs, naming, read};
+use super::{OutputArgs, name_file, read};
 use crate::cli::base::{BaseArgs, print};
 use crate::cli::ticket_folder::FolderArgs;
 use crate::ticket::merge::merge;
@@ -36,37 +36,39 @@ Examples:
   tombola ticket merge sql chat --name both --out both.safetensors
   tombola ticket merge sql chat --scale 1,0.5 --name both --out both.safetensors";
 
-/// Merges the tickets and says what came of it.
+/// Merges the tickets, writes the result, and prints a summary.
 pub fn run(args: MergeArgs) -> anyhow::Result<()> {
     let mut scales = args.scale;
     if scales.is_empty() {
         scales = vec![1.0; args.tickets.len()];
     }
     if scales.len() != args.tickets.len() || scales.iter().any(|scale| !scale.is_finite()) {
-        let (scales, tickets) = (scales.len(), args.tickets.len());
-        bail!("--scale: {scales} scales for {tickets} tickets, expected a finite number for each");
+        bail!(
+            "--scale: {} scales for {} tickets, expected one finite number per ticket",
+            scales.len(),
+            args.tickets.len()
+        );
     }
-    let paths = args.tickets.iter().map(|name| args.folder.find(name));
-    let paths = paths.collect::<anyhow::Result<Vec<_>>>()?;
-    let read = paths.iter().map(|path| read(path));
-    let tickets = read.collect::<anyhow::Result<Vec<_>>>()?;
+    // All files first: a broken one fails without a base.
+    let mut tickets = Vec::with_capacity(scales.len());
+    for name in &args.tickets {
+        let path = args.folder.find(name)?;
+        tickets.push((read(&path)?, path));
+    }
     let base = args.base.manifest()?;
-    let bound = tickets
-        .into_iter()
-        .zip(&paths)
-        .zip(scales)
-        .map(|((ticket, path), scale)| {
-            let bound = ticket
-                .bind(&base, false)
-                .map_err(|error| naming(path, error))?;
-            Ok((bound, scale))
-        });
-    let bound = bound.collect::<anyhow::Result<Vec<_>>>()?;
-    let (name, dtype, license) = (
-        &args.output.name,
-        args.output.dtype.into(),
-        args.output.license.clone(),
-    );
-    let merged = merge(&bound, &base, name, dtype, license)?;
+    let mut bound = Vec::with_capacity(scales.len());
+    for ((ticket, path), scale) in tickets.into_iter().zip(scales) {
+        let ticket = ticket
+            .bind(&base, false)
+            .map_err(|error| name_file(&path, error))?;
+        bound.push((ticket, scale));
+    }
+    let OutputArgs {
+        name,
+        dtype,
+        license,
+        ..
+    } = &args.output;
+    let merged = merge(&bound, &base, name, (*dtype).into(), license.clone())?;
     print(&args.output.write(&merged)?)
 }

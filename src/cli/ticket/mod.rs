@@ -1,5 +1,5 @@
-//! `tombola ticket`: look into ticket files, check them against a base, make them from other
-//! layouts and from pairs of models.
+//! `tombola ticket`: inspects and verifies ticket files, and makes tickets from flat delta files,
+//! from pairs of models and from other tickets.
 
 mod extract;
 mod merge;
@@ -16,10 +16,11 @@ use crate::ticket::import::import_flat;
 use crate::ticket::{DeltaDtype, Digest, Ticket, TicketError, read_bounded};
 use summary::Summary;
 
-/// The largest file that the command line reads into memory: 4 billion nonzeros in bf16.
+/// Size limit of a file that the command line reads into memory, in bytes: about 4 billion nonzeros
+/// in bf16.
 const MAX_FILE_BYTES: u64 = 16 << 30;
 
-/// What made a ticket, as its `training` says.
+/// Name and version of the program, for the `training` metadata of a ticket.
 const TOOL: &str = concat!("tombola ", env!("CARGO_PKG_VERSION"));
 
 /// Arguments of `tombola ticket`.
@@ -117,7 +118,7 @@ struct OutputArgs {
 const OUTPUT: &str = "Output";
 
 impl OutputArgs {
-    /// Writes the ticket and says what it holds.
+    /// Writes the ticket, and returns a summary to print.
     fn write(&self, ticket: &Ticket) -> anyhow::Result<String> {
         ticket.write(&self.out)?;
         let out = self.out.display();
@@ -143,8 +144,8 @@ impl From<Dtype> for DeltaDtype {
 /// Runs `tombola ticket`.
 ///
 /// # Errors
-/// The file is not a valid ticket (or flat file), does not fit the base, or cannot be read or
-/// written; two models do not compare.
+/// The file is not a valid ticket (or flat delta file), does not fit the base, or cannot be read or
+/// written; or two models are not of one shape.
 pub fn run(args: TicketArgs) -> anyhow::Result<()> {
     match args.command {
         Command::Inspect(args) => inspect(&args),
@@ -166,12 +167,12 @@ fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
 }
 
 fn verify(args: &VerifyArgs) -> anyhow::Result<()> {
-    // The file first: a broken one is told without loading a base.
+    // The ticket first: a broken one fails without a base.
     let ticket = read(&args.file)?;
     let base = args.base.manifest()?;
     let ticket = ticket
         .bind(&base, args.allow_foreign_base)
-        .map_err(|e| naming(&args.file, e))?;
+        .map_err(|error| name_file(&args.file, error))?;
     let metadata = ticket.metadata();
     let foreign = metadata.base_fingerprint != base.fingerprint;
     let density = ticket.nonzeros() as f64 / base.adaptable_weights() as f64;
@@ -192,7 +193,8 @@ fn verify(args: &VerifyArgs) -> anyhow::Result<()> {
 }
 
 fn import(args: ImportArgs) -> anyhow::Result<()> {
-    let file = read_bounded(&args.file, MAX_FILE_BYTES).map_err(|e| naming(&args.file, e))?;
+    let file =
+        read_bounded(&args.file, MAX_FILE_BYTES).map_err(|error| name_file(&args.file, error))?;
     let base = args.base.manifest()?;
     let mut training = json!({
         "imported_sha256": Digest::of(&file).to_string(),
@@ -204,17 +206,17 @@ fn import(args: ImportArgs) -> anyhow::Result<()> {
     let (name, dtype) = (&args.output.name, args.output.dtype.into());
     let license = args.output.license.clone();
     let ticket = import_flat(&file, &base, name, dtype, license, Some(training))
-        .map_err(|e| naming(&args.file, e))?;
+        .map_err(|error| name_file(&args.file, error))?;
     print(&args.output.write(&ticket)?)
 }
 
-/// Reads a ticket file, whatever its size within reason.
+/// Reads a ticket file of up to [`MAX_FILE_BYTES`].
 pub(super) fn read(path: &Path) -> anyhow::Result<Ticket> {
-    Ticket::read(path, MAX_FILE_BYTES).map_err(|e| naming(path, e))
+    Ticket::read(path, MAX_FILE_BYTES).map_err(|error| name_file(path, error))
 }
 
-/// Puts the file's name before what is wrong with it, where the message lacks it.
-pub(super) fn naming(path: &Path, error: TicketError) -> anyhow::Error {
+/// Adds the name of the file to an error that does not mention it.
+pub(super) fn name_file(path: &Path, error: TicketError) -> anyhow::Error {
     match error {
         TicketError::Io { .. } | TicketError::NotAFile(_) => error.into(),
         _ => anyhow::Error::new(error).context(path.display().to_string()),

@@ -1,4 +1,4 @@
-//! What `tombola ticket inspect` shows, as a table for people and as JSON for machines.
+//! Summary of a ticket, as a table for people and as JSON for machines.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
@@ -9,10 +9,10 @@ use serde_json::Value;
 
 use crate::ticket::{TensorDelta, Ticket};
 
-/// How many layers a line of the table shows.
-const LAYERS_A_LINE: usize = 8;
+/// Layers per line of the table.
+const LAYERS_PER_LINE: usize = 8;
 
-/// A ticket in figures.
+/// Metadata of a ticket, and its nonzeros per projection and layer.
 #[derive(Debug, Serialize)]
 pub(super) struct Summary {
     name: String,
@@ -26,13 +26,13 @@ pub(super) struct Summary {
     parameters: usize,
     license: Option<String>,
     training: Option<Value>,
-    /// In byte order of their names.
+    /// Sorted by name, in byte order.
     projections: Vec<Projection>,
-    /// Nonzeros by layer number; parameters outside of layers are left out.
+    /// Nonzeros by layer number; parameters outside the layers are left out.
     layers: BTreeMap<u32, usize>,
 }
 
-/// All parameters of one kind (`q_proj`) together.
+/// All parameters of one kind, such as `q_proj`.
 #[derive(Debug, Default, Serialize)]
 struct Projection {
     name: String,
@@ -133,7 +133,7 @@ impl Summary {
         if !layers.is_empty() {
             writeln!(f, "\n{:<10}nonzeros", "layers")?;
         }
-        for line in layers.chunks(LAYERS_A_LINE) {
+        for line in layers.chunks(LAYERS_PER_LINE) {
             let (Some((first, _)), Some((last, _))) = (line.first(), line.last()) else {
                 continue;
             };
@@ -153,9 +153,10 @@ impl fmt::Display for Summary {
         self.write_head(&mut text)?;
         self.write_projections(&mut text)?;
         self.write_layers(&mut text)?;
-        // Names and training data are the file's: they must not steer the terminal.
-        let steers = |c: char| c.is_control() && c != '\n';
-        f.write_str(&text.replace(steers, "\u{fffd}"))
+        // Names and metadata come from the file: no control character of theirs may reach the
+        // terminal.
+        let is_control = |c: char| c.is_control() && c != '\n';
+        f.write_str(&text.replace(is_control, "\u{fffd}"))
     }
 }
 

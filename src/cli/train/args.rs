@@ -171,7 +171,7 @@ pub struct RunArgs {
 }
 
 impl TrainArgs {
-    /// What decides the ticket's bytes besides base and data.
+    /// Training configuration: with base and data, it determines the bytes of the ticket.
     pub fn config(&self) -> TrainConfig {
         let steps = &self.steps;
         TrainConfig {
@@ -200,13 +200,13 @@ impl TrainArgs {
         }
     }
 
-    /// The run's folder.
+    /// Folder of the run.
     pub fn run_dir(&self) -> PathBuf {
         let given = self.run.run_dir.clone();
         given.unwrap_or_else(|| PathBuf::from("runs").join(&self.name))
     }
 
-    /// The ticket's file.
+    /// File of the ticket.
     pub fn ticket_path(&self) -> PathBuf {
         self.out.join(format!("{}.safetensors", self.name))
     }
@@ -229,7 +229,7 @@ fn rate(text: &str) -> Result<f32, String> {
 fn not_negative(text: &str) -> Result<f32, String> {
     match text.parse::<f32>() {
         Ok(number) if number >= 0.0 && number.is_finite() => Ok(number),
-        _ => Err("must be a number from 0".to_owned()),
+        _ => Err("must be a number of at least 0".to_owned()),
     }
 }
 
@@ -238,7 +238,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_that_make_no_sense_are_refused() {
+    fn senseless_numbers_are_refused() {
         for wrong in ["0", "-0.1", "1.1", "NaN", "x"] {
             assert!(density(wrong).is_err(), "{wrong}");
         }

@@ -1,4 +1,4 @@
-//! `tombola train`: from rows to a ticket, in one command.
+//! `tombola train`: trains a ticket from rows, evaluates it and reports.
 
 mod args;
 mod outcome;
@@ -24,25 +24,25 @@ use crate::train::{
 };
 use watch::{Stop, Watch};
 
-/// Trains a ticket, writes it, and measures what was written.
+/// Trains a ticket, writes it, and evaluates the written file.
 ///
 /// # Errors
-/// The base, a ticket or the data cannot be used, or the run ends early; what it saved stays.
+/// The base, a ticket or the data cannot be used, or the run ends early; its last save stays.
 pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
     validate_name(&args.name)?;
     if args.compute.dtype != Dtype::F32 {
-        bail!("--dtype {}: weights are trained in f32", args.compute.dtype);
+        bail!("--dtype {}: training needs f32", args.compute.dtype);
     }
     let base = args.base.open()?;
     if args.name == base.name {
-        bail!("--name {}: this is the base's own name", args.name);
+        bail!("--name {}: this is the name of the base", args.name);
     }
     if let Some(folder) = &args.method.save_calibrated {
         if args.method.score != Score::TaskVector {
             let score = args.method.score;
-            bail!("--save-calibrated: --score {score} moves no weight while calibrating");
+            bail!("--save-calibrated: with --score {score}, calibration moves no weight");
         }
-        // A resumed run may have written it already.
+        // A resumed run may have written the folder already.
         if !args.run.resume {
             base.check_save_as(folder).context("--save-calibrated")?;
         }
@@ -50,10 +50,10 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
     let data = Data::read(args, &base)?;
     fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
     let trained = train(args, &base, &data)?;
-    outcome::show(args, base, data.valid.as_ref(), &trained)
+    outcome::report(args, base, data.valid.as_ref(), &trained)
 }
 
-/// The rows of a run.
+/// Training and validation rows.
 struct Data {
     train: Dataset,
     valid: Option<Dataset>,
@@ -140,17 +140,17 @@ fn train(args: &TrainArgs, base: &OpenBase, data: &Data) -> anyhow::Result<Train
     };
     let trained = train::train(resident, &request, &mut folder, saved, callbacks)?;
     trained.ticket.write(&args.ticket_path())?;
-    // Only now: until the ticket is on the disk, the run can go on from its last save.
+    // Last: until the ticket is on disk, the run can be resumed from its last save.
     folder.finish()?;
     stop.training_is_over();
     Ok(trained)
 }
 
-/// A ticket by its file or name, checked against the base.
+/// A ticket given by file or name, bound to the base.
 fn bound(name: &str, folder: &Path, base: &BaseManifest) -> anyhow::Result<Arc<BoundTicket>> {
     let path = ticket_file(name, folder)?;
     let bound = ticket::read(&path)?.bind(base, false);
     Ok(Arc::new(
-        bound.map_err(|error| ticket::naming(&path, error))?,
+        bound.map_err(|error| ticket::name_file(&path, error))?,
     ))
 }

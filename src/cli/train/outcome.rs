@@ -1,4 +1,5 @@
-//! What a run came to: the ticket that was written, read back, applied to a fresh base and measured.
+//! Outcome of a training run: the written ticket is read back, applied to a fresh base, measured
+//! and reported.
 
 use std::fs;
 use std::path::PathBuf;
@@ -20,12 +21,16 @@ use crate::ticket::merge::merge;
 use crate::train::Trained;
 use crate::train::report::{ReportInput, ReportResult, Sample, read_events, render};
 
-/// Answers that the report shows.
+/// Number of answers in the report.
 const SAMPLES: usize = 8;
 
-/// Measures the written ticket on the validation rows, prints what it is worth, and writes the run's
-/// `report.html`.
-pub fn show(
+/// Evaluates the written ticket on the validation rows, prints the results, and writes
+/// `report.html` into the folder of the run.
+///
+/// # Errors
+/// The base or the ticket cannot be read back, the evaluation ends early, or the report cannot be
+/// written.
+pub fn report(
     args: &TrainArgs,
     base: OpenBase,
     valid: Option<&Dataset>,
@@ -65,8 +70,8 @@ pub fn show(
     print(&out)
 }
 
-/// What is measured beside the base: the ticket as it was written; or, where it was trained on top of
-/// another, that one and both together.
+/// The tickets to evaluate beside the base: the written one or, if it was trained on top of another
+/// ticket, the other one and the two merged.
 fn candidates(args: &TrainArgs) -> anyhow::Result<Vec<Candidate>> {
     let path = args.ticket_path();
     let Some(below) = &args.method.on_top_of else {
@@ -74,19 +79,20 @@ fn candidates(args: &TrainArgs) -> anyhow::Result<Vec<Candidate>> {
     };
     let manifest = args.base.manifest()?;
     let below = ticket_file(below, &args.out)?;
-    let paths = [&below, &path];
-    let bound = paths.map(|path| {
-        let bound = ticket::read(path)?.bind(&manifest, false);
-        Ok((bound.map_err(|error| ticket::naming(path, error))?, 1.0))
-    });
-    let bound: Vec<_> = bound.into_iter().collect::<anyhow::Result<_>>()?;
+    let bind = |path| {
+        let bound = ticket::read(path)?
+            .bind(&manifest, false)
+            .map_err(|error| ticket::name_file(path, error))?;
+        anyhow::Ok((bound, 1.0))
+    };
+    let bound = [bind(&below)?, bind(&path)?];
     let both = merge(&bound, &manifest, &args.name, DeltaDtype::F32, None)?;
     let below = Candidate::read(below)?;
     let name = format!("{} + {}", below.name(), args.name);
-    Ok(vec![below, Candidate::made(name, path, both)])
+    Ok(vec![below, Candidate::merged(name, path, both)])
 }
 
-/// The first rows with a prompt and an answer, beside what base and ticket answered.
+/// The first rows that have a prompt and an answer, with the answers of base and ticket.
 fn samples(valid: &Dataset, evaluated: &[Evaluated], text: &Text) -> Vec<Sample> {
     let [base, .., ticket] = evaluated else {
         return Vec::new();

@@ -1,4 +1,4 @@
-//! A run as a person sees it: bars, and the keys that end it.
+//! Progress of a training run on standard error, and the signals that stop it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,11 +7,11 @@ use std::time::Instant;
 use anyhow::Context as _;
 use indicatif::ProgressBar;
 
-use crate::cli::base::bar_of;
+use crate::cli::base::progress_bar;
 use crate::cli::signals::Signals;
 use crate::train::{Event, Phase, StepReport, TrainConfig};
 
-/// Draws a bar a phase, and says on standard error what a phase gave.
+/// Shows one progress bar per phase, and a line per result, on standard error.
 pub struct Watch<'a> {
     config: &'a TrainConfig,
     bar: Option<ProgressBar>,
@@ -43,7 +43,8 @@ impl<'a> Watch<'a> {
                 let mib = *bytes as f64 / f64::from(1 << 20);
                 self.begin(*phase);
                 self.say(&format!(
-                    "{phase}: {trained} weights are trained; their gradients and state take {mib:.1} MiB"
+                    "{phase}: training {trained} weights; gradients and optimizer state take \
+                     {mib:.1} MiB"
                 ));
             }
             Event::Step(step) => self.step(step),
@@ -52,7 +53,7 @@ impl<'a> Watch<'a> {
                     None => "before training".to_owned(),
                     Some(phase) => format!("after {step} steps ({phase})"),
                 };
-                self.say(&format!("loss on the validation rows {when}: {loss:.4}"));
+                self.say(&format!("validation loss {when}: {loss:.4}"));
             }
             Event::Mask { parameters } => {
                 let kept: usize = parameters.values().map(|(kept, _)| kept).sum();
@@ -61,9 +62,7 @@ impl<'a> Watch<'a> {
             Event::Ticket { loss, .. } => {
                 self.finish();
                 if let Some(loss) = loss {
-                    self.say(&format!(
-                        "loss on the validation rows with the ticket: {loss:.4}"
-                    ));
+                    self.say(&format!("validation loss with the ticket: {loss:.4}"));
                 }
             }
         }
@@ -71,7 +70,7 @@ impl<'a> Watch<'a> {
 
     fn step(&mut self, step: &StepReport) {
         if self.bar.is_none() {
-            // A resumed phase is not announced again.
+            // A resumed phase has no `Event::Phase`.
             self.begin(step.phase);
         }
         self.tokens += step.tokens;
@@ -94,10 +93,14 @@ impl<'a> Watch<'a> {
         let steps = self.config.phase(phase).steps;
         self.finish();
         (self.tokens, self.seconds) = (0, 0.0);
-        self.bar = Some(bar_of(phase.to_string(), "{pos}/{len} steps", steps as u64));
+        self.bar = Some(progress_bar(
+            phase.to_string(),
+            "{pos}/{len} steps",
+            steps as u64,
+        ));
     }
 
-    /// Takes the bar away, and leaves a line in its place.
+    /// Removes the bar and prints the throughput of the phase.
     fn finish(&mut self) {
         let Some(bar) = self.bar.take() else { return };
         bar.finish_and_clear();
@@ -110,23 +113,26 @@ impl<'a> Watch<'a> {
 
     fn say(&self, line: &str) {
         match &self.bar {
-            // A hidden bar would swallow it.
+            // A hidden bar prints nothing.
             Some(bar) if !bar.is_hidden() => bar.println(line),
             _ => eprintln!("{line}"),
         }
     }
 }
 
-/// SIGINT and SIGTERM: the first one asks a training run to save and stop, a second one, or any where
-/// nothing is trained any more, ends the process at once.
+/// SIGINT and SIGTERM: the first signal makes a training run save and stop. A second one, or any
+/// after the training, ends the process at once.
 pub struct Stop {
-    /// Set when the run is to stop.
+    /// True once the run has to stop.
     pub asked: Arc<AtomicBool>,
     over: Arc<AtomicBool>,
 }
 
 impl Stop {
-    /// Listens from now on.
+    /// Starts to listen.
+    ///
+    /// # Errors
+    /// The signal handlers cannot be installed.
     pub fn listen() -> anyhow::Result<Self> {
         let stop = Self {
             asked: Arc::new(AtomicBool::new(false)),
@@ -145,7 +151,7 @@ impl Stop {
             runtime.block_on(signals.recv());
             if !over.load(Ordering::Relaxed) {
                 asked.store(true, Ordering::Relaxed);
-                eprintln!("stopping before the next step; once more ends at once");
+                eprintln!("stopping before the next step; a second signal ends at once");
                 runtime.block_on(signals.recv());
             }
             std::process::exit(130);
@@ -153,7 +159,7 @@ impl Stop {
         Ok(stop)
     }
 
-    /// From now on there is nothing to save.
+    /// Lets the next signal end the process at once: nothing is left to save.
     pub fn training_is_over(&self) {
         self.over.store(true, Ordering::Relaxed);
     }
