@@ -1,4 +1,4 @@
-//! Finds where code decides by dtype, device or quantisation.
+//! A finder of decisions by dtype, device or quantisation.
 
 use std::ops::Range;
 
@@ -7,9 +7,10 @@ use crate::source::Token;
 const DECIDED_TYPES: &[&str] = &["DType", "Device", "GgmlDType", "DeviceLocation", "Weight"];
 const DECIDING_METHODS: &[&str] = &["is_cpu", "is_cuda", "is_metal"];
 
-/// Where `tokens` decide by one of [`DECIDED_TYPES`]: in the head of a match arm, in a `let` pattern,
-/// in `matches!`, beside `==`, by a method, or by importing variants so that arms need not name the
-/// type. Gives the line and what is decided by.
+/// The decisions in `tokens`, as the line and the type or method of each. A decision names a
+/// variant of a type of [`DECIDED_TYPES`] in the pattern or guard of a match arm, in a `let`
+/// pattern, in `matches!` or beside `==`, imports variants so that arms need not name the type, or
+/// calls a method of [`DECIDING_METHODS`].
 pub fn decisions(tokens: &[Token]) -> Vec<(usize, String)> {
     let mut deciding = vec![false; tokens.len()];
     for at in 0..tokens.len() {
@@ -43,7 +44,7 @@ fn first_of(tokens: &[Token], from: usize, ends: &[&str]) -> usize {
     from + found.unwrap_or(tokens.len() - from)
 }
 
-/// The end of the bracket that is opened next after `from`.
+/// The end of the first bracket that opens at `from` or later.
 fn closing(tokens: &[Token], from: usize) -> usize {
     let mut depth = 0;
     for (at, token) in tokens.iter().enumerate().skip(from) {
@@ -66,11 +67,11 @@ fn compared(tokens: &[Token], at: usize) -> Range<usize> {
     at - before..at + 1 + after
 }
 
-/// Where the pattern (and guard) begins whose `=>` stands at `arrow`.
+/// The start of the pattern whose `=>` is at `arrow`, with its guard.
 fn arm_head(tokens: &[Token], arrow: usize) -> usize {
     let (mut at, mut depth) = (arrow, 0);
     while at > 0 {
-        // A brace closes a struct pattern only where the pattern goes on behind it.
+        // A brace closes a struct pattern only if the pattern continues after it.
         let goes_on = matches!(tokens[at].text.as_str(), "=>" | "|" | "if");
         match tokens[at - 1].text.as_str() {
             "}" if depth == 0 && !goes_on => break,

@@ -1,6 +1,6 @@
-//! Reads Rust source as tokens and paths: as much of the language as the rules need, and no more.
+//! A reader of Rust source: its tokens, paths and imports, as far as the rules need them.
 
-/// A word, number or mark of the source; comments, strings and characters are left out.
+/// A word, number or mark of the source. Comments, strings and characters are no tokens.
 #[derive(Clone, Debug)]
 pub struct Token {
     pub text: String,
@@ -8,12 +8,14 @@ pub struct Token {
 }
 
 impl Token {
+    /// Whether the token is an identifier or a keyword.
     pub fn is_name(&self) -> bool {
         self.text
             .starts_with(|c: char| c.is_alphabetic() || c == '_')
     }
 }
 
+/// The tokens of a source text.
 pub fn lex(text: &str) -> Vec<Token> {
     const MARKS: &[&str] = &["::", "=>", "==", "!=", "->", "<=", ">="];
     let chars: Vec<char> = text.chars().collect();
@@ -44,7 +46,7 @@ fn is_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
-/// Length of the white space, comment, string, character or lifetime that `rest` begins with.
+/// The length of the white space, comment, string, character or lifetime at the start of `rest`.
 fn skipped(rest: &[char]) -> Option<usize> {
     let starts = |prefix: &str| prefix.chars().eq(rest.iter().copied().take(prefix.len()));
     if rest[0].is_whitespace() {
@@ -106,7 +108,7 @@ fn raw_string(rest: &[char], mut at: usize, hashes: usize) -> usize {
     at
 }
 
-/// Length up to and with the closing `quote`, which is looked for from `at`.
+/// The length including the closing `quote`, which is at `at` or later.
 fn quoted(rest: &[char], mut at: usize, quote: char) -> usize {
     while at < rest.len() && rest[at] != quote {
         at += if rest[at] == '\\' { 2 } else { 1 };
@@ -141,7 +143,7 @@ pub fn without_tests(tokens: &[Token]) -> Vec<Token> {
     kept
 }
 
-/// Where the item that begins at `at` ends: past its body, or past its semicolon.
+/// The end of the item that begins at `at`: past its body or its semicolon.
 fn end_of_item(tokens: &[Token], mut at: usize) -> usize {
     let mut depth = 0;
     while at < tokens.len() {
@@ -158,14 +160,14 @@ fn end_of_item(tokens: &[Token], mut at: usize) -> usize {
     at
 }
 
-/// A path as the code writes it, led back to the crate's root where it is relative to it.
+/// A path in the code. Paths from `self` and `super` are made absolute: they begin with `crate`.
 #[derive(Debug)]
 pub struct PathInCode {
     pub names: Vec<String>,
     pub line: usize,
 }
 
-/// All paths of `tokens`, which stand in `module`; a group in a `use` gives one path a leaf.
+/// All paths of `tokens`, which are those of `module`. A group in a `use` gives one path per leaf.
 pub fn paths(tokens: &[Token], module: &[String]) -> Vec<PathInCode> {
     let mut found = Vec::new();
     let mut inline: Vec<(String, usize)> = Vec::new();
@@ -203,7 +205,7 @@ pub fn paths(tokens: &[Token], module: &[String]) -> Vec<PathInCode> {
     found
 }
 
-/// Reads the path at `at`, which follows `prefix`, and gives the place behind it.
+/// Reads the path at `at`, which continues `prefix`; returns the place after it.
 fn read_path(
     tokens: &[Token],
     mut at: usize,
@@ -260,4 +262,87 @@ fn absolute(path: PathInCode, mut here: Vec<String>) -> PathInCode {
         names,
         line: path.line,
     }
+}
+
+/// A name that a `use` declaration brings into a file.
+#[derive(Debug)]
+pub struct Import {
+    /// The name in the file; `*` for a glob.
+    pub name: String,
+    /// The path that it stands for, without the `*` of a glob.
+    pub path: Vec<String>,
+    /// Whether it is a re-export, visible outside the file.
+    pub public: bool,
+}
+
+/// The imports of a file of `module`.
+pub fn imports(tokens: &[Token], module: &[String]) -> Vec<Import> {
+    let mut found = Vec::new();
+    for at in 0..tokens.len() {
+        if tokens[at].text == "use" {
+            let public = at > 0 && matches!(tokens[at - 1].text.as_str(), "pub" | ")");
+            read_imports(tokens, at + 1, &[], public, &mut found);
+        }
+    }
+    for import in &mut found {
+        let names = std::mem::take(&mut import.path);
+        import.path = absolute(PathInCode { names, line: 0 }, module.to_vec()).names;
+    }
+    found
+}
+
+/// Reads the tree of imports at `at`, which continues `prefix`; returns the place after it.
+fn read_imports(
+    tokens: &[Token],
+    mut at: usize,
+    prefix: &[String],
+    public: bool,
+    found: &mut Vec<Import>,
+) -> usize {
+    let mark = |at: usize| tokens.get(at).map_or(";", |token| token.text.as_str());
+    let mut path = prefix.to_vec();
+    loop {
+        match mark(at) {
+            "{" => {
+                at += 1;
+                while !matches!(mark(at), "}" | ";") {
+                    at = read_imports(tokens, at, &path, public, found);
+                    at += usize::from(mark(at) == ",");
+                }
+                return at + 1;
+            }
+            "::" => at += 1,
+            "," | "}" | ";" | "as" => break,
+            "self" if !path.is_empty() => at += 1,
+            name => {
+                path.push(name.to_owned());
+                at += 1;
+            }
+        }
+    }
+    let glob = path.last().is_some_and(|name| name == "*");
+    let mut name = path.last().cloned().unwrap_or_default();
+    if glob {
+        path.pop();
+    }
+    if mark(at) == "as" {
+        name = mark(at + 1).to_owned();
+        at += 2;
+    }
+    found.push(Import { name, path, public });
+    at
+}
+
+/// The tokens without `use` declarations.
+pub fn without_imports(tokens: &[Token]) -> Vec<Token> {
+    let mut inside = false;
+    let mut kept = Vec::new();
+    for token in tokens {
+        inside |= token.text == "use";
+        if !inside {
+            kept.push(token.clone());
+        }
+        inside &= token.text != ";";
+    }
+    kept
 }
