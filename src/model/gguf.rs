@@ -1,4 +1,4 @@
-//! GGUF files: their metadata as a configuration, their tensors under checkpoint names.
+//! GGUF files: the configuration from their metadata, and their tensors under checkpoint names.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -21,6 +21,7 @@ pub struct Gguf {
 }
 
 impl Gguf {
+    /// Opens a file and reads its header.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
         let file = File::open(path).map_err(ModelError::io(path))?;
         let mut reader = BufReader::new(file);
@@ -34,12 +35,12 @@ impl Gguf {
         })
     }
 
-    /// The header: metadata, and what tensors there are.
+    /// The header: metadata and tensor infos.
     pub fn content(&self) -> &Content {
         &self.content
     }
 
-    /// The decoder's shape, from the metadata.
+    /// The configuration of the decoder, from the metadata.
     pub fn config(&self) -> Result<ModelConfig, ModelError> {
         self.read_config()
             .map_err(|reason| ModelError::invalid(&self.path, reason))
@@ -54,14 +55,21 @@ impl Gguf {
         let hidden_size = size("embedding_length")?;
         let layers = size("block_count")?;
         if layers > MAX_LAYERS {
-            return Err(format!("block_count {layers} is beyond {MAX_LAYERS}"));
+            return Err(format!(
+                "block_count is {layers}, expected at most {MAX_LAYERS}"
+            ));
         }
-        let embedding = self.content.tensor_infos.get("token_embd.weight");
-        let embedding = embedding.ok_or("tensor token_embd.weight is missing")?;
-        let has = |name: &str| self.content.tensor_infos.contains_key(name);
-        let optional = |name: &str| self.content.metadata.contains_key(&key(name));
-        let window = optional("attention.sliding_window").then(|| size("attention.sliding_window"));
-        let window = window.transpose()?.filter(|&w| w > 0);
+        let embedding = self
+            .content
+            .tensor_infos
+            .get("token_embd.weight")
+            .ok_or("tensor token_embd.weight is missing")?;
+        let has_tensor = |name: &str| self.content.tensor_infos.contains_key(name);
+        let has_key = |name: &str| self.content.metadata.contains_key(&key(name));
+        let window = has_key("attention.sliding_window")
+            .then(|| size("attention.sliding_window"))
+            .transpose()?
+            .filter(|&w| w > 0);
         let config = ModelConfig {
             family,
             hidden_size,
@@ -69,24 +77,24 @@ impl Gguf {
             vocab_size: embedding.shape.dims().first().copied().unwrap_or(0),
             layers,
             heads,
-            kv_heads: if optional("attention.head_count_kv") {
+            kv_heads: if has_key("attention.head_count_kv") {
                 size("attention.head_count_kv")?
             } else {
                 heads
             },
-            head_dim: if optional("attention.key_length") {
+            head_dim: if has_key("attention.key_length") {
                 size("attention.key_length")?
             } else {
                 hidden_size / heads.max(1)
             },
             rms_norm_eps: self.float(&key("attention.layer_norm_rms_epsilon"))?,
             max_position_embeddings: size("context_length")?,
-            tie_word_embeddings: !has("output.weight"),
-            qkv_bias: has("blk.0.attn_q.bias"),
-            output_bias: has("blk.0.attn_output.bias"),
-            mlp_bias: has("blk.0.ffn_down.bias"),
-            qk_norm: has("blk.0.attn_q_norm.weight"),
-            rope_theta: if optional("rope.freq_base") {
+            tie_word_embeddings: !has_tensor("output.weight"),
+            qkv_bias: has_tensor("blk.0.attn_q.bias"),
+            output_bias: has_tensor("blk.0.attn_output.bias"),
+            mlp_bias: has_tensor("blk.0.ffn_down.bias"),
+            qk_norm: has_tensor("blk.0.attn_q_norm.weight"),
+            rope_theta: if has_key("rope.freq_base") {
                 self.float(&key("rope.freq_base"))?
             } else {
                 10_000.0
@@ -103,9 +111,9 @@ impl Gguf {
         if self.content.tensor_infos.contains_key("rope_freqs.weight") {
             let divisors = self
                 .tensor("rope_freqs.weight")
+                .and_then(|tensor| tensor.flatten_all()?.to_vec1())
                 .map_err(|e| first_line(&e))?;
-            let divisors = divisors.flatten_all().and_then(|t| t.to_vec1());
-            return Ok(RopeScaling::Divisors(divisors.map_err(|e| first_line(&e))?));
+            return Ok(RopeScaling::Divisors(divisors));
         }
         let kind = format!("{key}.type");
         match self
@@ -120,7 +128,7 @@ impl Gguf {
                 factor: self.float(&format!("{key}.factor"))?,
             }),
             Some(kind) => Err(format!(
-                "rope scaling {kind:?} is not supported: none or linear"
+                "rope scaling {kind:?} is not supported: expected none or linear"
             )),
         }
     }
@@ -149,7 +157,7 @@ impl Gguf {
     }
 
     fn number(&self, key: &str) -> Result<usize, String> {
-        let number = match self.value(key)? {
+        let integer = match self.value(key)? {
             Value::U8(n) => Some(u64::from(*n)),
             Value::U16(n) => Some(u64::from(*n)),
             Value::U32(n) => Some(u64::from(*n)),
@@ -160,8 +168,9 @@ impl Gguf {
             Value::I64(n) => u64::try_from(*n).ok(),
             _ => None,
         };
-        let number = number.and_then(|n| usize::try_from(n).ok());
-        number.ok_or_else(|| format!("metadata {key} is not a count"))
+        integer
+            .and_then(|n| usize::try_from(n).ok())
+            .ok_or_else(|| format!("metadata {key} is not a non-negative integer"))
     }
 
     fn float(&self, key: &str) -> Result<f32, String> {
@@ -172,21 +181,28 @@ impl Gguf {
         }
     }
 
+    /// A tensor by its name in the file, dequantised to f32.
     fn tensor(&self, name: &str) -> candle_core::Result<Tensor> {
         self.stored(name)?.dequantize(&Device::Cpu)
     }
 
+    /// A tensor by its name in the file, as stored.
     fn stored(&self, name: &str) -> candle_core::Result<QTensor> {
         let mut reader = self.reader.lock().expect("no reader panicked");
         self.content.tensor(&mut *reader, name, &Device::Cpu)
     }
 
-    /// How a parameter is stored, by its checkpoint name; `None` where the file has no such tensor.
+    /// Dtype and shape of a stored parameter, by its checkpoint name; `None` if the file has no such
+    /// tensor.
     pub fn info(&self, name: &str) -> Option<&TensorInfo> {
         self.content.tensor_infos.get(&stored_name(name)?)
     }
 
-    /// A matrix as it is stored, by its checkpoint name. Its shape must be that of the configuration.
+    /// Reads a matrix in its stored form, by its checkpoint name. The shape must have been checked
+    /// against the configuration.
+    ///
+    /// # Errors
+    /// The matrix cannot be read, or its kind has no kernel.
     pub fn load_quantized(
         &self,
         name: &str,
@@ -205,7 +221,10 @@ impl Gguf {
         weight.map_err(naming)
     }
 
-    /// A parameter in f32 by its checkpoint name; `None` where the file has no such tensor.
+    /// Reads a parameter in f32, by its checkpoint name; `None` if the file has no such tensor.
+    ///
+    /// # Errors
+    /// The tensor cannot be read.
     pub fn load(&self, name: &str, config: &ModelConfig) -> Result<Option<Tensor>, ModelError> {
         let Some(stored) = stored_name(name) else {
             return Ok(None);
@@ -223,24 +242,26 @@ impl Gguf {
     }
 }
 
-/// The heads of a parameter whose rows llama.cpp has permuted.
+/// Number of heads of a parameter whose rows llama.cpp has permuted; `None` for other parameters.
 fn permuted_heads(name: &str, config: &ModelConfig) -> Option<usize> {
-    let permuted = matches!(config.family, Family::Llama | Family::Mistral);
-    match () {
-        () if permuted && name.contains(".q_proj.") => Some(config.heads),
-        () if permuted && name.contains(".k_proj.") => Some(config.kv_heads),
-        () => None,
+    let permutes = matches!(config.family, Family::Llama | Family::Mistral);
+    if permutes && name.contains(".q_proj.") {
+        Some(config.heads)
+    } else if permutes && name.contains(".k_proj.") {
+        Some(config.kv_heads)
+    } else {
+        None
     }
 }
 
-/// Where llama.cpp stores a row of a parameter whose heads have so many: [`unpermute`] for one row.
+/// Row of a permuted parameter in the file, for heads of `head_rows` rows: [`unpermute`] for one row.
 fn stored_row(row: usize, head_rows: usize) -> usize {
     let (head, place) = (row / head_rows, row % head_rows);
     let (half, pair) = (place / (head_rows / 2), place % (head_rows / 2));
     head * head_rows + 2 * pair + half
 }
 
-/// Undoes llama.cpp's permutation of query and key rows: (head, pair, half) back to (head, half,
+/// Undoes llama.cpp's permutation of query and key rows: (head, pair, half) becomes (head, half,
 /// pair).
 fn unpermute(tensor: &Tensor, heads: usize) -> candle_core::Result<Tensor> {
     let rows = tensor.dim(0)?;
@@ -249,7 +270,7 @@ fn unpermute(tensor: &Tensor, heads: usize) -> candle_core::Result<Tensor> {
     pairs.transpose(1, 2)?.contiguous()?.reshape(tensor.shape())
 }
 
-/// `model.layers.3.mlp.up_proj.weight` → `blk.3.ffn_up.weight`.
+/// Name in a GGUF file of a parameter: `model.layers.3.mlp.up_proj.weight` → `blk.3.ffn_up.weight`.
 fn stored_name(name: &str) -> Option<String> {
     match name {
         "model.embed_tokens.weight" => return Some("token_embd.weight".to_owned()),

@@ -1,4 +1,5 @@
-//! Bases from a Hugging Face hub, through its own cache folder (`HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN`).
+//! Bases from a Hugging Face hub, through its usual cache folder (environment: `HF_HOME`,
+//! `HF_ENDPOINT`, `HF_TOKEN`).
 
 use std::path::{Path, PathBuf};
 
@@ -8,12 +9,15 @@ use hf_hub::{Cache, Repo, RepoType};
 use super::checkpoint::{INDEX, shard_names};
 use super::{ModelConfig, ModelError};
 
-/// Fetches a repository's configuration, tokenizer and weights at its present commit, with a
-/// progress bar a file, and returns their folder. Where the hub cannot be reached, what an earlier
-/// fetch left is taken.
+/// Fetches the configuration, tokenizer and weights of a repository at its latest commit, with one
+/// progress bar per file, and returns their folder. If the hub cannot be reached, falls back to the
+/// files of the last complete fetch.
+///
+/// # Errors
+/// A file cannot be fetched, or the architecture is not supported.
 pub fn fetch(id: &str) -> Result<PathBuf, ModelError> {
     let failed = |what: &str, error: ApiError| ModelError::Fetch {
-        what: format!("{what} of {id} (no such folder here, so a hub id)"),
+        what: format!("{what} of {id} (not a local folder, so taken as a hub id)"),
         reason: error.to_string(),
     };
     let mut builder = ApiBuilder::from_env().with_progress(true);
@@ -28,17 +32,17 @@ pub fn fetch(id: &str) -> Result<PathBuf, ModelError> {
             let Some(folder) = cached(id) else {
                 return Err(error);
             };
-            tracing::warn!("{error}; the cached files are taken");
+            tracing::warn!("{error}; using the cached files");
             return Ok(folder);
         }
     };
-    // One commit for all files, whatever is pushed meanwhile.
-    let repo = Repo::with_revision(id.to_owned(), RepoType::Model, info.sha.clone());
-    let repo = api.repo(repo);
+    // The same commit for all files, even if another is pushed meanwhile.
+    let revision = Repo::with_revision(id.to_owned(), RepoType::Model, info.sha.clone());
+    let repo = api.repo(revision);
     let get = |name: &str| repo.get(name).map_err(|e| failed(name, e));
     let config = get("config.json")?;
     let folder = config.parent().unwrap_or(Path::new("")).to_owned();
-    // A model that cannot be served is refused before its weights are fetched.
+    // Refuse an unsupported model before its weights are fetched.
     ModelConfig::from_folder(&folder)?;
     let files = info.siblings.iter().map(|file| file.rfilename.as_str());
     for file in files.filter(|file| is_wanted(file)) {
@@ -49,12 +53,12 @@ pub fn fetch(id: &str) -> Result<PathBuf, ModelError> {
     }
     let main = Cache::from_env().model(id.to_owned());
     if let Err(error) = main.create_ref(&info.sha) {
-        tracing::warn!("{id}: the commit cannot be remembered for a start offline: {error}");
+        tracing::warn!("{id}: cannot record the commit for later offline starts: {error}");
     }
     Ok(folder)
 }
 
-/// Beside the configuration and the weights themselves.
+/// Whether a file is needed in addition to the configuration and the weights.
 fn is_wanted(file: &str) -> bool {
     !file.contains('/')
         && (file == INDEX
@@ -63,7 +67,7 @@ fn is_wanted(file: &str) -> bool {
             || (file.ends_with(".json") && file.contains("token")))
 }
 
-/// The folder of the last complete fetch.
+/// Folder of the last complete fetch, if there is one.
 fn cached(id: &str) -> Option<PathBuf> {
     let config = Cache::from_env().model(id.to_owned()).get("config.json")?;
     config.parent().map(Path::to_owned)

@@ -1,20 +1,23 @@
-//! How far a start is: told to whoever draws it.
+//! Progress of loading a base, for display.
 
-/// What takes long at a start.
+/// A long-running stage of loading a base.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// In bytes.
+    /// Fetching the files, in bytes.
     Fetch,
-    /// In parameters.
+    /// Computing the fingerprint, in parameters.
     Fingerprint,
-    /// In parameters.
+    /// Loading the weights, in parameters.
     Load,
 }
 
-/// How far a stage is.
+/// Progress of a stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
+    /// The running stage.
     pub stage: Stage,
+    /// Units done; see [`Stage`].
     pub done: u64,
+    /// Units in total.
     pub total: u64,
 }

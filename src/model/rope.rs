@@ -1,4 +1,4 @@
-//! Rotary position embedding: the table of angles.
+//! The table of angles for rotary position embedding (RoPE).
 
 use candle_core::{Device, Result, Tensor};
 
@@ -6,7 +6,7 @@ use super::config::{ModelConfig, RopeScaling};
 use crate::kernels::gather_rows::gather_rows;
 use crate::kernels::step::indices::Indices;
 
-/// Cosines and sines of every position's angles, each `[positions, head_dim / 2]` in f32.
+/// Cosines and sines of the angles of each position, both `[positions, head_dim / 2]` in f32.
 #[derive(Debug)]
 pub struct RopeTable {
     cos: Tensor,
@@ -14,11 +14,15 @@ pub struct RopeTable {
 }
 
 impl RopeTable {
+    /// Computes the table for `positions` positions.
+    ///
+    /// # Errors
+    /// The device is out of memory.
     pub fn new(config: &ModelConfig, positions: usize, device: &Device) -> Result<Self> {
         let frequencies = frequencies(config);
         let angle = |p: usize| frequencies.iter().map(move |f| p as f32 * f);
         let angles: Vec<f32> = (0..positions).flat_map(angle).collect();
-        // The same cosines on every device.
+        // Computed on the CPU, so that the cosines are the same on all devices.
         let angles = Tensor::from_vec(angles, (positions, frequencies.len()), &Device::Cpu)?;
         Ok(Self {
             cos: angles.cos()?.to_device(device)?,
@@ -26,12 +30,15 @@ impl RopeTable {
         })
     }
 
-    /// How many positions there are.
+    /// Number of positions.
     pub fn positions(&self) -> usize {
         self.cos.dims()[0]
     }
 
-    /// The rows of a batch's positions.
+    /// Cosines and sines at the positions of a batch, both `[rows, head_dim / 2]`.
+    ///
+    /// # Errors
+    /// A position is out of range.
     pub fn at(&self, positions: &Indices) -> Result<(Tensor, Tensor)> {
         Ok((
             gather_rows(&self.cos, positions)?,
@@ -40,11 +47,12 @@ impl RopeTable {
     }
 }
 
-/// Radians a position, for each pair of a head's values: `theta^(−2i / head_dim)`, scaled.
+/// Rotation frequency of each pair of a head's values, in radians per position:
+/// `theta^(−2i / head_dim)`, scaled.
 fn frequencies(config: &ModelConfig) -> Vec<f32> {
     let dim = config.head_dim;
-    let plain = |i: usize| 1.0 / config.rope_theta.powf((2 * i) as f32 / dim as f32);
-    let plain = (0..dim / 2).map(plain);
+    let frequency = |i: usize| 1.0 / config.rope_theta.powf((2 * i) as f32 / dim as f32);
+    let plain = (0..dim / 2).map(frequency);
     match &config.rope_scaling {
         RopeScaling::None => plain.collect(),
         RopeScaling::Linear { factor } => plain.map(|f| f / factor).collect(),
@@ -57,7 +65,7 @@ fn frequencies(config: &ModelConfig) -> Vec<f32> {
         } => {
             let context = *context as f32;
             let scale = |frequency: f32| {
-                // transformers' `_compute_llama3_parameters`.
+                // As in `_compute_llama3_parameters` of transformers.
                 let wavelength = 2.0 * std::f32::consts::PI / frequency;
                 if wavelength < context / high {
                     frequency

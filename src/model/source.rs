@@ -1,4 +1,4 @@
-//! What `--model` may name, and the files that it stands for.
+//! Sources of a base, and their resolution to local files.
 
 use std::path::{Path, PathBuf};
 
@@ -10,19 +10,24 @@ use super::{ModelError, hub};
 /// The built-in base: SmolLM2-135M-Instruct.
 pub const DEFAULT_MODEL: &str = "smollm2-135m";
 
-/// Where a base is to be had, as `--model` says it.
+/// Where a base comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
+    /// The built-in base, [`DEFAULT_MODEL`].
     Default,
     /// A folder in Hugging Face layout.
     Folder(PathBuf),
+    /// A GGUF file.
     Gguf(PathBuf),
     /// `owner/name` on a Hugging Face hub.
     Hub(String),
 }
 
 impl Source {
-    /// Tells the kinds apart: what exists on disk wins over the hub.
+    /// Parses a model argument. Existing folders and files take precedence over the hub.
+    ///
+    /// # Errors
+    /// [`ModelError::UnknownModel`] if `model` is none of the kinds.
     pub fn parse(model: &str) -> Result<Self, ModelError> {
         let path = Path::new(model);
         let is_gguf = path
@@ -41,7 +46,7 @@ impl Source {
         }
     }
 
-    /// The name that requests use unless `--served-model-name` says another: never a whole path.
+    /// Default name of the base in requests: never a whole path.
     pub fn name(&self) -> String {
         let lossy = |part: Option<&std::ffi::OsStr>| {
             part.map_or("base".to_owned(), |p| p.to_string_lossy().into_owned())
@@ -57,7 +62,10 @@ impl Source {
         }
     }
 
-    /// The files, fetched first where they are not here yet.
+    /// The local files, which are fetched first if they are missing.
+    ///
+    /// # Errors
+    /// The files cannot be fetched, or do not exist.
     pub fn resolve(
         &self,
         cache: &CacheDir,
@@ -89,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tells_the_sources_apart() {
+    fn parses_each_kind_of_source() {
         let folder = tempfile::tempdir().unwrap();
         let folder_name = folder.path().to_str().unwrap();
         assert_eq!(Source::parse(DEFAULT_MODEL).unwrap(), Source::Default);

@@ -1,4 +1,4 @@
-//! A base whose weights are made up: for measuring a shape without its checkpoint.
+//! Synthetic weights, for measuring a model shape without its checkpoint.
 
 use candle_core::{DType, Device, Result, Tensor};
 use half::bf16;
@@ -9,27 +9,29 @@ use sha2::{Digest as _, Sha256};
 use super::config::ModelConfig;
 use crate::ticket::Digest;
 
-/// Weights of the size that trained ones have. They come out of one table, a run of values at a time from a random
-/// place: as fast as memory is copied, and no two rows are alike.
+/// A generator of weights with the magnitude of trained ones. It copies runs of values from random
+/// places of one table, which is as fast as copying memory and makes all rows differ.
 pub struct Synthetic {
     table: Vec<bf16>,
 }
 
-/// Values of the table, and of a run.
+/// Values in the table, in addition to one run.
 const TABLE: usize = 1 << 20;
+/// Values per run.
 const RUN: usize = 1 << 10;
 
 impl Synthetic {
+    /// Fills the table.
     pub fn new() -> Self {
         let mut rng = StdRng::seed_from_u64(0);
-        // As far from 0 as initialised weights are on average.
+        // The average magnitude of freshly initialised weights.
         let value = |_| bf16::from_f32(rng.random_range(-0.035..0.035));
         Self {
             table: (0..TABLE + RUN).map(value).collect(),
         }
     }
 
-    /// A parameter: random where it is a matrix, ones where it is a norm.
+    /// A bf16 parameter on the CPU: random values if it is a matrix, ones if it is a vector.
     pub fn parameter(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         if shape.len() < 2 {
             return Tensor::ones(shape, DType::BF16, &Device::Cpu);
@@ -45,7 +47,7 @@ impl Synthetic {
         Tensor::from_vec(values, shape, &Device::Cpu)
     }
 
-    /// What stands for the fingerprint: such weights follow from the configuration.
+    /// A stand-in for the fingerprint: the digest of the configuration, which determines the weights.
     pub fn fingerprint(config: &ModelConfig) -> Digest {
         Digest::of(format!("made up: {config:?}").as_bytes())
     }

@@ -1,5 +1,5 @@
-//! The resident parameters: projections that read the same input are fused into one weight, and
-//! stay addressable under their checkpoint names as views of it.
+//! Resident weights. Projections with the same input are fused into one weight; the checkpoint names
+//! of their parameters refer to views of it.
 
 use std::collections::BTreeMap;
 
@@ -22,43 +22,55 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// `[out, in]`, to train.
+    /// The dense weight `[out, in]`, for training.
     ///
     /// # Errors
-    /// If it is kept quantised.
+    /// The weight is kept quantised.
     pub fn weight(&self) -> CandleResult<&Tensor> {
         self.weight.dense()
     }
 
-    /// `[out]`.
+    /// The bias `[out]`, if there is one.
     pub fn bias(&self) -> Option<&Tensor> {
         self.bias.as_ref()
     }
 
-    /// `[rows, in]` → `[rows, out]`.
+    /// `x·Wᵀ + b`: `[rows, in]` → `[rows, out]`.
+    ///
+    /// # Errors
+    /// The shape or dtype of `x` does not fit.
     pub fn forward(&self, x: &Tensor) -> CandleResult<Tensor> {
         self.weight.linear(x, self.bias.as_ref())
     }
 
-    /// As [`Self::forward`], in f32 on any device: for logits, and to be added to before it is rounded.
+    /// Like [`Self::forward`], but in f32 on any device: for logits, and for sums that are rounded
+    /// later.
+    ///
+    /// # Errors
+    /// Those of [`Self::forward`].
     pub fn wide(&self, x: &Tensor) -> CandleResult<Tensor> {
         self.weight.wide(x, self.bias.as_ref())
     }
 }
 
-/// The projections of a layer, as they are fused.
+/// The fused projections of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Projection {
+    /// Queries, keys and values of attention.
     Qkv,
+    /// Output of attention.
     O,
+    /// Gate and up projection of the MLP.
     GateUp,
+    /// Down projection of the MLP.
     Down,
 }
 
 impl Projection {
+    /// All projections, in the order of a forward pass.
     pub const ALL: [Self; 4] = [Self::Qkv, Self::O, Self::GateUp, Self::Down];
 
-    /// The modules whose rows follow one another in the weight, by their names in a layer.
+    /// Names within a layer of the modules whose rows are concatenated in the fused weight.
     pub fn modules(self) -> &'static [&'static str] {
         match self {
             Self::Qkv => &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
@@ -68,8 +80,10 @@ impl Projection {
         }
     }
 
-    /// The parameters that a layer's fused weight holds, by name: the row that each begins at, and how
-    /// many it has.
+    /// The parameters in the fused weight of `layer`: name, first row, number of rows.
+    ///
+    /// # Panics
+    /// `manifest` does not have them.
     pub fn parts(self, layer: usize, manifest: &BaseManifest) -> Vec<(String, usize, usize)> {
         let mut first = 0;
         let part = |module: &&str| {
@@ -82,20 +96,29 @@ impl Projection {
     }
 }
 
-/// One decoder layer.
+/// Weights of one decoder layer. The fused linear layers are described in [`Projection`].
 #[derive(Debug)]
 pub struct Layer {
+    /// RMS norm before attention, `[hidden]`.
     pub input_norm: Tensor,
+    /// [`Projection::Qkv`].
     pub qkv: Linear,
+    /// RMS norm of each query head, `[head_dim]`.
     pub q_norm: Option<Tensor>,
+    /// RMS norm of each key head, `[head_dim]`.
     pub k_norm: Option<Tensor>,
+    /// [`Projection::O`].
     pub o: Linear,
+    /// RMS norm before the MLP, `[hidden]`.
     pub post_attention_norm: Tensor,
+    /// [`Projection::GateUp`].
     pub gate_up: Linear,
+    /// [`Projection::Down`].
     pub down: Linear,
 }
 
 impl Layer {
+    /// The linear layer of a projection.
     pub fn linear(&self, projection: Projection) -> &Linear {
         match projection {
             Projection::Qkv => &self.qkv,
@@ -109,15 +132,18 @@ impl Layer {
 /// All weights of a decoder.
 #[derive(Debug)]
 pub struct Weights {
-    /// `[vocab, hidden]`.
+    /// Token embedding, `[vocab, hidden]`.
     pub embedding: Weight,
+    /// The layers, from input to output.
     pub layers: Vec<Layer>,
+    /// RMS norm before the head, `[hidden]`.
     pub norm: Tensor,
+    /// Output head, `[vocab, hidden]`.
     pub head: Linear,
 }
 
-/// Every parameter of a decoder with its shape, in byte order of the checkpoint names. A tied head
-/// is the embedding and is not listed.
+/// Shapes of all parameters of a decoder, by checkpoint name. A tied head is the embedding and is not
+/// listed.
 pub fn parameters(config: &ModelConfig) -> BTreeMap<String, Vec<usize>> {
     let mut all = BTreeMap::new();
     let mut add = |name: String, shape: &[usize]| all.insert(name, shape.to_vec());
@@ -161,21 +187,22 @@ pub fn parameters(config: &ModelConfig) -> BTreeMap<String, Vec<usize>> {
     all
 }
 
-/// How many layers a base has.
+/// Number of layers of a base.
 pub fn layers(manifest: &BaseManifest) -> usize {
-    let layers = manifest.parameters.keys().filter_map(|name| {
+    let indices = manifest.parameters.keys().filter_map(|name| {
         let rest = name.strip_prefix("model.layers.")?;
         rest.split('.').next()?.parse::<usize>().ok()
     });
-    layers.max().map_or(0, |last| last + 1)
+    indices.max().map_or(0, |last| last + 1)
 }
 
-/// Whether tickets may adapt a parameter: the attention and MLP projection weights, as in the paper.
+/// Whether tickets may adapt a parameter: only attention and MLP projection weights, as in the LoTA
+/// paper.
 pub fn is_adaptable(name: &str) -> bool {
     name.starts_with("model.layers.") && name.ends_with("_proj.weight")
 }
 
-/// Reads a checkpoint into resident weights.
+/// Loads the resident weights from a checkpoint.
 pub struct Loader<'a> {
     checkpoint: &'a Checkpoint,
     place: &'a Placement,
@@ -186,7 +213,7 @@ pub struct Loader<'a> {
 }
 
 impl<'a> Loader<'a> {
-    /// `progress` is told of weights read, and of how many there are.
+    /// A loader that calls `progress` with the number of parameters loaded and their total.
     pub fn new(
         checkpoint: &'a Checkpoint,
         place: &'a Placement,
@@ -203,12 +230,17 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// The weights, and every parameter by its checkpoint name: a view that shares their storage.
+    /// Loads the weights. Also returns all parameters by checkpoint name, as views of the same
+    /// storage.
+    ///
+    /// # Errors
+    /// A parameter is missing, has another shape, or cannot be read; or the device is out of memory.
     pub fn load(mut self) -> Result<(Weights, BTreeMap<String, Weight>), ModelError> {
         let config = self.checkpoint.config();
         let embedding = self.matrix(&["model.embed_tokens.weight".to_owned()])?;
-        let layers: Result<_, ModelError> = (0..config.layers).map(|i| self.layer(i)).collect();
-        let layers = layers?;
+        let layers = (0..config.layers)
+            .map(|i| self.layer(i))
+            .collect::<Result<_, ModelError>>()?;
         let head = if config.tie_word_embeddings {
             embedding.clone()
         } else {
@@ -276,11 +308,11 @@ impl<'a> Loader<'a> {
         self.fused(&[name.to_owned()], dtype)
     }
 
-    /// Matrices one after the other along their rows: as they are stored, where any is quantised and
-    /// that is to be kept.
+    /// Matrices concatenated along their rows. They are loaded as stored if quantised weights are to
+    /// be kept and any of them is quantised.
     fn matrix(&mut self, names: &[String]) -> Result<Weight, ModelError> {
-        let mut names_of = names.iter();
-        if self.keep_quantized && names_of.any(|name| self.checkpoint.is_quantized(name)) {
+        let is_quantized = |name: &String| self.checkpoint.is_quantized(name);
+        if self.keep_quantized && names.iter().any(is_quantized) {
             return self.quantized(names);
         }
         let dense = self.fused(names, self.place.weights)?;
@@ -299,18 +331,18 @@ impl<'a> Loader<'a> {
         Ok(Weight::Quantized(QuantizedWeight::cat(&parts)?))
     }
 
-    /// Parameters one after the other along their rows, in one storage.
+    /// Parameters concatenated along their rows, in one storage.
     fn fused(&mut self, names: &[String], dtype: DType) -> Result<Tensor, ModelError> {
         let mut parts = Vec::with_capacity(names.len());
         for name in names {
             let part = self.checkpoint.load(name, &self.shapes[name])?;
             parts.push(part.to_dtype(dtype)?);
         }
-        let fused = match parts.as_slice() {
+        let on_host = match parts.as_slice() {
             [part] => part.clone(),
             parts => Tensor::cat(parts, 0)?,
         };
-        let fused = fused.to_device(&self.place.device)?;
+        let fused = on_host.to_device(&self.place.device)?;
         pages::use_huge_pages(&fused)?;
         let mut row = 0;
         for (name, part) in names.iter().zip(&parts) {

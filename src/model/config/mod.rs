@@ -1,4 +1,4 @@
-//! What a decoder looks like, from `config.json` in either spelling.
+//! The configuration of a decoder, from `config.json` in its old or new spelling.
 
 use std::path::Path;
 
@@ -6,61 +6,85 @@ use serde::Deserialize;
 
 use super::ModelError;
 
-/// The decoders that differ in more than numbers.
+/// Supported model families.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
+    /// Llama and its derivatives, such as SmolLM2.
     Llama,
+    /// Mistral, with a sliding window in all layers.
     Mistral,
+    /// Qwen 2 and 2.5, with biases on q, k and v.
     Qwen2,
+    /// Qwen 3, with RMS norms on queries and keys.
     Qwen3,
 }
 
-/// A decoder's shape. Sizes count elements.
+/// Configuration of a decoder. Sizes are in elements.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
+    /// Model family.
     pub family: Family,
+    /// Width of the residual stream.
     pub hidden_size: usize,
+    /// Width of the MLP.
     pub intermediate_size: usize,
+    /// Number of tokens in the vocabulary.
     pub vocab_size: usize,
+    /// Number of layers.
     pub layers: usize,
+    /// Number of query heads per layer.
     pub heads: usize,
+    /// Number of key and value heads per layer; a divisor of `heads`.
     pub kv_heads: usize,
+    /// Width of a head; even.
     pub head_dim: usize,
+    /// Epsilon of the RMS norms.
     pub rms_norm_eps: f32,
+    /// Context length that the model was trained for, in tokens.
     pub max_position_embeddings: usize,
-    /// The head is the embedding.
+    /// Whether the output head shares the weight of the embedding.
     pub tie_word_embeddings: bool,
-    /// Biases on q, k and v.
+    /// Whether q, k and v have biases.
     pub qkv_bias: bool,
-    /// Bias on o.
+    /// Whether o has a bias.
     pub output_bias: bool,
+    /// Whether the MLP projections have biases.
     pub mlp_bias: bool,
-    /// RMS norm of each head's query and key.
+    /// Whether each head's query and key pass an RMS norm.
     pub qk_norm: bool,
+    /// Base of the rotation frequencies.
     pub rope_theta: f32,
+    /// Scaling of the rotation frequencies.
     pub rope_scaling: RopeScaling,
-    /// Positions that a layer sees, per layer; `None` sees all.
+    /// Sliding window of each layer, in positions; `None` sees all.
     pub windows: Vec<Option<usize>>,
-    /// Tokens that end a text.
+    /// Tokens that end a generation.
     pub eos_token_ids: Vec<u32>,
 }
 
-/// How rotation frequencies are stretched.
+/// Scaling of rotation frequencies for longer contexts.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RopeScaling {
+    /// No scaling.
     None,
-    /// Positions divided by a factor.
+    /// All frequencies are divided by `factor`.
     Linear {
+        /// The divisor.
         factor: f32,
     },
-    /// Llama 3: low frequencies divided by a factor, high ones kept, a ramp between.
+    /// Llama 3: low frequencies are divided by `factor`, high ones are kept, those in between are
+    /// interpolated.
     Llama3 {
+        /// Divisor of low frequencies.
         factor: f32,
+        /// Frequencies with fewer turns than this over the original context are low.
         low_freq_factor: f32,
+        /// Frequencies with more turns than this over the original context are high.
         high_freq_factor: f32,
+        /// The original context length, in positions.
         original_max_position_embeddings: usize,
     },
-    /// One divisor a frequency, as GGUF files carry them (`rope_freqs.weight`).
+    /// One divisor per frequency, as in GGUF files (`rope_freqs.weight`).
     Divisors(Vec<f32>),
 }
 
@@ -95,11 +119,11 @@ fn silu() -> String {
     "silu".to_owned()
 }
 
-/// `rope_scaling` of old, `rope_parameters` of new (which holds the base frequency too).
+/// The old `rope_scaling` or the new `rope_parameters`, which also holds the base frequency.
 #[derive(Deserialize)]
 struct RawRope {
     rope_type: Option<String>,
-    /// The older name; transformers wrote both for years.
+    /// The old name of `rope_type`; transformers wrote both for years.
     #[serde(rename = "type")]
     old_type: Option<String>,
     rope_theta: Option<f32>,
@@ -130,10 +154,11 @@ struct RawGenerationConfig {
     eos_token_id: Option<TokenIds>,
 }
 
-/// More layers than any model has; what is below is allocated for.
+/// Upper bound on the layers of a model, which bounds allocations.
 pub(super) const MAX_LAYERS: usize = 10_000;
 
 impl Family {
+    /// The family of a `model_type` or GGUF architecture.
     pub(super) fn from_model_type(name: &str) -> Result<Self, String> {
         match name {
             "llama" => Ok(Self::Llama),
@@ -141,14 +166,17 @@ impl Family {
             "qwen2" => Ok(Self::Qwen2),
             "qwen3" => Ok(Self::Qwen3),
             _ => Err(format!(
-                "model type {name:?} is not supported: llama, mistral, qwen2 or qwen3"
+                "model type {name:?} is not supported: expected llama, mistral, qwen2 or qwen3"
             )),
         }
     }
 }
 
 impl ModelConfig {
-    /// Reads `config.json`, and end-of-text tokens from `generation_config.json` where there is one.
+    /// Reads `config.json`, and the end-of-text tokens of `generation_config.json` if it exists.
+    ///
+    /// # Errors
+    /// A file cannot be read or is invalid; see [`Self::from_json`].
     pub fn from_folder(folder: &Path) -> Result<Self, ModelError> {
         let path = folder.join("config.json");
         let text = match std::fs::read_to_string(&path) {
@@ -170,17 +198,22 @@ impl ModelConfig {
         Ok(config)
     }
 
-    /// Parses the text of a `config.json`; the error says what is wrong with it.
+    /// Parses the text of a `config.json`.
+    ///
+    /// # Errors
+    /// A description of the fault: invalid JSON, an unsupported architecture, or impossible sizes.
     pub fn from_json(text: &str) -> Result<Self, String> {
         let raw: RawConfig = serde_json::from_str(text).map_err(|e| e.to_string())?;
         let family = Family::from_model_type(&raw.model_type)?;
         if raw.num_hidden_layers > MAX_LAYERS {
             let layers = raw.num_hidden_layers;
-            return Err(format!("num_hidden_layers {layers} is beyond {MAX_LAYERS}"));
+            return Err(format!(
+                "num_hidden_layers is {layers}, expected at most {MAX_LAYERS}"
+            ));
         }
         if raw.hidden_act != "silu" {
             return Err(format!(
-                "hidden_act {:?} is not supported: silu",
+                "hidden_act {:?} is not supported: expected silu",
                 raw.hidden_act
             ));
         }
@@ -211,7 +244,7 @@ impl ModelConfig {
         Ok(config)
     }
 
-    /// Numbers that cannot be a decoder's are refused here, before weights are read.
+    /// Refuses sizes that no decoder can have, before weights are read.
     pub(super) fn check(&self) -> Result<(), String> {
         let sizes = [
             ("hidden_size", self.hidden_size),
@@ -230,12 +263,12 @@ impl ModelConfig {
         if !self.heads.is_multiple_of(self.kv_heads) {
             let (heads, kv_heads) = (self.heads, self.kv_heads);
             return Err(format!(
-                "{heads} attention heads do not share {kv_heads} key heads evenly"
+                "{heads} attention heads cannot share {kv_heads} key heads evenly"
             ));
         }
         if self.head_dim == 0 || !self.head_dim.is_multiple_of(2) {
             return Err(format!(
-                "a head of {} values cannot be rotated in pairs",
+                "the head size is {}, expected an even number above 0",
                 self.head_dim
             ));
         }
@@ -244,12 +277,13 @@ impl ModelConfig {
         {
             let (found, expected) = (divisors.len(), self.head_dim / 2);
             return Err(format!(
-                "{found} rope divisors for {expected} pairs of a head"
+                "there are {found} rope divisors, expected {expected}, one per pair of a head"
             ));
         }
         Ok(())
     }
 
+    /// Adds end-of-text tokens that are not known yet.
     pub(super) fn add_eos(&mut self, ids: impl IntoIterator<Item = u32>) {
         for id in ids {
             if !self.eos_token_ids.contains(&id) {
@@ -258,18 +292,17 @@ impl ModelConfig {
         }
     }
 
-    /// Values of keys and values that one token adds over all layers.
+    /// Elements in the KV cache per token, over all layers.
     pub fn kv_values_per_token(&self) -> usize {
         2 * self.layers * self.kv_heads * self.head_dim
     }
 }
 
 fn rope_theta(raw: &RawConfig) -> f32 {
-    let new = raw
-        .rope_parameters
-        .as_ref()
-        .and_then(|rope| rope.rope_theta);
-    new.or(raw.rope_theta).unwrap_or(10_000.0)
+    let rope = raw.rope_parameters.as_ref();
+    rope.and_then(|rope| rope.rope_theta)
+        .or(raw.rope_theta)
+        .unwrap_or(10_000.0)
 }
 
 fn rope_scaling(raw: &RawConfig) -> Result<RopeScaling, String> {
@@ -291,13 +324,13 @@ fn rope_scaling(raw: &RawConfig) -> Result<RopeScaling, String> {
                 .ok_or("rope parameter original_max_position_embeddings is missing")?,
         }),
         Some(other) => Err(format!(
-            "rope type {other:?} is not supported: default, linear or llama3"
+            "rope type {other:?} is not supported: expected default, linear or llama3"
         )),
     }
 }
 
-/// The window of each layer. Mistral slides in all layers; Qwen in those that `layer_types` names,
-/// or from `max_window_layers` on, and only if `use_sliding_window` says so.
+/// The sliding window of each layer. Mistral has one in all layers; Qwen in the layers that
+/// `layer_types` names or, without it, from `max_window_layers` on if `use_sliding_window` is set.
 fn windows(raw: &RawConfig, family: Family) -> Vec<Option<usize>> {
     let slides = |layer: usize| match (family, &raw.layer_types) {
         (Family::Llama, _) => false,
@@ -307,10 +340,10 @@ fn windows(raw: &RawConfig, family: Family) -> Vec<Option<usize>> {
             raw.use_sliding_window.unwrap_or(false) && layer >= raw.max_window_layers.unwrap_or(0)
         }
     };
-    let sees_less = |window: &usize| (1..raw.max_position_embeddings).contains(window);
+    let is_limit = |window: &usize| (1..raw.max_position_embeddings).contains(window);
     let window = |layer| {
         raw.sliding_window
-            .filter(sees_less)
+            .filter(is_limit)
             .filter(|_| slides(layer))
     };
     (0..raw.num_hidden_layers).map(window).collect()

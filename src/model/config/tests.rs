@@ -70,7 +70,7 @@ fn windows_follow_the_family() {
 }
 
 #[test]
-fn refuses_what_it_cannot_compute() {
+fn unsupported_and_impossible_configurations_are_refused() {
     for (change, word) in [
         (json!({"model_type": "gemma"}), "gemma"),
         (json!({"hidden_act": "gelu"}), "gelu"),
