@@ -1,14 +1,15 @@
 //! The gated activation of the MLP.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 
 use super::cpu::element::elements;
 use super::cpu::math;
 use super::cpu::parallel::{Scattered, for_each_range};
 use super::cpu::simd::{Arithmetic, Vectorised, dispatch};
+use super::cuda;
 
-/// `silu(gate)·up` for `gate_up` `[rows, 2·n]`, a row's `n` gate values before its `n` up values;
-/// the result is `[rows, n]`.
+/// `silu(gate)·up` for `gate_up` `[rows, 2·n]`, in which the `n` gate values of a row come before its
+/// `n` up values. The result is `[rows, n]`.
 pub fn silu_mul(gate_up: &Tensor) -> Result<Tensor> {
     gate_up.apply_op1_no_bwd(&SiluMul)
 }
@@ -37,25 +38,12 @@ impl CustomOp1 for SiluMul {
         Ok((CpuStorage::F32(y), Shape::from((rows, n))))
     }
 
-    #[cfg(feature = "cuda")]
     fn cuda_fwd(
         &self,
-        gate_up: &candle_core::CudaStorage,
-        layout: &Layout,
-    ) -> Result<(candle_core::CudaStorage, Shape)> {
-        use super::cuda::{Launch, View, ViewMut, alloc};
-        let (rows, width) = layout.shape().dims2()?;
-        let shape = Shape::from((rows, width / 2));
-        let view = View::new(gate_up, layout)?;
-        let mut y = alloc(&gate_up.device, view.dtype(), &shape)?;
-        let launch = Launch::new(&gate_up.device, "silu_mul", view.dtype())?
-            .write(&ViewMut::new(&mut y, &Layout::contiguous(&shape))?)
-            .read(&view)
-            .size(width / 2)?
-            .u64(shape.elem_count() as u64);
-        // SAFETY: silu_mul's arguments; y has a value for each pair of gate and up.
-        unsafe { launch.run_over(shape.elem_count()) }?;
-        Ok((y, shape))
+        gate_up: &CudaStorage,
+        gate_up_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        cuda::silu_mul((gate_up, gate_up_layout))
     }
 }
 
@@ -76,7 +64,7 @@ impl Vectorised for Row<'_> {
     }
 }
 
-/// The gradient of `gate_up` `[rows, 2·n]` from that of [`silu_mul`]'s result, `[rows, n]`.
+/// Gradient of `gate_up` `[rows, 2·n]` from the gradient of [`silu_mul`]'s result, `[rows, n]`.
 pub fn silu_mul_backward(gate_up: &Tensor, dy: &Tensor) -> Result<Tensor> {
     gate_up.apply_op2_no_bwd(dy, &SiluMulBackward)
 }
@@ -121,34 +109,19 @@ impl CustomOp2 for SiluMulBackward {
         Ok((CpuStorage::F32(dx), Shape::from((rows, width))))
     }
 
-    #[cfg(feature = "cuda")]
     fn cuda_fwd(
         &self,
-        gate_up: &candle_core::CudaStorage,
-        layout: &Layout,
-        dy: &candle_core::CudaStorage,
+        gate_up: &CudaStorage,
+        gate_up_layout: &Layout,
+        dy: &CudaStorage,
         dy_layout: &Layout,
-    ) -> Result<(candle_core::CudaStorage, Shape)> {
-        use super::cuda::{Launch, View, ViewMut, alloc};
-        use candle_core::DType::F32;
-        let n = check_gradient(layout, dy_layout)?;
-        let shape = layout.shape().clone();
-        let mut dx = alloc(&gate_up.device, F32, &shape)?;
-        let count = dy_layout.shape().elem_count();
-        let launch = Launch::single(&gate_up.device, "silu_mul_backward")?
-            .write(&ViewMut::new(&mut dx, &Layout::contiguous(&shape))?)
-            .read(&View::new(gate_up, layout)?.of(F32)?)
-            .read(&View::new(dy, dy_layout)?.of(F32)?)
-            .size(n)?
-            .u64(count as u64);
-        // SAFETY: silu_mul_backward's arguments; dy has a value for each pair of gate and up.
-        unsafe { launch.run_over(count) }?;
-        Ok((dx, shape))
+    ) -> Result<(CudaStorage, Shape)> {
+        cuda::silu_mul_backward((gate_up, gate_up_layout), (dy, dy_layout))
     }
 }
 
-/// Half the width of `gate_up`, once the gradient is known to fit.
-fn check_gradient(gate_up: &Layout, dy: &Layout) -> Result<usize> {
+/// Half the width of `gate_up`, if the gradient fits it.
+pub(super) fn check_gradient(gate_up: &Layout, dy: &Layout) -> Result<usize> {
     let (rows, width) = gate_up.shape().dims2()?;
     let n = width / 2;
     if dy.shape().dims() != [rows, n] {
@@ -188,7 +161,7 @@ mod tests {
     use super::*;
     use candle_core::{Device, Var};
 
-    /// The largest difference, of values beyond 1 relative to them: some units in the last place.
+    /// Largest difference, relative for values beyond 1: a few units in the last place.
     fn worst(got: &Tensor, want: &Tensor) -> f32 {
         let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let (got, want) = (values(got), values(want));

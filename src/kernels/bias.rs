@@ -1,22 +1,24 @@
 //! A bias, added in place.
 
-use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor};
+use candle_core::{CpuStorage, CudaStorage, InplaceOp2, Layout, Result, Tensor};
 
 use super::cpu::element::{elements, elements_mut};
+use super::cuda;
 
-/// `y += bias` in every row of `y` `[rows, out]`; the bias is `[out]`, of one dtype with it (on a GPU `y` may be in f32
-/// beside any).
+/// `y += bias` in every row of `y` `[rows, out]`. The bias is `[out]`, of the dtype of `y`; on a GPU
+/// `y` may also be in f32.
 pub fn add(y: &Tensor, bias: &Tensor) -> Result<()> {
     y.inplace_op2(bias, &Add)
 }
 
 struct Add;
 
-fn check(y: &Layout, bias: &Layout) -> Result<usize> {
+/// Values per row, if the bias fits them.
+pub(super) fn check(y: &Layout, bias: &Layout) -> Result<usize> {
     let (rows, out) = y.shape().dims2()?;
     if bias.shape().dims() != [out] {
         let bias = bias.shape();
-        candle_core::bail!("a bias {bias:?} for [{rows}, {out}]");
+        candle_core::bail!("bias: {bias:?} does not fit rows [{rows}, {out}]");
     }
     Ok(out)
 }
@@ -43,30 +45,13 @@ impl InplaceOp2 for Add {
         Ok(())
     }
 
-    #[cfg(feature = "cuda")]
     fn cuda_fwd(
         &self,
-        y: &mut candle_core::CudaStorage,
+        y: &mut CudaStorage,
         y_layout: &Layout,
-        bias: &candle_core::CudaStorage,
+        bias: &CudaStorage,
         bias_layout: &Layout,
     ) -> Result<()> {
-        use super::cuda::{Launch, View, ViewMut};
-        use candle_core::DType;
-        let out = check(y_layout, bias_layout)?;
-        let count = y_layout.shape().elem_count();
-        let device = y.device.clone();
-        let (y, bias) = (ViewMut::new(y, y_layout)?, View::new(bias, bias_layout)?);
-        let (kernel, dtype) = match y.dtype() == bias.dtype() {
-            true => ("bias_add", bias.dtype()),
-            false => ("bias_add_wide", DType::F32),
-        };
-        let launch = Launch::new(&device, kernel, bias.dtype())?
-            .write(&y.of(dtype)?)
-            .read(&bias)
-            .size(out)?
-            .u64(count as u64);
-        // SAFETY: the kernel's arguments; y has rows of as many values as the bias.
-        unsafe { launch.run_over(count) }
+        cuda::bias_add((y, y_layout), (bias, bias_layout))
     }
 }

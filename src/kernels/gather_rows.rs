@@ -1,41 +1,40 @@
-//! Rows of a matrix by their numbers, widened.
+//! Rows of a matrix by their indices, widened.
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 use super::cpu::element::{Element, elements, with_element};
+use super::cuda;
 use super::step::indices::Indices;
 
-/// `from[ids[i]]` of a matrix `[n, width]`: `[ids, width]`, in f32 whatever the matrix is in.
+/// `from[ids[i]]` of a matrix `[n, width]` in any dtype: `[ids, width]` in f32.
 ///
 /// # Errors
-/// If there is no such row.
+/// An index is not below `n`.
 pub fn gather_rows(from: &Tensor, ids: &Indices) -> Result<Tensor> {
-    from.apply_op1_no_bwd(&Select { ids })
+    from.apply_op1_no_bwd(&GatherRows { ids })
 }
 
-struct Select<'a> {
+struct GatherRows<'a> {
     ids: &'a Indices<'a>,
 }
 
-impl Select<'_> {
-    /// The matrix's width, once every row is known to be there.
-    fn check(&self, layout: &Layout) -> Result<usize> {
-        let (n, width) = layout.shape().dims2()?;
-        match self.ids.host().iter().find(|&&id| id as usize >= n) {
-            Some(id) => candle_core::bail!("select: row {id} of {n}"),
-            None => Ok(width),
-        }
+/// Width of the matrix, if it has every row.
+pub(super) fn check(ids: &Indices, layout: &Layout) -> Result<usize> {
+    let (n, width) = layout.shape().dims2()?;
+    match ids.host().iter().find(|&&id| id as usize >= n) {
+        Some(id) => candle_core::bail!("gather-rows: row {id} of {n}"),
+        None => Ok(width),
     }
 }
 
-impl CustomOp1 for Select<'_> {
+impl CustomOp1 for GatherRows<'_> {
     fn name(&self) -> &'static str {
-        "select"
+        "gather-rows"
     }
 
     fn cpu_fwd(&self, from: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let width = self.check(layout)?;
+        let width = check(self.ids, layout)?;
         let ids = self.ids.host();
         let mut rows = Vec::with_capacity(ids.len() * width);
         with_element!(from, T => {
@@ -48,24 +47,8 @@ impl CustomOp1 for Select<'_> {
         Ok((CpuStorage::F32(rows), Shape::from((ids.len(), width))))
     }
 
-    #[cfg(feature = "cuda")]
-    fn cuda_fwd(
-        &self,
-        from: &candle_core::CudaStorage,
-        layout: &Layout,
-    ) -> Result<(candle_core::CudaStorage, Shape)> {
-        use super::cuda::{Launch, View, ViewMut, alloc};
-        let width = self.check(layout)?;
-        let shape = Shape::from((self.ids.host().len(), width));
-        let mut rows = alloc(&from.device, candle_core::DType::F32, &shape)?;
-        let launch = Launch::new(&from.device, "select", from.dtype())?
-            .write(&ViewMut::new(&mut rows, &Layout::contiguous(&shape))?)
-            .read(&View::new(from, layout)?)
-            .u64(self.ids.pointer()?)
-            .size(width)?;
-        // SAFETY: select's arguments; every row is in the matrix (checked).
-        unsafe { launch.run_rows(self.ids.host().len()) }?;
-        Ok((rows, shape))
+    fn cuda_fwd(&self, from: &CudaStorage, from_layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        cuda::gather_rows((from, from_layout), self.ids)
     }
 }
 

@@ -1,30 +1,31 @@
-//! Keys and values in fixed blocks of positions.
+//! KV cache in fixed blocks of positions.
 //!
-//! A layer's keys are `[blocks, kv heads, head dim, BLOCK]` (positions innermost, so that scores
-//! of a block come out of whole vectors), its values `[blocks, kv heads, BLOCK, head dim]`.
+//! The keys of a layer are `[blocks, kv heads, head dim, BLOCK]`, with positions innermost so that the
+//! scores of a block are computed in whole vectors; the values are `[blocks, kv heads, BLOCK, head dim]`.
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Result, Tensor};
+use candle_core::{CpuStorage, CudaStorage, DType, Device, InplaceOp2, Layout, Result, Tensor};
 use half::vec::HalfBitsVecExt as _;
 use half::{bf16, f16};
 
 use super::cpu::element::{Element, elements_mut, rows as rows_of, with_element};
+use super::cuda;
 use super::step::indices::Indices;
 
-/// Positions of one block.
+/// Positions per block.
 pub const BLOCK: usize = 16;
 
-/// A layer's keys and values, in blocks.
+/// Keys and values of a layer, in blocks.
 #[derive(Debug)]
 pub struct KvBlocks {
-    /// `[2, blocks, kv heads, head dim · BLOCK]`: the keys, then the values.
+    /// `[2, blocks, kv heads, head dim · BLOCK]`: first the keys, then the values.
     both: Tensor,
     keys: Tensor,
     values: Tensor,
 }
 
 impl KvBlocks {
-    /// Blocks of zeros.
+    /// Blocks of zeros, for `[blocks, kv heads, head dim]`.
     ///
     /// # Errors
     /// There is no memory for them.
@@ -33,10 +34,10 @@ impl KvBlocks {
         Self::new(both, dim)
     }
 
-    /// What lies in a tensor `[2, blocks, kv heads, head dim · BLOCK]`.
+    /// Blocks in a tensor `[2, blocks, kv heads, head dim · BLOCK]`.
     ///
     /// # Errors
-    /// It is of another shape.
+    /// The tensor has another shape.
     pub fn new(both: Tensor, dim: usize) -> Result<Self> {
         let (_, blocks, heads, _) = both.dims4()?;
         Ok(Self {
@@ -46,29 +47,30 @@ impl KvBlocks {
         })
     }
 
-    /// `[blocks, kv heads, head dim, BLOCK]`.
+    /// Keys `[blocks, kv heads, head dim, BLOCK]`.
     pub fn keys(&self) -> &Tensor {
         &self.keys
     }
 
-    /// `[blocks, kv heads, BLOCK, head dim]`.
+    /// Values `[blocks, kv heads, BLOCK, head dim]`.
     pub fn values(&self) -> &Tensor {
         &self.values
     }
 
-    /// Stores new keys, and after them values, of rows `[rows, 2 · kv heads, head dim]` (in the activations' dtype, a
-    /// view with contiguous rows too); row `r` goes to `slots[r]`, which is `block · BLOCK + offset`.
+    /// Stores new keys and values. A row of `fresh` `[rows, 2 · kv heads, head dim]` has the keys of all
+    /// heads, then the values; it is in the activations' dtype and may be a view with contiguous rows.
+    /// Row `r` goes to `slots[r] = block · BLOCK + offset`.
     ///
     /// # Errors
-    /// They are of other heads, or a slot is not there.
+    /// The heads are not those of the blocks, or a slot lies beyond them.
     pub fn write(&self, fresh: &Tensor, slots: &Indices) -> Result<()> {
         self.both.inplace_op2(fresh, &Write { slots })
     }
 }
 
-/// Zeros that take the CPU's memory only where they are written.
+/// Zeros that take CPU memory only once they are written.
 fn zeros(shape: (usize, usize, usize, usize), dtype: DType, device: &Device) -> Result<Tensor> {
-    // `vec![x; n]` leaves untouched pages to the system for plain numbers alone.
+    // `vec![x; n]` allocates zeroed pages lazily for plain numbers only, hence u16.
     let (halves, blocks, heads, size) = shape;
     let zeros = || vec![0u16; halves * blocks * heads * size];
     match (device, dtype) {
@@ -100,7 +102,7 @@ impl InplaceOp2 for Write<'_> {
         fresh: &CpuStorage,
         fresh_layout: &Layout,
     ) -> Result<()> {
-        let [_, heads, dim] = self.check(blocks_layout, fresh_layout)?;
+        let [_, heads, dim] = check(self.slots, blocks_layout, fresh_layout)?;
         let (fresh, stride) = rows_of::<f32>(fresh, fresh_layout)?;
         let fresh = fresh.chunks(stride).map(|row| &row[..2 * heads * dim]);
         with_element!(blocks, T => {
@@ -109,49 +111,33 @@ impl InplaceOp2 for Write<'_> {
         Ok(())
     }
 
-    #[cfg(feature = "cuda")]
     fn cuda_fwd(
         &self,
-        blocks: &mut candle_core::CudaStorage,
+        blocks: &mut CudaStorage,
         blocks_layout: &Layout,
-        fresh: &candle_core::CudaStorage,
+        fresh: &CudaStorage,
         fresh_layout: &Layout,
     ) -> Result<()> {
-        use super::cuda::{Launch, View, ViewMut};
-        let [rows, heads, dim] = self.check(blocks_layout, fresh_layout)?;
-        let device = blocks.device.clone();
-        let values = blocks_layout.shape().elem_count() / 2;
-        let blocks = ViewMut::new(blocks, blocks_layout)?;
-        let (fresh, stride) = View::rows(fresh, fresh_layout)?;
-        let launch = Launch::new(&device, "kv_write", blocks.dtype())?
-            .write(&blocks)
-            .u64(values as u64)
-            .read(&fresh.of(blocks.dtype())?)
-            .u64(stride as u64)
-            .u64(self.slots.pointer()?)
-            .size(heads)?
-            .size(dim)?;
-        // SAFETY: kv_write's arguments; every row has a slot within the blocks (checked).
-        unsafe { launch.run_rows(rows) }
+        cuda::kv_write((blocks, blocks_layout), (fresh, fresh_layout), self.slots)
     }
 }
 
-impl Write<'_> {
-    /// Rows, key heads and their dim, once what is stored is known to fit.
-    fn check(&self, blocks: &Layout, fresh: &Layout) -> Result<[usize; 3]> {
-        let (rows, heads, dim) = fresh.shape().dims3()?;
-        let (halves, count, own_heads, size) = blocks.shape().dims4()?;
-        if halves != 2 || 2 * own_heads != heads || size != dim * BLOCK {
-            let blocks = blocks.shape();
-            candle_core::bail!("kv-write: {heads} heads of {dim} do not fit blocks {blocks:?}");
-        }
-        let (given, slots) = (self.slots.host(), count * BLOCK);
-        if rows != given.len() || given.iter().any(|&slot| slot as usize >= slots) {
-            candle_core::bail!("kv-write: {rows} rows for slots {given:?} of {slots}");
-        }
-        Ok([rows, own_heads, dim])
+/// `[rows, kv heads, head dim]`, if the rows fit the blocks and every slot lies in them.
+pub(super) fn check(slots: &Indices, blocks: &Layout, fresh: &Layout) -> Result<[usize; 3]> {
+    let (rows, heads, dim) = fresh.shape().dims3()?;
+    let (halves, count, kv_heads, size) = blocks.shape().dims4()?;
+    if halves != 2 || 2 * kv_heads != heads || size != dim * BLOCK {
+        let blocks = blocks.shape();
+        candle_core::bail!("kv-write: {heads} heads of {dim} do not fit blocks {blocks:?}");
     }
+    let (given, slots) = (slots.host(), count * BLOCK);
+    if rows != given.len() || given.iter().any(|&slot| slot as usize >= slots) {
+        candle_core::bail!("kv-write: {rows} rows for slots {given:?} of {slots}");
+    }
+    Ok([rows, kv_heads, dim])
+}
 
+impl Write<'_> {
     fn store<'a, T: Element>(
         &self,
         blocks: &mut [T],

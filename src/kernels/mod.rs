@@ -1,20 +1,31 @@
-//! The operations of a step, one file each: a body that is compiled for each instruction set and chosen
-//! at run time (see [`simd`]), behind a function over candle tensors.
+//! The operations of a step, one file each.
 //!
-//! Dispatch over dtype, device and quantisation ends here: callers pass tensors and weights. A CUDA twin
-//! of an operation is the `cuda_fwd` of the same candle op, and its kernel lies in `cuda/`. Activations are f32 on the
-//! CPU whatever the weights are, and a product may round them on its way (see [`linear`]); on a GPU they have the
-//! weights' dtype, but for the residual stream.
+//! An operation is a function over candle tensors. On the CPU its body is compiled for each instruction
+//! set and picked at run time (see [`cpu::simd`]).
 //!
-//! On the CPU every operation computes a row of its result in one order that does not depend on the other
-//! rows, so a sequence's numbers are the same alone and in company.
+//! Dispatch over dtype, device and quantisation ends here: callers pass tensors and weights. An
+//! operation reaches the GPU in one way, through the door [`cuda`], which a build without CUDA has too:
+//!
+//! - An operation that is a candle op calls one function of the door from its `cuda_fwd`.
+//! - Some operations are no candle ops, since their results are on the host (losses, tokens, norms) or
+//!   they have more operands than candle's ops (attention with gradient, apply and revert). They call
+//!   one function of the door first, if their tensors are on a GPU.
+//!
+//! The shape check of an operation is one function, which both devices call. Launches, and all `unsafe`
+//! around them, are in `cuda/present/`, in files of the operations' names; the kernels are in
+//! `cuda/device/`.
+//!
+//! Activations are f32 on the CPU for weights of any dtype, and a product may round them on the way (see
+//! [`linear`]). On a GPU they have the weights' dtype, except for the residual stream, which is f32.
+//!
+//! On the CPU every operation computes a row of its result in one order, independent of the other rows,
+//! so a sequence gets the same numbers alone and in a batch.
 
 pub mod activation;
 pub mod attention;
 mod bias;
 pub mod cpu;
-#[cfg(feature = "cuda")]
-pub mod cuda;
+pub(crate) mod cuda;
 pub mod digest;
 pub mod gather_rows;
 pub mod kv;
@@ -29,14 +40,11 @@ pub mod ticket;
 pub mod training;
 pub mod weight;
 
-/// Kernels that were launched on GPUs so far: what a step launches is the difference.
-pub fn launches() -> u64 {
-    #[cfg(feature = "cuda")]
-    return cuda::launches();
-    #[cfg(not(feature = "cuda"))]
-    0
-}
-
 pub use cpu::element::Element;
 pub use cpu::pool::{Pool, PoolError};
 pub use training::pattern::Pattern;
+
+/// Number of kernels launched on GPUs so far; the difference over a step is the step's launches.
+pub fn launches() -> u64 {
+    cuda::launches()
+}

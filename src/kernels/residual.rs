@@ -2,21 +2,24 @@
 
 use std::sync::OnceLock;
 
-use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Storage, Tensor};
+use candle_core::{
+    CpuStorage, CudaStorage, InplaceOp2, InplaceOp3, Layout, Result, Storage, Tensor,
+};
 
 use super::cpu::element::{elements, elements_mut};
 use super::cpu::parallel::{Scattered, for_each_range};
 use super::cpu::simd::dispatch;
+use super::cuda;
 use super::rms_norm::{self, Normalise};
 
-/// `x += y`, for two tensors of one shape: `x` in f32, `y` in the activations' dtype (f32 on the CPU).
+/// `x += y` for two tensors of one shape: `x` in f32, `y` in the activations' dtype (f32 on the CPU).
 pub fn add(x: &Tensor, y: &Tensor) -> Result<()> {
     x.inplace_op2(y, &Add)
 }
 
 struct Add;
 
-/// Numbers that a thread takes at least: fewer are added sooner than they are shared out.
+/// Values per thread, at least: fewer are added faster than they are shared out.
 const GRAIN: usize = 16 << 10;
 
 impl InplaceOp2 for Add {
@@ -44,29 +47,19 @@ impl InplaceOp2 for Add {
         Ok(())
     }
 
-    #[cfg(feature = "cuda")]
     fn cuda_fwd(
         &self,
-        x: &mut candle_core::CudaStorage,
+        x: &mut CudaStorage,
         x_layout: &Layout,
-        y: &candle_core::CudaStorage,
+        y: &CudaStorage,
         y_layout: &Layout,
     ) -> Result<()> {
-        use super::cuda::{Launch, View, ViewMut};
-        check(x_layout, y_layout)?;
-        let count = x_layout.shape().elem_count();
-        let y = View::new(y, y_layout)?;
-        let device = x.device.clone();
-        let launch = Launch::new(&device, "residual_add", y.dtype())?
-            .write(&ViewMut::new(x, x_layout)?.of(candle_core::DType::F32)?)
-            .read(&y)
-            .u64(count as u64);
-        // SAFETY: residual_add's arguments; both have so many values.
-        unsafe { launch.run_over(count) }
+        cuda::residual_add((x, x_layout), (y, y_layout))
     }
 }
 
-/// `x += y`, as [`add`], and the sum normalised, as [`rms_norm::rms_norm`]: what is between two blocks of a layer.
+/// `x += y` as by [`add`], and the normalised sum as by [`rms_norm::rms_norm`]: the operations between
+/// two blocks of a layer.
 pub fn add_norm(x: &Tensor, y: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
     let op = AddNorm {
         eps,
@@ -79,7 +72,7 @@ pub fn add_norm(x: &Tensor, y: &Tensor, weight: &Tensor, eps: f32) -> Result<Ten
 
 struct AddNorm {
     eps: f32,
-    /// The second result, in the weight's dtype.
+    /// The second result, for which candle's op has no place; in the weight's dtype.
     normed: OnceLock<Storage>,
 }
 
@@ -113,7 +106,7 @@ impl InplaceOp3 for AddNorm {
         let x = Scattered::new(elements_mut::<f32>(x, x_layout)?);
         for_each_range(y.len() / n, rms_norm::GRAIN, |range| {
             let all = range.start * n..range.end * n;
-            // SAFETY: each row is one thread's.
+            // SAFETY: each row belongs to one thread.
             let (x, out) = unsafe { (x.slice(all.clone()), out.slice(all.clone())) };
             for (x, y) in x.iter_mut().zip(&y[all]) {
                 *x += y;
@@ -128,37 +121,24 @@ impl InplaceOp3 for AddNorm {
         Ok(())
     }
 
-    #[cfg(feature = "cuda")]
     fn cuda_fwd(
         &self,
-        x: &mut candle_core::CudaStorage,
+        x: &mut CudaStorage,
         x_layout: &Layout,
-        y: &candle_core::CudaStorage,
+        y: &CudaStorage,
         y_layout: &Layout,
-        weight: &candle_core::CudaStorage,
+        weight: &CudaStorage,
         weight_layout: &Layout,
     ) -> Result<()> {
-        use super::cuda::{Launch, View, ViewMut, alloc};
-        check(x_layout, y_layout)?;
-        let (shape, n) = (x_layout.shape(), rms_norm::check(x_layout, weight_layout)?);
-        let weight = View::new(weight, weight_layout)?;
-        let device = x.device.clone();
-        let mut normed = alloc(&device, weight.dtype(), shape)?;
-        let launch = Launch::new(&device, "add_rms_norm", weight.dtype())?
-            .write(&ViewMut::new(&mut normed, &Layout::contiguous(shape))?)
-            .write(&ViewMut::new(x, x_layout)?.of(candle_core::DType::F32)?)
-            .read(&View::new(y, y_layout)?.of(weight.dtype())?)
-            .read(&weight)
-            .size(n)?
-            .f32(self.eps);
-        // SAFETY: add_rms_norm's arguments; x, y and the result have rows of n values.
-        unsafe { launch.run_rows(shape.elem_count() / n.max(1)) }?;
+        let x = (x, x_layout);
+        let normed = cuda::add_rms_norm(x, (y, y_layout), (weight, weight_layout), self.eps)?;
         self.keep(Storage::Cuda(normed));
         Ok(())
     }
 }
 
-fn check(x: &Layout, y: &Layout) -> Result<()> {
+/// Checks that both have one shape.
+pub(super) fn check(x: &Layout, y: &Layout) -> Result<()> {
     if x.shape() != y.shape() {
         let (x, y) = (x.shape(), y.shape());
         candle_core::bail!("residual-add: {x:?} and {y:?}");

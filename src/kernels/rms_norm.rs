@@ -1,13 +1,14 @@
 //! RMS normalisation, `y = w·x·r` with `r = 1/√(mean(x²) + ε)`, and its backward pass.
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CudaStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::cpu::element::{elements, values};
 use super::cpu::parallel::{Scattered, for_each_range};
 use super::cpu::simd::{Arithmetic, LANES, Vectorised, dispatch, sum_lanes};
+use super::cuda;
 
-/// Rows `[…, n]` normalised, times the weight `[n]`; `x` is in f32, the result in the weight's dtype (which is
-/// f32 on the CPU).
+/// Rows `[…, n]` normalised, times the weight `[n]`. `x` is in f32, the result in the weight's dtype
+/// (f32 on the CPU).
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
     x.apply_op2_no_bwd(weight, &Forward { eps })
 }
@@ -36,7 +37,7 @@ impl CustomOp2 for Forward {
         let out = Scattered::new(&mut y);
         for_each_range(x.len() / n, GRAIN, |range| {
             let all = range.start * n..range.end * n;
-            // SAFETY: each row is one thread's.
+            // SAFETY: each row belongs to one thread.
             let y = unsafe { out.slice(all.clone()) };
             for (x, y) in x[all].chunks_exact(n).zip(y.chunks_exact_mut(n)) {
                 y.copy_from_slice(x);
@@ -50,31 +51,18 @@ impl CustomOp2 for Forward {
         Ok((CpuStorage::F32(y), shape.clone()))
     }
 
-    #[cfg(feature = "cuda")]
     fn cuda_fwd(
         &self,
-        x: &candle_core::CudaStorage,
+        x: &CudaStorage,
         x_layout: &Layout,
-        weight: &candle_core::CudaStorage,
+        weight: &CudaStorage,
         weight_layout: &Layout,
-    ) -> Result<(candle_core::CudaStorage, Shape)> {
-        use super::cuda::{Launch, View, ViewMut, alloc};
-        let (shape, n) = (x_layout.shape(), check(x_layout, weight_layout)?);
-        let weight = View::new(weight, weight_layout)?;
-        let mut y = alloc(&x.device, weight.dtype(), shape)?;
-        let launch = Launch::new(&x.device, "rms_norm", weight.dtype())?
-            .write(&ViewMut::new(&mut y, &Layout::contiguous(shape))?)
-            .read(&View::new(x, x_layout)?.of(candle_core::DType::F32)?)
-            .read(&weight)
-            .size(n)?
-            .f32(self.eps);
-        // SAFETY: rms_norm's arguments; x and y have rows of n values.
-        unsafe { launch.run_rows(shape.elem_count() / n.max(1)) }?;
-        Ok((y, shape.clone()))
+    ) -> Result<(CudaStorage, Shape)> {
+        cuda::rms_norm((x, x_layout), (weight, weight_layout), self.eps)
     }
 }
 
-/// How many values a row has, once the weight is known to fit.
+/// Values per row, if the weight fits them.
 pub(super) fn check(x: &Layout, weight: &Layout) -> Result<usize> {
     let (shape, n) = (x.shape(), weight.shape().elem_count());
     if shape.dims().last() != Some(&n) {
@@ -83,7 +71,7 @@ pub(super) fn check(x: &Layout, weight: &Layout) -> Result<usize> {
     Ok(n)
 }
 
-/// Rows that a thread takes at least.
+/// Rows per thread, at least.
 pub(super) const GRAIN: usize = 8;
 
 /// Normalises a row in place.
@@ -106,18 +94,17 @@ impl Vectorised for Normalise<'_> {
     }
 }
 
-/// The gradient of `x` `[…, n]` from that of the result: `r·(w∘dy − x·r²·mean(w∘dy∘x))`.
+/// Gradient of `x` `[…, n]` from the gradient of the result: `r·(w∘dy − x·r²·mean(w∘dy∘x))`.
 pub fn rms_norm_backward(x: &Tensor, weight: &Tensor, dy: &Tensor, eps: f32) -> Result<Tensor> {
     x.apply_op3_no_bwd(weight, dy, &Backward { eps })
 }
 
-/// The gradient of the weight `[n]`: the sum over rows of `dy∘x·r`.
+/// Gradient of the weight `[n]`: the sum over rows of `dy∘x·r`.
 pub fn rms_norm_weight_gradient(x: &Tensor, dy: &Tensor, eps: f32) -> Result<Tensor> {
-    let n = x.dim(candle_core::D::Minus1)?;
-    #[cfg(feature = "cuda")]
     if x.device().is_cuda() {
-        return super::cuda::training::rms_norm_weight_gradient(x, dy, n, eps);
+        return cuda::rms_norm_weight_gradient(x, dy, eps);
     }
+    let [_, n] = check_weight_gradient(x, dy)?;
     let (xv, dy) = (values(x)?, values(dy)?);
     let mut gradient = vec![0f32; n];
     for (x, dy) in xv.chunks_exact(n).zip(dy.chunks_exact(n)) {
@@ -160,7 +147,7 @@ impl CustomOp3 for Backward {
             for row in range {
                 let row = row * n..(row + 1) * n;
                 let (x, dy) = (&x[row.clone()], &dy[row.clone()]);
-                // SAFETY: each row is one thread's.
+                // SAFETY: each row belongs to one thread.
                 let dx = unsafe { out.slice(row) };
                 let inverse = dispatch(Inverse { x, eps: self.eps });
                 dispatch(Row {
@@ -175,36 +162,31 @@ impl CustomOp3 for Backward {
         Ok((CpuStorage::F32(dx), shape.clone()))
     }
 
-    #[cfg(feature = "cuda")]
     fn cuda_fwd(
         &self,
-        x: &candle_core::CudaStorage,
+        x: &CudaStorage,
         x_layout: &Layout,
-        weight: &candle_core::CudaStorage,
+        weight: &CudaStorage,
         weight_layout: &Layout,
-        dy: &candle_core::CudaStorage,
+        dy: &CudaStorage,
         dy_layout: &Layout,
-    ) -> Result<(candle_core::CudaStorage, Shape)> {
-        use super::cuda::{Launch, View, ViewMut, alloc};
-        use candle_core::DType::F32;
-        let n = check_gradient(x_layout, weight_layout, dy_layout)?;
-        let shape = x_layout.shape();
-        let mut dx = alloc(&x.device, F32, shape)?;
-        let launch = Launch::single(&x.device, "rms_norm_backward")?
-            .write(&ViewMut::new(&mut dx, &Layout::contiguous(shape))?)
-            .read(&View::new(x, x_layout)?.of(F32)?)
-            .read(&View::new(weight, weight_layout)?.of(F32)?)
-            .read(&View::new(dy, dy_layout)?.of(F32)?)
-            .size(n)?
-            .f32(self.eps);
-        // SAFETY: rms_norm_backward's arguments; all have rows of n values.
-        unsafe { launch.run_rows(shape.elem_count() / n.max(1)) }?;
-        Ok((dx, shape.clone()))
+    ) -> Result<(CudaStorage, Shape)> {
+        let weight = (weight, weight_layout);
+        cuda::rms_norm_backward((x, x_layout), weight, (dy, dy_layout), self.eps)
     }
 }
 
-/// How many values a row has, once the gradient and the weight are known to fit.
-fn check_gradient(x: &Layout, weight: &Layout, dy: &Layout) -> Result<usize> {
+/// `[rows, n]` of `x`, if the gradient has its size.
+pub(super) fn check_weight_gradient(x: &Tensor, dy: &Tensor) -> Result<[usize; 2]> {
+    let n = x.dim(candle_core::D::Minus1)?;
+    if x.elem_count() != dy.elem_count() {
+        candle_core::bail!("rms-norm backward: x {x:?}, gradient {dy:?}");
+    }
+    Ok([x.elem_count() / n.max(1), n])
+}
+
+/// Values per row, if the weight and the gradient fit them.
+pub(super) fn check_gradient(x: &Layout, weight: &Layout, dy: &Layout) -> Result<usize> {
     let (shape, n) = (x.shape(), weight.shape().elem_count());
     if shape.dims().last() != Some(&n) || dy.shape() != shape {
         let dy = dy.shape();

@@ -1,27 +1,29 @@
-//! Rotary position embedding, in place: heads are turned where a fused product has put them.
+//! Rotary position embedding, in place, since the heads are part of a fused product.
 
-use candle_core::{CpuStorage, InplaceOp3, Layout, Result, Tensor};
+use candle_core::{CpuStorage, CudaStorage, InplaceOp3, Layout, Result, Tensor};
 
 use super::cpu::element::{elements, rows_mut, values};
 use super::cpu::parallel::{Scattered, for_each_range};
 use super::cpu::simd::{Arithmetic, Vectorised, dispatch};
+use super::cuda;
 use super::rms_norm::Normalise;
 
-/// Turns heads `[rows, heads, dim]` (in the activations' dtype, a view with contiguous rows too) by the angles of their rows,
-/// whose cosines and sines are `[rows, dim / 2]`: value `i` together with value `i + dim / 2`. Where
-/// heads have norms, each is normalised first (see [`super::rms_norm`]).
+/// Rotates heads `[rows, heads, dim]` by the angles of their rows: value `i` of a head together with
+/// value `i + dim / 2`. The heads are in the activations' dtype and may be a view with contiguous rows;
+/// `cos` and `sin` are `[rows, dim / 2]`. If heads have norms, each is normalised first (see
+/// [`super::rms_norm`]).
 pub fn rotate(heads: &Tensor, cos: &Tensor, sin: &Tensor, norms: Option<HeadNorms>) -> Result<()> {
     heads.inplace_op3(cos, sin, &Rotate { norms })
 }
 
-/// Norms of heads, each with its weight `[dim]`.
+/// RMS norms of the heads, each with a weight `[dim]`.
 #[derive(Clone, Copy)]
 pub struct HeadNorms<'a> {
-    /// Of the first heads.
+    /// Weight for the first heads.
     pub queries: &'a Tensor,
-    /// How many these are.
+    /// Number of these.
     pub query_heads: usize,
-    /// Of the heads after them.
+    /// Weight for the heads after them.
     pub keys: &'a Tensor,
     pub eps: f32,
 }
@@ -30,7 +32,7 @@ struct Rotate<'a> {
     norms: Option<HeadNorms<'a>>,
 }
 
-/// Rows that a thread takes at least.
+/// Rows per thread, at least.
 const GRAIN: usize = 8;
 
 impl InplaceOp3 for Rotate<'_> {
@@ -47,7 +49,7 @@ impl InplaceOp3 for Rotate<'_> {
         sin: &CpuStorage,
         sin_layout: &Layout,
     ) -> Result<()> {
-        let [rows, heads, dim] = self.check(x_layout, [cos_layout, sin_layout])?;
+        let [rows, heads, dim] = check(x_layout, [cos_layout, sin_layout], self.norms.as_ref())?;
         let half = dim / 2;
         let norms = match &self.norms {
             Some(norms) => Some((values(norms.queries)?, values(norms.keys)?, norms)),
@@ -61,7 +63,7 @@ impl InplaceOp3 for Rotate<'_> {
         let x = Scattered::new(x);
         for_each_range(rows, GRAIN, |range| {
             for row in range {
-                // SAFETY: each row is one thread's.
+                // SAFETY: each row belongs to one thread.
                 let heads = unsafe { x.slice(row * stride..row * stride + heads * dim) };
                 let angles = row * half..(row + 1) * half;
                 let (cos, sin) = (&cos[angles.clone()], &sin[angles]);
@@ -81,66 +83,35 @@ impl InplaceOp3 for Rotate<'_> {
         Ok(())
     }
 
-    #[cfg(feature = "cuda")]
     fn cuda_fwd(
         &self,
-        x: &mut candle_core::CudaStorage,
+        x: &mut CudaStorage,
         x_layout: &Layout,
-        cos: &candle_core::CudaStorage,
+        cos: &CudaStorage,
         cos_layout: &Layout,
-        sin: &candle_core::CudaStorage,
+        sin: &CudaStorage,
         sin_layout: &Layout,
     ) -> Result<()> {
-        use super::cuda::{Launch, View, ViewMut};
-        use candle_core::DType;
-        let [rows, heads, dim] = self.check(x_layout, [cos_layout, sin_layout])?;
-        let device = x.device.clone();
-        let (x, stride) = ViewMut::rows(x, x_layout)?;
-        let launch = Launch::new(&device, "rotate", x.dtype())?
-            .write(&x)
-            .u64(stride as u64)
-            .read(&View::new(cos, cos_layout)?.of(DType::F32)?)
-            .read(&View::new(sin, sin_layout)?.of(DType::F32)?);
-        let launch = match &self.norms {
-            None => launch.null().null().u32(0).f32(0.0),
-            Some(norms) => launch
-                .u64(norm_on_gpu(norms.queries, x.dtype())?)
-                .u64(norm_on_gpu(norms.keys, x.dtype())?)
-                .size(norms.query_heads)?
-                .f32(norms.eps),
-        };
-        let launch = launch.size(heads)?.size(dim)?;
-        // SAFETY: rotate's arguments; rows, heads and angles are of the shapes that were checked.
-        unsafe { launch.run_rows(rows) }
+        let angles = [(cos, cos_layout), (sin, sin_layout)];
+        cuda::rotate((x, x_layout), angles, self.norms.as_ref())
     }
 }
 
-impl Rotate<'_> {
-    /// `[rows, heads, dim]`, once the angles and the norm are known to fit.
-    fn check(&self, x: &Layout, angles: [&Layout; 2]) -> Result<[usize; 3]> {
-        let (rows, heads, dim) = x.shape().dims3()?;
-        let norm_fits = self
-            .norms
-            .is_none_or(|norms| [norms.queries, norms.keys].map(Tensor::elem_count) == [dim, dim]);
-        let angles_fit = angles.map(|layout| layout.shape().dims() == [rows, dim / 2]);
-        if dim % 2 != 0 || angles_fit != [true, true] || !norm_fits {
-            let (x, cos) = (x.shape(), angles[0].shape());
-            candle_core::bail!("rotate: heads {x:?}, angles {cos:?}");
-        }
-        Ok([rows, heads, dim])
+/// `[rows, heads, dim]`, if the angles and the norms fit.
+pub(super) fn check(
+    x: &Layout,
+    angles: [&Layout; 2],
+    norms: Option<&HeadNorms>,
+) -> Result<[usize; 3]> {
+    let (rows, heads, dim) = x.shape().dims3()?;
+    let norms_fit =
+        norms.is_none_or(|norms| [norms.queries, norms.keys].map(Tensor::elem_count) == [dim, dim]);
+    let angles_fit = angles.map(|layout| layout.shape().dims() == [rows, dim / 2]);
+    if dim % 2 != 0 || angles_fit != [true, true] || !norms_fit {
+        let (x, cos) = (x.shape(), angles[0].shape());
+        candle_core::bail!("rotate: heads {x:?}, angles {cos:?}");
     }
-}
-
-/// Where a norm's weight lies: the caller holds the tensor until after the launch.
-#[cfg(feature = "cuda")]
-fn norm_on_gpu(weight: &Tensor, dtype: candle_core::DType) -> Result<u64> {
-    let (weight, layout) = weight.storage_and_layout();
-    match &*weight {
-        candle_core::Storage::Cuda(weight) => {
-            Ok(super::cuda::View::new(weight, layout)?.of(dtype)?.pointer())
-        }
-        _ => candle_core::bail!("rotate: a norm that is not on the GPU"),
-    }
+    Ok([rows, heads, dim])
 }
 
 struct Head<'a> {

@@ -1,82 +1,83 @@
-//! From rows of logits to tokens: the likeliest, or drawn. What is no finite number is never chosen.
+//! Token sampling from rows of logits, greedy or random. Non-finite logits count as −∞.
 
-use candle_core::{Result, Storage, Tensor};
+use candle_core::{Result, Tensor};
 
-use super::cpu::element::elements;
+use super::cpu::element::values;
 use super::cpu::parallel::{Scattered, for_each_range};
+use super::cuda;
 
-/// How a token is chosen by its row.
+/// How a token is sampled from its row of logits.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum SamplingMethod {
-    /// The greatest logit, the first among equals.
+    /// The token with the greatest logit, the first among equals.
     Greedy,
+    /// A random token of a distribution.
     Random(RandomSampling),
 }
 
-/// From the distribution that temperature, min_p, top_k and top_p leave, in this order, as vLLM does.
+/// Random sampling after temperature, min_p, top_k and top_p, applied in this order as in vLLM.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RandomSampling {
     /// Above 0.
     pub temperature: f32,
-    /// The least share of the likeliest token's probability that is kept.
+    /// Tokens below this share of the likeliest token's probability are dropped.
     pub min_p: f32,
-    /// How many of the likeliest are kept; at least 1.
+    /// Number of the likeliest tokens that are kept; at least 1.
     pub top_k: Option<usize>,
-    /// The likeliest are kept that have this share of the rest together; at least one is.
+    /// The likeliest tokens that together reach this share of the remaining probability are kept, at
+    /// least one.
     pub top_p: f32,
-    /// Where in what is left, in the order of the tokens: from 0 to below 1.
+    /// Position within the remaining probability, with tokens in ascending order; in `[0, 1)`.
     pub random: f64,
 }
 
 impl SamplingMethod {
-    /// The token by a row of logits `[vocab]`; `None` where none is finite.
-    pub fn of(&self, logits: &[f32]) -> Option<u32> {
+    /// Samples a token from a row of logits `[vocab]`; `None` if no logit is finite.
+    pub fn sample(&self, logits: &[f32]) -> Option<u32> {
         let best = argmax(logits)?;
         Some(match self {
             Self::Greedy => best,
-            Self::Random(drawing) => drawing.draw(logits, best),
+            Self::Random(random) => random.sample(logits, best),
         })
     }
 }
 
-/// Tokens by rows of logits `[rows, vocab]` (f32): each choice with its row; `None` where a row has no finite number.
-/// Where the logits are on a GPU, the tokens alone are copied from it. (What is drawn there by the same number may be
-/// another token where rounding decides: weights are summed in units of 2⁻⁴⁰ of the likeliest's.)
+/// Samples one token for each method, from its row of logits `[rows, vocab]` in f32; `None` if the row
+/// has no finite logit. From a GPU only the tokens are copied. A GPU sums weights in units of 2⁻⁴⁰ of
+/// the likeliest token's weight, so with the same `random` it may sample another token where rounding
+/// decides.
 ///
 /// # Errors
 /// There is no such row.
-pub fn sample(logits: &Tensor, choices: &[(u32, SamplingMethod)]) -> Result<Vec<Option<u32>>> {
-    let (rows, vocabulary) = logits.dims2()?;
-    if let Some((row, _)) = choices.iter().find(|(row, _)| *row as usize >= rows) {
-        candle_core::bail!("choose: row {row} of {rows}");
+pub fn sample(logits: &Tensor, methods: &[(u32, SamplingMethod)]) -> Result<Vec<Option<u32>>> {
+    if logits.device().is_cuda() {
+        return cuda::sample(logits, methods);
     }
-    let (storage, layout) = logits.storage_and_layout();
-    match &*storage {
-        Storage::Cpu(storage) => {
-            let logits = elements::<f32>(storage, layout)?;
-            let mut tokens = vec![None; choices.len()];
-            let out = Scattered::new(&mut tokens);
-            for_each_range(choices.len(), 1, |range| {
-                for at in range {
-                    let (row, choice) = &choices[at];
-                    let token = choice.of(&logits[*row as usize * vocabulary..][..vocabulary]);
-                    // SAFETY: each is one thread's.
-                    unsafe { out.write(at, token) };
-                }
-            });
-            Ok(tokens)
+    let vocabulary = check(logits, methods)?;
+    let logits = values(logits)?;
+    let mut tokens = vec![None; methods.len()];
+    let out = Scattered::new(&mut tokens);
+    for_each_range(methods.len(), 1, |range| {
+        for index in range {
+            let (row, method) = &methods[index];
+            let token = method.sample(&logits[*row as usize * vocabulary..][..vocabulary]);
+            // SAFETY: each token belongs to one thread.
+            unsafe { out.write(index, token) };
         }
-        #[cfg(feature = "cuda")]
-        Storage::Cuda(storage) => {
-            let logits = super::cuda::View::new(storage, layout)?;
-            // SAFETY: the rows are there (checked).
-            unsafe { super::cuda::sample(&storage.device, logits, vocabulary, choices) }
-        }
-        _ => candle_core::bail!("nothing is chosen on this device"),
+    });
+    Ok(tokens)
+}
+
+/// Logits per row, if there are all rows.
+pub(super) fn check(logits: &Tensor, methods: &[(u32, SamplingMethod)]) -> Result<usize> {
+    let (rows, vocabulary) = logits.dims2()?;
+    match methods.iter().find(|(row, _)| *row as usize >= rows) {
+        Some((row, _)) => candle_core::bail!("sample: row {row} of {rows}"),
+        None => Ok(vocabulary),
     }
 }
 
-/// The greatest finite logit of a row, the first among equals; `None` where there is none.
+/// Token of the greatest finite logit of a row, the first among equals; `None` if there is none.
 pub fn argmax(logits: &[f32]) -> Option<u32> {
     let finite = |logit: f32| {
         if logit.is_finite() {
@@ -85,20 +86,24 @@ pub fn argmax(logits: &[f32]) -> Option<u32> {
             f32::NEG_INFINITY
         }
     };
-    let most = logits
+    let max = logits
         .iter()
-        .fold(f32::NEG_INFINITY, |most, &x| most.max(finite(x)));
-    let at = logits.iter().position(|&x| x == most)?;
-    (most > f32::NEG_INFINITY).then_some(at as u32)
+        .fold(f32::NEG_INFINITY, |max, &x| max.max(finite(x)));
+    let index = logits.iter().position(|&x| x == max)?;
+    (max > f32::NEG_INFINITY).then_some(index as u32)
 }
 
 impl RandomSampling {
-    fn draw(&self, logits: &[f32], best: u32) -> u32 {
-        let most = logits[best as usize];
+    /// Samples a token from a row of logits, of which `best` is the argmax.
+    fn sample(&self, logits: &[f32], best: u32) -> u32 {
+        let max = logits[best as usize];
         // Relative to the best token, so that no exponential overflows.
-        let weight = |logit: f32| match logit.is_finite() {
-            true => ((logit - most) / self.temperature).exp(),
-            false => 0.0,
+        let weight = |logit: f32| {
+            if logit.is_finite() {
+                ((logit - max) / self.temperature).exp()
+            } else {
+                0.0
+            }
         };
         let weights = logits.iter().map(|&logit| weight(logit));
         let keep = |weight: f32| weight > 0.0 && weight >= self.min_p;
@@ -113,7 +118,7 @@ impl RandomSampling {
         if self.top_p < 1.0 {
             keep_top_p(&mut kept, self.top_p);
         }
-        // In a fixed order, so that a seed's tokens do not hang on how a partial sort left them.
+        // In a fixed order, so that the tokens of a seed do not depend on how a partial sort left them.
         kept.sort_unstable_by_key(|&(token, _)| token);
         let total: f64 = kept.iter().map(|&(_, weight)| f64::from(weight)).sum();
         let mut left = self.random * total;
@@ -123,21 +128,21 @@ impl RandomSampling {
                 return token;
             }
         }
-        // Rounding may leave a crumb of the total.
+        // Rounding may leave a rest of the total.
         kept.last().map_or(best, |&(token, _)| token)
     }
 }
 
-/// Heavier first; among equals the lower token.
+/// Order by descending weight; equal weights by ascending token.
 pub fn heavier(a: &(u32, f32), b: &(u32, f32)) -> std::cmp::Ordering {
     b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
 }
 
-/// Keeps the heaviest tokens whose weights reach the share `top_p` of the total, at least one.
+/// Keeps the heaviest tokens whose weights together reach the share `top_p` of the total, at least one.
 fn keep_top_p(kept: &mut Vec<(u32, f32)>, top_p: f32) {
     let total: f64 = kept.iter().map(|&(_, weight)| f64::from(weight)).sum();
     let wanted = total * f64::from(top_p);
-    // Mostly a few tokens suffice: sort no more than needed.
+    // Usually a few tokens suffice: sort no more than needed.
     let mut sorted = 64;
     loop {
         sorted = sorted.min(kept.len());
@@ -173,34 +178,31 @@ mod tests {
             [f32::NAN, f32::NAN, f32::INFINITY, f32::NEG_INFINITY],
         ];
         let logits = Tensor::new(&rows, &Device::Cpu).unwrap();
-        let of = |rows: &[u32]| {
-            let choices: Vec<_> = rows
-                .iter()
-                .map(|&row| (row, SamplingMethod::Greedy))
-                .collect();
-            sample(&logits, &choices)
+        let greedy = |rows: &[u32]| {
+            let methods = rows.iter().map(|&row| (row, SamplingMethod::Greedy));
+            sample(&logits, &methods.collect::<Vec<_>>())
         };
-        assert_eq!(of(&[0, 1, 2]).unwrap(), [Some(1), Some(2), None]);
-        assert_eq!(of(&[2, 0]).unwrap(), [None, Some(1)]);
-        assert!(of(&[3]).is_err());
+        assert_eq!(greedy(&[0, 1, 2]).unwrap(), [Some(1), Some(2), None]);
+        assert_eq!(greedy(&[2, 0]).unwrap(), [None, Some(1)]);
+        assert!(greedy(&[3]).is_err());
     }
 
     #[test]
-    fn tokens_are_drawn_in_their_order() {
-        // Weights 1, 1/2, 1/4, nothing, 1/4.
+    fn random_tokens_come_in_the_order_of_their_ids() {
+        // Weights 1, 1/2, 1/4, 0, 1/4.
         let logits = [0f32, -2f32.ln(), -4f32.ln(), f32::NAN, -4f32.ln()];
-        let drawn = |random, change: fn(&mut RandomSampling)| {
-            let mut drawing = RandomSampling {
+        let sampled = |random, change: fn(&mut RandomSampling)| {
+            let mut method = RandomSampling {
                 temperature: 1.0,
                 min_p: 0.0,
                 top_k: None,
                 top_p: 1.0,
                 random,
             };
-            change(&mut drawing);
-            SamplingMethod::Random(drawing).of(&logits).unwrap()
+            change(&mut method);
+            SamplingMethod::Random(method).sample(&logits).unwrap()
         };
-        let all = |change| [0.0, 0.49, 0.51, 0.74, 0.76, 0.88, 0.99].map(|r| drawn(r, change));
+        let all = |change| [0.0, 0.49, 0.51, 0.74, 0.76, 0.88, 0.99].map(|r| sampled(r, change));
         assert_eq!(all(|_| ()), [0, 0, 1, 1, 2, 4, 4]);
         assert_eq!(all(|d| d.top_k = Some(3)), [0, 0, 0, 1, 1, 2, 2]);
         assert_eq!(all(|d| d.top_p = 0.7), [0, 0, 0, 1, 1, 1, 1]);
@@ -209,7 +211,7 @@ mod tests {
     }
 
     proptest! {
-        /// The partial sort of top_p keeps just what a whole sort keeps.
+        /// The partial sort of top_p keeps exactly the tokens that a full sort keeps.
         #[test]
         fn top_p_equals_a_full_sort(
             weights in prop::collection::vec(0.001f32..1.0, 1..700), top_p in 0.0f32..1.0,

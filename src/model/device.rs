@@ -1,4 +1,4 @@
-//! The only place that picks a device and its dtypes.
+//! Choice of the device and its dtypes, which is made nowhere else.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,6 +7,7 @@ use candle_core::{DType, Device};
 
 use super::config::ModelConfig;
 use super::error::ModelError;
+use crate::kernels::cuda;
 
 /// The dtype that projection weights, embeddings and KV blocks are resident in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,14 +55,15 @@ impl Dtype {
     }
 }
 
-/// Where a base is resident.
+/// Device that a base is resident on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceSpec {
-    /// The first GPU where this build has kernels for one and the machine has one, or the CPU.
+    /// The first GPU if this build has CUDA kernels and the machine has a GPU, else the CPU.
     #[default]
     Auto,
+    /// The CPU.
     Cpu,
-    /// An NVIDIA GPU by its number.
+    /// An NVIDIA GPU by its ordinal.
     Cuda(usize),
 }
 
@@ -73,7 +75,9 @@ impl FromStr for DeviceSpec {
         match text {
             "auto" => Ok(Self::Auto),
             "cpu" => Ok(Self::Cpu),
-            _ if text.starts_with("cuda") && !HAS_CUDA => Err(format!("{text:?}: {NO_CUDA}")),
+            _ if text.starts_with("cuda") && !cuda::AVAILABLE => {
+                Err(format!("{text:?}: {NO_CUDA}"))
+            }
             "cuda" => Ok(Self::Cuda(0)),
             _ => {
                 let gpu = text.strip_prefix("cuda:").and_then(number);
@@ -95,7 +99,7 @@ impl fmt::Display for DeviceSpec {
 }
 
 impl DeviceSpec {
-    /// The CPU where the device is left open.
+    /// The same device, with the CPU for [`Self::Auto`].
     pub fn or_cpu(self) -> Self {
         match self {
             Self::Auto => Self::Cpu,
@@ -103,7 +107,7 @@ impl DeviceSpec {
         }
     }
 
-    /// Whether a GPU is asked for by name.
+    /// Whether a GPU is named.
     pub fn is_gpu(self) -> bool {
         matches!(self, Self::Cuda(_))
     }
@@ -111,7 +115,7 @@ impl DeviceSpec {
     /// Opens the device.
     ///
     /// # Errors
-    /// A GPU is asked for and there is none, or this build knows none.
+    /// A GPU is named, and the machine has none or this build has no CUDA kernels.
     fn open(self) -> Result<Device, ModelError> {
         match self {
             Self::Cpu => Ok(Device::Cpu),
@@ -119,44 +123,42 @@ impl DeviceSpec {
                 device: self.to_string(),
                 reason,
             }),
-            Self::Auto if !HAS_CUDA => Ok(Device::Cpu),
+            Self::Auto if !cuda::AVAILABLE => Ok(Device::Cpu),
             Self::Auto => Ok(open_gpu(0).unwrap_or_else(|reason| {
-                tracing::warn!("the base goes to the CPU: {reason}");
+                tracing::warn!("the base is loaded on the CPU: {reason}");
                 Device::Cpu
             })),
         }
     }
 }
 
-const HAS_CUDA: bool = cfg!(feature = "cuda");
 const NO_CUDA: &str = "this build has no CUDA kernels (cargo build --features cuda)";
 
-/// Opens a GPU, or says in a line why not.
-#[cfg(feature = "cuda")]
+/// Opens a GPU.
+///
+/// # Errors
+/// The reason, in one line.
 fn open_gpu(number: usize) -> Result<Device, String> {
-    let first_line = |error: candle_core::Error| {
-        // The rest is a backtrace.
+    if !cuda::AVAILABLE {
+        return Err(NO_CUDA.to_owned());
+    }
+    cuda::open(number).map_err(|error| {
+        // The lines after the first are a backtrace.
         let text = error.to_string();
         text.lines().next().unwrap_or_default().to_owned()
-    };
-    crate::kernels::cuda::open(number).map_err(first_line)
+    })
 }
 
-#[cfg(not(feature = "cuda"))]
-fn open_gpu(_: usize) -> Result<Device, String> {
-    Err(NO_CUDA.to_owned())
-}
-
-/// A device with the dtypes that a base uses on it.
+/// An opened device, with the dtypes that a base uses on it.
 #[derive(Clone, Debug)]
 pub(super) struct Placement {
     pub device: Device,
-    /// Projection weights and embeddings.
+    /// Dtype of projection weights and embeddings.
     pub weights: DType,
-    /// Activations, norms and biases (but for the residual stream, which is in f32): the kernels of the CPU
-    /// compute in f32, those of a GPU multiply what has the weights' dtype.
+    /// Dtype of activations, norms and biases; the residual stream is always f32. CPU kernels compute in
+    /// f32; GPU kernels multiply operands of the weights' dtype.
     pub activations: DType,
-    /// Keys and values.
+    /// Dtype of keys and values.
     pub cache: DType,
 }
 
@@ -164,7 +166,7 @@ impl Placement {
     /// Opens the device for a base of that dtype.
     ///
     /// # Errors
-    /// As [`DeviceSpec`]'s device cannot be opened.
+    /// The device cannot be opened.
     pub fn new(spec: DeviceSpec, dtype: Dtype) -> Result<Self, ModelError> {
         let device = spec.open()?;
         let activations = match &device {
@@ -179,50 +181,38 @@ impl Placement {
         })
     }
 
-    /// What the device is called.
+    /// Name of the device.
     pub fn name(&self) -> String {
         match &self.device {
-            #[cfg(feature = "cuda")]
-            Device::Cuda(device) => crate::kernels::cuda::name(device),
+            Device::Cuda(device) => cuda::name(device),
             _ => "the CPU".to_owned(),
         }
     }
 
-    /// Checks that there are kernels for a base's heads.
+    /// Checks that there are kernels for a base's attention heads.
     ///
     /// # Errors
-    /// If there are none.
+    /// There are none.
     pub fn check_heads(&self, config: &ModelConfig) -> Result<(), ModelError> {
-        match self.device {
-            #[cfg(feature = "cuda")]
-            Device::Cuda(_) => {
-                let group = config.heads / config.kv_heads;
-                let takes = crate::kernels::cuda::takes_heads(config.head_dim, group);
-                takes.then_some(()).ok_or(ModelError::Heads {
-                    dim: config.head_dim,
-                    group,
-                })
-            }
-            _ => {
-                let _ = config;
-                Ok(())
-            }
+        let (dim, group) = (config.head_dim, config.heads / config.kv_heads);
+        if self.device.is_cuda() && !cuda::takes_heads(dim, group) {
+            return Err(ModelError::Heads { dim, group });
         }
+        Ok(())
     }
 
-    /// Bytes of memory that are free on the device, if it is not the CPU.
+    /// Free memory of the device in bytes; `None` for the CPU.
     pub fn free_memory(&self) -> Option<usize> {
         match &self.device {
-            #[cfg(feature = "cuda")]
-            Device::Cuda(device) => crate::kernels::cuda::free_memory(device).ok(),
+            Device::Cuda(device) => cuda::free_memory(device).ok(),
             _ => None,
         }
     }
 
-    /// Checks that a base can be kept quantised there.
+    /// Checks that a base can stay quantised on the device.
     ///
     /// # Errors
-    /// If it is not the CPU.
+    /// The device is not the CPU.
     pub fn check_keep_quantized(&self) -> Result<(), ModelError> {
         match self.device {
             Device::Cpu => Ok(()),
@@ -230,11 +220,11 @@ impl Placement {
         }
     }
 
-    /// Checks that there is room for so many bytes of keys and values, which are taken at once: where an
-    /// allocation that fails would end the process.
+    /// Checks that the CPU has room for that many bytes of keys and values. They are allocated at once, and
+    /// an allocation that fails would abort the process.
     ///
     /// # Errors
-    /// If there is not.
+    /// There is not enough memory.
     pub fn check_room(&self, bytes: usize) -> Result<(), ModelError> {
         if let Device::Cpu = self.device {
             let room = Vec::<u8>::new().try_reserve_exact(bytes);

@@ -6,13 +6,13 @@ use candle_core::Device;
 
 use super::error::ModelError;
 use super::weights::{Projection, layers};
-use crate::kernels::ticket::overlay::{Layouts, WeightDeltas};
+use crate::kernels::ticket::overlay::{DeviceLayout, WeightDeltas};
 use crate::ticket::{BaseManifest, BoundTicket, Ticket};
 
 /// Layout of a ticket on the base's device, for the sparse product beside the resident weights. On
 /// a GPU, apply and revert walk it too.
 pub struct TicketLayout {
-    layouts: Layouts,
+    layouts: DeviceLayout,
 }
 
 /// Index of a layer's fused weight among all fused weights of the base.
@@ -36,12 +36,12 @@ impl TicketLayout {
                 base: manifest.fingerprint,
             });
         }
-        let layouts = Layouts::new(&fused(ticket, manifest), device)?;
+        let layouts = DeviceLayout::new(&fused(ticket, manifest), device)?;
         Ok(Self { layouts })
     }
 
     /// Layouts of the touched weights, by [`weight_number`].
-    pub(crate) fn layouts(&self) -> &Layouts {
+    pub(crate) fn layouts(&self) -> &DeviceLayout {
         &self.layouts
     }
 
@@ -86,7 +86,7 @@ impl TicketMemory {
     /// Upper bound of the bytes that a loaded ticket of the base takes.
     pub fn bytes_of(&self, ticket: &Ticket, base: &BaseManifest) -> usize {
         let layout = self.layouts_on.as_ref();
-        let layout = layout.map_or(0, |device| Layouts::bytes_for(&fused(ticket, base), device));
+        let layout = layout.map_or(0, |device| DeviceLayout::bytes_for(&fused(ticket, base), device));
         ticket.resident_bytes() + layout
     }
 }

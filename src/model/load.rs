@@ -17,7 +17,7 @@ use super::progress::{Progress, Stage};
 use super::resident::Resident;
 use super::source::Source;
 use super::weights::{Loader, is_adaptable, parameters};
-use crate::kernels::ticket::apply::takes_layouts;
+use crate::kernels::ticket::apply::applies_by_layout;
 use crate::ticket::{BaseManifest, BoundTicket, Digest, ParameterInfo};
 
 /// How a base is made resident.
@@ -125,7 +125,7 @@ impl Base {
     /// Memory that a loaded ticket of this base takes. Its layout counts if tickets are `overlaid`,
     /// or if the device applies them by their layouts.
     pub fn ticket_memory(&self, overlaid: bool) -> TicketMemory {
-        if overlaid || takes_layouts(self.device()) {
+        if overlaid || applies_by_layout(self.device()) {
             TicketMemory::with_layouts_on(self.device().clone())
         } else {
             TicketMemory::without_layouts()

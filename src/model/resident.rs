@@ -14,7 +14,7 @@ use super::layout::TicketLayout;
 use super::loaded_ticket::LoadedTicket;
 use super::weights::{Projection, Weights};
 use crate::kernels::ticket::apply;
-use crate::kernels::ticket::apply::{Saved, Target};
+use crate::kernels::ticket::apply::{Saved, SwapTarget};
 use crate::kernels::weight::Weight;
 use crate::ticket::{BaseManifest, Digest};
 
@@ -119,7 +119,7 @@ impl Resident {
         for name in ticket.iter().flat_map(|ticket| ticket.tensors().keys()) {
             tensor(&self.parameters, name)?;
         }
-        if let Some(ticket) = ticket.filter(|_| apply::takes_layouts(&self.device)) {
+        if let Some(ticket) = ticket.filter(|_| apply::applies_by_layout(&self.device)) {
             // Fails before anything is changed, and is not part of the swap's time.
             self.layout(ticket)?;
         }
@@ -166,17 +166,17 @@ impl Resident {
     fn at_positions<T>(
         &self,
         ticket: &LoadedTicket,
-        write: impl FnOnce(&Target) -> candle_core::Result<T>,
+        write: impl FnOnce(&SwapTarget) -> candle_core::Result<T>,
     ) -> Result<T, ModelError> {
-        if apply::takes_layouts(&self.device) {
+        if apply::applies_by_layout(&self.device) {
             let layouts = self.layout(ticket)?.layouts();
-            return Ok(write(&Target::Weights(layouts, &self.weights))?);
+            return Ok(write(&SwapTarget::Weights(layouts, &self.weights))?);
         }
         let mut parameters = Vec::with_capacity(ticket.tensors().len());
         for (name, delta) in ticket.tensors() {
             parameters.push((tensor(&self.parameters, name)?, delta));
         }
-        Ok(write(&Target::Parameters(parameters))?)
+        Ok(write(&SwapTarget::Parameters(parameters))?)
     }
 
     /// Digest of each parameter's current values, with the applied ticket in them. A kept-quantised

@@ -1,7 +1,7 @@
-// The kernels' logic on the host, under sanitizers, against plain loops. (`src/kernels/cuda/tests/` holds them to
+// The kernels' logic on the host, under sanitizers, against plain loops. (`src/kernels/cuda/present/tests/` holds them to
 // the CPU's kernels over random shapes; it needs the build of feature `cuda`, this does not.)
 //
-//   g++ -std=c++20 -g -ffp-contract=off -fsanitize=address,undefined -I CUDA/include -I src/kernels/cuda
+//   g++ -std=c++20 -g -ffp-contract=off -fsanitize=address,undefined -I CUDA/include -I src/kernels/cuda/device
 #include "emulation.h"
 #include "kernels.cu"
 
@@ -88,7 +88,7 @@ void swaps() {
     const uint32_t shapes[][2] = {{41, 96}, {7, 30}, {1, 5}};
     const Deltas deltas[] = {a.deltas(4), b.deltas(4), c.deltas(4)};
     std::vector<V> weights[3], before[3];
-    std::vector<SwapPart> parts;
+    std::vector<AppliedWeight> parts;
     uint64_t saved_count = 0;
     uint32_t blocks = 0;
     for (int i = 0; i < 3; ++i) {
@@ -100,8 +100,8 @@ void swaps() {
     }
     std::vector<V> saved(saved_count);
     const float scale = 0.7f;
-    const SwapPart *table = parts.data();
-    run(std::string("swap_apply") + suffix<V>(), blocks, 64, 0, table, uint32_t(3), saved.data(), scale);
+    const AppliedWeight *table = parts.data();
+    run(std::string("ticket_apply") + suffix<V>(), blocks, 64, 0, table, uint32_t(3), saved.data(), scale);
     std::vector<V> want[3] = {before[0], before[1], before[2]};
     const auto apply = [&](int i, const auto &csr) {
         csr.each([&](uint32_t row, uint32_t column, float value, uint32_t) {
@@ -113,7 +113,7 @@ void swaps() {
     };
     apply(0, a), apply(1, b), apply(2, c);
     const V *kept = saved.data();
-    run(std::string("swap_revert") + suffix<V>(), blocks, 64, 0, table, uint32_t(3), kept);
+    run(std::string("ticket_revert") + suffix<V>(), blocks, 64, 0, table, uint32_t(3), kept);
     for (int i = 0; i < 3; ++i)
         CHECK(!std::memcmp(before[i].data(), weights[i].data(), before[i].size() * sizeof(V)));
 }
@@ -311,7 +311,7 @@ void around_products() {
     const std::vector<uint32_t> ids{2, 0, 2};
     const uint32_t *ids_data = ids.data();
     std::vector<float> rows_of(ids.size() * width);
-    run(std::string("select") + suffix<V>(), 3, 64, 0, rows_of.data(), added_data, ids_data, width);
+    run(std::string("gather_rows") + suffix<V>(), 3, 64, 0, rows_of.data(), added_data, ids_data, width);
     for (uint32_t i = 0; i < rows_of.size(); ++i) CHECK(rows_of[i] == widen(added[ids[i / width] * width + i % width]));
 }
 
@@ -324,32 +324,32 @@ void tokens() {
     // Weights 1, 1/2 and 1/4, many times each, and a few that are nothing.
     float *const row = &logits[3 * vocabulary];
     for (uint32_t i = 0; i < vocabulary; ++i) row[i] = i % 10 == 7 ? NAN : -std::log(float(1 << i % 3));
-    std::vector<Choice> choices{{0, 0, 0, 1, 0, 0, 0}, {0.5, 1, 0, 1, 0, 1, 0}, {0, 0, 0, 1, 0, 2, 0}};
+    std::vector<SamplingParams> params{{0, 0, 0, 1, 0, 0, 0}, {0.5, 1, 0, 1, 0, 1, 0}, {0, 0, 0, 1, 0, 2, 0}};
     const uint32_t all = ~0u;
     for (const auto &[min_p, top_p, top_k] :
          std::vector<std::tuple<float, float, uint32_t>>{{0, 1, all}, {-0.f, 0.8f, all}, {0.3f, 1, all}, {0, 1, 5}, {0, 1, 130}, {0, 0.01f, all},
                                                          {0, 0.7f, all}, {0, 0.5f, 120}, {0.6f, 0.9f, 1000}, {0, 0.99f, 95}})
-        for (int i = 0; i < 12; ++i) choices.push_back({(i + 0.3) / 12, 1, min_p, top_p, top_k, 3, 0});
-    std::vector<uint32_t> got(choices.size()), keys(choices.size() * vocabulary);
+        for (int i = 0; i < 12; ++i) params.push_back({(i + 0.3) / 12, 1, min_p, top_p, top_k, 3, 0});
+    std::vector<uint32_t> got(params.size()), keys(params.size() * vocabulary);
     const float *data = logits.data();
-    const Choice *table = choices.data();
-    run("choose", choices.size(), 128, 0, got.data(), keys.data(), data, table, vocabulary);
+    const SamplingParams *table = params.data();
+    run("sample", params.size(), 128, 0, got.data(), keys.data(), data, table, vocabulary);
     CHECK(got[0] == 44 && got[1] == NO_TOKEN && got[2] == 300);
-    for (size_t c = 3; c < choices.size(); ++c) {
-        const Choice &choice = choices[c];
+    for (size_t c = 3; c < params.size(); ++c) {
+        const SamplingParams &method = params[c];
         std::vector<std::pair<double, uint32_t>> kept; // heaviest first, then by token
         for (uint32_t i = 0; i < vocabulary; ++i)
-            if (!std::isnan(row[i]) && std::exp(row[i]) >= choice.min_p) kept.push_back({-std::exp(double(row[i])), i});
+            if (!std::isnan(row[i]) && std::exp(row[i]) >= method.min_p) kept.push_back({-std::exp(double(row[i])), i});
         std::stable_sort(kept.begin(), kept.end(), [](auto a, auto b) { return a.first < b.first - 1e-6; });
-        if (choice.top_k < kept.size()) kept.resize(choice.top_k);
+        if (method.top_k < kept.size()) kept.resize(method.top_k);
         double total = 0, sum = 0;
         for (const auto &[weight, token] : kept) total -= weight;
         for (size_t i = 0; i < kept.size(); ++i)
-            if ((sum -= kept[i].first) >= choice.top_p * total && choice.top_p < 1) kept.resize(i + 1);
+            if ((sum -= kept[i].first) >= method.top_p * total && method.top_p < 1) kept.resize(i + 1);
         std::sort(kept.begin(), kept.end(), [](auto a, auto b) { return a.second < b.second; });
         total = 0;
         for (const auto &[weight, token] : kept) total -= weight;
-        double left = choice.random * total;
+        double left = method.random * total;
         uint32_t want = NO_TOKEN;
         for (const auto &[weight, token] : kept)
             if ((left += weight) < 0 && want == NO_TOKEN) want = token;

@@ -15,7 +15,7 @@ trap 'kill $host 2>/dev/null || true; rm -rf "$scratch"' EXIT
 # Beside clippy, which is the longer of the two.
 (
   c++ -std=c++20 -ffp-contract=off -fsanitize=address,undefined -fno-sanitize-recover=undefined \
-    -I "$CUDA_HOME/include" -I src/kernels/cuda tests/cuda/kernels.cpp -o "$scratch/kernels"
+    -I "$CUDA_HOME/include" -I src/kernels/cuda/device tests/cuda/kernels.cpp -o "$scratch/kernels"
   "$scratch/kernels"
 ) &
 host=$!

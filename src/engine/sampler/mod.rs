@@ -111,7 +111,7 @@ impl Sampler {
             (top, raw)
         });
         self.adjust(logits);
-        let token = self.choice().of(logits)?;
+        let token = self.choice().sample(logits)?;
         self.count(token);
         let logprobs = raw.map(|(top, raw)| logprobs(&raw, token, top));
         Some(Sampled { token, logprobs })

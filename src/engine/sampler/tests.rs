@@ -66,7 +66,7 @@ fn what_is_chosen_beside_the_logits_is_what_would_be_sampled() {
     for step in 0..50 {
         let logits: Vec<f32> = (0..9).map(|i| (i * i + step) as f32 % 7.0 * 0.4).collect();
         let choice = beside.sampling_method().unwrap();
-        let token = choice.of(&logits).unwrap();
+        let token = choice.sample(&logits).unwrap();
         beside.take(token);
         assert_eq!(within.sample(&mut logits.clone()).unwrap().token, token);
         seen.insert(token);

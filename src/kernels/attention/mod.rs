@@ -6,11 +6,12 @@ mod tile;
 use std::ops::Range;
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CudaStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::cpu::element::{Element, elements, rows as rows_of, with_element};
 use super::cpu::parallel::{Scattered, for_each_range};
 use super::cpu::simd::{LANES, dispatch};
+use super::cuda;
 use super::kv::{BLOCK, KvBlocks};
 use super::step::inputs::Inputs;
 use tile::{Cache, Tile};
@@ -31,8 +32,7 @@ pub struct Span {
 /// The sequences of a step, on the device of the kernels.
 pub struct Spans<'a> {
     host: &'a [Span],
-    #[cfg(feature = "cuda")]
-    on_gpu: Option<super::cuda::DeviceSpans>,
+    pub(super) on_gpu: Option<cuda::DeviceSpans>,
 }
 
 impl<'a> Spans<'a> {
@@ -42,16 +42,11 @@ impl<'a> Spans<'a> {
     /// # Errors
     /// The GPU has no kernel for `group`.
     pub fn new(host: &'a [Span], group: usize, inputs: &mut Inputs) -> Result<Self> {
-        #[cfg(not(feature = "cuda"))]
-        let _ = (group, inputs);
-        Ok(Self {
-            host,
-            #[cfg(feature = "cuda")]
-            on_gpu: match &mut inputs.on_gpu {
-                Some(staging) => Some(super::cuda::DeviceSpans::new(host, group, staging)?),
-                None => None,
-            },
-        })
+        let on_gpu = match &mut inputs.on_gpu {
+            Some(staging) => Some(cuda::DeviceSpans::new(host, group, staging)?),
+            None => None,
+        };
+        Ok(Self { host, on_gpu })
     }
 
     /// Checks that the sequences cover `rows` rows in order, and that each position is in one of
@@ -72,13 +67,9 @@ impl<'a> Spans<'a> {
         Ok(())
     }
 
-    /// On a GPU, the part of a CUDA graph's cache key that describes the sequences of a decoding
-    /// step; `None` for other steps.
-    pub(in crate::kernels) fn form(&self) -> Option<Vec<usize>> {
-        #[cfg(feature = "cuda")]
-        return self.on_gpu.as_ref()?.form();
-        #[cfg(not(feature = "cuda"))]
-        None
+    /// Part of the graph key of a decoding step; `None` for other steps and on the CPU.
+    pub(in crate::kernels) fn graph_key(&self) -> Option<Vec<usize>> {
+        self.on_gpu.as_ref()?.graph_key()
     }
 }
 
@@ -127,7 +118,7 @@ impl CustomOp3 for Attention<'_> {
         values_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let ([rows, heads, dim], kv_heads) =
-            self.check(queries_layout, keys_layout, values_layout)?;
+            check(self.spans, queries_layout, keys_layout, values_layout)?;
         let queries = rows_of::<f32>(queries, queries_layout)?;
         let mut y = vec![0f32; rows * heads * dim];
         with_element!(keys, T => {
@@ -142,60 +133,43 @@ impl CustomOp3 for Attention<'_> {
         Ok((CpuStorage::F32(y), Shape::from((rows, heads, dim))))
     }
 
-    #[cfg(feature = "cuda")]
     fn cuda_fwd(
         &self,
-        queries: &candle_core::CudaStorage,
+        queries: &CudaStorage,
         queries_layout: &Layout,
-        keys: &candle_core::CudaStorage,
+        keys: &CudaStorage,
         keys_layout: &Layout,
-        values: &candle_core::CudaStorage,
+        values: &CudaStorage,
         values_layout: &Layout,
-    ) -> Result<(candle_core::CudaStorage, Shape)> {
-        use super::cuda::{Attend, View};
-        let ([rows, heads, dim], kv_heads) =
-            self.check(queries_layout, keys_layout, values_layout)?;
-        let Some(spans) = &self.spans.on_gpu else {
-            candle_core::bail!("attention: spans that are not on the GPU");
-        };
-        let attend = Attend {
-            spans,
-            rows,
-            group: heads / kv_heads,
-            kv_heads,
-            dim,
-            window: self.window,
-            scale: self.scale,
-        };
-        let keys_view = View::new(keys, keys_layout)?;
-        let values = View::new(values, values_layout)?;
-        // SAFETY: the shapes, rows and blocks that were checked.
-        let y = unsafe { attend.run(&keys.device, (queries, queries_layout), keys_view, values) }?;
-        Ok((y, Shape::from((rows, heads, dim))))
+    ) -> Result<(CudaStorage, Shape)> {
+        let inputs = [
+            (queries, queries_layout),
+            (keys, keys_layout),
+            (values, values_layout),
+        ];
+        cuda::attention(inputs, self.spans, self.window, self.scale)
     }
 }
 
-impl Attention<'_> {
-    /// Checks all shapes and returns the shape of the queries and the number of key heads.
-    fn check(
-        &self,
-        queries: &Layout,
-        keys: &Layout,
-        values: &Layout,
-    ) -> Result<([usize; 3], usize)> {
-        let (rows, heads, dim) = queries.shape().dims3()?;
-        let (blocks, kv_heads, key_dim, block) = keys.shape().dims4()?;
-        let fits = key_dim == dim && block == BLOCK && heads.is_multiple_of(kv_heads);
-        if !fits || values.shape().dims() != [blocks, kv_heads, BLOCK, dim] {
-            let (keys, values) = (keys.shape(), values.shape());
-            candle_core::bail!(
-                "attention: {heads} heads of {dim}, keys {keys:?}, values {values:?}"
-            );
-        }
-        self.spans.check(rows, blocks)?;
-        Ok(([rows, heads, dim], kv_heads))
+/// Checks all shapes and returns the shape of the queries and the number of key heads.
+pub(super) fn check(
+    spans: &Spans,
+    queries: &Layout,
+    keys: &Layout,
+    values: &Layout,
+) -> Result<([usize; 3], usize)> {
+    let (rows, heads, dim) = queries.shape().dims3()?;
+    let (blocks, kv_heads, key_dim, block) = keys.shape().dims4()?;
+    let fits = key_dim == dim && block == BLOCK && heads.is_multiple_of(kv_heads);
+    if !fits || values.shape().dims() != [blocks, kv_heads, BLOCK, dim] {
+        let (keys, values) = (keys.shape(), values.shape());
+        candle_core::bail!("attention: {heads} heads of {dim}, keys {keys:?}, values {values:?}");
     }
+    spans.check(rows, blocks)?;
+    Ok(([rows, heads, dim], kv_heads))
+}
 
+impl Attention<'_> {
     fn run<T: Element>(
         &self,
         (queries, stride): (&[f32], usize),

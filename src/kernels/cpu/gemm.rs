@@ -3,11 +3,12 @@
 
 use std::marker::PhantomData;
 
-use candle_core::{CpuStorage, InplaceOp3, Layout, Result, Tensor};
+use candle_core::{CpuStorage, CudaStorage, InplaceOp3, Layout, Result, Tensor};
 use gemm::Parallelism;
 
 use super::element::{elements, elements_mut};
 use super::parallel::Scattered;
+use crate::kernels::cuda;
 
 /// A strided matrix in a slice: element `(r, c)` is at `r · row_stride + c · column_stride`.
 #[derive(Clone, Copy)]
@@ -202,28 +203,22 @@ impl InplaceOp3 for AddWeightGradient {
         Ok(())
     }
 
-    #[cfg(feature = "cuda")]
     fn cuda_fwd(
         &self,
-        gradient: &mut candle_core::CudaStorage,
+        gradient: &mut CudaStorage,
         gradient_layout: &Layout,
-        dy: &candle_core::CudaStorage,
+        dy: &CudaStorage,
         dy_layout: &Layout,
-        x: &candle_core::CudaStorage,
+        x: &CudaStorage,
         x_layout: &Layout,
     ) -> Result<()> {
-        use crate::kernels::cuda::{View, ViewMut, add_gradient};
-        let shape = check(gradient_layout, dy_layout, x_layout)?;
-        let device = gradient.device.clone();
-        let gradient = ViewMut::new(gradient, gradient_layout)?;
-        let factors = [View::new(x, x_layout)?, View::new(dy, dy_layout)?];
-        // SAFETY: matrices of that shape.
-        unsafe { add_gradient(&device, &gradient, factors, shape) }
+        let gradient = (gradient, gradient_layout);
+        cuda::add_weight_gradient(gradient, (dy, dy_layout), (x, x_layout))
     }
 }
 
 /// Checks that the factors fit the gradient and returns `[rows, in, out]`.
-fn check(gradient: &Layout, dy: &Layout, x: &Layout) -> Result<[usize; 3]> {
+pub(in crate::kernels) fn check(gradient: &Layout, dy: &Layout, x: &Layout) -> Result<[usize; 3]> {
     let (out, inner) = gradient.shape().dims2()?;
     let (rows, dy_out) = dy.shape().dims2()?;
     if (dy_out, x.shape().dims()) != (out, &[rows, inner]) {

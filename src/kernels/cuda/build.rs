@@ -1,16 +1,16 @@
-//! The build script of feature `cuda`: the kernels into one image with machine code for sm_80 and sm_90, and
-//! PTX that the driver of a newer card compiles.
+//! Build script of feature `cuda`: compiles the kernels to one image, with machine code for sm_80 and
+//! sm_90, and PTX for the drivers of newer GPUs.
 
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const FOLDER: &str = "src/kernels/cuda";
+const FOLDER: &str = "src/kernels/cuda/device";
 
 fn main() {
     set_commit();
     if env::var_os("CARGO_FEATURE_CUDA").is_none() {
-        println!("cargo:rerun-if-changed={FOLDER}/build.rs");
+        println!("cargo:rerun-if-changed=src/kernels/cuda/build.rs");
         return;
     }
     println!("cargo:rerun-if-changed={FOLDER}");
@@ -41,7 +41,9 @@ fn main() {
         .status();
     let status = status.unwrap_or_else(|error| {
         let nvcc = nvcc.display();
-        panic!("feature cuda needs CUDA's compiler (deploy/cuda/toolkit.sh lays one out): {nvcc}: {error}")
+        panic!(
+            "feature cuda needs CUDA's compiler, which deploy/cuda/toolkit.sh installs: {nvcc}: {error}"
+        )
     });
     assert!(status.success(), "nvcc failed on {FOLDER}/kernels.cu");
 }

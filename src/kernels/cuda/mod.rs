@@ -1,46 +1,53 @@
-//! The GPU's side of the operations: an own image of kernels (`kernels.cu`), how they are launched, and
-//! cuBLAS for dense products.
+//! The door to the CUDA side of the operations.
 //!
-//! All work is issued to one stream of the device, in the order of the calls, whatever thread makes them.
-//! So memory that is freed after a launch is not given to others before the launch has run, and pointers
-//! need to live only as long as the call that launches with them. But a captured step (`graphs`) keeps its pointers for
-//! as long as it is replayed: they are to what its form stands for, to the inputs' memory, and to the graph's own.
+//! Everything outside this folder calls the items listed below and never asks for the feature. With
+//! feature `cuda` they are those of [`present`]; without it they are those of `absent`, a twin with
+//! the same signatures in which what would live on a GPU has no values and every call is an error.
+//!
+//! An operation that is a candle op calls one function of the door from its `cuda_fwd`, with its
+//! tensors as [`Input`] and [`InOut`]. The other operations (several results, results on the host,
+//! a whole list of tensors) call one function with their tensors if they are on a GPU. Either way
+//! that function checks the shapes by the operation's own `check`, so every function here is safe.
 
-mod attention;
-mod csr;
-mod device;
-mod gemm;
-mod graphs;
-mod inputs;
-mod launch;
-mod overlay;
-mod sample;
-mod swap;
-pub(super) mod training;
-mod view;
+#[cfg(not(feature = "cuda"))]
+mod absent;
+#[cfg(feature = "cuda")]
+mod present;
 
-pub use attention::{Attend, DeviceSpans, takes_heads};
-pub use csr::DeviceTicket;
-pub use device::{free_memory, name, open};
-pub use gemm::{Product, add_gradient, product};
-pub use graphs::DeviceGraphs;
-pub use inputs::{Place, Staging};
-pub use launch::{Launch, launches};
-pub use overlay::{DeviceRows, DeviceSegments, overlay, overlay_dense};
-pub use sample::sample;
-pub use swap::{DeviceSaved, apply, revert};
-pub(in crate::kernels) use view::pointer;
-pub use view::{View, ViewMut, alloc, download, upload};
+#[cfg(not(feature = "cuda"))]
+use absent as twin;
+#[cfg(feature = "cuda")]
+use present as twin;
 
-use candle_core::Result;
+use candle_core::{CudaStorage, Layout, Shape};
 
-/// A number as a kernel takes it.
-fn narrow(n: usize) -> Result<u32> {
-    match u32::try_from(n) {
-        Ok(n) => Ok(n),
-        Err(_) => candle_core::bail!("{n} is too many for a kernel"),
-    }
-}
+/// A tensor that a kernel reads, as candle hands it to an operation.
+pub type Input<'a> = (&'a CudaStorage, &'a Layout);
 
-#[cfg(test)]
-mod tests;
+/// A tensor that a kernel writes, and may read before.
+pub type InOut<'a> = (&'a mut CudaStorage, &'a Layout);
+
+/// A new tensor that a kernel has written.
+pub type Output = (CudaStorage, Shape);
+
+// The devices.
+pub use twin::{AVAILABLE, free_memory, launches, name, open};
+// What operations keep on a GPU, between operations or between steps.
+pub use twin::{
+    DeviceGraphs, DevicePattern, DeviceSaved, DeviceSegments, DeviceSpans, DeviceTicket,
+    StagedSlice, Staging,
+};
+// The operations.
+pub use twin::{
+    add_rms_norm, attention, bias_add, download, gather_rows, kv_write, linear, residual_add,
+    rms_norm, rotate, sample, silu_mul, takes_heads,
+};
+// Tickets.
+pub use twin::{apply, overlay, revert};
+// Training.
+pub use twin::{
+    accumulate, accumulate_rows, add_sddmm_gradient, add_weight_gradient, causal_attention,
+    causal_attention_backward, clear, cross_entropy, gather_positions, nll, optimizer_step,
+    rms_norm_backward, rms_norm_weight_gradient, set_positions, silu_mul_backward, sum_of_squares,
+    update_mean,
+};

@@ -9,12 +9,13 @@ mod panel;
 use std::ops::Range;
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CudaStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
 use super::bias;
 use super::cpu::element::{Element, elements, with_element};
 use super::cpu::parallel::{Scattered, for_each_range};
 use super::cpu::simd::{LANES, dispatch, multiplies_pairs};
+use super::cuda;
 use outer::Outer;
 use pairs::Pairs;
 use panel::Panel;
@@ -42,10 +43,6 @@ pub fn wide(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor
 
 struct Linear {
     /// Whether the result is f32 on a GPU too.
-    #[cfg_attr(
-        not(feature = "cuda"),
-        expect(dead_code, reason = "the CPU's always is")
-    )]
     wide: bool,
 }
 
@@ -60,7 +57,7 @@ impl Linear {
 }
 
 /// Checks the shapes and returns `[rows, in, out]`.
-fn check(x: &Layout, weight: &Layout) -> Result<[usize; 3]> {
+pub(super) fn check(x: &Layout, weight: &Layout) -> Result<[usize; 3]> {
     let (rows, inner) = x.shape().dims2()?;
     let (out, weight_inner) = weight.shape().dims2()?;
     if inner != weight_inner {
@@ -88,34 +85,14 @@ impl CustomOp2 for Linear {
         Ok((CpuStorage::F32(y), Shape::from((rows, out))))
     }
 
-    #[cfg(feature = "cuda")]
     fn cuda_fwd(
         &self,
-        x: &candle_core::CudaStorage,
+        x: &CudaStorage,
         x_layout: &Layout,
-        weight: &candle_core::CudaStorage,
+        weight: &CudaStorage,
         weight_layout: &Layout,
-    ) -> Result<(candle_core::CudaStorage, Shape)> {
-        use super::cuda::{Product, View, ViewMut, alloc, product};
-        let [rows, inner, out] = check(x_layout, weight_layout)?;
-        let shape = Shape::from((rows, out));
-        let weight = View::new(weight, weight_layout)?;
-        let dtype = match self.wide {
-            true => candle_core::DType::F32,
-            false => weight.dtype(),
-        };
-        let mut y = alloc(&x.device, dtype, &shape)?;
-        let of = Product {
-            x: View::new(x, x_layout)?,
-            weight,
-            y: ViewMut::new(&mut y, &Layout::contiguous(&shape))?,
-            shape: [rows, inner, out],
-            scale: 1.0,
-            keep: 0.0,
-        };
-        // SAFETY: matrices of that shape.
-        unsafe { product(&x.device, &of) }?;
-        Ok((y, shape))
+    ) -> Result<(CudaStorage, Shape)> {
+        cuda::linear((x, x_layout), (weight, weight_layout), self.wide)
     }
 }
 

@@ -1,85 +1,80 @@
-//! Steps whose launches are captured once and then replayed (CUDA graphs): a small step takes the GPU less time than
-//! it takes the CPU to launch its kernels one by one. On the CPU a step just runs.
+//! CUDA graphs of steps: launches that are captured once and then replayed, since a small step takes the
+//! GPU less time than the CPU needs to launch its kernels one by one. On the CPU a step just runs.
 
 use candle_core::{Device, Result, Tensor, TensorId};
 
 use super::inputs::Inputs;
 use crate::kernels::attention::Spans;
+use crate::kernels::cuda;
 use crate::kernels::ticket::overlay::Overlays;
 
-/// What the launches of a step hang on, besides the numbers among its inputs: a step of the same form launches the
-/// same, with the same pointers.
+/// Cache key of a captured CUDA graph. Steps of one key make the same launches with the same pointers
+/// and differ only in the numbers among their inputs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Form {
-    /// What stands for the tensors that the step finds where they are: weights, and the cache.
-    of: Vec<TensorId>,
-    numbers: Vec<usize>,
+pub(crate) struct GraphKey {
+    /// Tensors at fixed addresses: weights and the KV cache.
+    tensors: Vec<TensorId>,
+    /// Counts that the launches depend on.
+    counts: Vec<usize>,
 }
 
-impl Form {
-    /// Of a step that computes with these tensors, and with others only that live as long; `None` where its launches
-    /// are its own, as those of a prompt are, or where nothing is captured.
-    pub(crate) fn new(of: Vec<TensorId>, spans: &Spans, overlays: &Overlays) -> Option<Self> {
-        let mut numbers = spans.form()?;
-        numbers.extend(overlays.form()?);
-        Some(Self { of, numbers })
+impl GraphKey {
+    /// Key of a step that computes with `tensors`, and with others only if they live as long. `None` if
+    /// the launches are unique to the step, as for prompts, or if the device captures nothing.
+    pub(crate) fn new(tensors: Vec<TensorId>, spans: &Spans, overlays: &Overlays) -> Option<Self> {
+        let mut counts = spans.graph_key()?;
+        counts.extend(overlays.graph_key()?);
+        Some(Self { tensors, counts })
     }
 }
 
-/// The inputs of steps, and what was captured of those that come again and again.
+/// Inputs of steps, and the captured graphs of recurring ones.
 ///
-/// While a step is captured (when its form comes for the second time), nobody else may use the GPU's stream: what they
-/// launch, allocate or free would become a part of it. In the engine all that is one thread's, but for tickets, whose
-/// copies may be made and dropped by any: they wait. Tests on a GPU run one by one.
+/// While a step is captured (the second step of its key), no other thread may use the GPU's stream: what
+/// it launches, allocates or frees would become part of the graph. In the engine one thread does all of
+/// that, except for tickets, whose copies any thread may make and drop: these wait. Tests on a GPU run
+/// one by one.
 pub struct Graphs {
     inputs: Inputs,
-    #[cfg(feature = "cuda")]
-    on_gpu: Option<crate::kernels::cuda::DeviceGraphs>,
+    on_gpu: Option<cuda::DeviceGraphs>,
 }
 
 impl Graphs {
-    /// Captures decoding steps, where the device is a GPU.
+    /// Graphs that capture decoding steps if the device is a GPU.
     pub fn new(device: &Device) -> Self {
         Self {
-            #[cfg(feature = "cuda")]
-            on_gpu: match device {
-                Device::Cuda(device) => Some(crate::kernels::cuda::DeviceGraphs::new(device)),
-                _ => None,
-            },
-            ..Self::eager(device)
+            inputs: Inputs::new(device),
+            on_gpu: cuda::DeviceGraphs::new(device),
         }
     }
 
-    /// Captures nothing.
+    /// Graphs that capture nothing.
     pub fn eager(device: &Device) -> Self {
         Self {
             inputs: Inputs::new(device),
-            #[cfg(feature = "cuda")]
             on_gpu: None,
         }
     }
 
-    /// Steps of a form that run before they are replayed: what is measured of them does not count.
+    /// Number of steps per key before replays start, which measurements should leave out.
     pub fn warm_up(&self) -> usize {
-        #[cfg(feature = "cuda")]
-        if self.on_gpu.is_some() {
-            return crate::kernels::cuda::DeviceGraphs::WARM_UP;
+        match self.on_gpu {
+            Some(_) => cuda::DeviceGraphs::WARM_UP,
+            None => 0,
         }
-        0
     }
 
-    /// Forms whose steps are replayed.
+    /// Number of keys whose steps are replayed.
     pub fn captured(&self) -> usize {
-        #[cfg(feature = "cuda")]
-        if let Some(graphs) = &self.on_gpu {
-            return graphs.captured();
+        match &self.on_gpu {
+            Some(graphs) => graphs.captured(),
+            None => 0,
         }
-        0
     }
 
-    /// Where a step is to put its inputs.
+    /// Starts a step: returns the collector of its inputs, emptied.
     pub(crate) fn begin(&mut self) -> &mut Inputs {
-        self.inputs.forget();
+        self.inputs.discard();
         &mut self.inputs
     }
 
@@ -91,27 +86,24 @@ impl Graphs {
         self.inputs.upload()
     }
 
-    /// What `step` gives: run, or replayed as it was captured of a step of that form. The result is good until the next
-    /// step.
+    /// Result of `step`, which either runs or is replayed from the graph of its key. The result is valid
+    /// until the next step.
     ///
-    /// A replay checks nothing: whoever calls has checked the numbers among the inputs, that the step takes no others,
-    /// and that its tensors are those of the form.
+    /// A replay checks nothing: the caller has checked the numbers among the inputs, and guarantees that
+    /// the step reads no other numbers and that its tensors are those of the key.
     ///
     /// # Errors
     /// Those of the step.
     pub(crate) fn run(
         &mut self,
-        form: Option<Form>,
+        key: Option<GraphKey>,
         step: impl Fn() -> Result<Tensor>,
     ) -> Result<Tensor> {
-        #[cfg(feature = "cuda")]
-        if let (Some(graphs), Some(form), Some(inputs)) =
-            (&mut self.on_gpu, form, &self.inputs.on_gpu)
+        if let (Some(graphs), Some(key), Some(inputs)) =
+            (&mut self.on_gpu, key, self.inputs.start())
         {
-            return graphs.run(form, inputs.start(), &step);
+            return graphs.run(key, inputs, &step);
         }
-        #[cfg(not(feature = "cuda"))]
-        let _ = form;
         step()
     }
 }

@@ -1,29 +1,28 @@
-//! Numbers that go with the rows of a step: token ids, positions, slots, rows.
+//! Indices that go with the rows of a step: token ids, positions, slots, rows.
 
 use candle_core::{Device, Result};
 
 use super::inputs::Inputs;
+use crate::kernels::cuda;
 
-/// Indices put where the kernels run: once a step, however many operations take them.
+/// Indices on the host and, if kernels run there, on a GPU: uploaded once per step, however many
+/// operations use them.
 pub struct Indices<'a> {
     host: &'a [u32],
-    #[cfg(feature = "cuda")]
-    on_gpu: Option<crate::kernels::cuda::Place>,
+    on_gpu: Option<cuda::StagedSlice>,
 }
 
 impl<'a> Indices<'a> {
-    /// To be uploaded with the other inputs of a step.
+    /// Stages indices with the other inputs of a step.
     pub fn new(host: &'a [u32], inputs: &mut Inputs) -> Self {
-        #[cfg(not(feature = "cuda"))]
-        let _ = inputs;
+        let on_gpu = inputs.on_gpu.as_mut();
         Self {
             host,
-            #[cfg(feature = "cuda")]
-            on_gpu: inputs.on_gpu.as_mut().map(|staging| staging.place(host)),
+            on_gpu: on_gpu.map(|staging| staging.stage(host)),
         }
     }
 
-    /// Uploaded alone.
+    /// Uploads indices alone.
     ///
     /// # Errors
     /// There is no memory for them.
@@ -34,12 +33,12 @@ impl<'a> Indices<'a> {
         Ok(indices)
     }
 
-    /// The indices here.
+    /// The indices on the host.
     pub fn host(&self) -> &'a [u32] {
         self.host
     }
 
-    /// Checks that there are `count` of them, all below `limit`; an error says what they are.
+    /// Checks that there are `count` indices, all below `limit`; `what` names one of them in errors.
     pub(crate) fn check(&self, what: &str, count: usize, limit: usize) -> Result<()> {
         if self.host.len() != count {
             candle_core::bail!("{} {what}s for {count} rows", self.host.len());
@@ -50,12 +49,14 @@ impl<'a> Indices<'a> {
         }
     }
 
-    /// Where they are on the GPU that they were made for.
-    #[cfg(feature = "cuda")]
-    pub(in crate::kernels) fn pointer(&self) -> Result<u64> {
+    /// The same indices on the GPU.
+    ///
+    /// # Errors
+    /// They were made for the CPU.
+    pub(in crate::kernels) fn on_gpu(&self) -> Result<&cuda::StagedSlice> {
         match &self.on_gpu {
-            Some(place) => place.pointer(),
-            None => candle_core::bail!("indices that are not on the GPU"),
+            Some(slice) => Ok(slice),
+            None => candle_core::bail!("the indices are not on the GPU"),
         }
     }
 }

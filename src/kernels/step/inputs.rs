@@ -1,54 +1,48 @@
-//! The numbers that go with a step (token ids, positions, block tables, which rows are under which ticket), put where
-//! the kernels run: all of them by one copy.
+//! The numbers of a step (token ids, positions, block tables, rows per ticket), copied to the device at
+//! once.
 
 use candle_core::{Device, Result};
 
-/// Collects a step's numbers, for a GPU: [`super::indices::Indices`], [`crate::kernels::attention::Spans`] and
-/// [`crate::kernels::ticket::overlay::Overlays`] are placed here, then uploaded together, and may be read once they are. Kept from step
-/// to step, it puts the same numbers at the same place. On the CPU they stay where they are.
+use crate::kernels::cuda;
+
+/// Collector of a step's numbers. [`Indices`](super::indices::Indices),
+/// [`Spans`](crate::kernels::attention::Spans) and
+/// [`Overlays`](crate::kernels::ticket::overlay::Overlays) are staged here, then uploaded together, and
+/// may be read from the upload on. If it is kept from step to step, equal numbers lie at equal
+/// addresses. On the CPU the numbers stay where they are.
 pub struct Inputs {
-    #[cfg(feature = "cuda")]
-    pub(in crate::kernels) on_gpu: Option<crate::kernels::cuda::Staging>,
+    pub(in crate::kernels) on_gpu: Option<cuda::Staging>,
 }
 
 impl Inputs {
+    /// Inputs for steps on a device.
     pub fn new(device: &Device) -> Self {
-        #[cfg(not(feature = "cuda"))]
-        let _ = device;
         Self {
-            #[cfg(feature = "cuda")]
-            on_gpu: match device {
-                Device::Cuda(device) => Some(crate::kernels::cuda::Staging::new(device)),
-                _ => None,
-            },
+            on_gpu: cuda::Staging::new(device),
         }
     }
 
-    /// Forgets what was placed and not uploaded.
-    pub(in crate::kernels) fn forget(&mut self) {
-        #[cfg(feature = "cuda")]
+    /// Drops the numbers that were staged and not uploaded.
+    pub(in crate::kernels) fn discard(&mut self) {
         if let Some(staging) = &mut self.on_gpu {
-            staging.forget();
+            staging.discard();
         }
     }
 
-    /// Where they are on a GPU.
-    #[cfg(all(test, feature = "cuda"))]
+    /// Address of the first number on a GPU; 0 before the first upload.
     pub(crate) fn start(&self) -> Option<u64> {
-        self.on_gpu
-            .as_ref()
-            .map(crate::kernels::cuda::Staging::start)
+        self.on_gpu.as_ref().map(cuda::Staging::start)
     }
 
-    /// Copies what was placed since the last upload, over what was uploaded then: that may not be read any more.
+    /// Copies the numbers staged since the last upload over those of that upload, which are then no
+    /// longer valid.
     ///
     /// # Errors
-    /// There is no memory for it.
+    /// There is no memory for them.
     pub fn upload(&mut self) -> Result<()> {
-        #[cfg(feature = "cuda")]
-        if let Some(staging) = &mut self.on_gpu {
-            return staging.upload();
+        match &mut self.on_gpu {
+            Some(staging) => staging.upload(),
+            None => Ok(()),
         }
-        Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! Per-step inputs of the kernels, staged for the device, and captured steps.
+//! The numbers of a step, put where the kernels run, and captured steps.
 
 pub mod graphs;
 pub mod indices;

@@ -1,46 +1,50 @@
-//! Applying and reverting a sparse delta in place.
+//! Apply and revert of a ticket on resident weights, in place.
 
 use std::sync::Mutex;
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Result, Tensor, WithDType};
 
-use super::overlay::{Layouts, WeightDeltas};
+use super::overlay::{DeviceLayout, WeightDeltas};
 use crate::kernels::cpu::element::{Column, Element, elements_mut, with_element};
 use crate::kernels::cpu::parallel::{Scattered, for_each_range};
 use crate::kernels::cpu::simd::prefetch;
+use crate::kernels::cuda;
 use crate::ticket::{Columns, Deltas, TensorDelta};
 
-/// A ticket's deltas with the weights that they are written into.
-pub enum Target<'a> {
-    /// One by one, as the CPU takes them: each parameter `[out, in]`, which may be a view of a fused weight.
+/// Deltas of a ticket with the weights that they are written into.
+pub enum SwapTarget<'a> {
+    /// Parameter by parameter, on the CPU: each `[out, in]`, possibly a view of a fused weight.
     Parameters(Vec<(&'a Tensor, &'a TensorDelta)>),
-    /// All at once, as a GPU takes them: the deltas as they are arranged there, and the base's weights by number.
-    Weights(&'a Layouts, &'a [Tensor]),
+    /// All weights at once, on a GPU: the ticket's layout there, and the base's weights by number.
+    Weights(&'a DeviceLayout, &'a [Tensor]),
 }
 
-/// Whether tickets are written as [`Target::Weights`].
-pub fn takes_layouts(device: &Device) -> bool {
+/// Whether the device applies tickets by their layout, as [`SwapTarget::Weights`].
+pub fn applies_by_layout(device: &Device) -> bool {
     !device.is_cpu()
 }
 
-/// Base values that an applied ticket has replaced, in the order of its deltas and the resident dtype.
+/// Base values that an applied ticket has replaced, in the order of its deltas and in the resident
+/// dtype.
 pub enum Saved {
+    /// Values in CPU memory, per parameter.
     Cpu(Vec<CpuStorage>),
-    #[cfg(feature = "cuda")]
-    Gpu(crate::kernels::cuda::DeviceSaved),
+    /// Values in GPU memory.
+    Gpu(cuda::DeviceSaved),
 }
 
-/// Sets `w[r, c] = round(w[r, c] + scale·δ)` at the deltas' positions, and returns the values that were there.
+/// Sets `w[r, c] = round(w[r, c] + scale·δ)` at the positions of the deltas, and returns the values that
+/// were there.
 ///
 /// # Errors
-/// If a weight has another shape than its deltas; nothing is written then.
+/// A weight has another shape than its deltas. Nothing is written then.
 ///
 /// # Panics
-/// If a column is beyond the weight's, which a ticket that is bound to its base rules out.
-pub fn apply(target: &Target, scale: f32) -> Result<Saved> {
+/// If a column lies beyond its weight, which cannot be for a ticket that is bound to its base.
+pub fn apply(target: &SwapTarget, scale: f32) -> Result<Saved> {
     match target {
-        Target::Parameters(parameters) => {
+        SwapTarget::Parameters(parameters) => {
             for (weight, delta) in parameters {
                 check(delta, weight.layout())?;
             }
@@ -56,17 +60,16 @@ pub fn apply(target: &Target, scale: f32) -> Result<Saved> {
             });
             Ok(Saved::Cpu(saved.collect::<Result<_>>()?))
         }
-        #[cfg(feature = "cuda")]
-        Target::Weights(Layouts::Gpu(ticket), weights) => Ok(Saved::Gpu(
-            crate::kernels::cuda::apply(ticket, weights, scale)?,
-        )),
-        Target::Weights(Layouts::Cpu(_), _) => {
-            candle_core::bail!("the CPU applies tickets parameter by parameter")
+        SwapTarget::Weights(DeviceLayout::Gpu(ticket), weights) => {
+            Ok(Saved::Gpu(cuda::apply(ticket, weights, scale)?))
+        }
+        SwapTarget::Weights(DeviceLayout::Cpu(_), _) => {
+            candle_core::bail!("apply: the CPU applies tickets parameter by parameter")
         }
     }
 }
 
-/// Sets `w[r, c] = round(w[r, c] + scale·δ)` for one parameter, for good.
+/// Sets `w[r, c] = round(w[r, c] + scale·δ)` in one parameter, without saving the old values.
 ///
 /// # Errors
 /// As [`apply`].
@@ -74,32 +77,34 @@ pub fn apply(target: &Target, scale: f32) -> Result<Saved> {
 /// # Panics
 /// As [`apply`].
 pub fn add(weight: &Tensor, delta: &TensorDelta, scale: f32) -> Result<()> {
-    if !takes_layouts(weight.device()) {
-        return apply(&Target::Parameters(vec![(weight, delta)]), scale).map(drop);
+    if !applies_by_layout(weight.device()) {
+        return apply(&SwapTarget::Parameters(vec![(weight, delta)]), scale).map(drop);
     }
     let deltas = WeightDeltas {
         shape: weight.dims2()?.into(),
         parts: vec![(0, delta)],
     };
-    let layouts = Layouts::new(&[Some(deltas)], weight.device())?;
+    let layout = DeviceLayout::new(&[Some(deltas)], weight.device())?;
     let weights = std::slice::from_ref(weight);
-    apply(&Target::Weights(&layouts, weights), scale).map(drop)
+    apply(&SwapTarget::Weights(&layout, weights), scale).map(drop)
 }
 
-/// Writes the saved values back: the weights are bit for bit what they were before [`apply`].
-pub fn revert(target: &Target, saved: &Saved) -> Result<()> {
+/// Writes the saved values back: the weights are then bit-identical to those before [`apply`].
+///
+/// # Errors
+/// The values were saved from other weights.
+pub fn revert(target: &SwapTarget, saved: &Saved) -> Result<()> {
     match (target, saved) {
-        (Target::Parameters(parameters), Saved::Cpu(saved)) => {
+        (SwapTarget::Parameters(parameters), Saved::Cpu(saved)) => {
             for ((weight, delta), saved) in parameters.iter().zip(saved) {
                 weight.inplace_op1(&Revert { delta, saved })?;
             }
             Ok(())
         }
-        #[cfg(feature = "cuda")]
-        (Target::Weights(Layouts::Gpu(ticket), weights), Saved::Gpu(saved)) => {
-            crate::kernels::cuda::revert(ticket, weights, saved)
+        (SwapTarget::Weights(DeviceLayout::Gpu(ticket), weights), Saved::Gpu(saved)) => {
+            cuda::revert(ticket, weights, saved)
         }
-        _ => candle_core::bail!("saved values of another device"),
+        _ => candle_core::bail!("revert: the values were saved on another device"),
     }
 }
 
@@ -149,7 +154,7 @@ impl InplaceOp1 for Revert<'_> {
     }
 }
 
-/// The weight's `in`, once the delta is known to fit.
+/// The weight's `in`, if the delta fits.
 fn check(delta: &TensorDelta, layout: &Layout) -> Result<usize> {
     let (out, inner) = layout.shape().dims2()?;
     if delta.rows() != out {
@@ -184,16 +189,16 @@ fn revert_any<T: Element>(weight: &mut [T], inner: usize, delta: &TensorDelta, s
     }
 }
 
-/// Rows that a thread takes at least: below about this many nonzeros a fork costs more than it saves.
+/// Rows per thread, at least: with fewer than about `NONZEROS` a fork costs more than it saves.
 fn grain(offsets: &[u32], nonzeros: usize) -> usize {
     const NONZEROS: usize = 2048;
     let rows = offsets.len() - 1;
     (rows * NONZEROS).div_ceil(nonzeros.max(1)).max(1)
 }
 
-/// How many rows ahead weights are asked for from memory. Between about 0.3 % and 5 % nearly every
-/// nonzero is a cache miss of its own and waiting for them is most of the time; below, the rows to
-/// look at cost more than they bring; above, lines follow one another closely enough.
+/// Number of rows that weights are prefetched ahead. At densities of about 0.3 % to 5 % nearly every
+/// nonzero is a cache miss of its own, and most of the time is spent waiting for them. Below, looking
+/// ahead costs more than it saves; above, cache lines are close enough to each other.
 fn rows_ahead(offsets: &[u32], nonzeros: usize) -> Option<usize> {
     let rows = offsets.len() - 1;
     let per_row = nonzeros / rows.max(1);
@@ -269,7 +274,7 @@ mod tests {
 
     use super::*;
 
-    /// A delta at the positions where `kept` is set, and its values.
+    /// A delta at the positions where `kept` is set.
     fn delta(shape: [usize; 2], kept: &[bool], half: bool) -> TensorDelta {
         let positions: Vec<usize> = (0..kept.len()).filter(|&i| kept[i]).collect();
         let value = |i: &usize| (i * 37 % 19) as f32 / 8.0 - 1.0;
@@ -287,8 +292,8 @@ mod tests {
         tensor.flatten_all().unwrap().to_vec1().unwrap()
     }
 
-    /// Apply equals the formula at the delta's positions and touches nothing else, also in a view of
-    /// a larger weight; revert gives back the bits.
+    /// Apply equals the formula at the delta's positions and changes no other value, even in a view of a
+    /// larger weight; revert restores the bits.
     fn check(dtype: DType, shape: [usize; 2], kept: &[bool], half: bool, scale: f32) {
         let [rows, inner] = shape;
         let fused = Tensor::randn(0f32, 1., (rows + 3, inner), &Device::Cpu).unwrap();
@@ -302,7 +307,7 @@ mod tests {
             let exact = Tensor::new(want[at] + scale * value, &Device::Cpu).unwrap();
             want[at] = values(&exact.to_dtype(dtype).unwrap())[0];
         }
-        let target = Target::Parameters(vec![(&weight, &delta)]);
+        let target = SwapTarget::Parameters(vec![(&weight, &delta)]);
         let saved = apply(&target, scale).unwrap();
         assert_eq!(values(&fused), want);
         revert(&target, &saved).unwrap();
@@ -326,7 +331,7 @@ mod tests {
             use rand::{Rng, SeedableRng};
             let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
             let mut kept: Vec<bool> = (0..rows * inner).map(|_| rng.random_bool(density)).collect();
-            // First and last weight: the edges of the first and the last row.
+            // The edges of the first and the last row.
             kept[0] = true;
             kept[rows * inner - 1] = true;
             check(dtype, [rows, inner], &kept, half, scale);
@@ -352,7 +357,7 @@ mod tests {
         let weight = Tensor::ones((3, 4), DType::F32, &Device::Cpu).unwrap();
         let delta = delta([2, 4], &[true; 8], false);
         let fitting = self::delta([3, 4], &[true; 12], false);
-        let target = Target::Parameters(vec![(&weight, &fitting), (&weight, &delta)]);
+        let target = SwapTarget::Parameters(vec![(&weight, &fitting), (&weight, &delta)]);
         let error = apply(&target, 1.0).err().unwrap().to_string();
         assert!(error.contains("2 rows"), "{error}");
         assert_eq!(values(&weight), [1.0; 12]);

@@ -1,11 +1,12 @@
-//! Sums that are kept in place: gradients over the parts of a step, scores over steps.
+//! Sums in place: gradients over the parts of a step, scores over steps.
 
-use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor};
+use candle_core::{CpuStorage, CudaStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor};
 
 use crate::kernels::cpu::element::{elements, elements_mut};
 use crate::kernels::cpu::parallel::{Scattered, for_each_range};
+use crate::kernels::cuda;
 
-/// Values that a task of the pool takes at least.
+/// Values per task of the pool, at least.
 const GRAIN: usize = 1 << 14;
 
 /// Sets every value to zero.
@@ -13,18 +14,18 @@ pub fn clear(target: &Tensor) -> Result<()> {
     target.inplace_op1(&Clear)
 }
 
-/// `target += values`, of one shape.
+/// `target += values`, for tensors of one shape.
 pub fn add(target: &Tensor, values: &Tensor) -> Result<()> {
     target.inplace_op2(values, &Add { absolute: false })
 }
 
-/// `target += |values|`, of one shape.
+/// `target += |values|`, for tensors of one shape.
 pub fn add_absolute(target: &Tensor, values: &Tensor) -> Result<()> {
     target.inplace_op2(values, &Add { absolute: true })
 }
 
-/// `target[rows[i]] += values[i]`, for a `target` `[n, width]` and `values` `[rows, width]`; a row may
-/// come more than once.
+/// `target[rows[i]] += values[i]`, for `target` `[n, width]` and `values` `[rows, width]`. `rows` may
+/// repeat a row.
 pub fn add_rows(target: &Tensor, rows: &[u32], values: &Tensor) -> Result<()> {
     target.inplace_op2(values, &AddRows { rows })
 }
@@ -47,9 +48,8 @@ impl InplaceOp1 for Clear {
         Ok(())
     }
 
-    #[cfg(feature = "cuda")]
-    fn cuda_fwd(&self, target: &mut candle_core::CudaStorage, layout: &Layout) -> Result<()> {
-        crate::kernels::cuda::training::clear(target, layout)
+    fn cuda_fwd(&self, target: &mut CudaStorage, target_layout: &Layout) -> Result<()> {
+        cuda::clear((target, target_layout))
     }
 }
 
@@ -82,29 +82,23 @@ impl InplaceOp2 for Add {
         Ok(())
     }
 
-    #[cfg(feature = "cuda")]
     fn cuda_fwd(
         &self,
-        target: &mut candle_core::CudaStorage,
-        layout: &Layout,
-        values: &candle_core::CudaStorage,
+        target: &mut CudaStorage,
+        target_layout: &Layout,
+        values: &CudaStorage,
         values_layout: &Layout,
     ) -> Result<()> {
-        use crate::kernels::cuda::{Launch, View, ViewMut};
-        use candle_core::DType::F32;
-        check(layout, values_layout)?;
-        let (count, device) = (layout.shape().elem_count(), target.device.clone());
-        let launch = Launch::single(&device, "accumulate")?
-            .write(&ViewMut::new(target, layout)?.of(F32)?)
-            .read(&View::new(values, values_layout)?.of(F32)?)
-            .u64(count as u64)
-            .u32(u32::from(self.absolute));
-        // SAFETY: accumulate's arguments; both have so many values.
-        unsafe { launch.run_over(count) }
+        cuda::accumulate(
+            (target, target_layout),
+            (values, values_layout),
+            self.absolute,
+        )
     }
 }
 
-fn check(target: &Layout, values: &Layout) -> Result<()> {
+/// Checks that both have one shape.
+pub(in crate::kernels) fn check(target: &Layout, values: &Layout) -> Result<()> {
     if target.shape() != values.shape() {
         let (target, values) = (target.shape(), values.shape());
         candle_core::bail!("{values:?} cannot be added to {target:?}");
@@ -128,7 +122,7 @@ impl InplaceOp2 for AddRows<'_> {
         values: &CpuStorage,
         values_layout: &Layout,
     ) -> Result<()> {
-        let width = self.check(layout, values_layout)?;
+        let width = check_rows(self.rows, layout, values_layout)?;
         let values = elements::<f32>(values, values_layout)?;
         let target = elements_mut::<f32>(target, layout)?;
         for (&row, values) in self.rows.iter().zip(values.chunks_exact(width)) {
@@ -140,40 +134,30 @@ impl InplaceOp2 for AddRows<'_> {
         Ok(())
     }
 
-    #[cfg(feature = "cuda")]
     fn cuda_fwd(
         &self,
-        target: &mut candle_core::CudaStorage,
-        layout: &Layout,
-        values: &candle_core::CudaStorage,
+        target: &mut CudaStorage,
+        target_layout: &Layout,
+        values: &CudaStorage,
         values_layout: &Layout,
     ) -> Result<()> {
-        use crate::kernels::cuda::{Launch, View, ViewMut, pointer, upload};
-        use candle_core::DType::F32;
-        let (width, device) = (self.check(layout, values_layout)?, target.device.clone());
-        let rows = upload(&device, self.rows)?;
-        let launch = Launch::single(&device, "accumulate_rows")?
-            .write(&ViewMut::new(target, layout)?.of(F32)?)
-            .u64(pointer(&rows))
-            .read(&View::new(values, values_layout)?.of(F32)?)
-            .size(self.rows.len())?
-            .size(width)?;
-        // SAFETY: accumulate_rows' arguments; every row is in the target (checked).
-        unsafe { launch.run_columns(width) }
+        cuda::accumulate_rows((target, target_layout), self.rows, (values, values_layout))
     }
 }
 
-impl AddRows<'_> {
-    /// The target's width, once the rows are known to fit.
-    fn check(&self, target: &Layout, values: &Layout) -> Result<usize> {
-        let (n, width) = target.shape().dims2()?;
-        let inside = self.rows.iter().all(|&row| (row as usize) < n);
-        if values.shape().dims() != [self.rows.len(), width] || !inside {
-            let (values, rows) = (values.shape(), self.rows.len());
-            candle_core::bail!("{rows} rows of {values:?} cannot be added to [{n}, {width}]");
-        }
-        Ok(width)
+/// Width of the target, if it has all rows and the values fit them.
+pub(in crate::kernels) fn check_rows(
+    rows: &[u32],
+    target: &Layout,
+    values: &Layout,
+) -> Result<usize> {
+    let (n, width) = target.shape().dims2()?;
+    let inside = rows.iter().all(|&row| (row as usize) < n);
+    if values.shape().dims() != [rows.len(), width] || !inside {
+        let (values, rows) = (values.shape(), rows.len());
+        candle_core::bail!("{rows} rows of {values:?} cannot be added to [{n}, {width}]");
     }
+    Ok(width)
 }
 
 #[cfg(test)]

@@ -1,38 +1,44 @@
-//! The loss of next tokens: `−ln softmax(logits)[target]`, and its gradient in place of the logits.
+//! Cross-entropy loss of next tokens, `−ln softmax(logits)[target]`, and its gradient in place of the
+//! logits.
 
 use std::sync::Mutex;
 
-use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Tensor};
+use candle_core::{CpuStorage, CudaStorage, InplaceOp1, Layout, Result, Shape, Tensor};
 
 use crate::kernels::cpu::element::{elements_mut, values};
 use crate::kernels::cpu::math;
 use crate::kernels::cpu::parallel::{Scattered, for_each_range};
 use crate::kernels::cpu::simd::{Arithmetic, LANES, Vectorised, dispatch, sum_lanes};
+use crate::kernels::cuda;
 
-/// The loss of each row of `logits` `[rows, vocab]`, in nats, for a target below `vocab` a row.
+/// Loss of each row of `logits` `[rows, vocab]`, in nats, for one target per row.
+///
+/// # Errors
+/// The number of targets is not that of the rows, or a target is not below `vocab`.
 pub fn nll(logits: &Tensor, targets: &[u32]) -> Result<Vec<f32>> {
-    let (rows, vocab) = logits.dims2()?;
-    check(rows, vocab, targets)?;
-    #[cfg(feature = "cuda")]
     if logits.device().is_cuda() {
-        return crate::kernels::cuda::training::nll(logits, targets);
+        return cuda::nll(logits, targets);
     }
+    let vocab = check(logits.shape(), targets)?;
     let logits = values(logits)?;
-    let mut losses = vec![0f32; rows];
+    let mut losses = vec![0f32; targets.len()];
     let out = Scattered::new(&mut losses);
-    for_each_range(rows, 1, |range| {
+    for_each_range(targets.len(), 1, |range| {
         for row in range {
             let logits = &logits[row * vocab..(row + 1) * vocab];
             let loss = dispatch(LogSum { logits }) - logits[targets[row] as usize];
-            // SAFETY: each row is one thread's.
+            // SAFETY: each row belongs to one thread.
             unsafe { out.write(row, loss) };
         }
     });
     Ok(losses)
 }
 
-/// [`nll`], which also replaces the logits by the gradient of `weight` times the sum of the losses:
+/// As [`nll`], but also replaces the logits by the gradient of `weight` times the sum of the losses:
 /// `weight·(softmax − [target])`.
+///
+/// # Errors
+/// As there.
 pub fn cross_entropy(logits: &Tensor, targets: &[u32], weight: f32) -> Result<Vec<f32>> {
     let losses = Mutex::new(Vec::new());
     logits.inplace_op1(&CrossEntropy {
@@ -43,12 +49,14 @@ pub fn cross_entropy(logits: &Tensor, targets: &[u32], weight: f32) -> Result<Ve
     Ok(losses.into_inner().expect("no thread panicked"))
 }
 
-fn check(rows: usize, vocab: usize, targets: &[u32]) -> Result<()> {
+/// Size of the vocabulary, if the targets fit the logits.
+pub(in crate::kernels) fn check(logits: &Shape, targets: &[u32]) -> Result<usize> {
+    let (rows, vocab) = logits.dims2()?;
     if targets.len() != rows || targets.iter().any(|&t| t as usize >= vocab) {
         let targets = targets.len();
         candle_core::bail!("{targets} targets do not fit logits [{rows}, {vocab}]");
     }
-    Ok(())
+    Ok(vocab)
 }
 
 struct CrossEntropy<'a> {
@@ -63,15 +71,15 @@ impl InplaceOp1 for CrossEntropy<'_> {
     }
 
     fn cpu_fwd(&self, logits: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        let (rows, vocab) = layout.shape().dims2()?;
-        check(rows, vocab, self.targets)?;
+        let vocab = check(layout.shape(), self.targets)?;
+        let rows = self.targets.len();
         let mut losses = vec![0f32; rows];
         let logits = Scattered::new(elements_mut::<f32>(logits, layout)?);
         let out = Scattered::new(&mut losses);
         for_each_range(rows, 1, |range| {
             for row in range {
                 let target = self.targets[row] as usize;
-                // SAFETY: each row is one thread's.
+                // SAFETY: each row belongs to one thread.
                 let logits = unsafe { logits.slice(row * vocab..(row + 1) * vocab) };
                 let log_sum = dispatch(LogSum { logits });
                 // SAFETY: as above.
@@ -88,22 +96,8 @@ impl InplaceOp1 for CrossEntropy<'_> {
         Ok(())
     }
 
-    #[cfg(feature = "cuda")]
-    fn cuda_fwd(&self, logits: &mut candle_core::CudaStorage, layout: &Layout) -> Result<()> {
-        let (rows, vocab) = layout.shape().dims2()?;
-        check(rows, vocab, self.targets)?;
-        let device = logits.device.clone();
-        let view = crate::kernels::cuda::ViewMut::new(logits, layout)?;
-        // SAFETY: logits of that shape.
-        let losses = unsafe {
-            crate::kernels::cuda::training::cross_entropy(
-                &device,
-                view,
-                self.targets,
-                vocab,
-                self.weight,
-            )
-        }?;
+    fn cuda_fwd(&self, logits: &mut CudaStorage, logits_layout: &Layout) -> Result<()> {
+        let losses = cuda::cross_entropy((logits, logits_layout), self.targets, self.weight)?;
         *self.losses.lock().expect("no thread panicked") = losses;
         Ok(())
     }
@@ -120,15 +114,15 @@ impl Vectorised for LogSum<'_> {
     #[inline(always)]
     fn run<A: Arithmetic>(self) -> f32 {
         let (whole, rest) = self.logits.split_at(self.logits.len() / LANES * LANES);
-        let most = rest.iter().copied().fold(math::largest(whole), f32::max);
+        let max = rest.iter().copied().fold(math::largest(whole), f32::max);
         let mut sums = [0f32; LANES];
         for logits in whole.chunks_exact(LANES) {
             for l in 0..LANES {
-                sums[l] += math::exp::<A>(logits[l] - most);
+                sums[l] += math::exp::<A>(logits[l] - max);
             }
         }
-        let rest = rest.iter().map(|logit| math::exp::<A>(logit - most));
-        most + (sum_lanes(sums) + rest.sum::<f32>()).ln()
+        let rest = rest.iter().map(|logit| math::exp::<A>(logit - max));
+        max + (sum_lanes(sums) + rest.sum::<f32>()).ln()
     }
 }
 

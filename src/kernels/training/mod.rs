@@ -1,4 +1,4 @@
-//! Kernels that only training uses: attention with its gradient, cross-entropy, the optimizer,
+//! Operations that only the trainer uses: attention with its gradient, cross-entropy, the optimizer,
 //! gradient accumulation, and the sampled weight gradient (SDDMM).
 
 pub mod accumulate;

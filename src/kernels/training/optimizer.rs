@@ -1,20 +1,27 @@
-//! One step of an optimizer over a tensor, in place: running means of its gradient, then its values.
-//! And the norm that gradients are clipped by.
+//! Optimizer step over a tensor, in place: running means of its gradient, then its values. And the norm
+//! that gradients are clipped by.
 
-use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Tensor};
+use candle_core::{CpuStorage, CudaStorage, InplaceOp2, InplaceOp3, Layout, Result, Tensor};
 
 use crate::kernels::cpu::element::{elements, elements_mut, values};
 use crate::kernels::cpu::parallel::{Scattered, for_each_range};
 use crate::kernels::cpu::simd::{Arithmetic, LANES, Vectorised, dispatch, sum_lanes};
+use crate::kernels::cuda;
 
-/// What a running mean is the mean of.
+/// The power of the gradient that a running mean averages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Power {
+    /// The gradient itself.
     Gradient,
+    /// Its square.
     Square,
 }
 
-/// `m = β·m + (1 − β)·(scale·g)`, or of its square; `scale` is what clipping multiplies gradients by.
+/// `m = β·m + (1 − β)·scale·g`, or the same with `(scale·g)²`; `scale` is the factor of gradient
+/// clipping.
+///
+/// # Errors
+/// The tensors differ in size.
 pub fn update_mean(
     mean: &Tensor,
     gradient: &Tensor,
@@ -30,24 +37,28 @@ pub fn update_mean(
 pub struct Step {
     /// The learning rate, times whatever scales the direction.
     pub rate: f32,
-    /// What the root of the mean of squares is multiplied by.
+    /// Factor of the root of the mean of squares.
     pub root: f32,
+    /// Term that keeps the divisor above 0.
     pub eps: f32,
-    /// What weight decay leaves of the weights.
+    /// Factor of the weights: 1 less the weight decay.
     pub keep: f32,
 }
 
 impl Step {
+    /// Takes the step for weights in f32.
+    ///
+    /// # Errors
+    /// The tensors differ in size.
     pub fn take(&self, weights: &Tensor, direction: &Tensor, mean_square: &Tensor) -> Result<()> {
         weights.inplace_op3(direction, mean_square, self)
     }
 }
 
-/// The sum of squares of a contiguous f32 tensor, in one order whatever the number of threads.
+/// Sum of squares of a contiguous f32 tensor, in one order for any number of threads.
 pub fn sum_of_squares(tensor: &Tensor) -> Result<f64> {
-    #[cfg(feature = "cuda")]
     if tensor.device().is_cuda() {
-        return crate::kernels::cuda::training::sum_of_squares(tensor);
+        return cuda::sum_of_squares(tensor);
     }
     let values = values(tensor)?;
     let mut sums = vec![0f64; values.len().div_ceil(GRAIN)];
@@ -55,14 +66,14 @@ pub fn sum_of_squares(tensor: &Tensor) -> Result<f64> {
     for_each_range(values.len().div_ceil(GRAIN), 1, |range| {
         for chunk in range {
             let values = &values[chunk * GRAIN..((chunk + 1) * GRAIN).min(values.len())];
-            // SAFETY: each chunk is one thread's.
+            // SAFETY: each chunk belongs to one thread.
             unsafe { out.write(chunk, f64::from(dispatch(Squares(values)))) };
         }
     });
     Ok(sums.iter().sum())
 }
 
-/// Values that are taken at once.
+/// Values per task.
 const GRAIN: usize = 1 << 14;
 
 struct Squares<'a>(&'a [f32]);
@@ -103,7 +114,7 @@ impl InplaceOp2 for Mean {
         gradient: &CpuStorage,
         gradient_layout: &Layout,
     ) -> Result<()> {
-        same(mean_layout, gradient_layout)?;
+        check(mean_layout, gradient_layout)?;
         let gradient = elements::<f32>(gradient, gradient_layout)?;
         let mean = elements_mut::<f32>(mean, mean_layout)?;
         let len = mean.len();
@@ -113,7 +124,7 @@ impl InplaceOp2 for Mean {
             let mean = unsafe { mean.slice(range.clone()) };
             let gradient = &gradient[range];
             dispatch(MeanOf {
-                by: *self,
+                op: *self,
                 mean,
                 gradient,
             });
@@ -121,32 +132,21 @@ impl InplaceOp2 for Mean {
         Ok(())
     }
 
-    #[cfg(feature = "cuda")]
     fn cuda_fwd(
         &self,
-        mean: &mut candle_core::CudaStorage,
+        mean: &mut CudaStorage,
         mean_layout: &Layout,
-        gradient: &candle_core::CudaStorage,
+        gradient: &CudaStorage,
         gradient_layout: &Layout,
     ) -> Result<()> {
-        use crate::kernels::cuda::{Launch, View, ViewMut};
-        use candle_core::DType::F32;
-        same(mean_layout, gradient_layout)?;
-        let (count, device) = (mean_layout.shape().elem_count(), mean.device.clone());
-        let launch = Launch::single(&device, "update_mean")?
-            .write(&ViewMut::new(mean, mean_layout)?.of(F32)?)
-            .read(&View::new(gradient, gradient_layout)?.of(F32)?)
-            .u64(count as u64)
-            .u32(u32::from(self.power == Power::Square))
-            .f32(self.beta)
-            .f32(self.scale);
-        // SAFETY: update_mean's arguments; both have so many values.
-        unsafe { launch.run_over(count) }
+        let Self { power, beta, scale } = *self;
+        let gradient = (gradient, gradient_layout);
+        cuda::update_mean((mean, mean_layout), gradient, power, beta, scale)
     }
 }
 
 struct MeanOf<'a> {
-    by: Mean,
+    op: Mean,
     mean: &'a mut [f32],
     gradient: &'a [f32],
 }
@@ -156,7 +156,7 @@ impl Vectorised for MeanOf<'_> {
 
     #[inline(always)]
     fn run<A: Arithmetic>(self) {
-        let Mean { power, beta, scale } = self.by;
+        let Mean { power, beta, scale } = self.op;
         let share = 1.0 - beta;
         for (mean, gradient) in self.mean.iter_mut().zip(self.gradient) {
             let gradient = gradient * scale;
@@ -183,8 +183,8 @@ impl InplaceOp3 for Step {
         mean_square: &CpuStorage,
         mean_square_layout: &Layout,
     ) -> Result<()> {
-        same(layout, direction_layout)?;
-        same(layout, mean_square_layout)?;
+        check(layout, direction_layout)?;
+        check(layout, mean_square_layout)?;
         let direction = elements::<f32>(direction, direction_layout)?;
         let mean_square = elements::<f32>(mean_square, mean_square_layout)?;
         let weights = elements_mut::<f32>(weights, layout)?;
@@ -192,7 +192,7 @@ impl InplaceOp3 for Step {
         let weights = Scattered::new(weights);
         for_each_range(len, GRAIN, |range| {
             dispatch(StepOf {
-                by: *self,
+                op: *self,
                 // SAFETY: ranges do not overlap.
                 weights: unsafe { weights.slice(range.clone()) },
                 direction: &direction[range.clone()],
@@ -202,37 +202,23 @@ impl InplaceOp3 for Step {
         Ok(())
     }
 
-    #[cfg(feature = "cuda")]
     fn cuda_fwd(
         &self,
-        weights: &mut candle_core::CudaStorage,
-        layout: &Layout,
-        direction: &candle_core::CudaStorage,
+        weights: &mut CudaStorage,
+        weights_layout: &Layout,
+        direction: &CudaStorage,
         direction_layout: &Layout,
-        mean_square: &candle_core::CudaStorage,
+        mean_square: &CudaStorage,
         mean_square_layout: &Layout,
     ) -> Result<()> {
-        use crate::kernels::cuda::{Launch, View, ViewMut};
-        use candle_core::DType::F32;
-        same(layout, direction_layout)?;
-        same(layout, mean_square_layout)?;
-        let (count, device) = (layout.shape().elem_count(), weights.device.clone());
-        let launch = Launch::single(&device, "optimizer_step")?
-            .write(&ViewMut::new(weights, layout)?.of(F32)?)
-            .read(&View::new(direction, direction_layout)?.of(F32)?)
-            .read(&View::new(mean_square, mean_square_layout)?.of(F32)?)
-            .u64(count as u64)
-            .f32(self.rate)
-            .f32(self.root)
-            .f32(self.eps)
-            .f32(self.keep);
-        // SAFETY: optimizer_step's arguments; all have so many values.
-        unsafe { launch.run_over(count) }
+        let direction = (direction, direction_layout);
+        let mean_square = (mean_square, mean_square_layout);
+        cuda::optimizer_step((weights, weights_layout), direction, mean_square, self)
     }
 }
 
 struct StepOf<'a> {
-    by: Step,
+    op: Step,
     weights: &'a mut [f32],
     direction: &'a [f32],
     mean_square: &'a [f32],
@@ -248,7 +234,7 @@ impl Vectorised for StepOf<'_> {
             root,
             eps,
             keep,
-        } = self.by;
+        } = self.op;
         let inputs = self.direction.iter().zip(self.mean_square);
         for (weight, (direction, square)) in self.weights.iter_mut().zip(inputs) {
             let size = A::mul_add(square.sqrt(), root, eps);
@@ -257,10 +243,11 @@ impl Vectorised for StepOf<'_> {
     }
 }
 
-fn same(a: &Layout, b: &Layout) -> Result<()> {
+/// Checks that both have one size.
+pub(in crate::kernels) fn check(a: &Layout, b: &Layout) -> Result<()> {
     if a.shape().elem_count() != b.shape().elem_count() {
         let (a, b) = (a.shape(), b.shape());
-        candle_core::bail!("an optimizer's tensors have one size, not {a:?} and {b:?}");
+        candle_core::bail!("optimizer: tensors of different sizes, {a:?} and {b:?}");
     }
     Ok(())
 }
@@ -320,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_that_differ_are_refused() {
+    fn tensors_of_different_sizes_are_refused() {
         let x = Tensor::ones(3, candle_core::DType::F32, &Device::Cpu).unwrap();
         assert!(update_mean(&x, &x.narrow(0, 0, 2).unwrap(), Power::Square, 0.9, 1.0).is_err());
     }

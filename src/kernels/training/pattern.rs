@@ -1,4 +1,10 @@
-//! Which weights of a matrix are trained.
+//! The positions of a matrix that are trained.
+
+use std::sync::OnceLock;
+
+use candle_core::{CudaDevice, Result};
+
+use crate::kernels::cuda;
 
 /// Positions of a matrix `[rows, width]` in compressed rows, in row-major order.
 #[derive(Debug)]
@@ -6,17 +12,17 @@ pub struct Pattern {
     width: usize,
     row_offsets: Vec<u32>,
     columns: Vec<u32>,
-    /// Where it is needed, once and for all.
-    #[cfg(feature = "cuda")]
-    on_gpu: std::sync::OnceLock<crate::kernels::cuda::training::DevicePattern>,
+    /// Copy on the GPU, made on first use.
+    on_gpu: OnceLock<cuda::DevicePattern>,
 }
 
 impl Pattern {
-    /// The pattern of strictly increasing row-major positions (`row · width + column`).
+    /// Pattern of strictly increasing row-major positions, `row · width + column`.
     ///
     /// # Panics
     /// If a position is out of order or outside the matrix, or if a dimension or the number of
-    /// positions does not fit 32 bits: positions come from a mask or a checked ticket.
+    /// positions does not fit 32 bits. Neither can be, since positions come from a mask or a checked
+    /// ticket.
     pub fn from_flat([rows, width]: [usize; 2], positions: &[usize]) -> Self {
         assert!(u32::try_from(width).is_ok() && u32::try_from(positions.len()).is_ok());
         assert!(positions.windows(2).all(|pair| pair[0] < pair[1]));
@@ -37,28 +43,26 @@ impl Pattern {
             width,
             row_offsets,
             columns,
-            #[cfg(feature = "cuda")]
-            on_gpu: std::sync::OnceLock::new(),
+            on_gpu: OnceLock::new(),
         }
     }
 
-    /// The pattern on a GPU, which is always the same one.
-    #[cfg(feature = "cuda")]
-    pub(in crate::kernels) fn on_gpu(
-        &self,
-        device: &candle_core::CudaDevice,
-    ) -> candle_core::Result<&crate::kernels::cuda::training::DevicePattern> {
+    /// Copy of the pattern on the GPU, which is the same one in every call.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub(in crate::kernels) fn on_gpu(&self, device: &CudaDevice) -> Result<&cuda::DevicePattern> {
         if let Some(on_gpu) = self.on_gpu.get() {
             return Ok(on_gpu);
         }
-        let on_gpu = crate::kernels::cuda::training::DevicePattern::new(device, self)?;
+        let on_gpu = cuda::DevicePattern::new(device, self)?;
         Ok(self.on_gpu.get_or_init(|| on_gpu))
     }
 
-    /// The patterns of matrices of one width, of which each stands below the one before.
+    /// Pattern of matrices of one width, stacked by rows.
     ///
     /// # Panics
-    /// If there is none, their widths differ, or the positions do not fit 32 bits.
+    /// If there are none, their widths differ, or the positions do not fit 32 bits.
     pub fn stack(parts: &[&Self]) -> Self {
         let width = parts[0].width;
         let mut all = Self::new(width, vec![0], Vec::new());
@@ -73,6 +77,7 @@ impl Pattern {
         all
     }
 
+    /// Rows of the matrix.
     pub fn rows(&self) -> usize {
         self.row_offsets.len() - 1
     }
@@ -82,6 +87,7 @@ impl Pattern {
         self.width
     }
 
+    /// Number of positions.
     pub fn nonzeros(&self) -> usize {
         self.columns.len()
     }
@@ -91,7 +97,7 @@ impl Pattern {
         &self.row_offsets
     }
 
-    /// `[nonzeros]`: below [`Self::width`], strictly increasing within a row.
+    /// `[nonzeros]`: all below [`Self::width`], strictly increasing within a row.
     pub fn columns(&self) -> &[u32] {
         &self.columns
     }

@@ -1,28 +1,37 @@
-//! A few weights of a matrix: their gradient, without the dense one ever being formed, and their
-//! values, read and written.
+//! The trained weights of a matrix: their gradient by a sampled dense-dense product (SDDMM), without
+//! the dense gradient, and their values, read and written.
 
 use std::sync::Mutex;
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, InplaceOp3, Layout, Result, Tensor};
+use candle_core::{
+    CpuStorage, CudaStorage, InplaceOp1, InplaceOp2, InplaceOp3, Layout, Result, Tensor,
+};
 
 use super::pattern::Pattern;
 use crate::kernels::cpu::element::{Element, elements, elements_mut, with_element};
 use crate::kernels::cpu::parallel::{Scattered, for_each_range};
 use crate::kernels::cpu::simd::{Arithmetic, LANES, Vectorised, dispatch, sum_lanes};
+use crate::kernels::cuda;
 
 /// Adds to `gradient` `[nonzeros]` the weight gradient `Σ_t dy[t, r]·x[t, c]` at the pattern's
 /// positions `(r, c)`, for `x` `[rows, in]` and `dy` `[rows, out]`.
+///
+/// # Errors
+/// The shapes do not fit the pattern.
 pub fn add_sddmm_gradient(
     gradient: &Tensor,
     pattern: &Pattern,
     x: &Tensor,
     dy: &Tensor,
 ) -> Result<()> {
-    gradient.inplace_op3(x, dy, &SampledGradient { pattern })
+    gradient.inplace_op3(x, dy, &SddmmGradient { pattern })
 }
 
-/// The weight's values at the pattern's positions, `[nonzeros]`, widened to f32.
+/// Values of the weight at the pattern's positions, `[nonzeros]`, widened to f32.
+///
+/// # Errors
+/// The weight has another shape than the pattern.
 pub fn gather(weight: &Tensor, pattern: &Pattern) -> Result<Tensor> {
     let values = Mutex::new(Vec::new());
     weight.inplace_op1(&Gather {
@@ -34,11 +43,15 @@ pub fn gather(weight: &Tensor, pattern: &Pattern) -> Result<Tensor> {
 }
 
 /// Writes `values` `[nonzeros]`, rounded to the weight's dtype, at the pattern's positions.
+///
+/// # Errors
+/// The shapes do not fit the pattern.
 pub fn set(weight: &Tensor, pattern: &Pattern, values: &Tensor) -> Result<()> {
     weight.inplace_op2(values, &Set { pattern })
 }
 
-fn check(pattern: &Pattern, layout: &Layout) -> Result<()> {
+/// Checks that a matrix has the pattern's shape.
+pub(in crate::kernels) fn check(pattern: &Pattern, layout: &Layout) -> Result<()> {
     let (rows, width) = layout.shape().dims2()?;
     if (pattern.rows(), pattern.width()) != (rows, width) {
         let (height, across) = (pattern.rows(), pattern.width());
@@ -67,12 +80,8 @@ impl InplaceOp1 for Gather<'_> {
         Ok(())
     }
 
-    #[cfg(feature = "cuda")]
-    fn cuda_fwd(&self, weight: &mut candle_core::CudaStorage, layout: &Layout) -> Result<()> {
-        check(self.pattern, layout)?;
-        // SAFETY: the matrix has the pattern's shape (checked).
-        let values =
-            unsafe { crate::kernels::cuda::training::gather(weight, layout, self.pattern) }?;
+    fn cuda_fwd(&self, weight: &mut CudaStorage, weight_layout: &Layout) -> Result<()> {
+        let values = cuda::gather_positions((weight, weight_layout), self.pattern)?;
         *self.values.lock().expect("no thread panicked") = values;
         Ok(())
     }
@@ -100,30 +109,30 @@ impl InplaceOp2 for Set<'_> {
         with_element!(weight, T => {
             let weight = elements_mut::<T>(weight, layout)?;
             for (position, value) in self.pattern.flat().zip(values) {
-                // Spelled out: a plain `round` would be f32's own, to whole numbers.
+                // Spelled out, since a plain `round` would be f32's, which rounds to integers.
                 weight[position] = <T as Element>::round(*value);
             }
         });
         Ok(())
     }
 
-    #[cfg(feature = "cuda")]
     fn cuda_fwd(
         &self,
-        weight: &mut candle_core::CudaStorage,
-        layout: &Layout,
-        values: &candle_core::CudaStorage,
+        weight: &mut CudaStorage,
+        weight_layout: &Layout,
+        values: &CudaStorage,
         values_layout: &Layout,
     ) -> Result<()> {
-        check(self.pattern, layout)?;
-        check_values(self.pattern, values_layout)?;
-        let values = crate::kernels::cuda::View::new(values, values_layout)?;
-        // SAFETY: the matrix has the pattern's shape, and there is a value for each position (checked).
-        unsafe { crate::kernels::cuda::training::set((weight, layout), values, self.pattern) }
+        cuda::set_positions(
+            (weight, weight_layout),
+            (values, values_layout),
+            self.pattern,
+        )
     }
 }
 
-fn check_values(pattern: &Pattern, values: &Layout) -> Result<()> {
+/// Checks that there is a value for each position.
+pub(in crate::kernels) fn check_values(pattern: &Pattern, values: &Layout) -> Result<()> {
     let (values, nonzeros) = (values.shape().elem_count(), pattern.nonzeros());
     if values != nonzeros {
         candle_core::bail!("{values} values for {nonzeros} positions");
@@ -131,13 +140,13 @@ fn check_values(pattern: &Pattern, values: &Layout) -> Result<()> {
     Ok(())
 }
 
-struct SampledGradient<'a> {
+struct SddmmGradient<'a> {
     pattern: &'a Pattern,
 }
 
-impl InplaceOp3 for SampledGradient<'_> {
+impl InplaceOp3 for SddmmGradient<'_> {
     fn name(&self) -> &'static str {
-        "sampled-gradient"
+        "sddmm-gradient"
     }
 
     fn cpu_fwd(
@@ -150,7 +159,7 @@ impl InplaceOp3 for SampledGradient<'_> {
         dy_layout: &Layout,
     ) -> Result<()> {
         let pattern = self.pattern;
-        let [rows, width] = self.check(gradient_layout, x_layout, dy_layout)?;
+        let [rows, width] = check_gradient(pattern, gradient_layout, x_layout, dy_layout)?;
         let gradient = elements_mut::<f32>(gradient, gradient_layout)?;
         let (x, dy) = (
             elements::<f32>(x, x_layout)?,
@@ -169,42 +178,38 @@ impl InplaceOp3 for SampledGradient<'_> {
         Ok(())
     }
 
-    #[cfg(feature = "cuda")]
     fn cuda_fwd(
         &self,
-        gradient: &mut candle_core::CudaStorage,
+        gradient: &mut CudaStorage,
         gradient_layout: &Layout,
-        x: &candle_core::CudaStorage,
+        x: &CudaStorage,
         x_layout: &Layout,
-        dy: &candle_core::CudaStorage,
+        dy: &CudaStorage,
         dy_layout: &Layout,
     ) -> Result<()> {
-        use crate::kernels::cuda::{View, ViewMut, training::add_sddmm_gradient};
-        let [rows, _] = self.check(gradient_layout, x_layout, dy_layout)?;
-        let device = gradient.device.clone();
-        let gradient = ViewMut::new(gradient, gradient_layout)?.of(candle_core::DType::F32)?;
-        let factors = [View::new(x, x_layout)?, View::new(dy, dy_layout)?];
-        // SAFETY: the shapes that were checked.
-        unsafe { add_sddmm_gradient(&device, &gradient, self.pattern, factors, rows) }
+        let gradient = (gradient, gradient_layout);
+        cuda::add_sddmm_gradient(gradient, self.pattern, (x, x_layout), (dy, dy_layout))
     }
 }
 
-impl SampledGradient<'_> {
-    /// The shape of `x`, once everything is known to fit.
-    fn check(&self, gradient: &Layout, x: &Layout, dy: &Layout) -> Result<[usize; 2]> {
-        let pattern = self.pattern;
-        let (rows, width) = x.shape().dims2()?;
-        let fits = width == pattern.width() && dy.shape().dims() == [rows, pattern.rows()];
-        if !fits || gradient.shape().elem_count() != pattern.nonzeros() {
-            let (x, dy) = (x.shape(), dy.shape());
-            candle_core::bail!("sampled gradient: x {x:?} and dy {dy:?} do not fit the pattern");
-        }
-        Ok([rows, width])
+/// Shape of `x`, if everything fits the pattern.
+pub(in crate::kernels) fn check_gradient(
+    pattern: &Pattern,
+    gradient: &Layout,
+    x: &Layout,
+    dy: &Layout,
+) -> Result<[usize; 2]> {
+    let (rows, width) = x.shape().dims2()?;
+    let fits = width == pattern.width() && dy.shape().dims() == [rows, pattern.rows()];
+    if !fits || gradient.shape().elem_count() != pattern.nonzeros() {
+        let (x, dy) = (x.shape(), dy.shape());
+        candle_core::bail!("sddmm gradient: x {x:?} and dy {dy:?} do not fit the pattern");
     }
+    Ok([rows, width])
 }
 
-/// Rows of activations that are taken at once, so that all columns of `x` stay in the second-level
-/// cache while the positions jump among them.
+/// Rows of activations per tile: few enough that all columns of `x` stay in the L2 cache, since the
+/// positions are scattered among them.
 fn tile(width: usize) -> usize {
     const VALUES: usize = 160 << 10;
     (VALUES / width.max(1))
@@ -212,8 +217,8 @@ fn tile(width: usize) -> usize {
         .clamp(64, 512)
 }
 
-/// A matrix by columns, each filled up with zeros to whole vectors: a position's gradient is then the
-/// product of two runs of memory.
+/// A matrix in column-major order, with columns padded with zeros to whole vectors. The gradient of a
+/// position is then the dot product of two contiguous slices.
 struct Columns {
     values: Vec<f32>,
     height: usize,
@@ -278,7 +283,7 @@ impl Vectorised for Rows<'_> {
 
     #[inline(always)]
     fn run<A: Arithmetic>(self) {
-        /// Positions of a row that share its loads.
+        /// Positions of a row that share the loads of `dy`.
         const AT_ONCE: usize = 4;
         let base = self.offsets[0] as usize;
         for (row, bounds) in self.offsets.windows(2).enumerate() {
@@ -305,7 +310,7 @@ impl Vectorised for Rows<'_> {
     }
 }
 
-/// `N` products with one vector; each is summed in the same order whatever `N`.
+/// `N` dot products with one vector, each summed in the same order for any `N`.
 #[inline(always)]
 fn dots<A: Arithmetic, const N: usize>(y: &[f32], x: [&[f32]; N]) -> [f32; N] {
     let mut sums = [[0f32; LANES]; N];

@@ -157,7 +157,7 @@ fn what_cannot_be_captured_runs_all_the_same() {
         let batch = batch(position);
         let step = base.decoder.prepare(&batch, graphs.begin()).unwrap();
         graphs.upload().unwrap();
-        let form = Form::new(vec![tensor.id()], &step.spans, &step.overlays);
+        let form = GraphKey::new(vec![tensor.id()], &step.spans, &step.overlays);
         assert!(form.is_some());
         let got = graphs.run(form, || {
             let double = (&tensor * 2.0)?;

@@ -15,7 +15,7 @@ use crate::kernels::gather_rows::gather_rows;
 use crate::kernels::residual;
 use crate::kernels::rms_norm::rms_norm;
 use crate::kernels::rope::{HeadNorms, rotate};
-use crate::kernels::step::graphs::{Form, Graphs};
+use crate::kernels::step::graphs::{GraphKey, Graphs};
 use crate::kernels::step::indices::Indices;
 use crate::kernels::step::inputs::Inputs;
 use crate::kernels::ticket::overlay::{OverlayRows, Overlays, overlay};
@@ -97,7 +97,7 @@ impl Decoder {
         let step = self.prepare(batch, graphs.begin())?;
         graphs.upload()?;
         let of = vec![self.weights.norm.id(), cache.layer(0).keys().id()];
-        let form = Form::new(of, &step.spans, &step.overlays);
+        let form = GraphKey::new(of, &step.spans, &step.overlays);
         if form.is_some() {
             self.check(batch, &step, cache)?;
         }

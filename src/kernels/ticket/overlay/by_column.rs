@@ -1,10 +1,10 @@
 //! The product of nonzeros that lie by column.
 
-use super::{Input, WIDEST};
+use super::{Input, MAX_ROWS};
 use crate::kernels::cpu::element::{Column, Element};
 use crate::kernels::cpu::simd::{Arithmetic, Vectorised};
 
-/// One block's nonzeros, for the rows of one piece.
+/// One block's nonzeros, for the rows of one tile.
 pub struct ByColumn<'a, C, D> {
     pub rows: &'a [u16],
     pub columns: &'a [C],
@@ -24,7 +24,7 @@ impl<C: Column, D: Element> Vectorised for ByColumn<'_, C, D> {
             Input::Rows(x) => self.by_row::<A>(x),
             Input::Columns { values, lanes: 4 } => self.by_vector::<A, 4>(values),
             Input::Columns { values, lanes: 8 } => self.by_vector::<A, 8>(values),
-            Input::Columns { values, .. } => self.by_vector::<A, WIDEST>(values),
+            Input::Columns { values, .. } => self.by_vector::<A, MAX_ROWS>(values),
         }
     }
 }

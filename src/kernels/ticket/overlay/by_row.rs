@@ -1,11 +1,11 @@
 //! The product of nonzeros that lie by row, in whole quads.
 
 use super::layout::QUAD;
-use super::{Input, WIDEST};
+use super::{Input, MAX_ROWS};
 use crate::kernels::cpu::element::{Column, Element};
 use crate::kernels::cpu::simd::{Arithmetic, Vectorised};
 
-/// One block's rows, for the rows of one piece.
+/// One block's rows, for the rows of one tile.
 pub struct ByRow<'a, C, D> {
     pub rows: &'a [u16],
     /// `[rows + 1]`: where each row's nonzeros begin in `columns` and `deltas`.
@@ -27,7 +27,7 @@ impl<C: Column, D: Element> Vectorised for ByRow<'_, C, D> {
             Input::Rows(x) => self.by_row::<A>(x),
             Input::Columns { values, lanes: 4 } => self.by_vector::<A, 4>(values),
             Input::Columns { values, lanes: 8 } => self.by_vector::<A, 8>(values),
-            Input::Columns { values, .. } => self.by_vector::<A, WIDEST>(values),
+            Input::Columns { values, .. } => self.by_vector::<A, MAX_ROWS>(values),
         }
     }
 }

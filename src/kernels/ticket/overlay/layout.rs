@@ -44,7 +44,7 @@ pub(super) enum Order {
 pub(super) const QUAD: usize = 4;
 /// Nonzeros for each row of the weight from which on they lie by row.
 const BY_ROW_FROM: usize = 24;
-/// Output rows of a block at most where batch rows are taken as a vector: the sums of [`super::WIDEST`] take
+/// Output rows of a block at most where batch rows are taken as a vector: the sums of [`super::MAX_ROWS`] take
 /// 16 KiB then, half of a small first-level cache.
 const BLOCK_ROWS: usize = 256;
 /// Output rows that a block's [`u16`]s can tell apart.

@@ -1,51 +1,55 @@
-//! Sparse products beside a dense one: `y[rows] += scale·x[rows]·Δᵀ`, for a batch whose rows are under
-//! different tickets.
+//! Tickets overlaid on the rows of a batch: sparse products `y[rows] += scale·x[rows]·Δᵀ` beside the
+//! dense one.
 
 mod by_column;
 mod by_row;
 mod layout;
-mod piece;
+mod tile;
 
 use std::ops::Range;
+use std::sync::OnceLock;
 
-use candle_core::{CpuStorage, Device, InplaceOp2, Layout, Result, Tensor};
+use candle_core::{CpuStorage, CudaStorage, Device, InplaceOp2, Layout, Result, Storage, Tensor};
 use rayon::prelude::*;
 
 use crate::kernels::cpu::element::{elements, elements_mut};
 use crate::kernels::cpu::parallel::{Scattered, for_each_range};
+use crate::kernels::cuda;
 use crate::kernels::step::inputs::Inputs;
 use crate::ticket::TensorDelta;
 pub use layout::OverlayLayout;
-use piece::{Input, Part, Piece, WIDEST};
+use tile::{Input, MAX_ROWS, Segment, Tile};
 
-/// A ticket's deltas for one of the base's weights, `[out, in]`: those of the parameters that it is fused of, each
-/// with the row that it begins at, ascending.
+/// Deltas of a ticket for one weight of the base.
 #[derive(Clone, Debug)]
 pub struct WeightDeltas<'a> {
+    /// `[out, in]`.
     pub shape: [usize; 2],
+    /// Deltas of the parameters that the weight is fused of, each with the parameter's first row,
+    /// ascending.
     pub parts: Vec<(usize, &'a TensorDelta)>,
 }
 
-/// A ticket's deltas by the base's weights, arranged for the sparse product where the base is.
-pub enum Layouts {
+/// Device layout of a ticket: its deltas by weight number, arranged for the sparse products.
+pub enum DeviceLayout {
+    /// Layouts on the CPU; `None` for weights that the ticket does not touch.
     Cpu(Vec<Option<OverlayLayout>>),
-    #[cfg(feature = "cuda")]
-    Gpu(Box<crate::kernels::cuda::DeviceTicket>),
+    /// Layout on a GPU, which apply and revert use too.
+    Gpu(Box<cuda::DeviceTicket>),
 }
 
-impl Layouts {
-    /// Arranges the deltas of weights, by their numbers; `None` where the ticket does not touch one.
+impl DeviceLayout {
+    /// Arranges the deltas, indexed by weight number; `None` for weights that the ticket does not touch.
     ///
     /// # Errors
-    /// There is no room for them on the GPU.
+    /// The GPU has no room for them.
     ///
     /// # Panics
-    /// If a delta reaches beyond its weight, which a ticket that is bound to its base rules out.
+    /// If a delta reaches beyond its weight, which cannot be for a ticket that is bound to its base.
     pub fn new(weights: &[Option<WeightDeltas>], device: &Device) -> Result<Self> {
         match device {
-            #[cfg(feature = "cuda")]
             Device::Cuda(device) => {
-                let ticket = crate::kernels::cuda::DeviceTicket::new(device, weights)?;
+                let ticket = cuda::DeviceTicket::new(device, weights)?;
                 Ok(Self::Gpu(Box::new(ticket)))
             }
             _ => {
@@ -56,8 +60,7 @@ impl Layouts {
         }
     }
 
-    /// How many weights the base has.
-    #[cfg(feature = "cuda")]
+    /// Number of the base's weights, touched or not.
     fn weights(&self) -> usize {
         match self {
             Self::Cpu(layouts) => layouts.len(),
@@ -65,117 +68,114 @@ impl Layouts {
         }
     }
 
-    /// `[out, in]` of a weight that the ticket touches.
+    /// `[out, in]` of a weight; `None` if the ticket does not touch it.
     pub fn shape(&self, weight: usize) -> Option<[usize; 2]> {
         match self {
             Self::Cpu(layouts) => Some(layouts[weight].as_ref()?.shape()),
-            #[cfg(feature = "cuda")]
             Self::Gpu(ticket) => ticket.shape(weight),
         }
     }
 
+    /// Number of deltas, in all weights.
     pub fn nonzeros(&self) -> usize {
         match self {
             Self::Cpu(layouts) => layouts.iter().flatten().map(OverlayLayout::nonzeros).sum(),
-            #[cfg(feature = "cuda")]
             Self::Gpu(ticket) => ticket.nonzeros(),
         }
     }
 
-    /// Bytes of the memory that the base is in.
+    /// Bytes of device memory.
     pub fn bytes(&self) -> usize {
         match self {
             Self::Cpu(layouts) => {
                 let heap = layouts.iter().flatten().map(OverlayLayout::bytes);
                 size_of_val(&layouts[..]) + heap.sum::<usize>()
             }
-            #[cfg(feature = "cuda")]
             Self::Gpu(ticket) => ticket.bytes(),
         }
     }
 
-    /// Bytes that [`Self::new`] makes of the same, at most.
+    /// Upper bound on the bytes of device memory that [`Self::new`] takes.
     pub fn bytes_for(weights: &[Option<WeightDeltas>], device: &Device) -> usize {
-        let of = |weight: &WeightDeltas| match device {
-            #[cfg(feature = "cuda")]
-            Device::Cuda(_) => crate::kernels::cuda::DeviceTicket::bytes_for(weight),
+        let deltas = |weight: &WeightDeltas| match device {
+            Device::Cuda(_) => cuda::DeviceTicket::bytes_for(weight),
             _ => OverlayLayout::bytes_for(weight),
         };
         let entry = size_of::<Option<OverlayLayout>>();
-        let all = weights
+        let bytes = weights
             .iter()
-            .map(|weight| entry + weight.as_ref().map_or(0, of));
-        all.sum()
+            .map(|weight| entry + weight.as_ref().map_or(0, deltas));
+        bytes.sum()
     }
 }
 
-/// Rows of a batch that are under one ticket.
+/// Rows of a batch under one ticket.
 #[derive(Clone)]
 pub struct OverlayRows<'a> {
+    /// The batch rows.
     pub rows: Range<usize>,
-    pub ticket: &'a Layouts,
+    /// Layout of the ticket on the base's device.
+    pub ticket: &'a DeviceLayout,
+    /// Factor of the deltas.
     pub scale: f32,
 }
 
-/// The rows of a step that are under tickets, put where the kernels run.
+/// Tickets overlaid on the rows of a step, staged for the device.
 pub struct Overlays<'a> {
-    parts: Vec<OverlayRows<'a>>,
-    /// All rows of the step, under a ticket or not.
+    overlaid: Vec<OverlayRows<'a>>,
+    /// Number of the step's rows, under a ticket or not.
     rows: usize,
-    #[cfg(feature = "cuda")]
-    on_gpu: Option<crate::kernels::cuda::DeviceSegments<'a>>,
+    pub(in crate::kernels) on_gpu: Option<cuda::DeviceSegments<'a>>,
 }
 
 impl<'a> Overlays<'a> {
-    /// For `parts` of a step of `rows` rows, which ascend and do not overlap; to be uploaded with the step's other
-    /// inputs.
+    /// Overlays for a step of `rows` rows, staged with the step's other inputs. `overlaid` ascends and
+    /// does not overlap.
     ///
     /// # Errors
-    /// They do not, or reach beyond; or a ticket was arranged for another device.
-    pub fn new(parts: Vec<OverlayRows<'a>>, rows: usize, inputs: &mut Inputs) -> Result<Self> {
-        #[cfg(not(feature = "cuda"))]
-        let _ = inputs;
+    /// It does not ascend, reaches beyond the step's rows, or a ticket's layout is for another device.
+    pub fn new(overlaid: Vec<OverlayRows<'a>>, rows: usize, inputs: &mut Inputs) -> Result<Self> {
         let mut free = 0;
-        for OverlayRows { rows: part, .. } in &parts {
+        for OverlayRows { rows: part, .. } in &overlaid {
             if part.start < free || part.end < part.start || part.end > rows {
                 candle_core::bail!("overlay: rows {part:?} behind row {free} of {rows}");
             }
             free = part.end;
         }
+        let on_gpu = match &mut inputs.on_gpu {
+            Some(staging) => Some(cuda::DeviceSegments::new(&overlaid, rows, staging)?),
+            None => None,
+        };
         Ok(Self {
-            #[cfg(feature = "cuda")]
-            on_gpu: match &mut inputs.on_gpu {
-                Some(staging) => Some(on_gpu(&parts, rows, staging)?),
-                None => None,
-            },
-            parts,
+            overlaid,
             rows,
+            on_gpu,
         })
     }
 
-    /// What the launches for these rows hang on, on a GPU; `None` where they are of this step alone.
-    pub(in crate::kernels) fn form(&self) -> Option<Vec<usize>> {
-        #[cfg(feature = "cuda")]
-        {
-            let mut numbers = self.on_gpu.as_ref()?.form()?.to_vec();
-            let weights = self.parts.iter().map(|part| part.ticket.weights());
-            let touched = (0..weights.max().unwrap_or(0)).filter(|&weight| self.touch(weight));
-            numbers.extend(touched);
-            Some(numbers)
-        }
-        #[cfg(not(feature = "cuda"))]
-        None
+    /// Part of the step's graph key; `None` if the launches are unique to the step, and on the CPU.
+    pub(in crate::kernels) fn graph_key(&self) -> Option<Vec<usize>> {
+        let mut counts = self.on_gpu.as_ref()?.graph_key()?.to_vec();
+        let weights = self.overlaid.iter().map(|rows| rows.ticket.weights());
+        let touched = (0..weights.max().unwrap_or(0)).filter(|&weight| self.touch(weight));
+        counts.extend(touched);
+        Some(counts)
     }
 
     /// Whether any of the tickets touches a weight.
     pub fn touch(&self, weight: usize) -> bool {
-        self.parts
+        self.overlaid
             .iter()
-            .any(|part| part.ticket.shape(weight).is_some())
+            .any(|rows| rows.ticket.shape(weight).is_some())
     }
 
-    /// `[out, in]` of the weight, once the rows are known to be the step's.
-    fn check(&self, weight: usize, y: &Layout, x: &Layout) -> Result<[usize; 2]> {
+    /// `[out, in]` of the weight, if `y` and `x` have the step's rows and the deltas fit.
+    pub(in crate::kernels) fn check(
+        &self,
+        weight: usize,
+        y: &Layout,
+        x: &Layout,
+    ) -> Result<[usize; 2]> {
         let ((rows, out), (x_rows, inner)) = (y.shape().dims2()?, x.shape().dims2()?);
         if rows != x_rows {
             candle_core::bail!("overlay: x has {x_rows} rows, y {rows}");
@@ -184,82 +184,50 @@ impl<'a> Overlays<'a> {
         Ok([out, inner])
     }
 
-    /// Checks that the deltas for a weight are of its shape, and that a step has as many rows as these.
-    pub(crate) fn check_fit(&self, weight: usize, of: [usize; 2], rows: usize) -> Result<()> {
+    /// Checks that the deltas for a weight have its shape, and that the step has that many rows.
+    pub(crate) fn check_fit(&self, weight: usize, shape: [usize; 2], rows: usize) -> Result<()> {
         if rows != self.rows {
             candle_core::bail!("overlay: {rows} rows for a step of {}", self.rows);
         }
-        for part in &self.parts {
-            let shape = part.ticket.shape(weight);
-            if shape.is_some_and(|shape| shape != of) {
-                candle_core::bail!("overlay: a delta {shape:?} for a weight {of:?}");
+        for overlaid in &self.overlaid {
+            let deltas = overlaid.ticket.shape(weight);
+            if deltas.is_some_and(|deltas| deltas != shape) {
+                candle_core::bail!("overlay: a delta {deltas:?} for a weight {shape:?}");
             }
         }
         Ok(())
     }
 }
 
-#[cfg(feature = "cuda")]
-fn on_gpu<'a>(
-    parts: &[OverlayRows<'a>],
-    rows: usize,
-    staging: &mut crate::kernels::cuda::Staging,
-) -> Result<crate::kernels::cuda::DeviceSegments<'a>> {
-    let part = |part: &OverlayRows<'a>| match part.ticket {
-        Layouts::Gpu(ticket) => Ok(crate::kernels::cuda::DeviceRows {
-            ticket,
-            first_row: part.rows.start,
-            rows: part.rows.len(),
-            scale: part.scale,
-        }),
-        Layouts::Cpu(_) => candle_core::bail!("overlay: a ticket that is not on the GPU"),
-    };
-    let parts: Result<Vec<_>> = parts.iter().map(part).collect();
-    crate::kernels::cuda::DeviceSegments::new(parts?, rows, staging)
-}
-
-/// `y[rows] + scale·x[rows]·Δᵀ` for each of the parts, and `y` in the rows between, with the deltas of one weight, by
-/// its number. `x` is `[rows, in]`; `y` is `[rows, out]` in f32, the result in the dtype of `x`: a ticket adds less than
-/// a product that is rounded already would keep. `y` is used up: on any device it may be written to, and on the CPU it is
-/// the result.
+/// `y[rows] + scale·x[rows]·Δᵀ` for the overlaid rows, and `y` in all other rows, with the deltas of the
+/// weight of that number. `x` is `[rows, in]`; `y` is `[rows, out]` in f32 and the result in the dtype of
+/// `x`, since what a ticket adds would be lost in a product that is rounded already. `y` is consumed: it
+/// may be overwritten, and on the CPU it is the result.
 ///
-/// The nonzeros of a row of the weight are added in one order, whatever the number of batch rows: what a row gets, given
-/// its `y`, does not depend on the batch that it is in. (On a GPU that holds for as long as it is not so many rows of one
-/// ticket that its deltas are better expanded.)
+/// The nonzeros of a row of the weight are added in one order for any number of batch rows, so a row's
+/// result, given its `y`, does not depend on its batch. (On a GPU this holds unless one ticket has so
+/// many rows that its deltas are expanded for a dense product.)
 ///
 /// # Errors
-/// If shapes do not fit.
+/// The shapes do not fit.
 pub fn overlay(y: Tensor, x: &Tensor, overlays: &Overlays, weight: usize) -> Result<Tensor> {
-    let overlay = Overlay { overlays, weight };
-    y.inplace_op2(x, &overlay)?;
-    #[cfg(feature = "cuda")]
-    if y.device().is_cuda() {
-        return y.apply_op2_no_bwd(x, &overlay);
-    }
-    Ok(y)
+    let op = Overlay {
+        overlays,
+        weight,
+        rounded: OnceLock::new(),
+    };
+    y.inplace_op2(x, &op)?;
+    Ok(match op.rounded.into_inner() {
+        Some(rounded) => (rounded, y.shape()).into(),
+        None => y,
+    })
 }
 
-/// In place, what is added to `y` as it is: on the CPU all, on a GPU the products of deltas that are expanded. Then, on
-/// a GPU, the sparse products and the rounding, into the result.
 struct Overlay<'a> {
     overlays: &'a Overlays<'a>,
     weight: usize,
-}
-
-#[cfg(feature = "cuda")]
-impl<'a> Overlay<'a> {
-    /// The segments on the GPU and `[out, in]`, once all is known to fit.
-    fn on_gpu(
-        &self,
-        y: &Layout,
-        x: &Layout,
-    ) -> Result<(&'a crate::kernels::cuda::DeviceSegments<'a>, [usize; 2])> {
-        let shape = self.overlays.check(self.weight, y, x)?;
-        let Some(segments) = &self.overlays.on_gpu else {
-            candle_core::bail!("overlay: rows that are not on the GPU");
-        };
-        Ok((segments, shape))
-    }
+    /// The sum in the dtype of `x`, on a GPU.
+    rounded: OnceLock<Storage>,
 }
 
 impl InplaceOp2 for Overlay<'_> {
@@ -277,99 +245,72 @@ impl InplaceOp2 for Overlay<'_> {
         self.overlays.check(self.weight, y_layout, x_layout)?;
         let x = elements::<f32>(x, x_layout)?;
         let y = Scattered::new(elements_mut::<f32>(y, y_layout)?);
-        let parts = self
-            .overlays
-            .parts
-            .iter()
-            .filter_map(|part| part.of(self.weight));
-        let pieces = parts.flat_map(|part| {
-            let starts = part.rows.clone().step_by(WIDEST);
-            starts.map(move |start| (part.clone(), start..part.rows.end.min(start + WIDEST)))
+        let overlaid = self.overlays.overlaid.iter();
+        let segments = overlaid.filter_map(|rows| rows.segment(self.weight));
+        let tile_rows = segments.flat_map(|segment| {
+            let starts = segment.rows.clone().step_by(MAX_ROWS);
+            starts.map(move |start| {
+                let end = segment.rows.end.min(start + MAX_ROWS);
+                (segment.clone(), start..end)
+            })
         });
-        let parts: Vec<(Part, Range<usize>)> = pieces.collect();
-        let mut pieces: Vec<Option<Piece>> = parts.iter().map(|_| None).collect();
-        let made = Scattered::new(&mut pieces);
-        let transposes = parts
-            .iter()
-            .any(|(part, rows)| Piece::is_vector(part, rows));
-        let grain = if transposes { 1 } else { parts.len() };
-        for_each_range(parts.len(), grain, |range| {
-            for at in range {
-                let (part, rows) = &parts[at];
-                // SAFETY: each piece is made once.
-                unsafe { made.write(at, Some(Piece::new(part, rows.clone(), x))) };
-            }
-        });
-        let pieces: Vec<Piece> = pieces.into_iter().flatten().collect();
-        let blocks = |(piece, of): (usize, &Piece)| {
-            (0..of.part.layout.blocks()).map(move |block| (piece, block))
+        let tile_rows: Vec<(Segment, Range<usize>)> = tile_rows.collect();
+        let tiles = tiles(&tile_rows, x);
+        let blocks = |(number, tile): (usize, &Tile)| {
+            (0..tile.segment.layout.blocks()).map(move |block| (number, block))
         };
-        let tasks: Vec<_> = pieces.iter().enumerate().flat_map(blocks).collect();
+        let tasks: Vec<_> = tiles.iter().enumerate().flat_map(blocks).collect();
         for_each_range(tasks.len(), 1, |range| {
-            for &(piece, block) in &tasks[range] {
-                pieces[piece].add(block, &y);
+            for &(tile, block) in &tasks[range] {
+                tiles[tile].add(block, &y);
             }
         });
         Ok(())
     }
 
-    #[cfg(feature = "cuda")]
     fn cuda_fwd(
         &self,
-        y: &mut candle_core::CudaStorage,
+        y: &mut CudaStorage,
         y_layout: &Layout,
-        x: &candle_core::CudaStorage,
+        x: &CudaStorage,
         x_layout: &Layout,
     ) -> Result<()> {
-        let (segments, _) = self.on_gpu(y_layout, x_layout)?;
         let (y, x) = ((y, y_layout), (x, x_layout));
-        // SAFETY: the segments are of so many rows, and their weight has that shape (checked).
-        unsafe { crate::kernels::cuda::overlay_dense(segments, self.weight, y, x) }
+        let rounded = cuda::overlay(y, x, self.overlays, self.weight)?;
+        let set = self.rounded.set(Storage::Cuda(rounded));
+        assert!(set.is_ok(), "an operation runs once");
+        Ok(())
     }
 }
 
-#[cfg(feature = "cuda")]
-impl candle_core::CustomOp2 for Overlay<'_> {
-    fn name(&self) -> &'static str {
-        "ticket-overlay"
-    }
-
-    fn cpu_fwd(
-        &self,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-    ) -> Result<(CpuStorage, candle_core::Shape)> {
-        candle_core::bail!("overlay: on the CPU it is computed in place")
-    }
-
-    fn cuda_fwd(
-        &self,
-        y: &candle_core::CudaStorage,
-        y_layout: &Layout,
-        x: &candle_core::CudaStorage,
-        x_layout: &Layout,
-    ) -> Result<(candle_core::CudaStorage, candle_core::Shape)> {
-        let (segments, shape) = self.on_gpu(y_layout, x_layout)?;
-        let (y, x) = ((y, y_layout), (x, x_layout));
-        // SAFETY: as above.
-        let sum = unsafe { crate::kernels::cuda::overlay(segments, self.weight, shape, y, x) }?;
-        Ok((sum, y_layout.shape().clone()))
-    }
+/// The tiles of those rows, made in parallel if any of them transposes its rows of `x`.
+fn tiles<'a>(tile_rows: &'a [(Segment<'a>, Range<usize>)], x: &'a [f32]) -> Vec<Tile<'a>> {
+    let mut tiles: Vec<Option<Tile>> = tile_rows.iter().map(|_| None).collect();
+    let made = Scattered::new(&mut tiles);
+    let transposes = tile_rows
+        .iter()
+        .any(|(segment, rows)| Tile::is_vector(segment, rows));
+    let grain = if transposes { 1 } else { tile_rows.len() };
+    for_each_range(tile_rows.len(), grain, |range| {
+        for index in range {
+            let (segment, rows) = &tile_rows[index];
+            // SAFETY: each tile is made once.
+            unsafe { made.write(index, Some(Tile::new(segment, rows.clone(), x))) };
+        }
+    });
+    tiles.into_iter().flatten().collect()
 }
 
 impl OverlayRows<'_> {
-    /// What is laid over these rows of a weight's product on the CPU, if anything.
-    fn of(&self, weight: usize) -> Option<Part<'_>> {
+    /// The rows with their layout of a weight on the CPU, if the ticket touches it.
+    fn segment(&self, weight: usize) -> Option<Segment<'_>> {
         match self.ticket {
-            Layouts::Cpu(layouts) => Some(Part {
+            DeviceLayout::Cpu(layouts) => Some(Segment {
                 rows: self.rows.clone(),
                 layout: layouts[weight].as_ref()?,
                 scale: self.scale,
             }),
-            #[cfg(feature = "cuda")]
-            Layouts::Gpu(_) => None,
+            DeviceLayout::Gpu(_) => None,
         }
     }
 }

@@ -18,10 +18,10 @@ fn random(shape: (usize, usize)) -> Tensor {
 }
 
 /// A ticket that touches one weight, which is fused of these parts.
-fn ticket(shape: [usize; 2], parts: &[&TensorDelta]) -> Layouts {
+fn ticket(shape: [usize; 2], parts: &[&TensorDelta]) -> DeviceLayout {
     let weight = fused(shape, parts);
-    let layouts = Layouts::new(&[Some(weight.clone())], &Device::Cpu).unwrap();
-    let counted = Layouts::bytes_for(&[Some(weight)], &Device::Cpu);
+    let layouts = DeviceLayout::new(&[Some(weight.clone())], &Device::Cpu).unwrap();
+    let counted = DeviceLayout::bytes_for(&[Some(weight)], &Device::Cpu);
     assert!(layouts.bytes() <= counted, "{} {counted}", layouts.bytes());
     layouts
 }

@@ -1,8 +1,8 @@
-//! Causal attention over whole sequences, forward and backward, for training: grouped queries, a
-//! sliding window, no KV cache.
+//! Causal attention over whole sequences for training, forward and backward, with grouped queries and a
+//! sliding window, without a KV cache.
 //!
-//! Scores are formed a tile of queries at a time and not kept; the backward pass forms them again
-//! from the softmax sums (as FlashAttention does, arXiv 2205.14135, section 3 and appendix B).
+//! Scores are computed per tile of queries and not stored; the backward pass recomputes them from the
+//! softmax sums, as FlashAttention does (arXiv 2205.14135, section 3 and appendix B).
 
 use std::ops::Range;
 
@@ -13,36 +13,39 @@ use crate::kernels::cpu::gemm::{Matrix, MatrixMut, Threads, Write, multiply};
 use crate::kernels::cpu::math;
 use crate::kernels::cpu::parallel::{Scattered, for_each_range};
 use crate::kernels::cpu::simd::{Arithmetic, LANES, Vectorised, dispatch};
+use crate::kernels::cuda;
 
-/// What is computed besides queries, keys and values.
+/// Parameters of the attention besides queries, keys and values.
 #[derive(Clone, Copy, Debug)]
 pub struct CausalOptions<'a> {
-    /// The rows of each sequence.
+    /// Rows of each sequence, ascending.
     pub sequences: &'a [Range<usize>],
-    /// How many positions a row sees, its own among them; `None`: all before it.
+    /// Number of positions that a row attends to, its own included; `None` for all up to its own.
     pub window: Option<usize>,
-    /// What scores are multiplied by.
+    /// Factor of the scores.
     pub scale: f32,
 }
 
-/// Queries whose scores are held at once.
+/// Queries per tile.
 const TILE: usize = 64;
 
 /// `softmax(q·Kᵀ·scale)·V` of each row over the rows of its sequence up to itself, for queries
-/// `[rows, heads, dim]`, keys and values `[rows, kv heads, dim]`: the result `[rows, heads, dim]`, and
-/// `[rows, heads]`, the natural logarithm of each softmax's sum, which the backward pass wants.
+/// `[rows, heads, dim]` and keys and values `[rows, kv heads, dim]`. Returns the result
+/// `[rows, heads, dim]` and, for the backward pass, the natural logarithm of each softmax's sum,
+/// `[rows, heads]`.
+///
+/// # Errors
+/// The shapes do not fit each other or the sequences.
 pub fn causal_attention(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
     options: &CausalOptions,
 ) -> Result<(Tensor, Tensor)> {
-    let (rows, heads, dim) = q.dims3()?;
-    #[cfg(feature = "cuda")]
     if q.device().is_cuda() {
-        check(q, k, v, options)?;
-        return crate::kernels::cuda::training::Causal::new(q, k, options)?.forward([q, k, v]);
+        return cuda::causal_attention([q, k, v], options);
     }
+    let (rows, heads, dim) = q.dims3()?;
     let (qv, kv, vv) = (values(q)?, values(k)?, values(v)?);
     let inputs = Inputs::new([&qv, &kv, &vv], q, k, v, options)?;
     let (mut y, mut log_sums) = (vec![0f32; rows * heads * dim], vec![0f32; rows * heads]);
@@ -56,7 +59,10 @@ pub fn causal_attention(
     ))
 }
 
-/// The gradients of `q`, `k` and `v`, from that of the result `y`.
+/// Gradients of `q`, `k` and `v` from the gradient `dy` of the result `y`.
+///
+/// # Errors
+/// The shapes do not fit each other or the sequences.
 pub fn causal_attention_backward(
     [q, k, v]: [&Tensor; 3],
     y: &Tensor,
@@ -64,21 +70,14 @@ pub fn causal_attention_backward(
     dy: &Tensor,
     options: &CausalOptions,
 ) -> Result<[Tensor; 3]> {
-    let (rows, heads, _) = q.dims3()?;
-    let shapes = y.dims() == q.dims() && dy.dims() == q.dims();
-    if !shapes || log_sums.dims() != [rows, heads] {
-        candle_core::bail!("causal attention: gradients and results have the queries' shape");
-    }
-    #[cfg(feature = "cuda")]
     if q.device().is_cuda() {
-        check(q, k, v, options)?;
-        let attention = crate::kernels::cuda::training::Causal::new(q, k, options)?;
-        return attention.backward([q, k, v], y, log_sums, dy);
+        return cuda::causal_attention_backward([q, k, v], y, log_sums, dy, options);
     }
+    check_gradients(q, y, log_sums, dy)?;
     let (qv, kv, vv) = (values(q)?, values(k)?, values(v)?);
     let inputs = Inputs::new([&qv, &kv, &vv], q, k, v, options)?;
     let (y, log_sums, dy) = (values(y)?, values(log_sums)?, values(dy)?);
-    let given = Given {
+    let given = BackwardInputs {
         y: &y,
         log_sums: &log_sums,
         dy: &dy,
@@ -91,7 +90,7 @@ pub fn causal_attention_backward(
             Scattered::new(&mut dk),
             Scattered::new(&mut dv),
         );
-        let out = Out {
+        let out = Gradients {
             dq: &dq,
             dk: &dk,
             dv: &dv,
@@ -102,8 +101,13 @@ pub fn causal_attention_backward(
     Ok([tensor(dq, q)?, tensor(dk, k)?, tensor(dv, v)?])
 }
 
-/// Whether queries, keys and values fit each other and the sequences.
-fn check(queries: &Tensor, keys: &Tensor, values: &Tensor, options: &CausalOptions) -> Result<()> {
+/// Checks that queries, keys and values fit each other and the sequences.
+pub(in crate::kernels) fn check(
+    queries: &Tensor,
+    keys: &Tensor,
+    values: &Tensor,
+    options: &CausalOptions,
+) -> Result<()> {
     let (rows, heads, dim) = queries.dims3()?;
     let (key_rows, kv_heads, key_dim) = keys.dims3()?;
     let sequences = options.sequences;
@@ -115,6 +119,21 @@ fn check(queries: &Tensor, keys: &Tensor, values: &Tensor, options: &CausalOptio
     if !fits || !heads.is_multiple_of(kv_heads) || !ordered || last > rows {
         let (q, k) = (queries.shape(), keys.shape());
         candle_core::bail!("causal attention: queries {q:?}, keys {k:?}, sequences to {last}");
+    }
+    Ok(())
+}
+
+/// Checks that the result, its gradient and the logarithms fit the queries.
+pub(in crate::kernels) fn check_gradients(
+    q: &Tensor,
+    y: &Tensor,
+    log_sums: &Tensor,
+    dy: &Tensor,
+) -> Result<()> {
+    let (rows, heads, _) = q.dims3()?;
+    let shapes = y.dims() == q.dims() && dy.dims() == q.dims();
+    if !shapes || log_sums.dims() != [rows, heads] {
+        candle_core::bail!("causal attention: gradients and results have the queries' shape");
     }
     Ok(())
 }
@@ -151,7 +170,7 @@ impl<'a> Inputs<'a> {
         })
     }
 
-    /// Runs `body` for every sequence and key head, on all cores.
+    /// Runs `body` for each sequence and key head, on all cores.
     fn each(&self, body: impl Fn(Group) + Sync) {
         let sequences = self.options.sequences;
         for_each_range(sequences.len() * self.kv_heads, 1, |range| {
@@ -173,21 +192,21 @@ struct Group<'a> {
     kv_head: usize,
 }
 
-/// What the backward pass is given besides the inputs.
-struct Given<'a> {
+/// Inputs of the backward pass besides queries, keys and values.
+struct BackwardInputs<'a> {
     y: &'a [f32],
     log_sums: &'a [f32],
     dy: &'a [f32],
 }
 
-/// Where gradients go.
-struct Out<'a> {
+/// The gradients to write.
+struct Gradients<'a> {
     dq: &'a Scattered<'a, f32>,
     dk: &'a Scattered<'a, f32>,
     dv: &'a Scattered<'a, f32>,
 }
 
-/// Some queries, and the keys that any of them sees.
+/// A tile of queries, and the keys that any of them attends to.
 #[derive(Clone)]
 struct Tile {
     queries: Range<usize>,
@@ -195,7 +214,7 @@ struct Tile {
 }
 
 impl Tile {
-    /// Scores of a query are this far apart: whole vectors.
+    /// Row stride of the scores: whole vectors.
     fn stride(&self) -> usize {
         self.keys.len().next_multiple_of(LANES)
     }
@@ -204,7 +223,7 @@ impl Tile {
         [self.queries.len(), self.keys.len()]
     }
 
-    /// The scores' columns of the keys that a query sees.
+    /// Columns of the scores for the keys that a query attends to.
     fn seen(&self, query: usize, window: usize) -> Range<usize> {
         let first = (query + 1).saturating_sub(window).max(self.keys.start);
         first - self.keys.start..query + 1 - self.keys.start
@@ -231,12 +250,12 @@ impl Group<'_> {
         })
     }
 
-    /// Where a row's part for one of `heads` heads starts.
+    /// Index of the first value of a row and head, for `heads` heads per row.
     fn at(&self, row: usize, heads: usize, head: usize) -> usize {
         (row * heads + head) * self.inputs.dim
     }
 
-    /// Some rows' part for one of `heads` heads.
+    /// Matrix of one head in some rows, for `heads` heads per row.
     fn part<'v>(
         &self,
         values: &'v [f32],
@@ -249,10 +268,10 @@ impl Group<'_> {
         Matrix::new(&values[start..], [rows.len(), dim], heads * dim)
     }
 
-    /// The same of a result.
+    /// As [`Self::part`], to write.
     ///
     /// # Safety
-    /// Nobody else may touch this part of the rows while the matrix lives.
+    /// No other reference to these values of the rows is used while the matrix lives.
     unsafe fn part_mut<'v>(
         &self,
         values: &'v Scattered<'_, f32>,
@@ -266,7 +285,7 @@ impl Group<'_> {
         unsafe { MatrixMut::scattered(values, start, [rows.len(), dim], heads * dim) }
     }
 
-    /// `scale·q·kᵀ` of a tile, in rows of the tile's stride.
+    /// Computes `scale·q·kᵀ` of a tile, in rows of the tile's stride.
     fn scores(&self, tile: &Tile, head: usize, scores: &mut Vec<f32>) {
         let Inputs {
             heads, kv_heads, ..
@@ -306,7 +325,7 @@ impl Group<'_> {
 
     /// With `P` the softmax and `D = Σ dy·y` of a row: `dV = Pᵀ·dy`, `dS = P∘(dy·Vᵀ − D)·scale`,
     /// `dQ = dS·K`, `dK = dSᵀ·Q`.
-    fn backward(&self, given: &Given, out: &Out) {
+    fn backward(&self, given: &BackwardInputs, out: &Gradients) {
         let Inputs {
             heads,
             kv_heads,
@@ -342,15 +361,15 @@ impl Group<'_> {
         }
     }
 
-    /// Adds a tile's part of all three gradients.
+    /// Adds the tile's products to all three gradients.
     fn products(
         &self,
         tile: &Tile,
         head: usize,
         weights: &[f32],
         slopes: &[f32],
-        given: &Given,
-        out: &Out,
+        given: &BackwardInputs,
+        out: &Gradients,
     ) {
         let Inputs {
             heads, kv_heads, ..
@@ -363,7 +382,7 @@ impl Group<'_> {
         // SAFETY: a query head's rows belong to this group alone.
         let mut dq = unsafe { self.part_mut(out.dq, &tile.queries, heads, head) };
         multiply(&mut dq, Write::Replace, 1.0, slopes, k, Threads::One);
-        // SAFETY: and so do a key head's.
+        // SAFETY: a key head's rows belong to this group alone.
         let mut dk = unsafe { self.part_mut(out.dk, &tile.keys, kv_heads, self.kv_head) };
         multiply(&mut dk, Write::Add, 1.0, slopes.t(), q, Threads::One);
         // SAFETY: as above.
@@ -372,8 +391,8 @@ impl Group<'_> {
     }
 }
 
-/// Replaces a row of scores by their softmax over `seen`, zero elsewhere; gives the logarithm of the
-/// sum of `e^score`.
+/// Replaces a row of scores by their softmax over the columns `seen`, and by zeros elsewhere. Returns the
+/// logarithm of the sum of `e^score`.
 struct Softmax<'a> {
     scores: &'a mut [f32],
     seen: Range<usize>,
@@ -386,16 +405,16 @@ impl Vectorised for Softmax<'_> {
     fn run<A: Arithmetic>(self) -> f32 {
         self.scores[..self.seen.start].fill(f32::NEG_INFINITY);
         self.scores[self.seen.end..].fill(f32::NEG_INFINITY);
-        let (most, sum) = math::exponentials::<A>(self.scores);
+        let (max, sum) = math::exponentials::<A>(self.scores);
         let share = 1.0 / sum;
         for score in self.scores.iter_mut() {
             *score *= share;
         }
-        most + sum.ln()
+        max + sum.ln()
     }
 }
 
-/// Replaces a row's scores by their softmax, and `dy·Vᵀ` by the scores' gradient.
+/// Replaces a row of scores by their softmax, and `dy·Vᵀ` by the gradient of the scores.
 struct SoftmaxBackward<'a> {
     weights: &'a mut [f32],
     slopes: &'a mut [f32],

@@ -2,4 +2,4 @@
 #include "attention.cuh"
 #include "decoder.cuh"
 #include "overlay.cuh"
-#include "swap.cuh"
+#include "apply.cuh"

@@ -1,18 +1,19 @@
-//! A ticket's deltas in a GPU's memory: one copy, which is applied, reverted and overlaid alike.
+//! Device layout of a ticket on a GPU: one copy of its deltas in compressed rows, which apply, revert
+//! and overlay share.
 
 use candle_core::Result;
 use candle_core::cuda::CudaDevice;
 use candle_core::cuda::cudarc::driver::{CudaSlice, DeviceRepr};
 
-use super::device::beside_steps;
-use super::view::{pointer, upload};
+use crate::kernels::cuda::present::device::beside_steps;
+use crate::kernels::cuda::present::view::{pointer, upload};
 use crate::kernels::ticket::overlay::WeightDeltas;
 use crate::ticket::{Columns, DeltaDtype, Deltas};
 
-/// `sparse.cuh` has the same struct: one weight's deltas.
+/// Deltas of one weight. `csr.cuh` has the same struct.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct DeviceDeltas {
+pub struct DeviceDeltas {
     pub row_offsets: u64,
     pub columns: u64,
     pub values: u64,
@@ -20,27 +21,29 @@ pub(super) struct DeviceDeltas {
     pub lanes: u32,
 }
 
-// SAFETY: plain numbers, laid out as in `sparse.cuh`.
+// SAFETY: plain numbers, laid out as in `csr.cuh`.
 unsafe impl DeviceRepr for DeviceDeltas {}
 
+/// Bits of `kinds`, as in `csr.cuh`.
 const WIDE_COLUMNS: u32 = 1;
 const WIDE_VALUES: u32 = 2;
-/// As in `sparse.cuh`.
-pub(super) const CHUNK: usize = 1024;
 
-/// The deltas of a ticket by the base's weights, in a GPU's memory.
+/// Nonzeros per block of threads, as in `csr.cuh`.
+pub const CHUNK: usize = 1024;
+
+/// Deltas of a ticket by weight number, in a GPU's memory.
 pub struct DeviceTicket {
-    pub(super) device: CudaDevice,
-    /// Where its deltas by weight are.
-    pub(super) table: u64,
-    /// The same here.
-    pub(super) weights: Vec<Option<OfWeight>>,
+    pub device: CudaDevice,
+    /// Address of the table of [`DeviceDeltas`], one per weight.
+    pub table: u64,
+    /// The table on the host; `None` for weights that the ticket does not touch.
+    pub weights: Vec<Option<DeviceWeight>>,
     nonzeros: usize,
     bytes: usize,
     memory: Option<DeviceArrays>,
 }
 
-/// What a ticket's table points to, and the table.
+/// Memory of a ticket: its table and the arrays that the table points to.
 struct DeviceArrays {
     table: CudaSlice<DeviceDeltas>,
     _row_offsets: CudaSlice<u32>,
@@ -49,23 +52,23 @@ struct DeviceArrays {
 }
 
 impl Drop for DeviceTicket {
-    /// By whoever held it last.
+    /// Frees the memory, but not while a step is captured: any thread may drop a ticket.
     fn drop(&mut self) {
         let _guard = beside_steps();
         self.memory = None;
     }
 }
 
-/// One weight's deltas.
+/// Deltas of one weight, with their shape.
 #[derive(Clone, Copy)]
-pub(super) struct OfWeight {
+pub struct DeviceWeight {
     pub deltas: DeviceDeltas,
     pub shape: [usize; 2],
     pub nonzeros: usize,
 }
 
-/// The arrays of all weights, one after the other, as they are put together here. Numbers of 4 bytes lie in
-/// two halves, from an even place on.
+/// Arrays of all weights, one after the other, built on the host. A number of 4 bytes takes two
+/// entries, from an even index on.
 #[derive(Default)]
 struct Arrays {
     row_offsets: Vec<u32>,
@@ -74,15 +77,21 @@ struct Arrays {
 }
 
 impl DeviceTicket {
-    /// Copies the deltas of the weights, by their numbers, to a GPU.
+    /// Copies the deltas of the weights, indexed by weight number, to a GPU.
+    ///
+    /// # Errors
+    /// There is no memory for them.
+    ///
+    /// # Panics
+    /// If a weight has 2³² nonzeros or more.
     pub fn new(device: &CudaDevice, weights: &[Option<WeightDeltas>]) -> Result<Self> {
         let _guard = beside_steps();
         let mut arrays = Arrays::default();
-        // Places now, pointers once the arrays have addresses.
+        // Offsets in bytes, until the arrays have addresses.
         let weights = weights
             .iter()
             .map(|weight| weight.as_ref().map(|w| arrays.push(w)));
-        let mut weights: Vec<Option<OfWeight>> = weights.collect();
+        let mut weights: Vec<Option<DeviceWeight>> = weights.collect();
         let row_offsets = upload(device, &arrays.row_offsets)?;
         let columns = upload(device, &arrays.columns)?;
         let values = upload(device, &arrays.values)?;
@@ -119,22 +128,22 @@ impl DeviceTicket {
         self.nonzeros
     }
 
-    /// How many weights the base has.
+    /// Number of the base's weights, touched or not.
     pub fn weights(&self) -> usize {
         self.weights.len()
     }
 
-    /// `[out, in]` of a weight that the ticket touches.
+    /// `[out, in]` of a weight; `None` if the ticket does not touch it.
     pub fn shape(&self, weight: usize) -> Option<[usize; 2]> {
         Some(self.weights[weight]?.shape)
     }
 
-    /// Bytes of the GPU's memory.
+    /// Bytes of GPU memory.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Bytes of the GPU's memory that a weight's deltas take, at most.
+    /// Upper bound on the bytes of GPU memory that a weight's deltas take.
     pub fn bytes_for(weight: &WeightDeltas) -> usize {
         let entry = if weight.has_wide_columns() { 4 } else { 2 } + weight.widest().size();
         let padding = 2 * 2;
@@ -143,8 +152,8 @@ impl DeviceTicket {
 }
 
 impl Arrays {
-    /// Appends a weight's deltas; the pointers of the result are places in bytes.
-    fn push(&mut self, weight: &WeightDeltas) -> OfWeight {
+    /// Appends a weight's deltas. The pointers of the result are offsets in bytes.
+    fn push(&mut self, weight: &WeightDeltas) -> DeviceWeight {
         let (wide_columns, wide_values) = (
             weight.has_wide_columns(),
             weight.widest() == DeltaDtype::F32,
@@ -165,13 +174,13 @@ impl Arrays {
         };
         let (mut next_row, mut before) = (0, 0);
         for (first, delta) in &weight.parts {
-            // Rows of parts without deltas are empty.
+            // Rows between the parts are empty.
             self.row_offsets.extend((next_row..*first).map(|_| before));
             let offsets = delta.row_offsets();
             self.row_offsets
                 .extend(offsets[..delta.rows()].iter().map(|offset| before + offset));
             next_row = first + delta.rows();
-            // Lossless: a ticket counts a parameter's nonzeros in u32, and a weight's are checked below.
+            // Lossless: a ticket counts a parameter's nonzeros in u32; the weight's sum is checked below.
             before += delta.nonzeros() as u32;
             push_columns(&mut self.columns, delta.columns(), wide_columns);
             push_values(&mut self.values, delta.deltas(), wide_values);
@@ -179,9 +188,9 @@ impl Arrays {
         self.row_offsets.extend((next_row..=out).map(|_| before));
         assert_eq!(
             before as usize, nonzeros,
-            "a weight has more nonzeros than u32 counts"
+            "a weight has 2³² nonzeros or more"
         );
-        OfWeight {
+        DeviceWeight {
             deltas,
             shape: weight.shape,
             nonzeros,
@@ -189,15 +198,15 @@ impl Arrays {
     }
 }
 
-/// Lanes that share a row of the overlay: about as many as a row has nonzeros.
+/// Lanes that share a row in the overlay: about the mean number of nonzeros per row.
 fn lanes(nonzeros: usize, out: usize) -> u32 {
     let per_row = nonzeros.div_ceil(out.max(1)).next_power_of_two();
-    // Lossless: at most a warp.
+    // Lossless: at most the lanes of a warp.
     per_row.clamp(4, 32) as u32
 }
 
 fn halves(value: u32) -> [u16; 2] {
-    // Lossless: the lower half, the upper half.
+    // The lower half, then the upper half.
     [value as u16, (value >> 16) as u16]
 }
 

@@ -1,4 +1,4 @@
-//! The CPU's work on a ragged batch: a few rows under one ticket at a time.
+//! The CPU's work on a ragged batch: tiles of a few rows under one ticket.
 
 use std::ops::Range;
 
@@ -9,66 +9,71 @@ use crate::kernels::cpu::parallel::Scattered;
 use crate::kernels::cpu::simd::dispatch;
 use crate::ticket::{Columns, Deltas};
 
-/// Rows under a ticket, with the arrangement of one weight.
+/// Batch rows under one ticket, with the ticket's layout of one weight.
 #[derive(Clone)]
-pub struct Part<'a> {
+pub struct Segment<'a> {
     pub rows: Range<usize>,
     pub layout: &'a OverlayLayout,
     pub scale: f32,
 }
 
-/// Batch rows that are taken at once at most.
-pub const WIDEST: usize = 16;
-/// Batch rows from which on they are taken as one vector, with `x` and `y` transposed, where there are
-/// nonzeros enough.
-const VECTOR_FROM: usize = 3;
+/// Batch rows per tile, at most.
+pub const MAX_ROWS: usize = 16;
+/// Batch rows per tile from which on they are computed as one vector, with `x` and `y` transposed, if
+/// the layout has enough nonzeros.
+const MIN_VECTOR_ROWS: usize = 3;
 
-/// A few rows of a batch under one ticket.
-pub struct Piece<'a> {
-    pub part: &'a Part<'a>,
+/// A few rows of a segment.
+pub struct Tile<'a> {
+    pub segment: &'a Segment<'a>,
     rows: Range<usize>,
     input: Input<'a>,
 }
 
-/// The piece's rows of `x`.
+/// The tile's rows of `x`.
 pub enum Input<'a> {
-    /// As they are, `[rows, in]`.
+    /// Unchanged, `[rows, in]`.
     Rows(&'a [f32]),
-    /// `[in, lanes]`, zeros where there is no row.
+    /// Transposed, `[in, lanes]`, with zeros in the lanes beyond the rows.
     Columns { values: Vec<f32>, lanes: usize },
 }
 
-impl<'a> Piece<'a> {
-    /// Whether such rows are taken as one vector.
-    pub fn is_vector(part: &Part, rows: &Range<usize>) -> bool {
-        rows.len() >= VECTOR_FROM && part.layout.by_vector
+impl<'a> Tile<'a> {
+    /// Whether the rows are computed as one vector.
+    pub fn is_vector(segment: &Segment, rows: &Range<usize>) -> bool {
+        rows.len() >= MIN_VECTOR_ROWS && segment.layout.by_vector
     }
 
-    pub fn new(part: &'a Part<'a>, rows: Range<usize>, x: &'a [f32]) -> Self {
-        let inner = part.layout.inner;
+    /// Tile of those rows of the segment, for all rows of `x`.
+    pub fn new(segment: &'a Segment<'a>, rows: Range<usize>, x: &'a [f32]) -> Self {
+        let inner = segment.layout.inner;
         let x = &x[rows.start * inner..rows.end * inner];
-        let input = if Self::is_vector(part, &rows) {
+        let input = if Self::is_vector(segment, &rows) {
             let lanes = rows.len().next_power_of_two();
             let values = transposed(x, inner, lanes);
             Input::Columns { values, lanes }
         } else {
             Input::Rows(x)
         };
-        Self { part, rows, input }
+        Self {
+            segment,
+            rows,
+            input,
+        }
     }
 
-    /// Adds a block's nonzeros to the piece's rows of `y`, which nobody else writes.
+    /// Adds the nonzeros of a block to the tile's rows of `y`. No other thread may add the same block.
     pub fn add(&self, block: usize, y: &Scattered<f32>) {
-        let layout = self.part.layout;
+        let layout = self.segment.layout;
         let first = block * layout.block_rows;
         let last = layout.out.min(first + layout.block_rows);
         let out = layout.out;
         let y = self.rows.clone().map(|row| {
-            // SAFETY: pieces hold different batch rows, and blocks different columns of `y`.
+            // SAFETY: tiles have different batch rows, and blocks different columns of `y`.
             unsafe { y.slice(row * out + first..row * out + last) }
         });
         let y: Vec<&mut [f32]> = y.collect();
-        let (scale, input) = (self.part.scale, &self.input);
+        let (scale, input) = (self.segment.scale, &self.input);
         macro_rules! run {
             ($columns:expr, $deltas:expr) => {
                 match &layout.order {
@@ -111,9 +116,9 @@ impl<'a> Piece<'a> {
     }
 }
 
-/// Rows `[rows, inner]` as `[inner, lanes]`, zeros where there is no row.
+/// Rows `[rows, inner]` as `[inner, lanes]`, with zeros in the lanes beyond the rows.
 fn transposed(x: &[f32], inner: usize, lanes: usize) -> Vec<f32> {
-    /// Columns at a time, so that what is written stays near.
+    /// Columns per pass, so that the written values stay in the cache.
     const COLUMNS: usize = 32;
     let mut values = vec![0.0; inner * lanes];
     for (at, values) in values.chunks_mut(COLUMNS * lanes).enumerate() {

@@ -1,6 +1,6 @@
 // A ticket's deltas on the device: of every weight a CSR matrix, and the search for a nonzero's row.
 #pragma once
-#include "device.cuh"
+#include "common.cuh"
 
 // One weight's deltas; `row_offsets` is null where the ticket does not touch the weight. Columns rise
 // strictly within a row. `kernels::cuda::csr` writes this struct.

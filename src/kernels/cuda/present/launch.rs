@@ -1,4 +1,4 @@
-//! One launch of a kernel.
+//! The launch of a kernel.
 
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -9,41 +9,46 @@ use candle_core::cuda::{CudaDevice, WrapErr};
 use candle_core::{DType, Result};
 
 use super::device::Kernels;
+use super::to_u32;
 use super::view::{View, ViewMut};
 
-/// Threads of a block, where nothing else is asked.
-const THREADS: usize = 256;
+/// Threads per block, for kernels that do not ask for another number.
+pub const THREADS: u32 = 256;
+
+/// Threads of a warp.
+pub const WARP: u32 = 32;
 
 static LAUNCHES: AtomicU64 = AtomicU64::new(0);
 
-/// Kernels and products that were launched so far, by all threads: what a step launches is the difference.
+/// Kernels, products and graphs launched so far by all threads.
 pub fn launches() -> u64 {
     LAUNCHES.load(Ordering::Relaxed)
 }
 
-pub(super) fn count_launch() {
+/// Counts a launch that is not made by [`Launch`].
+pub fn count_launch() {
     LAUNCHES.fetch_add(1, Ordering::Relaxed);
 }
 
-/// A launch that is being put together: the kernel's arguments in their order.
+/// Builder of a launch: the kernel and its arguments in order.
 pub struct Launch<'a> {
     device: &'a CudaDevice,
-    pub(super) kernels: Arc<Kernels>,
+    pub kernels: Arc<Kernels>,
     name: &'static str,
     dtype: Option<DType>,
-    /// The arguments' bytes, each from the start of a word.
+    /// Bytes of the arguments, each from the start of a word.
     words: Vec<u64>,
-    /// The word that each argument begins with.
+    /// Index of the first word of each argument.
     arguments: Vec<usize>,
 }
 
 impl<'a> Launch<'a> {
-    /// Of a kernel that is compiled for each dtype.
+    /// Launch of a kernel that is compiled for each dtype.
     pub fn new(device: &'a CudaDevice, name: &'static str, dtype: DType) -> Result<Self> {
         Self::any(device, name, Some(dtype))
     }
 
-    /// Of a kernel that there is once.
+    /// Launch of a kernel that is compiled once.
     pub fn single(device: &'a CudaDevice, name: &'static str) -> Result<Self> {
         Self::any(device, name, None)
     }
@@ -59,66 +64,68 @@ impl<'a> Launch<'a> {
         })
     }
 
+    /// Appends a pointer to values that the kernel reads.
     pub fn read(self, view: &View) -> Self {
         self.u64(view.pointer())
     }
 
+    /// Appends a pointer to values that the kernel writes.
     pub fn write(self, view: &ViewMut) -> Self {
         self.u64(view.pointer())
     }
 
-    /// A pointer to nothing, where the kernel allows it.
+    /// Appends a null pointer, for kernels that allow one.
     pub fn null(self) -> Self {
         self.u64(0)
     }
 
-    /// A `uint64_t`, or a pointer.
+    /// Appends a `uint64_t`, or a pointer.
     pub fn u64(self, value: u64) -> Self {
         self.words(&[value])
     }
 
-    /// A struct, word by word as it lies in memory.
+    /// Appends a struct, word by word as it lies in memory.
     pub fn words(mut self, words: &[u64]) -> Self {
         self.arguments.push(self.words.len());
         self.words.extend(words);
         self
     }
 
-    /// A `uint32_t`.
+    /// Appends a `uint32_t`.
     pub fn u32(self, value: u32) -> Self {
         self.u64(u64::from(value))
     }
 
-    /// A size or a number of things, as a `uint32_t`.
+    /// Appends a size or a count as a `uint32_t`.
     ///
     /// # Errors
-    /// It is too large for one.
+    /// It does not fit.
     pub fn size(self, size: usize) -> Result<Self> {
-        Ok(self.u32(super::narrow(size)?))
+        Ok(self.u32(to_u32(size)?))
     }
 
-    /// A `float`.
+    /// Appends a `float`.
     pub fn f32(self, value: f32) -> Self {
         self.u32(value.to_bits())
     }
 
-    /// Launches on blocks of `threads` threads. A grid without blocks launches nothing.
+    /// Launches a grid of blocks of `threads` threads. An empty grid launches nothing.
     ///
     /// # Errors
     /// There is no such kernel, or the GPU refuses the launch.
     ///
     /// # Safety
-    /// The arguments are the kernel's, in order and type, and what it reads and writes by them lies in memory
-    /// that they may reach.
+    /// The arguments are the kernel's, in order and type, and all that the kernel reads and writes
+    /// through them is memory that it may access.
     pub unsafe fn run(self, grid: [u32; 3], threads: u32, shared_bytes: usize) -> Result<()> {
         if grid.contains(&0) {
             return Ok(());
         }
         let stream = self.device.cuda_stream();
-        // The calls below are about the thread's current context.
+        // The calls below use the thread's current context.
         stream.context().bind_to_thread().w()?;
         let function = self.kernels.function(self.name, self.dtype)?;
-        // On this little-endian machine a word begins with the bytes of what was put into it.
+        // On a little-endian machine a word begins with the bytes of the value that it was made of.
         let pointer = |&word: &usize| std::ptr::from_ref(&self.words[word]).cast_mut().cast();
         let mut pointers: Vec<*mut c_void> = self.arguments.iter().map(pointer).collect();
         // SAFETY: the caller's promise; the arguments live until the driver has copied them.
@@ -127,7 +134,7 @@ impl<'a> Launch<'a> {
                 function.cu_function(),
                 grid.into(),
                 (threads, 1, 1),
-                super::narrow(shared_bytes)?,
+                to_u32(shared_bytes)?,
                 stream.cu_stream(),
                 &mut pointers,
             )
@@ -137,7 +144,7 @@ impl<'a> Launch<'a> {
         Ok(())
     }
 
-    /// Launches a block of threads for each of the rows.
+    /// Launches one block per row.
     ///
     /// # Errors
     /// As [`Self::run`].
@@ -146,10 +153,10 @@ impl<'a> Launch<'a> {
     /// As [`Self::run`].
     pub unsafe fn run_rows(self, rows: usize) -> Result<()> {
         // SAFETY: the caller's promise.
-        unsafe { self.run([super::narrow(rows)?, 1, 1], THREADS as u32, 0) }
+        unsafe { self.run([to_u32(rows)?, 1, 1], THREADS, 0) }
     }
 
-    /// Launches a thread for each of the columns, and a few more.
+    /// Launches one thread per column, rounded up to whole blocks.
     ///
     /// # Errors
     /// As [`Self::run`].
@@ -158,10 +165,10 @@ impl<'a> Launch<'a> {
     /// As [`Self::run`].
     pub unsafe fn run_columns(self, columns: usize) -> Result<()> {
         // SAFETY: the caller's promise.
-        unsafe { self.run_rows(columns.div_ceil(THREADS)) }
+        unsafe { self.run_rows(columns.div_ceil(THREADS as usize)) }
     }
 
-    /// Launches on as many threads as there are values, or fewer that take several.
+    /// Launches one thread per value, or fewer threads that take several values each.
     ///
     /// # Errors
     /// As [`Self::run`].
@@ -170,10 +177,10 @@ impl<'a> Launch<'a> {
     /// As [`Self::run`].
     pub unsafe fn run_over(self, values: usize) -> Result<()> {
         let blocks = values
-            .div_ceil(THREADS)
+            .div_ceil(THREADS as usize)
             .min(self.kernels.multiprocessors * 16);
         // SAFETY: the caller's promise.
-        unsafe { self.run([super::narrow(blocks)?, 1, 1], THREADS as u32, 0) }
+        unsafe { self.run([to_u32(blocks)?, 1, 1], THREADS, 0) }
     }
 }
 

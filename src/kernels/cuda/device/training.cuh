@@ -63,7 +63,7 @@ NAMED_KERNEL(transpose, float *to, const float *from, uint32_t rows, uint32_t co
 
 // Adds the weight gradient at kept positions: of `(row, column)`, the product of a row of `dy` `[out, tokens]` with
 // one of `x` `[in, tokens]`. A warp has one position at a time, a block CHUNK of them.
-NAMED_KERNEL(sampled_gradient, float *gradient, const uint32_t *row_offsets, const uint32_t *columns, const float *x,
+NAMED_KERNEL(sddmm_gradient, float *gradient, const uint32_t *row_offsets, const uint32_t *columns, const float *x,
              const float *dy, uint32_t out, uint32_t tokens) {
     const uint32_t nonzeros = row_offsets[out], first = blockIdx.x * CHUNK, lane = threadIdx.x % WARP;
     const uint32_t end = nonzeros - first < CHUNK ? nonzeros : first + CHUNK;
@@ -167,7 +167,7 @@ NAMED_KERNEL(cross_entropy, float *losses, float *logits, const uint32_t *target
 }
 
 // Attention over whole sequences. A warp has one row and head; rows that are in no sequence have `last <= first`.
-struct Causal {
+struct CausalAttention {
     const float *q, *k, *v;        // [rows, heads or kv heads, dim]
     const uint32_t *first, *last;  // of each row's sequence, its rows
     uint32_t rows, heads, kv_heads, dim, window;
@@ -205,12 +205,12 @@ __device__ inline void add(float (&to)[CAUSAL_DIMS], float factor, const float (
 }
 
 // The first row that a row sees.
-__device__ inline uint32_t sees_from(const Causal &a, uint32_t row) {
+__device__ inline uint32_t sees_from(const CausalAttention &a, uint32_t row) {
     const uint32_t by_window = row + 1 > a.window ? row + 1 - a.window : 0;
     return a.first[row] > by_window ? a.first[row] : by_window;
 }
 
-NAMED_KERNEL(causal_forward, float *y, float *log_sums, Causal a) {
+NAMED_KERNEL(causal_attention, float *y, float *log_sums, CausalAttention a) {
     const uint32_t item = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP;
     if (item >= a.rows * a.heads) return;
     const uint32_t row = item / a.heads, head = item % a.heads, kv_head = head / (a.heads / a.kv_heads);
@@ -235,8 +235,8 @@ NAMED_KERNEL(causal_forward, float *y, float *log_sums, Causal a) {
 }
 
 // The gradient of the queries, and of each row and head the product of `y` with its gradient, for the next kernel.
-NAMED_KERNEL(causal_queries, float *dq, float *products, const float *y, const float *log_sums, const float *dy,
-             Causal a) {
+NAMED_KERNEL(causal_attention_dq, float *dq, float *products, const float *y, const float *log_sums, const float *dy,
+             CausalAttention a) {
     const uint32_t item = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP;
     if (item >= a.rows * a.heads) return;
     const uint32_t row = item / a.heads, head = item % a.heads, kv_head = head / (a.heads / a.kv_heads);
@@ -258,8 +258,8 @@ NAMED_KERNEL(causal_queries, float *dq, float *products, const float *y, const f
 }
 
 // The gradients of keys and values; a warp has one row and key head.
-NAMED_KERNEL(causal_keys, float *dk, float *dv, const float *log_sums, const float *dy, const float *products,
-             Causal a) {
+NAMED_KERNEL(causal_attention_dkv, float *dk, float *dv, const float *log_sums, const float *dy, const float *products,
+             CausalAttention a) {
     const uint32_t item = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP;
     if (item >= a.rows * a.kv_heads) return;
     const uint32_t row = item / a.kv_heads, kv_head = item % a.kv_heads, group = a.heads / a.kv_heads;

@@ -1,4 +1,4 @@
-//! A GPU, opened for the life of the process.
+//! The GPUs that the process has opened, and their kernel modules.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -8,26 +8,24 @@ use candle_core::cuda::cudarc::nvrtc::Ptx;
 use candle_core::cuda::{CudaDevice, WrapErr};
 use candle_core::{DType, Device, Result};
 
+/// The compiled kernels, for each GPU architecture of the build script.
 static IMAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
 
-/// Opens a GPU by its ordinal: once in the life of the process.
+/// Opens a GPU by its ordinal, once in the life of the process.
 ///
 /// # Errors
-/// There is no driver, no such GPU, or no cuBLAS or cuRAND to be found; or the GPU is older than the kernels.
+/// The driver, the GPU, cuBLAS or cuRAND is missing, or the GPU is older than the kernels support.
 pub fn open(ordinal: usize) -> Result<Device> {
     let mut opened = opened();
     if let Some(gpu) = opened.iter().find(|gpu| gpu.ordinal == ordinal) {
         return Ok(Device::Cuda(gpu.device.clone()));
     }
     let device = CudaDevice::new_with_stream(ordinal)?;
-    // SAFETY: all work goes to the device's one stream, so nothing has to wait for anything by events.
+    // SAFETY: all work goes to the device's one stream, so no work has to wait for an event.
     unsafe { device.disable_event_tracking() };
     keep_memory(&device)?;
-    let module = device
-        .cuda_stream()
-        .context()
-        .load_module(Ptx::from_binary(IMAGE.to_vec()));
-    let module = module.w()?;
+    let image = Ptx::from_binary(IMAGE.to_vec());
+    let module = device.cuda_stream().context().load_module(image).w()?;
     opened.push(Opened {
         ordinal,
         kernels: Arc::new(Kernels::new(&device, module)?),
@@ -36,56 +34,59 @@ pub fn open(ordinal: usize) -> Result<Device> {
     Ok(Device::Cuda(device))
 }
 
-/// Has the driver keep freed memory for the next allocation: by default it goes back to the system at every
-/// synchronisation, which is at every step.
+/// Makes the driver keep freed memory for later allocations. By default it returns it to the system at
+/// every synchronisation, which is at every step.
 fn keep_memory(device: &CudaDevice) -> Result<()> {
     let context = device.cuda_stream().context().clone();
     if !context.has_async_alloc() {
         return Ok(());
     }
-    let mut all = u64::MAX;
+    let mut unlimited = u64::MAX;
     // SAFETY: the device is open, so it has a pool; the attribute is a u64, which the driver copies.
     unsafe {
         let pool = result::device::get_default_mem_pool(context.cu_device()).w()?;
         let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-        let value = std::ptr::from_mut(&mut all).cast();
+        let value = std::ptr::from_mut(&mut unlimited).cast();
         sys::cuMemPoolSetAttribute(pool, threshold, value)
             .result()
             .w()
     }
 }
 
-/// What is issued to the stream while a step is captured becomes a part of it.
+/// Held exclusively while a step is captured: all work on the stream becomes part of the capture.
 static CAPTURE: RwLock<()> = RwLock::new(());
 
-/// Waits until nobody works on the stream beside the caller's thread, and keeps them waiting.
-pub(super) fn capturing() -> RwLockWriteGuard<'static, ()> {
+/// Waits until no other thread works on the stream, and makes them wait until the guard is dropped.
+pub fn capturing() -> RwLockWriteGuard<'static, ()> {
     CAPTURE.write().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// For threads besides the one that runs steps: waits while a step is captured.
-pub(super) fn beside_steps() -> RwLockReadGuard<'static, ()> {
+/// Guard for work of threads that do not run steps. Waits while a step is captured.
+pub fn beside_steps() -> RwLockReadGuard<'static, ()> {
     CAPTURE.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Bytes of a GPU's memory that are free.
+/// Free memory of a GPU in bytes.
+///
+/// # Errors
+/// The driver does not tell.
 pub fn free_memory(device: &CudaDevice) -> Result<usize> {
     let (free, _) = device.cuda_stream().context().mem_get_info().w()?;
     Ok(free)
 }
 
-/// What the driver calls a GPU.
+/// Name of a GPU, as the driver reports it.
 pub fn name(device: &CudaDevice) -> String {
     let name = device.cuda_stream().context().name();
-    name.unwrap_or_else(|_| "a GPU without a name".to_owned())
+    name.unwrap_or_else(|_| "unnamed GPU".to_owned())
 }
 
-/// The loaded image of a device, and what launches go by.
-pub(super) struct Kernels {
+/// The kernel module of a GPU, and the limits that launches depend on.
+pub struct Kernels {
     module: Arc<CudaModule>,
     functions: Mutex<HashMap<(&'static str, Option<DType>), CudaFunction>>,
     pub multiprocessors: usize,
-    /// Bytes of shared memory that a block may have.
+    /// Bytes of shared memory per block, at most.
     pub shared_memory: usize,
 }
 
@@ -98,7 +99,7 @@ struct Opened {
 static OPENED: Mutex<Vec<Opened>> = Mutex::new(Vec::new());
 
 fn opened() -> MutexGuard<'static, Vec<Opened>> {
-    // A list that is only pushed to is whole also where somebody has panicked.
+    // The list is only pushed to, so it is whole even if a holder of the lock has panicked.
     OPENED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -120,15 +121,21 @@ impl Kernels {
     }
 
     /// The kernels of an opened device.
+    ///
+    /// # Errors
+    /// The device was not opened by [`open`].
     pub fn of(device: &CudaDevice) -> Result<Arc<Self>> {
         let id = device.id();
         match opened().iter().find(|gpu| gpu.device.id() == id) {
             Some(gpu) => Ok(Arc::clone(&gpu.kernels)),
-            None => candle_core::bail!("a GPU that was not opened by kernels::cuda::open"),
+            None => candle_core::bail!("the GPU was not opened by kernels::cuda::open"),
         }
     }
 
-    /// A kernel by its name and the dtype that it is compiled for.
+    /// Kernel by its name and the dtype that it is compiled for.
+    ///
+    /// # Errors
+    /// There is none.
     pub fn function(&self, name: &'static str, dtype: Option<DType>) -> Result<CudaFunction> {
         let functions = self.functions.lock();
         let mut functions = functions.unwrap_or_else(PoisonError::into_inner);
@@ -144,11 +151,11 @@ impl Kernels {
         };
         let function = self.module.load_function(&full).w()?;
         if self.shared_memory > 0 {
-            // More than 48 KiB of dynamic shared memory has to be asked for, once a function.
+            // More than 48 KiB of dynamic shared memory has to be requested once per function.
             let size = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             let fixed = function.shared_size_bytes().w()?;
-            let most = i32::try_from(self.shared_memory).unwrap_or(i32::MAX) - fixed;
-            function.set_attribute(size, most).w()?;
+            let max = i32::try_from(self.shared_memory).unwrap_or(i32::MAX) - fixed;
+            function.set_attribute(size, max).w()?;
         }
         functions.insert((name, dtype), function.clone());
         Ok(function)

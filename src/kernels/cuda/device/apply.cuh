@@ -1,9 +1,9 @@
 // Applying and reverting a ticket in place: one launch for all weights that it touches.
 
-#ifndef TOMBOLA_SWAP
-#define TOMBOLA_SWAP
-// One weight `[rows, inner]` that is written. `kernels::cuda::swap` writes this struct.
-struct SwapPart {
+#ifndef TOMBOLA_APPLY
+#define TOMBOLA_APPLY
+// One weight `[rows, inner]` that is written. `kernels::cuda::present::ticket::apply` writes this struct.
+struct AppliedWeight {
     void *weight;
     Deltas deltas;
     uint64_t first_saved; // where its values are in `saved`
@@ -12,7 +12,7 @@ struct SwapPart {
 };
 
 // The part that a block works on: parts lie in the order of their blocks.
-__device__ inline const SwapPart &part_of(const SwapPart *parts, uint32_t count, uint32_t block) {
+__device__ inline const AppliedWeight &part_of(const AppliedWeight *parts, uint32_t count, uint32_t block) {
     uint32_t first = 0, last = count;
     while (last - first > 1) {
         const uint32_t middle = first + (last - first) / 2;
@@ -27,8 +27,8 @@ __device__ inline const SwapPart &part_of(const SwapPart *parts, uint32_t count,
 
 // Keeps the base's own values in `saved`, then writes `round(w + scale * delta)`. The product and the
 // sum are rounded one by one, as the CPU does it: not one fused multiply-add.
-KERNEL(swap_apply, const SwapPart *parts, uint32_t count, T *saved, float scale) {
-    const SwapPart part = part_of(parts, count, blockIdx.x);
+KERNEL(ticket_apply, const AppliedWeight *parts, uint32_t count, T *saved, float scale) {
+    const AppliedWeight part = part_of(parts, count, blockIdx.x);
     T *weight = static_cast<T *>(part.weight);
     T *kept = saved + part.first_saved;
     const uint32_t first = (blockIdx.x - part.first_block) * CHUNK;
@@ -41,8 +41,8 @@ KERNEL(swap_apply, const SwapPart *parts, uint32_t count, T *saved, float scale)
 }
 
 // Writes the kept values back.
-KERNEL(swap_revert, const SwapPart *parts, uint32_t count, const T *saved) {
-    const SwapPart part = part_of(parts, count, blockIdx.x);
+KERNEL(ticket_revert, const AppliedWeight *parts, uint32_t count, const T *saved) {
+    const AppliedWeight part = part_of(parts, count, blockIdx.x);
     T *weight = static_cast<T *>(part.weight);
     const T *kept = saved + part.first_saved;
     const uint32_t first = (blockIdx.x - part.first_block) * CHUNK;

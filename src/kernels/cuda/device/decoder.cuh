@@ -2,7 +2,7 @@
 // the base's dtype.
 
 // `to[i] = from[ids[i]]`, rows of `width`, widened; a block has one row.
-KERNEL(select, float *to, const T *from, const uint32_t *ids, uint32_t width) {
+KERNEL(gather_rows, float *to, const T *from, const uint32_t *ids, uint32_t width) {
     from += uint64_t(ids[blockIdx.x]) * width;
     to += uint64_t(blockIdx.x) * width;
     for (uint32_t i = threadIdx.x; i < width; i += blockDim.x) to[i] = widen(from[i]);

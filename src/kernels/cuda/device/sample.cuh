@@ -1,9 +1,9 @@
 // Tokens chosen by their rows of logits, which are in float whatever the base's dtype is.
 #pragma once
 
-// How a token is chosen: the likeliest where the temperature is 0. `kernels::cuda::choose` writes this
+// How a token is chosen: the likeliest where the temperature is 0. `kernels::cuda::present::sample` writes this
 // struct.
-struct Choice {
+struct SamplingParams {
     double random;
     float temperature, min_p, top_p;
     uint32_t top_k, row, padding;
@@ -79,23 +79,23 @@ struct Kept {
     uint32_t key, ties;
 };
 
-__device__ inline Kept kept_of(const Row &row, const Choice &choice) {
-    const uint32_t least = choice.min_p > 0.f ? __float_as_uint(choice.min_p) : 0; // a zero may have a sign
+__device__ inline Kept kept_of(const Row &row, const SamplingParams &params) {
+    const uint32_t least = params.min_p > 0.f ? __float_as_uint(params.min_p) : 0; // a zero may have a sign
     Kept kept{least > 0 ? least - 1 : 0, 0};
     const auto count_from = [&](uint32_t first) {
         first = max(first, kept.key + 1);
         return row.sum([&](uint32_t key) { return uint64_t(key >= first); });
     };
-    if (choice.top_k < row.vocabulary && count_from(0) > choice.top_k) {
-        const uint32_t key = Row::lightest(choice.top_k, count_from);
-        kept = {key, choice.top_k - uint32_t(count_from(key + 1))};
+    if (params.top_k < row.vocabulary && count_from(0) > params.top_k) {
+        const uint32_t key = Row::lightest(params.top_k, count_from);
+        kept = {key, params.top_k - uint32_t(count_from(key + 1))};
     }
-    if (choice.top_p < 1.f) {
+    if (params.top_p < 1.f) {
         const auto mass_from = [&](uint32_t first) {
             const uint64_t above = row.sum([&](uint32_t key) { return key >= first && key > kept.key ? Row::mass(key) : 0; });
             return above + (first <= kept.key ? kept.ties * Row::mass(kept.key) : 0);
         };
-        const uint64_t wanted = max(uint64_t(ceil(double(mass_from(0)) * choice.top_p)), uint64_t(1));
+        const uint64_t wanted = max(uint64_t(ceil(double(mass_from(0)) * params.top_p)), uint64_t(1));
         const uint32_t key = Row::lightest(wanted, mass_from);
         const uint64_t left = wanted - mass_from(key + 1), each = Row::mass(key);
         const uint64_t ties = (left + each - 1) / each;
@@ -160,23 +160,23 @@ __device__ inline uint32_t draw(const Row &row, Kept kept, double random) {
     return drawn;
 }
 
-// A token for each choice; a block has one. `keys` has room for the row of each, if any is drawn.
-NAMED_KERNEL(choose, uint32_t *tokens, uint32_t *keys, const float *logits, const Choice *choices,
+// Samples one token per block. `keys` has room for a row per block, if any of them is sampled at random.
+NAMED_KERNEL(sample, uint32_t *tokens, uint32_t *keys, const float *logits, const SamplingParams *all,
              uint32_t vocabulary) {
-    const Choice choice = choices[blockIdx.x];
-    logits += uint64_t(choice.row) * vocabulary;
+    const SamplingParams params = all[blockIdx.x];
+    logits += uint64_t(params.row) * vocabulary;
     uint32_t token = greatest(logits, vocabulary);
-    if (token != NO_TOKEN && choice.temperature > 0.f) {
+    if (token != NO_TOKEN && params.temperature > 0.f) {
         const float most = logits[token];
         keys += uint64_t(blockIdx.x) * vocabulary;
         for (uint32_t i = threadIdx.x; i < vocabulary; i += blockDim.x) {
             // What is not a number is not between these either.
             const bool weighs = logits[i] > -INFINITY && logits[i] <= most;
-            keys[i] = weighs ? __float_as_uint(expf((logits[i] - most) / choice.temperature)) : 0;
+            keys[i] = weighs ? __float_as_uint(expf((logits[i] - most) / params.temperature)) : 0;
         }
         __syncthreads();
         const Row row{keys, vocabulary};
-        token = draw(row, kept_of(row, choice), choice.random);
+        token = draw(row, kept_of(row, params), params.random);
     }
     if (threadIdx.x == 0) tokens[blockIdx.x] = token;
 }

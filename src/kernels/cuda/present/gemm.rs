@@ -10,30 +10,31 @@ use candle_core::{DType, Result};
 use super::launch::count_launch;
 use super::view::{View, ViewMut};
 
-/// `y = scale·x·Wᵀ + keep·y`, for contiguous `x` `[rows, inner]`, `w` `[out, inner]` of one dtype, and `y`
-/// `[rows, out]` of that or f32. Products are added in f32 (but for the parts of a sum that cuBLAS splits, which it may
-/// add in the result's dtype).
+/// `y = scale·x·Wᵀ + keep·y`, for contiguous `x` `[rows, inner]` and `W` `[out, inner]` of one dtype,
+/// and `y` `[rows, out]` of that dtype or f32. Products are added in f32, except for partial sums
+/// that cuBLAS may add in the result's dtype when it splits a sum.
 pub struct Product<'a> {
     pub x: View<'a>,
     pub weight: View<'a>,
     pub y: ViewMut<'a>,
+    /// `[rows, inner, out]`.
     pub shape: [usize; 3],
     pub scale: f32,
     pub keep: f32,
 }
 
-/// Computes a product; its shape is `[rows, inner, out]`.
+/// Computes a product.
 ///
 /// # Errors
 /// cuBLAS refuses it.
 ///
 /// # Safety
-/// The matrices have that shape.
+/// The matrices have the product's shape.
 pub unsafe fn product(device: &CudaDevice, product: &Product) -> Result<()> {
     let [rows, inner, out] = product.shape;
     let Product { x, weight, y, .. } = product;
-    // cuBLAS counts by columns: its A is our weight, transposed, its B and C are x and y as they lie.
-    let of = Columns {
+    // cuBLAS is column-major: its A is our weight, transposed; its B and C are x and y as they are.
+    let call = Gemm {
         shape: [out, rows, inner],
         a: (*weight, Operation::CUBLAS_OP_T, inner),
         b: (*x, Operation::CUBLAS_OP_N, inner),
@@ -41,24 +42,24 @@ pub unsafe fn product(device: &CudaDevice, product: &Product) -> Result<()> {
         keep: product.keep,
     };
     // SAFETY: the caller's promise.
-    unsafe { of.run(device, y) }
+    unsafe { call.run(device, y) }
 }
 
-/// Adds `dyᵀ·x` to a gradient `[out, inner]`, for `[x, dy]`, `[rows, inner]` and `[rows, out]`; the shape is
-/// `[rows, inner, out]`.
+/// Adds `dyᵀ·x` to `sum` `[out, inner]`, for `[x, dy]`, `[rows, inner]` and `[rows, out]`; `shape`
+/// is `[rows, inner, out]`.
 ///
 /// # Errors
 /// cuBLAS refuses it.
 ///
 /// # Safety
 /// The matrices have that shape.
-pub unsafe fn add_gradient(
+pub unsafe fn add_transposed_product(
     device: &CudaDevice,
-    gradient: &ViewMut,
+    sum: &ViewMut,
     [x, dy]: [View; 2],
     [rows, inner, out]: [usize; 3],
 ) -> Result<()> {
-    let of = Columns {
+    let call = Gemm {
         shape: [inner, out, rows],
         a: (x, Operation::CUBLAS_OP_N, inner),
         b: (dy, Operation::CUBLAS_OP_T, out),
@@ -66,21 +67,22 @@ pub unsafe fn add_gradient(
         keep: 1.0,
     };
     // SAFETY: the caller's promise.
-    unsafe { of.run(device, gradient) }
+    unsafe { call.run(device, sum) }
 }
 
-/// `C = scale·op(A)·op(B) + keep·C` as cuBLAS has it, all by columns: `[m, k]`, `[k, n]` and `[m, n]`.
-struct Columns<'a> {
+/// `C = scale·op(A)·op(B) + keep·C` in cuBLAS's terms, all column-major: `[m, k]`, `[k, n]` and
+/// `[m, n]`.
+struct Gemm<'a> {
     /// `[m, n, k]`.
     shape: [usize; 3],
-    /// With how it is taken, and how far its columns are apart.
+    /// The matrix, its `op`, and its leading dimension.
     a: (View<'a>, Operation, usize),
     b: (View<'a>, Operation, usize),
     scale: f32,
     keep: f32,
 }
 
-impl Columns<'_> {
+impl Gemm<'_> {
     /// # Safety
     /// The matrices have that shape.
     unsafe fn run(&self, device: &CudaDevice, c: &ViewMut) -> Result<()> {
@@ -89,12 +91,12 @@ impl Columns<'_> {
             return Ok(());
         }
         let dtype = self.a.0.dtype();
-        let b = self.b.0.of(dtype)?;
+        let b = self.b.0.of_dtype(dtype)?;
         let scalar = |value: &f32| std::ptr::from_ref(value).cast::<c_void>();
         let blas = device.cublas_handle();
         device.cuda_stream().context().bind_to_thread().w()?;
-        // SAFETY: the shape is the caller's promise; the scalars are read before the call returns (the handle's
-        // pointer mode is the host's).
+        // SAFETY: the shape is the caller's promise; the scalars are read before the call returns
+        // (the handle's pointer mode is the host's).
         unsafe {
             result::gemm_ex(
                 *blas.handle(),
@@ -105,14 +107,14 @@ impl Columns<'_> {
                 size(k)?,
                 scalar(&self.scale),
                 self.a.0.pointer() as *const c_void,
-                kind(dtype)?,
+                data_type(dtype)?,
                 size(self.a.2)?,
                 b.pointer() as *const c_void,
-                kind(dtype)?,
+                data_type(dtype)?,
                 size(self.b.2)?,
                 scalar(&self.keep),
                 c.pointer() as *mut c_void,
-                kind(c.dtype())?,
+                data_type(c.dtype())?,
                 size(m)?,
                 sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
                 sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
@@ -128,11 +130,11 @@ impl Columns<'_> {
 fn size(n: usize) -> Result<i32> {
     match i32::try_from(n) {
         Ok(n) => Ok(n),
-        Err(_) => candle_core::bail!("a product of {n} is too large"),
+        Err(_) => candle_core::bail!("a matrix dimension of {n} is too large for cuBLAS"),
     }
 }
 
-fn kind(dtype: DType) -> Result<sys::cudaDataType> {
+fn data_type(dtype: DType) -> Result<sys::cudaDataType> {
     match dtype {
         DType::F32 => Ok(sys::cudaDataType::CUDA_R_32F),
         DType::BF16 => Ok(sys::cudaDataType::CUDA_R_16BF),

@@ -2,8 +2,8 @@
 //
 // Where `HOST_EMULATION` is defined, a header before this one has made C++ of what is CUDA's own
 // (tests/cuda/emulation.h), and KERNEL makes each kernel known by its name.
-#include "device.cuh"
-#include "sparse.cuh"
+#include "common.cuh"
+#include "csr.cuh"
 
 #ifndef HOST_EMULATION
 #define SHARED_MEMORY(type, name)                \
@@ -14,21 +14,21 @@
 
 #define T float
 #define KERNEL(name, ...) NAMED_KERNEL(name##_f32, __VA_ARGS__)
-#include "every.cuh"
+#include "each_dtype.cuh"
 #undef T
 #undef KERNEL
 
 #define T __nv_bfloat16
 #define KERNEL(name, ...) NAMED_KERNEL(name##_bf16, __VA_ARGS__)
-#include "every.cuh"
+#include "each_dtype.cuh"
 #undef T
 #undef KERNEL
 
 #define T __half
 #define KERNEL(name, ...) NAMED_KERNEL(name##_f16, __VA_ARGS__)
-#include "every.cuh"
+#include "each_dtype.cuh"
 #undef T
 #undef KERNEL
 
-#include "logits.cuh"
-#include "train.cuh"
+#include "sample.cuh"
+#include "training.cuh"
