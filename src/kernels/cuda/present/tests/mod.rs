@@ -1,4 +1,4 @@
-//! Every kernel against the CPU's: on a GPU, or on the host by `deploy/cuda/emulated`.
+//! Every kernel compared with the CPU's, on a GPU or on the host under `deploy/cuda/emulated`.
 
 mod attention;
 mod training;
@@ -8,19 +8,19 @@ use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::super::activation::silu_mul;
-use super::super::attention::{Span, Spans};
-use super::super::linear::{linear, wide};
-use super::super::residual;
-use super::super::rms_norm::rms_norm;
-use super::super::rope::{HeadNorms, rotate};
+use super::ticket::overlay::{DeviceRows, is_dense};
+use crate::kernels::activation::silu_mul;
+use crate::kernels::attention::{Span, Spans};
 use crate::kernels::gather_rows::gather_rows;
+use crate::kernels::linear::{linear, wide};
+use crate::kernels::residual;
+use crate::kernels::rms_norm::rms_norm;
+use crate::kernels::rope::{HeadNorms, rotate};
 use crate::kernels::sample::{RandomSampling, SamplingMethod, sample};
 use crate::kernels::step::indices::Indices;
 use crate::kernels::step::inputs::Inputs;
-use crate::kernels::ticket::apply;
-use crate::kernels::ticket::apply::Target;
-use crate::kernels::ticket::overlay::{Layouts, OverlayRows, Overlays, WeightDeltas, overlay};
+use crate::kernels::ticket::apply::{self, SwapTarget};
+use crate::kernels::ticket::overlay::{OverlayRows, Overlays, TicketLayout, WeightDeltas, overlay};
 use crate::ticket::{DeltaDtype, Deltas, TensorDelta};
 
 fn gpu() -> Device {
@@ -37,7 +37,7 @@ fn values(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// What rounding to a dtype may change, relative to 1.
+/// Tolerance of values rounded to a dtype, relative to 1.
 fn unit(dtype: DType) -> f32 {
     match dtype {
         DType::F32 => 1e-5,
@@ -46,7 +46,7 @@ fn unit(dtype: DType) -> f32 {
     }
 }
 
-/// The inputs of an operation, uploaded.
+/// Inputs of an operation, uploaded.
 fn uploaded<T>(device: &Device, place: impl FnOnce(&mut Inputs) -> Result<T>) -> T {
     let mut inputs = Inputs::new(device);
     let placed = place(&mut inputs).unwrap();
@@ -54,7 +54,7 @@ fn uploaded<T>(device: &Device, place: impl FnOnce(&mut Inputs) -> Result<T>) ->
     placed
 }
 
-/// Values of the CPU's in f32, and of the GPU's in any dtype.
+/// Compares the CPU's values in f32 with the GPU's in any dtype.
 fn assert_near(cpu: &Tensor, gpu: &Tensor, tolerance: f32) {
     assert_eq!(cpu.dims(), gpu.dims());
     for (at, (want, got)) in values(cpu).into_iter().zip(values(gpu)).enumerate() {
@@ -66,7 +66,7 @@ fn assert_near(cpu: &Tensor, gpu: &Tensor, tolerance: f32) {
     }
 }
 
-/// A tensor in a dtype: rounded and widened for the CPU's kernels, which compute in f32, and on the GPU.
+/// A tensor rounded to a dtype: widened again for the CPU's kernels, which compute in f32, and on the GPU.
 fn both(tensor: &Tensor, dtype: DType, gpu: &Device) -> (Tensor, Tensor) {
     let rounded = tensor.to_dtype(dtype).unwrap();
     (
@@ -79,7 +79,8 @@ fn dtypes() -> impl Strategy<Value = DType> {
     prop::sample::select(vec![DType::F32, DType::BF16, DType::F16])
 }
 
-/// A delta with nonzeros at the corners of `[rows, inner]` and at random between; some rows stay empty.
+/// A delta with nonzeros at the corners of `[rows, inner]` and at random positions between; some rows are
+/// empty.
 fn delta([rows, inner]: [usize; 2], density: f64, dtype: DeltaDtype, seed: u64) -> TensorDelta {
     let mut rng = StdRng::seed_from_u64(seed);
     let last = rows * inner - 1;
@@ -107,7 +108,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 
     #[test]
-    fn what_is_around_the_products_equals_the_cpus(
+    fn operations_around_the_products_equal_the_cpus(
         (rows, heads, half) in (1usize..6, 1usize..5, 1usize..40),
         dtype in dtypes(), normed in any::<bool>(),
     ) {
@@ -134,7 +135,7 @@ proptest! {
         prop_assert_eq!(there.dtype(), dtype);
         assert_near(&here, &there, unit(dtype));
 
-        // Heads that lie between others, as in a fused product.
+        // Heads between others, as in a fused product.
         let (fused, fused_there) = both(&random((rows, heads + 2, dim)), dtype, &gpu);
         let [(queries, queries_there), (keys, keys_there)] =
             [(); 2].map(|()| both(&random(dim), dtype, &gpu));
@@ -190,17 +191,17 @@ proptest! {
         ];
         let tickets = [parts(1), parts(3)];
         let weights = tickets.each_ref().map(|[a, b]| {
-            // The first weight is not touched.
+            // The ticket does not touch the first weight.
             [None, Some(WeightDeltas { shape, parts: vec![(0, a), (first, b)] })]
         });
         let batch = rows.iter().sum::<usize>() + 1;
         let (x, x_there) = both(&random((batch, inner)), dtype, &gpu);
         let y = random((batch, shape[0]));
         let (before, y_there) = (values(&y), y.to_device(&gpu).unwrap());
-        let lay = |y: &Tensor, x: &Tensor, spans: [std::ops::Range<usize>; 2], device: &Device| {
-            let layouts = weights.each_ref().map(|weights| Layouts::new(weights, device).unwrap());
+        let overlaid = |y: &Tensor, x: &Tensor, spans: [std::ops::Range<usize>; 2], device: &Device| {
+            let layouts = weights.each_ref().map(|weights| TicketLayout::new(weights, device).unwrap());
             for (layouts, weights) in layouts.iter().zip(&weights) {
-                assert!(layouts.bytes() <= Layouts::bytes_for(weights, device));
+                assert!(layouts.bytes() <= TicketLayout::bytes_for(weights, device));
                 assert_eq!(layouts.shape(1), Some(shape));
             }
             let parts = spans.into_iter().zip(&layouts);
@@ -211,35 +212,35 @@ proptest! {
             overlay(y.copy().unwrap(), x, &overlays, 1).unwrap()
         };
         let spans = || [rows[0]..rows[0] + rows[1], rows[0] + rows[1]..batch - 1];
-        let here = lay(&y, &x, spans(), &Device::Cpu);
-        let there = lay(&y_there, &x_there, spans(), &gpu);
+        let here = overlaid(&y, &x, spans(), &Device::Cpu);
+        let there = overlaid(&y_there, &x_there, spans(), &gpu);
         prop_assert_eq!(there.dtype(), dtype);
         let scale = (inner as f32 * density as f32).max(1.0);
         assert_near(&here, &there, scale * unit(dtype));
-        // Alone, every row gives the very same bits, unless there were so many that the deltas were expanded.
+        // Each row alone gives the same bits, unless there were so many that the deltas were expanded.
         let all = values(&there);
         let [under, _] = spans();
-        let ticket = Layouts::new(&weights[0], &gpu).unwrap();
-        for row in under.clone().filter(|_| !is_dense(&ticket, under.len())) {
+        let ticket = TicketLayout::new(&weights[0], &gpu).unwrap();
+        for row in under.clone().filter(|_| !is_expanded(&ticket, under.len())) {
             let alone = row * shape[0]..(row + 1) * shape[0];
             let y = Tensor::new(&before[alone.clone()], &Device::Cpu).unwrap();
             let y = y.reshape((1, shape[0])).unwrap().to_device(&gpu).unwrap();
-            let y = lay(&y, &x_there.narrow(0, row, 1).unwrap(), [0..1, 1..1], &gpu);
+            let y = overlaid(&y, &x_there.narrow(0, row, 1).unwrap(), [0..1, 1..1], &gpu);
             prop_assert_eq!(&values(&y), &all[alone]);
         }
     }
 
     #[test]
-    fn tokens_are_chosen_as_the_cpu_chooses_them(
+    fn tokens_are_sampled_as_on_the_cpu(
         vocabulary in 1usize..700, seed in any::<u64>(),
-        of in prop::collection::vec(
+        params in prop::collection::vec(
             (0u32..4, 0.05f32..3.0, prop::sample::select(vec![0.0, -0.0, 0.02, 0.5]),
              prop::option::of(1usize..50), prop::sample::select(vec![1.0, 0.05, 0.6, 0.95]), 0.0..1.0),
             1..12,
         ),
     ) {
         let mut rng = StdRng::seed_from_u64(seed);
-        // Steps, so that some are equal; some are no numbers, in the last row all.
+        // Steps of 1/4, so that some logits are equal; some are not finite, in the last row all.
         let logit = |at| match rng.random_range(0..20) {
             _ if at >= 3 * vocabulary => f32::NAN,
             0 => [f32::NAN, f32::INFINITY, f32::NEG_INFINITY][at % 3],
@@ -247,17 +248,17 @@ proptest! {
         };
         let logits: Vec<f32> = (0..4 * vocabulary).map(logit).collect();
         let logits = Tensor::from_vec(logits, (4, vocabulary), &Device::Cpu).unwrap();
-        let choices = of.into_iter().map(|(row, temperature, min_p, top_k, top_p, random)| {
+        let methods = params.into_iter().map(|(row, temperature, min_p, top_k, top_p, random)| {
             let drawing = RandomSampling { temperature, min_p, top_k, top_p, random };
             (row, if top_k == Some(9) { SamplingMethod::Greedy } else { SamplingMethod::Random(drawing) })
         });
-        let choices: Vec<_> = choices.collect();
-        let there = sample(&logits.to_device(&gpu()).unwrap(), &choices).unwrap();
-        prop_assert_eq!(sample(&logits, &choices).unwrap(), there);
+        let methods: Vec<_> = methods.collect();
+        let there = sample(&logits.to_device(&gpu()).unwrap(), &methods).unwrap();
+        prop_assert_eq!(sample(&logits, &methods).unwrap(), there);
     }
 
     #[test]
-    fn swaps_equal_the_cpus_bit_for_bit_and_are_undone(
+    fn apply_equals_the_cpus_bit_for_bit_and_revert_undoes_it(
         (rows, inner) in (1usize..60, 1usize..120),
         density in prop::sample::select(vec![0.001, 0.02, 0.5, 1.0]),
         half in any::<bool>(), dtype in dtypes(), scale in -2f32..2.0,
@@ -272,26 +273,26 @@ proptest! {
         for (delta, at) in deltas.iter().zip([0, 2]) {
             of[at] = Some(WeightDeltas { shape: shapes[at], parts: vec![(0, delta)] });
         }
-        let layouts = Layouts::new(&of, &gpu).unwrap();
+        let layouts = TicketLayout::new(&of, &gpu).unwrap();
         let parameters = vec![(&here[0], &deltas[0]), (&here[2], &deltas[1])];
-        let _saved = apply::apply(&Target::Parameters(parameters), scale).unwrap();
-        let target = Target::Weights(&layouts, &there);
+        let _saved = apply::apply(&SwapTarget::Parameters(parameters), scale).unwrap();
+        let target = SwapTarget::Weights(&layouts, &there);
         let saved = apply::apply(&target, scale).unwrap();
         prop_assert_eq!(there.each_ref().map(values), here.each_ref().map(values));
         apply::revert(&target, &saved).unwrap();
         prop_assert_eq!(there.each_ref().map(values), before);
-        // For good, as the trainer writes it.
+        // Without saved values, as the trainer applies a delta.
         apply::add(&there[0], &deltas[0], scale).unwrap();
         prop_assert_eq!(values(&there[0]), values(&here[0]));
     }
 }
 
-/// Whether so many rows under a ticket are computed with its deltas expanded.
-fn is_dense(ticket: &Layouts, rows: usize) -> bool {
-    let Layouts::Gpu(ticket) = ticket else {
+/// Whether that many rows under a ticket are computed with expanded deltas.
+fn is_expanded(ticket: &TicketLayout, rows: usize) -> bool {
+    let TicketLayout::Gpu(ticket) = ticket else {
         panic!("a ticket on the GPU");
     };
-    super::overlay::is_dense(&super::DeviceRows {
+    is_dense(&DeviceRows {
         ticket,
         first_row: 0,
         rows,
@@ -300,7 +301,7 @@ fn is_dense(ticket: &Layouts, rows: usize) -> bool {
 }
 
 #[test]
-fn many_rows_of_a_dense_ticket_are_expanded() {
+fn deltas_are_expanded_for_many_rows_of_a_dense_ticket() {
     let gpu = gpu();
     let shape = [70, 50];
     let delta = delta(shape, 0.9, DeltaDtype::Bf16, 7);
@@ -308,7 +309,7 @@ fn many_rows_of_a_dense_ticket_are_expanded() {
         shape,
         parts: vec![(0, &delta)],
     })];
-    // The smallest deltas that trainers write count in every dtype.
+    // The smallest deltas of trainers count in every dtype.
     let small = Deltas::from_f32(vec![1e-6; delta.nonzeros()], DeltaDtype::F32);
     let kept: Vec<usize> = delta
         .entries()
@@ -324,14 +325,14 @@ fn many_rows_of_a_dense_ticket_are_expanded() {
             let (x, x_there) = both(&random((60, 50)), dtype, &gpu);
             let y = random((60, 70));
             let [here, there] = [(&x, &Device::Cpu), (&x_there, &gpu)].map(|(x, device)| {
-                let ticket = &Layouts::new(weights, device).unwrap();
+                let ticket = &TicketLayout::new(weights, device).unwrap();
                 let rows = OverlayRows {
                     rows: 10..58,
                     ticket,
                     scale,
                 };
                 if device.is_cuda() {
-                    assert!(is_dense(ticket, 48) && !is_dense(ticket, 1));
+                    assert!(is_expanded(ticket, 48) && !is_expanded(ticket, 1));
                 }
                 let overlays = uploaded(device, |inputs| Overlays::new(vec![rows], 60, inputs));
                 let y = y.copy().unwrap().to_device(device).unwrap();
@@ -343,7 +344,7 @@ fn many_rows_of_a_dense_ticket_are_expanded() {
     }
 }
 
-/// What is added is less than half a unit of what it is added to: it would be lost every time if that were rounded before.
+/// Deltas that add less than half a unit in the last place of `y` would be lost if `y` were rounded before.
 #[test]
 fn what_a_ticket_adds_is_not_lost_in_the_rounding() {
     let gpu = gpu();
@@ -356,11 +357,11 @@ fn what_a_ticket_adds_is_not_lost_in_the_rounding() {
         shape,
         parts: vec![(0, &delta)],
     })];
-    let ticket = &Layouts::new(&weights, &gpu).unwrap();
-    // One by one; and at once, so that the deltas are expanded.
+    let ticket = &TicketLayout::new(&weights, &gpu).unwrap();
+    // Row by row, and all at once, so that the deltas are expanded.
     let one_by_one: Vec<_> = (0..rows).map(|row| row..row + 1).collect();
     let at_once = vec![0..rows; 1];
-    assert!(is_dense(ticket, rows) && !is_dense(ticket, 1));
+    assert!(is_expanded(ticket, rows) && !is_expanded(ticket, 1));
     for (dtype, spans) in [
         (DType::BF16, &one_by_one),
         (DType::BF16, &at_once),
@@ -399,7 +400,7 @@ fn wide_weights_keep_their_columns() {
     let [here, there] = [&Device::Cpu, &gpu].map(|device| {
         let x = x.to_device(device).unwrap();
         let y = y.copy().unwrap().to_device(device).unwrap();
-        let ticket = &Layouts::new(&weights, device).unwrap();
+        let ticket = &TicketLayout::new(&weights, device).unwrap();
         let rows = OverlayRows {
             rows: 0..2,
             ticket,
@@ -421,8 +422,8 @@ fn what_does_not_fit_is_refused_on_a_gpu_too() {
         shape: [2, 4],
         parts: vec![(0, &delta)],
     })];
-    let layouts = Layouts::new(&weights, &gpu).unwrap();
-    let error = apply::apply(&Target::Weights(&layouts, &[weight]), 1.0);
+    let layouts = TicketLayout::new(&weights, &gpu).unwrap();
+    let error = apply::apply(&SwapTarget::Weights(&layouts, &[weight]), 1.0);
     let error = error.err().unwrap().to_string();
     assert!(error.contains("[2, 4]"), "{error}");
     let beyond = Indices::uploaded(&[2], &gpu).unwrap();
