@@ -86,7 +86,9 @@ impl TicketMemory {
     /// Upper bound of the bytes that a loaded ticket of the base takes.
     pub fn bytes_of(&self, ticket: &Ticket, base: &BaseManifest) -> usize {
         let layout = self.layouts_on.as_ref();
-        let layout = layout.map_or(0, |device| DeviceLayout::bytes_for(&fused(ticket, base), device));
+        let layout = layout.map_or(0, |device| {
+            DeviceLayout::bytes_for(&fused(ticket, base), device)
+        });
         ticket.resident_bytes() + layout
     }
 }

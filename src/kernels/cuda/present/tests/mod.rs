@@ -20,7 +20,7 @@ use crate::kernels::sample::{RandomSampling, SamplingMethod, sample};
 use crate::kernels::step::indices::Indices;
 use crate::kernels::step::inputs::Inputs;
 use crate::kernels::ticket::apply::{self, SwapTarget};
-use crate::kernels::ticket::overlay::{OverlayRows, Overlays, TicketLayout, WeightDeltas, overlay};
+use crate::kernels::ticket::overlay::{DeviceLayout, OverlayRows, Overlays, WeightDeltas, overlay};
 use crate::ticket::{DeltaDtype, Deltas, TensorDelta};
 
 fn gpu() -> Device {
@@ -199,9 +199,9 @@ proptest! {
         let y = random((batch, shape[0]));
         let (before, y_there) = (values(&y), y.to_device(&gpu).unwrap());
         let overlaid = |y: &Tensor, x: &Tensor, spans: [std::ops::Range<usize>; 2], device: &Device| {
-            let layouts = weights.each_ref().map(|weights| TicketLayout::new(weights, device).unwrap());
+            let layouts = weights.each_ref().map(|weights| DeviceLayout::new(weights, device).unwrap());
             for (layouts, weights) in layouts.iter().zip(&weights) {
-                assert!(layouts.bytes() <= TicketLayout::bytes_for(weights, device));
+                assert!(layouts.bytes() <= DeviceLayout::bytes_for(weights, device));
                 assert_eq!(layouts.shape(1), Some(shape));
             }
             let parts = spans.into_iter().zip(&layouts);
@@ -220,7 +220,7 @@ proptest! {
         // Each row alone gives the same bits, unless there were so many that the deltas were expanded.
         let all = values(&there);
         let [under, _] = spans();
-        let ticket = TicketLayout::new(&weights[0], &gpu).unwrap();
+        let ticket = DeviceLayout::new(&weights[0], &gpu).unwrap();
         for row in under.clone().filter(|_| !is_expanded(&ticket, under.len())) {
             let alone = row * shape[0]..(row + 1) * shape[0];
             let y = Tensor::new(&before[alone.clone()], &Device::Cpu).unwrap();
@@ -273,7 +273,7 @@ proptest! {
         for (delta, at) in deltas.iter().zip([0, 2]) {
             of[at] = Some(WeightDeltas { shape: shapes[at], parts: vec![(0, delta)] });
         }
-        let layouts = TicketLayout::new(&of, &gpu).unwrap();
+        let layouts = DeviceLayout::new(&of, &gpu).unwrap();
         let parameters = vec![(&here[0], &deltas[0]), (&here[2], &deltas[1])];
         let _saved = apply::apply(&SwapTarget::Parameters(parameters), scale).unwrap();
         let target = SwapTarget::Weights(&layouts, &there);
@@ -288,8 +288,8 @@ proptest! {
 }
 
 /// Whether that many rows under a ticket are computed with expanded deltas.
-fn is_expanded(ticket: &TicketLayout, rows: usize) -> bool {
-    let TicketLayout::Gpu(ticket) = ticket else {
+fn is_expanded(ticket: &DeviceLayout, rows: usize) -> bool {
+    let DeviceLayout::Gpu(ticket) = ticket else {
         panic!("a ticket on the GPU");
     };
     is_dense(&DeviceRows {
@@ -325,7 +325,7 @@ fn deltas_are_expanded_for_many_rows_of_a_dense_ticket() {
             let (x, x_there) = both(&random((60, 50)), dtype, &gpu);
             let y = random((60, 70));
             let [here, there] = [(&x, &Device::Cpu), (&x_there, &gpu)].map(|(x, device)| {
-                let ticket = &TicketLayout::new(weights, device).unwrap();
+                let ticket = &DeviceLayout::new(weights, device).unwrap();
                 let rows = OverlayRows {
                     rows: 10..58,
                     ticket,
@@ -357,7 +357,7 @@ fn what_a_ticket_adds_is_not_lost_in_the_rounding() {
         shape,
         parts: vec![(0, &delta)],
     })];
-    let ticket = &TicketLayout::new(&weights, &gpu).unwrap();
+    let ticket = &DeviceLayout::new(&weights, &gpu).unwrap();
     // Row by row, and all at once, so that the deltas are expanded.
     let one_by_one: Vec<_> = (0..rows).map(|row| row..row + 1).collect();
     let at_once = vec![0..rows; 1];
@@ -400,7 +400,7 @@ fn wide_weights_keep_their_columns() {
     let [here, there] = [&Device::Cpu, &gpu].map(|device| {
         let x = x.to_device(device).unwrap();
         let y = y.copy().unwrap().to_device(device).unwrap();
-        let ticket = &TicketLayout::new(&weights, device).unwrap();
+        let ticket = &DeviceLayout::new(&weights, device).unwrap();
         let rows = OverlayRows {
             rows: 0..2,
             ticket,
@@ -422,7 +422,7 @@ fn what_does_not_fit_is_refused_on_a_gpu_too() {
         shape: [2, 4],
         parts: vec![(0, &delta)],
     })];
-    let layouts = TicketLayout::new(&weights, &gpu).unwrap();
+    let layouts = DeviceLayout::new(&weights, &gpu).unwrap();
     let error = apply::apply(&SwapTarget::Weights(&layouts, &[weight]), 1.0);
     let error = error.err().unwrap().to_string();
     assert!(error.contains("[2, 4]"), "{error}");

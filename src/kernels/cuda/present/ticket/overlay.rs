@@ -12,7 +12,7 @@ use crate::kernels::cuda::present::step::inputs::{Plain, StagedSlice, Staging};
 use crate::kernels::cuda::present::to_u32;
 use crate::kernels::cuda::present::view::{NewTensor, View, ViewMut};
 use crate::kernels::cuda::{InOut, Input};
-use crate::kernels::ticket::overlay::{OverlayRows, Overlays, DeviceLayout};
+use crate::kernels::ticket::overlay::{DeviceLayout, OverlayRows, Overlays};
 
 /// Batch rows under one ticket or under none. `overlay.cuh` has the same struct.
 #[repr(C)]
