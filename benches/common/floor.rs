@@ -1,4 +1,4 @@
-//! What nothing can go below on this machine, measured beside what is measured.
+//! Floors: the least time for the bytes and for the arithmetic of a case on this machine.
 
 use std::hint::black_box;
 
@@ -7,43 +7,44 @@ use criterion::{BenchmarkGroup, Throughput};
 use rayon::prelude::*;
 use tombola::kernels::Pool;
 
-/// A plain read of so many bytes, on all threads: those of the case `of`, or of the whole group's.
-pub fn read(group: &mut BenchmarkGroup<WallTime>, pool: &Pool, bytes: usize, of: Option<&str>) {
+/// Measures a plain read of `bytes` bytes on all threads, the floor of one case or of the whole
+/// group.
+pub fn read(group: &mut BenchmarkGroup<WallTime>, pool: &Pool, bytes: usize, case: Option<&str>) {
     let words = vec![1u64; bytes / 8];
     let read = || {
         let parts = words.par_chunks(1 << 16);
         parts.map(|part| part.iter().sum::<u64>()).sum::<u64>()
     };
     group.throughput(Throughput::Bytes(bytes as u64));
-    let of = of.map_or(String::new(), |of| format!(" of {of}"));
-    let name = format!("floor: read {:.1} MB{of}", bytes as f64 / 1e6);
+    let of_case = case.map_or(String::new(), |case| format!(" of {case}"));
+    let name = format!("floor: read {:.1} MB{of_case}", bytes as f64 / 1e6);
     group.bench_function(name, |b| b.iter(|| black_box(pool.install(read))));
 }
 
-/// So many f32 multiply-adds in registers, on all threads.
-pub fn multiply_add(group: &mut BenchmarkGroup<WallTime>, pool: &Pool, count: usize, of: &str) {
+/// Measures `count` f32 multiply-adds in registers on all threads, the floor of `case`.
+pub fn multiply_add(group: &mut BenchmarkGroup<WallTime>, pool: &Pool, count: usize, case: &str) {
     let threads = pool.threads();
     let work = || {
         let parts = (0..threads).into_par_iter().with_max_len(1);
         parts.map(|_| in_registers(count / threads)).sum::<f32>()
     };
     group.throughput(Throughput::Elements(count as u64));
-    let name = format!("floor: multiply-adds of {of}");
+    let name = format!("floor: multiply-adds of {case}");
     group.bench_function(name, |b| b.iter(|| black_box(pool.install(work))));
 }
 
-/// Chains of multiply-adds that do not wait for one another.
+/// Independent chains of multiply-adds, which hide the latency of each.
 const CHAINS: usize = 12;
 
 fn in_registers(count: usize) -> f32 {
     #[cfg(target_arch = "x86_64")]
     {
         if is_x86_feature_detected!("avx512f") {
-            // SAFETY: the feature was just found.
+            // SAFETY: the feature was just detected.
             return unsafe { x86::avx512(count) };
         }
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            // SAFETY: the features were just found.
+            // SAFETY: the features were just detected.
             return unsafe { x86::avx2(count) };
         }
     }

@@ -1,5 +1,5 @@
-//! What the benches share.
-#![allow(dead_code, reason = "each bench uses a part of it")]
+//! Fixtures that the benches share.
+#![allow(dead_code, reason = "each bench uses a part of this module")]
 
 pub mod floor;
 
@@ -11,12 +11,12 @@ use tombola::model::{
 };
 use tombola::ticket;
 
-/// The default base, resident.
+/// The default base with dense weights.
 pub fn load(dtype: Dtype) -> Base {
     load_as(dtype, false)
 }
 
-/// The default base, its weights as its file has them.
+/// The default base, its weights quantised as in its file.
 pub fn load_quantized() -> Base {
     load_as(Dtype::F32, true)
 }
@@ -34,7 +34,7 @@ fn load_as(dtype: Dtype, keep_quantized: bool) -> Base {
     Base::load("base", &checkpoint, &options, &cache, &mut |_| ()).expect("a base")
 }
 
-/// All cores, as the engine uses them.
+/// The thread pool of the engine, on all cores.
 pub fn pool() -> Pool {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     Pool::new(threads).expect("threads")

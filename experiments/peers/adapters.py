@@ -2,9 +2,10 @@
 
 usage: adapters.py MODEL_FOLDER OUT_FOLDER          needs numpy, safetensors
 
-Rank 16, alpha 32, on all projections, float32. Both factors are random (a fresh adapter has B = 0, which would let a
-server ignore it), small enough that the text stays text. Adapter i is drawn from seed i.
+Rank 16, alpha 32, on all projections, float32. Both factors are random, since a server could ignore
+a fresh adapter, in which B = 0. They are small enough that the answers remain text. The seed is i.
 """
+
 import json
 import sys
 from pathlib import Path
@@ -22,17 +23,33 @@ def factors(config, seed):
     for name, (rows, columns) in shapes(config).items():
         a = rng.standard_normal((RANK, columns), dtype=np.float32) / np.float32(np.sqrt(columns))
         b = rng.standard_normal((rows, RANK), dtype=np.float32) * np.float32(0.02)
-        found |= {f"base_model.model.{name}.lora_A.weight": a, f"base_model.model.{name}.lora_B.weight": b}
+        found |= {
+            f"base_model.model.{name}.lora_A.weight": a,
+            f"base_model.model.{name}.lora_B.weight": b,
+        }
     return found
 
 
 def main(model, out):
     config = json.loads((model / "config.json").read_text())
     about = {
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": model.name, "r": RANK,
-        "lora_alpha": ALPHA, "lora_dropout": 0.0, "bias": "none", "fan_in_fan_out": False, "inference_mode": True,
-        "init_lora_weights": True, "use_rslora": False, "use_dora": False, "modules_to_save": None, "rank_pattern": {},
-        "alpha_pattern": {}, "target_modules": sorted(name.split(".")[1] for name in PROJECTIONS.values())}
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": model.name,
+        "r": RANK,
+        "lora_alpha": ALPHA,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "use_rslora": False,
+        "use_dora": False,
+        "modules_to_save": None,
+        "rank_pattern": {},
+        "alpha_pattern": {},
+        "target_modules": sorted(name.split(".")[1] for name in PROJECTIONS.values()),
+    }
     for i in range(COUNT):
         folder = out / f"a{i}"
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,22 +1,36 @@
-"""Whether servers answer alike: greedy texts of a few prompts by the base, and of one by adapters."""
+"""Comparable answers of servers: greedy texts of the base and of its adapters."""
+
 import json
 import urllib.request
 
-PROMPTS = ["The capital of France is", "Once upon a time there was a", "Water boils at a temperature of"]
-# Where no word is likely, a small change of the weights shows soon.
+PROMPTS = [
+    "The capital of France is",
+    "Once upon a time there was a",
+    "Water boils at a temperature of",
+]
+# No next word is likely, so that a small change of the weights shows early.
 LOOSE = "river candle seven marble"
 TOKENS = 24
 
 
 def complete(server, prompt, adapter=None):
-    """The greedy continuation, by the base or by the adapter of that name."""
-    body = {"model": adapter or "base", "prompt": prompt, "max_tokens": TOKENS, "temperature": 0, "stream": True}
+    """The greedy continuation of a prompt, by the base or by a named adapter."""
+    body = {
+        "model": adapter or "base",
+        "prompt": prompt,
+        "max_tokens": TOKENS,
+        "temperature": 0,
+        "stream": True,
+    }
     if server.peer.kind == "llamacpp":
-        # Without a list it applies all adapters.
+        # Without a list, llama.cpp applies all adapters.
         number = server.peer.adapters["eight"].index(adapter) if adapter else 0
         body |= {"lora": [{"id": number, "scale": 1.0 if adapter else 0.0}], "cache_prompt": False}
-    request = urllib.request.Request(f"{server.url}/v1/completions", json.dumps(body).encode(),
-                                     {"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        f"{server.url}/v1/completions",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json"},
+    )
     text = ""
     with urllib.request.urlopen(request, timeout=300) as response:
         for line in response:
@@ -30,7 +44,10 @@ def complete(server, prompt, adapter=None):
 
 
 def answers(server):
-    """The base's texts, and those after a loose prompt: the base's, and each adapter's by its name."""
+    """The base's texts of PROMPTS, and the texts of LOOSE by the base and by each adapter."""
     adapters = sorted({name for names in server.peer.adapters.values() for name in names})
-    return {"texts": [complete(server, prompt) for prompt in PROMPTS], "loose": complete(server, LOOSE),
-            "adapters": {name: complete(server, LOOSE, name) for name in adapters}}
+    return {
+        "texts": [complete(server, prompt) for prompt in PROMPTS],
+        "loose": complete(server, LOOSE),
+        "adapters": {name: complete(server, LOOSE, name) for name in adapters},
+    }

@@ -1,23 +1,25 @@
-"""What servers are asked for: the columns of the tables."""
+"""The work of each cell: the columns of the tables."""
+
 from typing import NamedTuple
 
 
 class Cell(NamedTuple):
-    """The work of one measurement, and the figure that it is about."""
+    """The work of one measurement, and its figure."""
+
     title: str
     concurrency: int  # requests in flight
     requests: int
-    prompt: int  # tokens of each
-    answer: int  # tokens of each
-    adapters: str  # which of a server's, in turn; "" is the base
-    rate: str = "tokens_per_second"  # of the client's report
+    prompt: int  # tokens per request
+    answer: int  # tokens per request
+    adapters: str  # the key of a server's list of adapters, used in turn; "" is the base
+    rate: str = "tokens_per_second"  # key of the figure in the client's report
 
     def figure(self, report):
-        """Tokens a second."""
+        """Tokens per second."""
         return report[self.rate]
 
     def quick(self):
-        """The same with as little work as shows that it works."""
+        """The smallest cell that exercises the same path."""
         return self._replace(requests=self.concurrency, answer=4)
 
 
@@ -33,5 +35,5 @@ CELLS = {
 
 
 def rounded(figure):
-    """Three digits, or all before the point."""
+    """Three significant digits, or all digits before the point."""
     return f"{figure:.0f}" if figure >= 100 else f"{figure:.1f}"

@@ -1,11 +1,13 @@
-"""llama.cpp's files of the base and of its LoRA adapters.
+"""The base and its LoRA adapters as llama.cpp's GGUF files.
 
 usage: gguf_files.py MODEL_FOLDER OUT_FOLDER {f32|bf16} [ADAPTER_FOLDER ...]
 needs numpy, gguf, safetensors, ml_dtypes
 
-Writes OUT_FOLDER/base-DTYPE.gguf and OUT_FOLDER/ADAPTER-DTYPE.gguf. The rows of q_proj and k_proj, and of their LoRA
-factors B, are put in the order of llama.cpp's rope. Norms stay float32, as everywhere in llama.cpp.
+Writes OUT_FOLDER/base-DTYPE.gguf and OUT_FOLDER/ADAPTER-DTYPE.gguf. The rows of q_proj and k_proj,
+and of their LoRA factors B, take the order of llama.cpp's RoPE. Norms stay float32, as always in
+llama.cpp.
 """
+
 import json
 import sys
 from pathlib import Path
@@ -30,8 +32,11 @@ def gguf_name(stem):
 
 
 def permuted(weight, stem, config):
-    """Of q_proj and k_proj the rows (head, half, pair) as (head, pair, half); others as they are."""
-    heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}.get(stem.split(".")[-1])
+    """The rows of q_proj and k_proj from (head, half, pair) to (head, pair, half); others
+    unchanged."""
+    heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}.get(
+        stem.split(".")[-1]
+    )
     if heads is None:
         return weight
     rows = weight.shape[0] // heads
@@ -41,7 +46,9 @@ def permuted(weight, stem, config):
 def add(writer, name, weight, dtype):
     weight = np.ascontiguousarray(weight)
     if dtype == "bf16" and weight.ndim == 2:
-        rows = weight.astype(ml_dtypes.bfloat16).view(np.uint8)  # the writer wants bf16 as rows of bytes
+        rows = weight.astype(ml_dtypes.bfloat16).view(
+            np.uint8
+        )  # the writer expects bf16 as rows of bytes
         writer.add_tensor(name, rows, raw_dtype=gguf.GGMLQuantizationType.BF16)
     else:
         writer.add_tensor(name, weight)
@@ -56,7 +63,9 @@ def finish(writer):
 
 def describe(writer, model, config, dtype):
     writer.add_name(model.name)
-    writer.add_file_type(gguf.LlamaFileType.ALL_F32 if dtype == "f32" else gguf.LlamaFileType.MOSTLY_BF16)
+    writer.add_file_type(
+        gguf.LlamaFileType.ALL_F32 if dtype == "f32" else gguf.LlamaFileType.MOSTLY_BF16
+    )
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
@@ -77,14 +86,20 @@ def add_tokenizer(writer, model, config):
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list(tokens)
-    writer.add_token_types([gguf.TokenType.CONTROL if t in special else gguf.TokenType.NORMAL for t in tokens])
-    writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in found["model"]["merges"]])
+    writer.add_token_types(
+        [gguf.TokenType.CONTROL if t in special else gguf.TokenType.NORMAL for t in tokens]
+    )
+    writer.add_token_merges(
+        [m if isinstance(m, str) else " ".join(m) for m in found["model"]["merges"]]
+    )
     writer.add_bos_token_id(config["bos_token_id"])
     writer.add_eos_token_id(config["eos_token_id"])
     writer.add_pad_token_id(config["pad_token_id"])
     writer.add_add_bos_token(False)
     writer.add_add_space_prefix(False)
-    writer.add_chat_template(json.loads((model / "tokenizer_config.json").read_text(encoding="utf-8"))["chat_template"])
+    writer.add_chat_template(
+        json.loads((model / "tokenizer_config.json").read_text(encoding="utf-8"))["chat_template"]
+    )
 
 
 def write_base(model, out, config, dtype):
@@ -104,7 +119,9 @@ def write_adapter(folder, out, config, dtype):
     alpha = json.loads((folder / "adapter_config.json").read_text())["lora_alpha"]
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(alpha))
     for key, weight in load_file(folder / "adapter_model.safetensors").items():
-        stem, factor = key.removeprefix("base_model.model.").removesuffix(".weight").rsplit(".lora_", 1)
+        stem, factor = (
+            key.removeprefix("base_model.model.").removesuffix(".weight").rsplit(".lora_", 1)
+        )
         weight = permuted(weight, stem, config) if factor == "B" else weight
         add(writer, f"{gguf_name(stem)}.weight.lora_{factor.lower()}", weight, dtype)
     finish(writer)
@@ -122,4 +139,6 @@ def main(model, out, dtype, adapters):
 if __name__ == "__main__":
     if len(sys.argv) < 4 or sys.argv[3] not in ("f32", "bf16"):
         raise SystemExit(__doc__)
-    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], [Path(folder) for folder in sys.argv[4:]])
+    main(
+        Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], [Path(folder) for folder in sys.argv[4:]]
+    )

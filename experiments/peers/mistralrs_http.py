@@ -1,10 +1,13 @@
-"""An OpenAI-style /v1/completions in front of mistral.rs' Python package, which has no server of its own.
+"""A server with OpenAI's /v1/completions over mistral.rs' Python package, which has none.
 
-usage: mistralrs_http.py MODEL_FOLDER {f32|bf16} PORT SEQUENCES [NAME=ADAPTER_FOLDER ...]      needs mistralrs, aiohttp
+usage: mistralrs_http.py MODEL_FOLDER {f32|bf16} PORT SEQUENCES [NAME=ADAPTER_FOLDER ...]
+needs mistralrs, aiohttp
 
-It streams always. `model` names an adapter, or else the base answers. The engine's own threads compute
-(RAYON_NUM_THREADS); a request costs here one thread that waits, and an event a token.
+It always streams. `model` names an adapter; any other name selects the base. The engine computes on
+its own threads (RAYON_NUM_THREADS). A request costs one waiting thread here, and one event per
+token.
 """
+
 import asyncio
 import json
 import sys
@@ -15,14 +18,17 @@ from concurrent.futures import ThreadPoolExecutor
 from aiohttp import web
 from mistralrs import Architecture, ChatCompletionRequest, LoraAdapter, ModelDType, Runner, Which
 
-# Prompts are wrapped in a chat template in any case: here in one that adds nothing.
+# The engine always applies a chat template: this one adds nothing.
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 RANK = 16
 
 
 def load(model, dtype, sequences, adapters):
-    common = {"model_id": model, "arch": Architecture.Llama,
-              "dtype": {"f32": ModelDType.F32, "bf16": ModelDType.BF16}[dtype]}
+    common = {
+        "model_id": model,
+        "arch": Architecture.Llama,
+        "dtype": {"f32": ModelDType.F32, "bf16": ModelDType.BF16}[dtype],
+    }
     if adapters:
         loras = [LoraAdapter(name, folder) for name, folder in adapters.items()]
         which = Which.Lora(adapters=loras, max_rank=RANK, **common)
@@ -31,24 +37,36 @@ def load(model, dtype, sequences, adapters):
     with tempfile.NamedTemporaryFile("w", suffix=".jinja") as template:
         template.write(TEMPLATE)
         template.flush()
-        return Runner(which=which, max_seqs=sequences, prefix_cache_n=0, jinja_explicit=template.name,
-                      token_source="none")
+        return Runner(
+            which=which,
+            max_seqs=sequences,
+            prefix_cache_n=0,
+            jinja_explicit=template.name,
+            token_source="none",
+        )
 
 
 class Server:
     def __init__(self, runner, adapters):
         self.runner, self.adapters = runner, adapters
         self.threads = ThreadPoolExecutor(64)
-        self.door = threading.Lock()  # two threads at once in `send_`: "Already borrowed"
+        self.sending = (
+            threading.Lock()
+        )  # two threads in `send_` at once fail with "Already borrowed"
 
     def events(self, body):
-        """What to stream for a request, until it ends; blocks."""
+        """The events of a request, until it ends; blocks."""
         try:
             request = ChatCompletionRequest(
-                messages=[{"role": "user", "content": body["prompt"]}], model="default", max_tokens=body["max_tokens"],
-                temperature=body.get("temperature", 0), ignore_eos=body.get("ignore_eos", False), stream=True,
-                adapter=body["model"] if body["model"] in self.adapters else None)
-            with self.door:
+                messages=[{"role": "user", "content": body["prompt"]}],
+                model="default",
+                max_tokens=body["max_tokens"],
+                temperature=body.get("temperature", 0),
+                ignore_eos=body.get("ignore_eos", False),
+                stream=True,
+                adapter=body["model"] if body["model"] in self.adapters else None,
+            )
+            with self.sending:
                 chunks = self.runner.send_chat_completion_request(request)
             for chunk in chunks:
                 yield event_of(chunk)
@@ -73,12 +91,19 @@ class Server:
 
 
 def event_of(chunk):
-    choices = [{"index": 0, "text": choice.delta.content or "", "finish_reason": choice.finish_reason}
-               for choice in chunk.choices]
+    choices = [
+        {"index": 0, "text": choice.delta.content or "", "finish_reason": choice.finish_reason}
+        for choice in chunk.choices
+    ]
     if chunk.usage is None:
         return {"choices": choices}
-    return {"choices": choices, "usage": {"prompt_tokens": chunk.usage.prompt_tokens,
-                                          "completion_tokens": chunk.usage.completion_tokens}}
+    return {
+        "choices": choices,
+        "usage": {
+            "prompt_tokens": chunk.usage.prompt_tokens,
+            "completion_tokens": chunk.usage.completion_tokens,
+        },
+    }
 
 
 async def health(_):

@@ -2,9 +2,11 @@
 
 usage: model.py IN.gguf OUT_FOLDER          needs numpy, gguf, safetensors, tokenizers
 
-Quantised weights are dequantised exactly, so all servers compute with the numbers that Tombola does. GGUF keeps the rows
-of q_proj and k_proj in the order of llama.cpp's rope; here they are in the checkpoint's. Only for SmolLM2.
+Quantised weights are dequantised exactly, so that all servers compute with the same numbers as
+Tombola. The rows of q_proj and k_proj, which GGUF keeps in the order of llama.cpp's RoPE, take the
+checkpoint's order. Only for SmolLM2.
 """
+
 import json
 import sys
 from pathlib import Path
@@ -17,7 +19,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from names import CHECKPOINT, LAYER
 
-CONTROL = 3  # the token type of `<|im_start|>` and its like
+CONTROL = 3  # the token type of `<|im_start|>` and other special tokens
 
 
 def checkpoint_name(name):
@@ -39,7 +41,9 @@ def weights(reader, heads, kv_heads):
     found = {}
     for tensor in reader.tensors:
         weight = dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
-        weight = weight.reshape([int(size) for size in reversed(tensor.shape)])  # GGUF names the fastest axis first
+        weight = weight.reshape(
+            [int(size) for size in reversed(tensor.shape)]
+        )  # GGUF lists the fastest axis first
         for part, count in ((".attn_q.", heads), (".attn_k.", kv_heads)):
             if part in tensor.name:
                 weight = unpermute(weight, count)
@@ -50,38 +54,72 @@ def weights(reader, heads, kv_heads):
 def tokenizer(get, tokens, special):
     merges = [tuple(merge.split(" ")) for merge in get("tokenizer.ggml.merges")]
     made = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
-    made.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Digits(individual_digits=True),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)])
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
+    )
     made.decoder = decoders.ByteLevel()
-    made.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    made.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in special]
+    )
     return made
 
 
 def config(get, ids, tokens, tied):
     heads, hidden = get("llama.attention.head_count"), get("llama.embedding_length")
     return {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "torch_dtype": "float32",
-        "hidden_size": hidden, "intermediate_size": get("llama.feed_forward_length"),
-        "num_hidden_layers": get("llama.block_count"), "num_attention_heads": heads,
-        "num_key_value_heads": get("llama.attention.head_count_kv"), "head_dim": hidden // heads,
-        "vocab_size": len(tokens), "max_position_embeddings": get("llama.context_length"),
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_act": "silu",
+        "torch_dtype": "float32",
+        "hidden_size": hidden,
+        "intermediate_size": get("llama.feed_forward_length"),
+        "num_hidden_layers": get("llama.block_count"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": get("llama.attention.head_count_kv"),
+        "head_dim": hidden // heads,
+        "vocab_size": len(tokens),
+        "max_position_embeddings": get("llama.context_length"),
         "rms_norm_eps": float(f"{get('llama.attention.layer_norm_rms_epsilon'):.6g}"),
-        "rope_theta": get("llama.rope.freq_base"), "rope_scaling": None, "tie_word_embeddings": tied,
-        "attention_bias": False, "mlp_bias": False, "attention_dropout": 0.0, "initializer_range": 0.02,
-        "use_cache": True, **ids}
+        "rope_theta": get("llama.rope.freq_base"),
+        "rope_scaling": None,
+        "tie_word_embeddings": tied,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "attention_dropout": 0.0,
+        "initializer_range": 0.02,
+        "use_cache": True,
+        **ids,
+    }
 
 
 def tokenizer_config(get, ids, tokens, special):
     bos, eos, pad = (tokens[ids[f"{name}_token_id"]] for name in ("bos", "eos", "pad"))
     unknown = tokens[get("tokenizer.ggml.unknown_token_id")]
-    plain = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
+    plain = {
+        "lstrip": False,
+        "normalized": False,
+        "rstrip": False,
+        "single_word": False,
+        "special": True,
+    }
     return {
-        "tokenizer_class": "PreTrainedTokenizerFast", "add_prefix_space": False,
-        "clean_up_tokenization_spaces": False, "model_max_length": get("llama.context_length"),
-        "bos_token": bos, "eos_token": eos, "unk_token": unknown, "pad_token": pad, "additional_special_tokens": [bos, eos],
-        "added_tokens_decoder": {str(tokens.index(token)): {"content": token, **plain} for token in special},
-        "chat_template": get("tokenizer.chat_template")}
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "add_prefix_space": False,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": get("llama.context_length"),
+        "bos_token": bos,
+        "eos_token": eos,
+        "unk_token": unknown,
+        "pad_token": pad,
+        "additional_special_tokens": [bos, eos],
+        "added_tokens_decoder": {
+            str(tokens.index(token)): {"content": token, **plain} for token in special
+        },
+        "chat_template": get("tokenizer.chat_template"),
+    }
 
 
 def main(source, out):
@@ -91,20 +129,31 @@ def main(source, out):
         return reader.fields[key].contents()
 
     if (found := get("tokenizer.ggml.pre")) != "smollm":
-        raise SystemExit(f"{source} has the pre-tokenizer {found}, only smollm is known here")
+        raise SystemExit(f"{source} has the pre-tokenizer {found}; expected smollm")
     tokens, kinds = get("tokenizer.ggml.tokens"), get("tokenizer.ggml.token_type")
     special = [token for token, kind in zip(tokens, kinds) if kind == CONTROL]
-    ids = {f"{name}_token_id": get(f"tokenizer.ggml.{key}_token_id")
-           for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))}
-    tensors = weights(reader, get("llama.attention.head_count"), get("llama.attention.head_count_kv"))
+    ids = {
+        f"{name}_token_id": get(f"tokenizer.ggml.{key}_token_id")
+        for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))
+    }
+    tensors = weights(
+        reader, get("llama.attention.head_count"), get("llama.attention.head_count_kv")
+    )
     out.mkdir(parents=True, exist_ok=True)
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
     tokenizer(get, tokens, special).save(str(out / "tokenizer.json"))
-    for name, value in (("config", config(get, ids, tokens, "lm_head.weight" not in tensors)),
-                        ("tokenizer_config", tokenizer_config(get, ids, tokens, special)),
-                        ("generation_config", ids)):
-        (out / f"{name}.json").write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"{out}: {len(tensors)} tensors, {sum(t.size for t in tensors.values())} parameters, {len(tokens)} tokens")
+    for name, value in (
+        ("config", config(get, ids, tokens, "lm_head.weight" not in tensors)),
+        ("tokenizer_config", tokenizer_config(get, ids, tokens, special)),
+        ("generation_config", ids),
+    ):
+        (out / f"{name}.json").write_text(
+            json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+    print(
+        f"{out}: {len(tensors)} tensors, {sum(t.size for t in tensors.values())} parameters, "
+        f"{len(tokens)} tokens"
+    )
 
 
 if __name__ == "__main__":

@@ -1,27 +1,30 @@
-"""What a server's processes take, and what others do, as /proc tells."""
+"""Memory and processor time of a server's processes and of others, from /proc."""
+
 import os
 import time
 from pathlib import Path
 
-TICKS = os.sysconf("SC_CLK_TCK")  # a second
+TICKS = os.sysconf("SC_CLK_TCK")  # per second
 
 
 def tree(pid):
-    """A process and all that descend from it."""
+    """A process and its descendants."""
     found, waiting = [], [pid]
     while waiting:
         pid = waiting.pop()
         try:
-            children = [task.read_text().split() for task in Path(f"/proc/{pid}/task").glob("*/children")]
+            children = [
+                task.read_text().split() for task in Path(f"/proc/{pid}/task").glob("*/children")
+            ]
         except OSError:
-            continue  # it has ended meanwhile
+            continue  # it has ended
         found.append(pid)
         waiting += [int(child) for some in children for child in some]
     return found
 
 
 def read_all(pid, file):
-    """A file of /proc of every process of a tree; one that ends meanwhile is left out."""
+    """A /proc file of each process of a tree, without processes that have ended."""
     for process in tree(pid):
         try:
             yield Path(f"/proc/{process}/{file}").read_text()
@@ -30,7 +33,8 @@ def read_all(pid, file):
 
 
 def memory(pid):
-    """Resident memory of a tree now and at its peak, MiB. Pages that processes share count for each."""
+    """Resident memory of a tree in MiB, now and at its peak. Shared pages count for each
+    process."""
     now = peak = 0
     for status in read_all(pid, "status"):
         for line in status.splitlines():
@@ -42,19 +46,21 @@ def memory(pid):
 
 
 def busy_seconds():
-    """Processor time that the whole machine has spent so far, that of its host for others included (steal)."""
-    user, nice, system, _, _, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
+    """Processor time of the whole machine so far, with the time that its host takes (steal)."""
+    user, nice, system, _, _, irq, softirq, steal = map(
+        int, Path("/proc/stat").read_text().split()[1:9]
+    )
     return (user + nice + system + irq + softirq + steal) / TICKS
 
 
 def own_seconds(pid):
-    """Processor time that a tree has spent so far."""
+    """Processor time of a tree so far."""
     stats = (stat.rsplit(")", 1)[1].split() for stat in read_all(pid, "stat"))
     return sum(int(stat[11]) + int(stat[12]) for stat in stats) / TICKS
 
 
 class Others:
-    """The cores that others kept busy while something ran: neither the server nor this process and its children."""
+    """The cores kept busy by processes other than the server, this process and its children."""
 
     def __init__(self, pid):
         self.pid = pid

@@ -2,9 +2,11 @@
 
 usage: tickets.py TOMBOLA MODEL_FOLDER OUT_FOLDER          needs numpy, safetensors
 
-Positions are drawn over all projections, deltas from ±0.03, a few times as large as trained ones. Each is written as a
-flat file of deltas, which `tombola ticket import` makes a ticket of the base. One that is there already is kept.
+Positions are random over all projections, deltas uniform in ±0.03, a few times as large as trained
+ones. Each ticket is written as a flat file of deltas for `tombola ticket import`. Existing tickets
+are kept.
 """
+
 import json
 import subprocess
 import sys
@@ -16,11 +18,11 @@ from safetensors.numpy import save_file
 
 from names import shapes
 
-KINDS = {"one": (16, 0.01), "tenth": (8, 0.001)}  # how many, density
+KINDS = {"one": (16, 0.01), "tenth": (8, 0.001)}  # count, density
 
 
 def deltas(config, density, seed):
-    """Per parameter the sorted row-major positions (int32) and the deltas (float32)."""
+    """The sorted row-major positions (int32) and the deltas (float32) of each parameter."""
     rng, found = np.random.default_rng(seed), {}
     for name, (rows, columns) in shapes(config).items():
         kept = np.sort(rng.choice(rows * columns, round(density * rows * columns), replace=False))
@@ -33,8 +35,20 @@ def write(tombola, model, out, tensors):
     with tempfile.TemporaryDirectory() as folder:
         flat = Path(folder) / "flat.safetensors"
         save_file(tensors, flat)
-        command = [tombola, "ticket", "import", flat, "--model", model, "--name", out.stem, "--out", out,
-                   "--source", "random"]
+        command = [
+            tombola,
+            "ticket",
+            "import",
+            flat,
+            "--model",
+            model,
+            "--name",
+            out.stem,
+            "--out",
+            out,
+            "--source",
+            "random",
+        ]
         done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"tombola ticket import failed:\n{done.stderr[-2000:]}")

@@ -1,4 +1,5 @@
-"""What the training benches share: running a command, and reading what a run wrote."""
+"""Helpers of the training experiments: run a command, and read the metrics of a run."""
+
 import json
 import os
 import subprocess
@@ -6,15 +7,17 @@ import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benches"))
-from machine import processor  # noqa: E402, F401 (for the benches that import this)
+from machine import processor  # noqa: E402, F401 (for the experiments)
 
 
 def run(command, quiet=True):
-    """Runs a command; gives its standard output and its peak memory in MiB."""
+    """Runs a command; returns its standard output and its peak memory in MiB."""
     command = [str(part) for part in command]
     print("$", " ".join(command), flush=True)
     out = subprocess.PIPE
-    child = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT if quiet else None, text=True)
+    child = subprocess.Popen(
+        command, stdout=out, stderr=subprocess.STDOUT if quiet else None, text=True
+    )
     text = child.stdout.read()
     _, status, usage = os.wait4(child.pid, 0)
     if status != 0:
@@ -23,12 +26,17 @@ def run(command, quiet=True):
 
 
 def phases(folder):
-    """Tokens, seconds and the state's bytes of each phase of a run."""
+    """Tokens, seconds and bytes of trainer state of each phase of a run."""
     found = {}
     for line in (Path(folder) / "metrics.jsonl").read_text().splitlines():
         event = json.loads(line)
         if event["event"] == "phase":
-            found[event["phase"]] = {"bytes": event["bytes"], "trained": event["trained"], "tokens": 0, "seconds": 0.0}
+            found[event["phase"]] = {
+                "bytes": event["bytes"],
+                "trained": event["trained"],
+                "tokens": 0,
+                "seconds": 0.0,
+            }
         elif event["event"] == "step":
             phase = found[event["phase"]]
             phase["tokens"] += event["tokens"]

@@ -1,13 +1,14 @@
-"""Training speed and memory beside a plain PyTorch implementation, on this machine, in turn.
+"""Training speed and memory of Tombola and of a plain PyTorch implementation, measured in turn.
 
-usage: python3 experiments/train/speed.py --python PYTHON --reference train_reference.py --folder BASE_FOLDER \
-           --data sql.train.jsonl --valid sql.valid.jsonl
+usage: python3 experiments/train/speed.py --python PYTHON --reference train_reference.py \
+           --folder BASE_FOLDER --data sql.train.jsonl --valid sql.valid.jsonl
 
-It writes experiments/results/train-speed.md.
-PYTHON has torch and transformers; BASE_FOLDER is the default base as a Hugging Face folder. Both train
-the same rows in the same order, 8 rows of at most 128 tokens a step, float32, all cores. The reference
-counts the tokens that are not padding, as we do. Medians over the rounds.
+Writes experiments/results/train-speed.md. PYTHON has torch and transformers; BASE_FOLDER is the
+default base as a Hugging Face folder. Both train the same rows in the same order, 8 rows of at most
+128 tokens per step, in float32 on all cores. Both count the tokens without padding. Medians over
+the rounds.
 """
+
 import argparse
 import json
 import os
@@ -30,33 +31,86 @@ a = ap.parse_args()
 
 
 def pytorch(work):
-    text, peak = run([a.python, a.reference, a.folder, a.data, a.valid, work / "x.safetensors",
-                      "--calibrate", a.steps, "--steps", a.steps, "--batch", 8, "--len", 128,
-                      "--lr-cal", "3e-5", "--lr", "3e-4", "--valid-rows", 8])
+    text, peak = run(
+        [
+            a.python,
+            a.reference,
+            a.folder,
+            a.data,
+            a.valid,
+            work / "x.safetensors",
+            "--calibrate",
+            a.steps,
+            "--steps",
+            a.steps,
+            "--batch",
+            8,
+            "--len",
+            128,
+            "--lr-cal",
+            "3e-5",
+            "--lr",
+            "3e-4",
+            "--valid-rows",
+            8,
+        ]
+    )
     speed = {}
     for line in text.splitlines():
         if line.startswith("{") and "phase" in (event := json.loads(line)):
             speed[event["phase"]] = event["tok_s"]
-    return {"calibrate": speed["calibrate"], "adapt": speed["adapt"], "peak": peak, "adapt_peak": peak}
+    return {
+        "calibrate": speed["calibrate"],
+        "adapt": speed["adapt"],
+        "peak": peak,
+        "adapt_peak": peak,
+    }
 
 
 def tombola(work):
     def train(name, *more):
-        command = [a.tombola, "train", "--data", a.data, "--name", name, "--out", work, "--run-dir", work / name,
-                   "--calibrate-steps", a.steps, "--steps", a.steps, "--lr", "3e-4", "--batch", 8, "--max-length", 128,
-                   "--no-shuffle", *more]
+        command = [
+            a.tombola,
+            "train",
+            "--data",
+            a.data,
+            "--name",
+            name,
+            "--out",
+            work,
+            "--run-dir",
+            work / name,
+            "--calibrate-steps",
+            a.steps,
+            "--steps",
+            a.steps,
+            "--lr",
+            "3e-4",
+            "--batch",
+            8,
+            "--max-length",
+            128,
+            "--no-shuffle",
+            *more,
+        ]
         _, peak = run(command)
         found = phases(work / name)
         return {k: v["tokens"] / v["seconds"] for k, v in found.items()}, peak, found
 
     speed, peak, found = train("whole")
     _, adapt_peak, _ = train("adapt", "--mask-from", work / "whole.safetensors")
-    return {"calibrate": speed["calibrate"], "adapt": speed["adapt"], "peak": peak, "adapt_peak": adapt_peak,
-            "calibrate_bytes": found["calibrate"]["bytes"], "adapt_bytes": found["adapt"]["bytes"]}
+    return {
+        "calibrate": speed["calibrate"],
+        "adapt": speed["adapt"],
+        "peak": peak,
+        "adapt_peak": adapt_peak,
+        "calibrate_bytes": found["calibrate"]["bytes"],
+        "adapt_bytes": found["adapt"]["bytes"],
+    }
 
 
-# The dense products of a step on the shapes of the default base's projections ([out, in] of the fused weights),
-# by PyTorch, on as many rows as a step has.
+# The dense products of a step in PyTorch: on the default base's projections ([out, in] of the fused
+# weights), with as many rows as a step has.
 LIMIT = """
 import json, statistics, time, torch
 torch.set_num_threads(%d)
@@ -89,8 +143,11 @@ for _ in range(a.rounds):
         rounds["PyTorch"].append(pytorch(Path(work)))
         rounds["Tombola"].append(tombola(Path(work)))
         rounds["limit"].append(limit())
-median = {who: {key: statistics.median(r[key] for r in runs) for key in runs[0]} for who, runs in rounds.items()}
-p, t, most = median["PyTorch"], median["Tombola"], median["limit"]
+median = {
+    trainer: {key: statistics.median(r[key] for r in runs) for key in runs[0]}
+    for trainer, runs in rounds.items()
+}
+p, t, ceiling = median["PyTorch"], median["Tombola"], median["limit"]
 
 
 def log(line=""):
@@ -99,17 +156,33 @@ def log(line=""):
 
 out = []
 log("# Training beside PyTorch\n")
-log("Made by `experiments/train/speed.py` (its usage says how). SmolLM2-135M, float32, steps of 8 SQL rows of at most 128")
-log(f"tokens, {a.steps} to calibrate and {a.steps} to adapt, {a.rounds} rounds in turn, medians. {processor()}.\n")
-log("| | PyTorch | Tombola | ratio | projections' products alone |")
+log(
+    "Made by `experiments/train/speed.py` (see its usage). SmolLM2-135M, float32, steps of 8 SQL rows of at"
+)
+log(
+    f"most 128 tokens, {a.steps} to calibrate and {a.steps} to adapt, medians of {a.rounds} rounds in turn."
+)
+log(f"{processor()}.\n")
+log("| | PyTorch | Tombola | ratio | products of the projections alone |")
 log("|---|---:|---:|---:|---:|")
 for phase in ("calibrate", "adapt"):
-    log(f"| {phase}, tokens/s | {p[phase]:.0f} | {t[phase]:.0f} | {t[phase] / p[phase]:.2f} | {most[phase]:.0f} |")
-log(f"| peak memory of a whole run, MiB | {p['peak']:.0f} | {t['peak']:.0f} | {t['peak'] / p['peak']:.2f} | |")
-log(f"| peak memory of adapting alone (`--mask-from`), MiB | {p['adapt_peak']:.0f} | {t['adapt_peak']:.0f} | {t['adapt_peak'] / p['adapt_peak']:.2f} | |")
-log("\nThe last column is what the speed would be if a step were nothing but the dense products of the projections (forward")
-log(f"and by the input, to calibrate also by the weight), at the {most['gflops']:.0f} GFLOP/s that PyTorch's own reach on these shapes here.")
-log(f"\nGradients, optimizer state and masters: {t['calibrate_bytes']:,.0f} bytes to calibrate, {t['adapt_bytes']:,.0f} to adapt")
-log("at 1 %. (PyTorch's peak is that of its one process, which does both.)")
+    log(
+        f"| {phase}, tokens/s | {p[phase]:.0f} | {t[phase]:.0f} | {t[phase] / p[phase]:.2f} | {ceiling[phase]:.0f} |"
+    )
+log(
+    f"| peak memory of a whole run, MiB | {p['peak']:.0f} | {t['peak']:.0f} | {t['peak'] / p['peak']:.2f} | |"
+)
+log(
+    f"| peak memory of adapting alone (`--mask-from`), MiB | {p['adapt_peak']:.0f} | {t['adapt_peak']:.0f} | {t['adapt_peak'] / p['adapt_peak']:.2f} | |"
+)
+log(
+    "\nThe last column is the speed of a step that consists of the dense products of the projections alone"
+)
+log("(forward and the gradient of the input; in calibration also that of the weight), at the")
+log(f"{ceiling['gflops']:.0f} GFLOP/s that PyTorch reaches on these shapes here.")
+log(
+    f"\nGradients, optimizer state and masters: {t['calibrate_bytes']:,.0f} bytes to calibrate, {t['adapt_bytes']:,.0f} to adapt"
+)
+log("at 1 %. (PyTorch's peak is that of its one process, which runs both phases.)")
 Path("experiments/results/train-speed.md").write_text("\n".join(out) + "\n")
 print("\n".join(out))

@@ -1,12 +1,13 @@
-"""Tickets of several tasks beside their controls: the table of experiments/results/train-tasks.md.
+"""Tickets of several tasks and their controls: the tables of experiments/results/train-tasks.md.
 
 usage: python3 experiments/train/tasks.py --data FOLDER --work FOLDER [--tasks sql,boolq]
 
-FOLDER holds TASK.train.jsonl, TASK.valid.jsonl and general.valid.jsonl. A task gives the calibrated full model,
-a ticket of 1 % and one of 0.1 % from the same calibration, and a random mask of 1 % that is trained for as many
-steps as both phases together. What is measured stays in WORK/TASK-STEPS-STEPS, and is not measured again; the
-table holds all tasks that are there. Rows are cut to learn, and measured whole.
+The data folder holds TASK.train.jsonl, TASK.valid.jsonl and general.valid.jsonl. Each task gives
+the calibrated model, tickets of 1 % and of 0.1 % from the same calibration, and a random mask of 1
+% trained for as many steps as both phases. Measurements are kept in WORK/TASK-STEPS-STEPS and not
+repeated; the report holds all of them. Rows are cut for training and measured whole.
 """
+
 import argparse
 import json
 import shutil
@@ -17,15 +18,15 @@ from typing import NamedTuple
 from common import phases, processor, run
 
 
-
 class Task(NamedTuple):
-    """How a task is trained and measured; the tasks with long rows get fewer steps."""
+    """Settings of a task. Tasks with long rows get fewer steps."""
+
     match: str
     answer: int  # tokens
     license: str
     calibrate: int  # steps
     adapt: int  # steps
-    rows: int  # to measure by
+    rows: int  # of the validation file
 
 
 TASKS = {
@@ -46,7 +47,7 @@ a = ap.parse_args()
 
 
 def folder(task):
-    """Where a task's results lie: other steps give others."""
+    """The folder of a task's results, by its numbers of steps."""
     plan = TASKS[task]
     return a.work / f"{task}-{plan.calibrate}-{plan.adapt}"
 
@@ -54,19 +55,53 @@ def folder(task):
 def train(task, name, *more):
     if (folder(task) / f"{name}.safetensors").exists():
         return
-    run([a.tombola, "train", "--data", a.data / f"{task}.train.jsonl", "--name", name, "--out", folder(task),
-         "--run-dir", folder(task) / "runs" / name, "--overwrite", "--max-length", a.max_length,
-         "--license", TASKS[task].license, *more])
+    run(
+        [
+            a.tombola,
+            "train",
+            "--data",
+            a.data / f"{task}.train.jsonl",
+            "--name",
+            name,
+            "--out",
+            folder(task),
+            "--run-dir",
+            folder(task) / "runs" / name,
+            "--overwrite",
+            "--max-length",
+            a.max_length,
+            "--license",
+            TASKS[task].license,
+            *more,
+        ]
+    )
 
 
 def evaluate(task, data, model, tickets):
     plan = TASKS[task]
-    rule = ["--match", plan.match, "--max-tokens", plan.answer] if data == task else ["--no-answers"]
-    named = [part for ticket in tickets for part in ("--ticket", folder(task) / f"{ticket}.safetensors")]
-    command = [a.tombola, "eval", "--model", model, *named, "--data", a.data / f"{data}.valid.jsonl",
-               "--limit", plan.rows, "--json", *rule]
+    rule = (
+        ["--match", plan.match, "--max-tokens", plan.answer] if data == task else ["--no-answers"]
+    )
+    named = [
+        part for ticket in tickets for part in ("--ticket", folder(task) / f"{ticket}.safetensors")
+    ]
+    command = [
+        a.tombola,
+        "eval",
+        "--model",
+        model,
+        *named,
+        "--data",
+        a.data / f"{data}.valid.jsonl",
+        "--limit",
+        plan.rows,
+        "--json",
+        *rule,
+    ]
     print("$", *command, flush=True)
-    text = subprocess.run([str(c) for c in command], check=True, stdout=subprocess.PIPE, text=True).stdout
+    text = subprocess.run(
+        [str(c) for c in command], check=True, stdout=subprocess.PIPE, text=True
+    ).stdout
     return json.loads(text)["results"]
 
 
@@ -75,8 +110,26 @@ def measure(task):
     calibrated = folder(task) / "calibrated"
     if not (folder(task) / f"{task}.safetensors").exists():
         shutil.rmtree(calibrated, ignore_errors=True)
-    train(task, task, "--calibrate-steps", plan.calibrate, "--steps", plan.adapt, "--save-calibrated", calibrated)
-    train(task, f"{task}-tenth", "--density", "0.001", "--calibrate-from", calibrated, "--steps", plan.adapt)
+    train(
+        task,
+        task,
+        "--calibrate-steps",
+        plan.calibrate,
+        "--steps",
+        plan.adapt,
+        "--save-calibrated",
+        calibrated,
+    )
+    train(
+        task,
+        f"{task}-tenth",
+        "--density",
+        "0.001",
+        "--calibrate-from",
+        calibrated,
+        "--steps",
+        plan.adapt,
+    )
     train(task, f"{task}-random", "--score", "random", "--steps", plan.calibrate + plan.adapt)
     tickets = [task, f"{task}-tenth", f"{task}-random"]
     rows = {name: {} for name in ["base", "calibrated", "ticket 1 %", "ticket 0.1 %", "random 1 %"]}
@@ -88,9 +141,17 @@ def measure(task):
             if data == task:
                 row["score"] = result.get("exact_match", result.get("rouge_l"))
     found = phases(folder(task) / "runs" / task)
-    (folder(task) / "results.json").write_text(json.dumps({
-        "rows": rows, "plan": plan._asdict(), "max_length": a.max_length,
-        "tokens_per_second": {k: v["tokens"] / v["seconds"] for k, v in found.items()}}, indent=1))
+    (folder(task) / "results.json").write_text(
+        json.dumps(
+            {
+                "rows": rows,
+                "plan": plan._asdict(),
+                "max_length": a.max_length,
+                "tokens_per_second": {k: v["tokens"] / v["seconds"] for k, v in found.items()},
+            },
+            indent=1,
+        )
+    )
 
 
 for task in a.tasks.split(","):
@@ -98,9 +159,11 @@ for task in a.tasks.split(","):
     if not (folder(task) / "results.json").exists():
         measure(task)
 
-out = ["# Tickets of several tasks\n",
-       "Made by `experiments/train/tasks.py` (its usage says how) with the default base; learning rates and all else are the",
-       f"defaults of `tombola train`. {processor()}.\n"]
+out = [
+    "# Tickets of several tasks\n",
+    "Made by `experiments/train/tasks.py` (see its usage) with the default base. Other settings are the",
+    f"defaults of `tombola train`. {processor()}.\n",
+]
 for task in TASKS:
     path = folder(task) / "results.json"
     if not path.exists():
@@ -108,12 +171,17 @@ for task in TASKS:
     found = json.loads(path.read_text())
     plan = Task(**found["plan"])
     score = "ROUGE-L" if plan.match == "rouge-l" else "exact match"
-    out += [f"## {task}\n",
-            f"{plan.calibrate} steps to calibrate, {plan.adapt} to adapt (the random mask: "
-            f"{plan.calibrate + plan.adapt}), 8 rows of at most {found['max_length']} tokens a step; the first "
-            f"{plan.rows} rows of each validation file (`general` has 40).\n",
-            f"| | valid loss | {score} | loss on general |", "|---|---:|---:|---:|"]
-    out += [f"| {name} | {row['loss']:.3f} | {row['score']:.3f} | {row['general loss']:.3f} |"
-            for name, row in found["rows"].items()] + [""]
+    out += [
+        f"## {task}\n",
+        f"{plan.calibrate} calibration and {plan.adapt} adaptation steps (the random mask: "
+        f"{plan.calibrate + plan.adapt}) of 8 rows of at most {found['max_length']} tokens.\n"
+        f"Measured on the first {plan.rows} rows of each validation file (`general` has 40).\n",
+        f"| | valid loss | {score} | loss on general |",
+        "|---|---:|---:|---:|",
+    ]
+    out += [
+        f"| {name} | {row['loss']:.3f} | {row['score']:.3f} | {row['general loss']:.3f} |"
+        for name, row in found["rows"].items()
+    ] + [""]
 Path("experiments/results/train-tasks.md").write_text("\n".join(out))
 print("\n".join(out))

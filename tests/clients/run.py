@@ -1,8 +1,8 @@
-"""Drives a running Tombola server with the openai package, as its users do.
+"""Tests a running Tombola server with the openai package.
 
     python run.py --url http://127.0.0.1:8000 --ticket-file adapters/sql.safetensors
 
-The server has to serve the default base and the shipped ticket. What the tests upload they delete.
+The server has to serve the default base and the sql ticket. The tests delete their uploads.
 """
 
 import argparse
@@ -17,9 +17,13 @@ def main() -> int:
     def flag(name: str, default: str | None) -> None:
         variable = "CLIENTS_" + name.upper().replace("-", "_")
         value = os.environ.get(variable, default)
-        parser.add_argument(f"--{name}", default=value, required=value is None, help=f"or {variable}")
+        parser.add_argument(
+            f"--{name}", default=value, required=value is None, help=f"or {variable}"
+        )
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     flag("url", "http://127.0.0.1:8000")
     flag("base", "smollm2-135m")
     flag("ticket", "sql")

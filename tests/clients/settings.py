@@ -1,16 +1,17 @@
-"""What every test shares: where the server is, what it serves, and a client for it."""
+"""Settings that the tests share: the server's URL, its models, and clients for it."""
 
 import httpx2
 import openai
 
-# An answer of a few tokens takes well under a second; minutes mean that something hangs.
+# An answer of a few tokens takes well under a second: after minutes, something hangs.
 TIMEOUT_SECONDS = 120
 
 # The ticket answers this with SQL, the base with an explanation.
 SQL_QUESTION = [
     {
         "role": "user",
-        "content": "CREATE TABLE head (age INTEGER, name VARCHAR)\n-- How many heads are older than 56?",
+        "content": "CREATE TABLE head (age INTEGER, name VARCHAR)\n"
+        "-- How many heads are older than 56?",
     }
 ]
 CAPITAL_QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
@@ -23,13 +24,17 @@ def use(url: str, base: str, ticket: str, ticket_file: str) -> None:
 
 
 def openai_client() -> openai.OpenAI:
-    """A client that tells every error at once, and finds the server past any proxy."""
+    """A client without retries that ignores proxies."""
     http = openai.DefaultHttpxClient(trust_env=False)
     return openai.OpenAI(
-        base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=TIMEOUT_SECONDS, http_client=http
+        base_url=f"{url}/v1",
+        api_key="none",
+        max_retries=0,
+        timeout=TIMEOUT_SECONDS,
+        http_client=http,
     )
 
 
 def http_client() -> httpx2.Client:
-    """For what the openai package has no method for."""
+    """A plain client for the routes that the openai package does not know."""
     return httpx2.Client(base_url=f"{url}/v1", timeout=TIMEOUT_SECONDS, trust_env=False)

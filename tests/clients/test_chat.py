@@ -26,7 +26,10 @@ class Chat(unittest.TestCase):
 
     def test_max_completion_tokens(self):
         answer = self.client.chat.completions.create(
-            model=settings.base, messages=settings.CAPITAL_QUESTION, temperature=0, max_completion_tokens=2
+            model=settings.base,
+            messages=settings.CAPITAL_QUESTION,
+            temperature=0,
+            max_completion_tokens=2,
         )
         self.assertEqual(answer.choices[0].finish_reason, "length")
         self.assertEqual(answer.usage.completion_tokens, 2)
@@ -55,7 +58,9 @@ class Chat(unittest.TestCase):
 
     def test_logprobs(self):
         choice = self.chat(max_tokens=3, logprobs=True, top_logprobs=2).choices[0]
-        self.assertEqual("".join(entry.token for entry in choice.logprobs.content), choice.message.content)
+        self.assertEqual(
+            "".join(entry.token for entry in choice.logprobs.content), choice.message.content
+        )
         for entry in choice.logprobs.content:
             self.assertEqual(len(entry.top_logprobs), 2)
             self.assertEqual(entry.token, entry.top_logprobs[0].token)
@@ -66,7 +71,7 @@ class Chat(unittest.TestCase):
         answer = self.chat(n=2, temperature=1.5, seed=3)
         self.assertEqual([choice.index for choice in answer.choices], [0, 1])
 
-    def test_several_streamed_choices_are_told_apart(self):
+    def test_streamed_choices_have_their_index(self):
         texts = {}
         for chunk in self.chat(n=2, stream=True):
             for choice in chunk.choices:
@@ -83,7 +88,7 @@ class Chat(unittest.TestCase):
         ticket = self.chat(settings.SQL_QUESTION, settings.ticket).choices[0].message.content
         self.assertTrue(ticket.startswith("SELECT"), ticket)
         self.assertFalse(base.startswith("SELECT"), base)
-        # And the base is as it was.
+        # The base is unchanged.
         self.assertEqual(self.chat(settings.SQL_QUESTION).choices[0].message.content, base)
 
     def test_the_answer_names_the_model_that_was_asked(self):

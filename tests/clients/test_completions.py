@@ -3,7 +3,7 @@ import unittest
 import settings
 
 PROMPT = "The quick brown fox"
-PROMPT_IDS = [504, 2365, 6354, 16438]  # PROMPT, by the default base's tokenizer
+PROMPT_IDS = [504, 2365, 6354, 16438]  # PROMPT in the default base's tokenizer
 OTHER_PROMPT = "Once upon a time"
 
 
@@ -40,7 +40,9 @@ class Completions(unittest.TestCase):
 
     def test_a_list_of_token_id_lists(self):
         both = self.complete([PROMPT_IDS, PROMPT_IDS])
-        self.assertEqual([choice.text for choice in both.choices], [self.complete().choices[0].text] * 2)
+        self.assertEqual(
+            [choice.text for choice in both.choices], [self.complete().choices[0].text] * 2
+        )
 
     def test_a_stream_spells_the_whole_answer(self):
         chunks = list(self.complete(stream=True, stream_options={"include_usage": True}))
@@ -65,7 +67,7 @@ class Completions(unittest.TestCase):
         for token, own, top in zip(logprobs.tokens, logprobs.token_logprobs, logprobs.top_logprobs):
             self.assertEqual(len(top), 3)
             self.assertLessEqual(own, 0)
-            # Greedy: the chosen token is the likeliest.
+            # Greedy: the chosen token is the most likely.
             self.assertEqual(top[token], max(top.values()))
             self.assertAlmostEqual(top[token], own, places=5)
 
@@ -75,16 +77,16 @@ class Completions(unittest.TestCase):
         self.assertNotEqual(answer.choices[0].text, answer.choices[1].text)
         self.assertEqual(answer.usage.completion_tokens, 24)
 
-    def test_a_seed_decides_what_is_drawn(self):
-        def drawn(seed):
+    def test_a_seed_fixes_the_random_tokens(self):
+        def sample(seed):
             return self.complete(temperature=1.5, seed=seed, max_tokens=12).choices[0].text
 
-        self.assertEqual(drawn(7), drawn(7))
-        self.assertNotEqual(drawn(7), drawn(8))
+        self.assertEqual(sample(7), sample(7))
+        self.assertNotEqual(sample(7), sample(8))
 
     def test_a_stop_string_ends_the_text_before_it(self):
         whole = self.complete().choices[0].text
-        # Begins and ends within words, so that it does not fall on token borders.
+        # Begins and ends within words, so that it is not aligned with tokens.
         stop = "uick brow"
         self.assertIn(stop, whole)
         stopped = self.complete(stop=[stop, "never"]).choices[0]
@@ -98,7 +100,7 @@ class Completions(unittest.TestCase):
         self.assertEqual(text, whole[: whole.index("uick brow")])
         self.assertEqual(chunks[-1].choices[0].finish_reason, "stop")
 
-    def test_a_stream_that_is_left_early_harms_nobody(self):
+    def test_a_cancelled_stream_leaves_the_server_working(self):
         with self.complete(stream=True, max_tokens=200) as stream:
             next(iter(stream))
         self.assertEqual(self.complete().usage.completion_tokens, 8)

@@ -1,4 +1,4 @@
-"""That the openai package raises the class that its users catch, with OpenAI's fields."""
+"""Errors: the openai package raises the expected class, with OpenAI's fields."""
 
 import unittest
 
@@ -30,11 +30,18 @@ class Errors(unittest.TestCase):
         ]:
             for stream in [False, True]:
                 self.assert_refused(
-                    openai.NotFoundError, "model_not_found", create, model="no-such", stream=stream, **prompt
+                    openai.NotFoundError,
+                    "model_not_found",
+                    create,
+                    model="no-such",
+                    stream=stream,
+                    **prompt,
                 )
 
     def test_looking_up_an_unknown_model(self):
-        self.assert_refused(openai.NotFoundError, "model_not_found", self.client.models.retrieve, "no-such")
+        self.assert_refused(
+            openai.NotFoundError, "model_not_found", self.client.models.retrieve, "no-such"
+        )
 
     def test_a_prompt_over_the_context(self):
         error = self.assert_refused(

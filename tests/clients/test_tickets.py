@@ -1,4 +1,4 @@
-"""Models and tickets as clients see them, and the life of an uploaded ticket."""
+"""Models and tickets through HTTP, from upload to deletion."""
 
 import contextlib
 import unittest
@@ -23,7 +23,7 @@ class Tickets(unittest.TestCase):
         return self.http.post("/tickets", data={"name": name, **fields}, files={"file": file})
 
     def upload_by_openai(self, name, content):
-        """The same through the openai package, for the errors that it raises."""
+        """Like upload, but through the openai package, which raises its errors."""
         return self.client.post(
             "/tickets",
             cast_to=object,
@@ -117,5 +117,7 @@ class Metrics(unittest.TestCase):
             for model in [settings.base, settings.ticket, settings.base]:
                 client.completions.create(model=model, prompt="a", max_tokens=1)
             text = http.get(settings.url + "/metrics").text
-        swaps = [line for line in text.splitlines() if line.startswith("tombola_") and "swap" in line]
+        swaps = [
+            line for line in text.splitlines() if line.startswith("tombola_") and "swap" in line
+        ]
         self.assertTrue(any(float(line.split()[-1]) > 0 for line in swaps), swaps)
