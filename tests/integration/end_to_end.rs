@@ -1,6 +1,6 @@
 //! The real binary with the default base: answers, signals and refusals to start.
 
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader};
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -146,6 +146,18 @@ fn the_printed_command_works() {
     assert!(server.terminate().success());
 }
 
+/// The lines of a streamed completion after the first, which has arrived.
+fn stream(server: &Server, body: Value) -> impl Iterator<Item = io::Result<String>> {
+    let url = format!("{}/v1/completions", server.url());
+    let response = agent().post(&url).send_json(body).expect("a stream");
+    let mut lines = BufReader::new(response.into_body().into_reader()).lines();
+    lines
+        .next()
+        .expect("a first line")
+        .expect("a readable line");
+    lines
+}
+
 /// After SIGTERM in the middle of a stream, the stream is finished and the process exits with 0.
 #[test]
 fn a_running_stream_survives_sigterm() {
@@ -154,13 +166,7 @@ fn a_running_stream_survives_sigterm() {
         "model": "smollm2-135m", "prompt": "Once upon a time", "max_tokens": 100,
         "temperature": 0, "ignore_eos": true, "stream": true,
     });
-    let url = format!("{}/v1/completions", server.url());
-    let mut response = agent().post(&url).send_json(body).expect("a stream");
-    let mut lines = BufReader::new(response.body_mut().as_reader()).lines();
-    lines
-        .next()
-        .expect("a first line")
-        .expect("a readable line");
+    let lines = stream(&server, body);
     server.signal("TERM");
     let rest: Vec<String> = lines.map(|line| line.expect("a further line")).collect();
     let events = rest
@@ -183,13 +189,7 @@ fn the_drain_is_bounded() {
         "model": "sql", "prompt": "Once upon a time", "max_tokens": 8000, "ignore_eos": true,
         "stream": true,
     });
-    let url = format!("{}/v1/completions", server.url());
-    let mut response = agent().post(&url).send_json(body).expect("a stream");
-    let mut lines = BufReader::new(response.body_mut().as_reader()).lines();
-    lines
-        .next()
-        .expect("a first line")
-        .expect("a readable line");
+    let lines = stream(&server, body);
     server.signal("TERM");
     let start = Instant::now();
     let reported = lines
