@@ -1,8 +1,9 @@
 //! `tombola completions`: a shell completion script.
 
-use clap::Args;
+use clap::{Args, CommandFactory as _};
 use clap_complete::Shell;
 
+use super::Cli;
 use super::base::print;
 
 /// Arguments of `tombola completions`.
@@ -24,7 +25,7 @@ Examples:
 /// Standard output cannot be written.
 pub fn run(args: &CompletionsArgs) -> anyhow::Result<()> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut super::definition(), "tombola", &mut script);
+    clap_complete::generate(args.shell, &mut Cli::command(), "tombola", &mut script);
     print(&String::from_utf8(script)?)
 }
 
@@ -42,7 +43,7 @@ mod tests {
             Shell::Zsh,
         ] {
             let mut script = Vec::new();
-            clap_complete::generate(shell, &mut crate::cli::definition(), "tombola", &mut script);
+            clap_complete::generate(shell, &mut Cli::command(), "tombola", &mut script);
             let script = String::from_utf8(script).unwrap();
             assert!(script.contains("ticket-mode"), "{shell}");
         }

@@ -4,7 +4,9 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use clap::Args;
+use clap::{Args, CommandFactory as _};
+
+use super::Cli;
 
 /// Arguments of `tombola man`.
 #[derive(Debug, Args)]
@@ -26,7 +28,7 @@ Examples:
 pub fn run(args: &ManArgs) -> anyhow::Result<()> {
     let folder = &args.folder;
     fs::create_dir_all(folder)
-        .and_then(|()| clap_mangen::generate_to(super::definition(), folder))
+        .and_then(|()| clap_mangen::generate_to(Cli::command(), folder))
         .with_context(|| folder.display().to_string())
 }
 
@@ -51,6 +53,8 @@ mod tests {
             let page = fs::read_to_string(folder.join(format!("{name}.1"))).unwrap();
             assert!(page.contains(".SH"), "{name}: {page}");
         }
-        assert!(!folder.join("tombola-docs.1").exists());
+        for name in ["tombola-docs", "tombola-help", "tombola-bench-help"] {
+            assert!(!folder.join(format!("{name}.1")).exists(), "{name}");
+        }
     }
 }

@@ -16,11 +16,9 @@ mod ticket_folder;
 mod train;
 mod version;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
-/// Inference server with one resident base and LoTA tickets, hot-swapped per request.
-///
-/// Without a subcommand, tombola serves: `tombola --port 8080` means `tombola serve --port 8080`.
+/// Inference server with one resident base and LoTA tickets, hot-swapped per request
 #[derive(Debug, Parser)]
 #[command(
     name = "tombola",
@@ -37,11 +35,12 @@ struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  tombola                                     Serve the built-in base and the tickets in adapters/
-  tombola train --data rows.jsonl --name sql  Train the ticket `sql`
-  tombola eval --data rows.jsonl --ticket sql Compare the base with the ticket
-  tombola bench costs                         Measure steps, swaps and overlays on this machine
+  tombola                                      Serve the built-in base, tickets in adapters/
+  tombola train --data rows.jsonl --name sql   Train the ticket `sql`
+  tombola eval --data rows.jsonl --ticket sql  Compare the base with the ticket
+  tombola bench costs                          Measure steps, swaps and overlays
 
+Without a subcommand, tombola serves: `tombola --port 8080` means `tombola serve --port 8080`.
 `tombola SUBCOMMAND --help` shows the flags and examples of a subcommand.";
 
 #[derive(Debug, Subcommand)]
@@ -92,19 +91,59 @@ pub fn run() -> anyhow::Result<()> {
 
 /// Definition of the whole command line, built: value names and inherited settings are filled in.
 fn definition() -> clap::Command {
-    let mut command = <Cli as clap::CommandFactory>::command();
+    let mut command = Cli::command();
     command.build();
     command
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_arguments_are_consistent() {
         Cli::command().debug_assert();
+        // `debug_assert` checks nothing in a release build.
+        no_id_twice(&definition());
+    }
+
+    fn no_id_twice(command: &clap::Command) {
+        let mut ids = BTreeSet::new();
+        for arg in command.get_arguments() {
+            let (id, name) = (arg.get_id().as_str(), command.get_name());
+            assert!(ids.insert(id), "{name} has two arguments {id}");
+        }
+        command.get_subcommands().for_each(no_id_twice);
+    }
+
+    #[test]
+    fn every_example_is_a_command_line() {
+        let mut examples = 0;
+        parse_examples(&definition(), &mut examples);
+        assert!(examples > 20, "{examples}");
+    }
+
+    /// Parses the lines of `after_help` that begin with `  tombola`, up to a redirection, or a remark
+    /// after two spaces.
+    fn parse_examples(command: &clap::Command, examples: &mut usize) {
+        let help = command.get_after_help().map(ToString::to_string);
+        let help = help.unwrap_or_default().replace("\\\n      ", "");
+        for line in help.lines() {
+            let Some(line) = line.strip_prefix("  tombola") else {
+                continue;
+            };
+            let end = ["  ", " > "].iter().filter_map(|end| line.find(end)).min();
+            let words = line[..end.unwrap_or(line.len())].split_whitespace();
+            if let Err(error) = Cli::try_parse_from(std::iter::once("tombola").chain(words)) {
+                panic!("{line}: {error}");
+            }
+            *examples += 1;
+        }
+        for child in command.get_subcommands() {
+            parse_examples(child, examples);
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::ticket::merge::merge;
 pub struct MergeArgs {
     /// Tickets to merge: files, or names in the ticket folder.
     #[arg(required = true, value_name = "TICKET", help_heading = "Merge")]
-    tickets: Vec<String>,
+    inputs: Vec<String>,
     /// Factors of the tickets' deltas, in the order of the tickets [default: 1 each].
     #[arg(
         long,
@@ -40,18 +40,18 @@ Examples:
 pub fn run(args: MergeArgs) -> anyhow::Result<()> {
     let mut scales = args.scale;
     if scales.is_empty() {
-        scales = vec![1.0; args.tickets.len()];
+        scales = vec![1.0; args.inputs.len()];
     }
-    if scales.len() != args.tickets.len() || scales.iter().any(|scale| !scale.is_finite()) {
+    if scales.len() != args.inputs.len() || scales.iter().any(|scale| !scale.is_finite()) {
         bail!(
             "--scale: {} scales for {} tickets, expected one finite number per ticket",
             scales.len(),
-            args.tickets.len()
+            args.inputs.len()
         );
     }
     // All files first: a broken one fails without a base.
     let mut tickets = Vec::with_capacity(scales.len());
-    for name in &args.tickets {
+    for name in &args.inputs {
         let path = args.folder.find(name)?;
         tickets.push((read(&path)?, path));
     }
