@@ -1,5 +1,5 @@
-//! The channel between the engine's thread and everybody else: a cheap handle outside, an inbox
-//! inside, and one stream of tokens a request.
+//! Channel between the engine's thread and its callers: a cheap handle for callers, an inbox for
+//! the thread, and one token stream per request.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, mpsc};
@@ -11,33 +11,36 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use super::{Request, StepResult};
 use crate::ticket::Digest;
 
-/// What a request must keep to; fixed for the life of the engine.
+/// Limits of a request; fixed for the life of the engine.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Tokens of prompt and output together.
+    /// Most tokens of prompt and output together.
     pub max_model_len: usize,
-    /// Token ids are below this.
+    /// Number of token ids; each id is below it.
     pub vocab_size: usize,
-    /// Alternatives a token that a request may ask for.
+    /// Most alternatives per token that a request may ask for.
     pub max_logprobs: usize,
 }
 
-/// What the engine's thread is asked to do.
+/// Command to the engine's thread.
 #[derive(Debug)]
 pub enum Command {
-    /// Run a request and send its tokens to `outputs`; a closed `outputs` is the cancellation.
+    /// Run a request.
     Submit {
+        /// The request.
         request: Box<Request>,
+        /// Channel that the tokens are sent to; closing it cancels the request.
         outputs: UnboundedSender<StepResult>,
+        /// Time of submission.
         arrived: Instant,
     },
-    /// Revert whatever is applied and answer with the digest of the resident parameters.
+    /// Revert the applied ticket and answer with the digest of the resident parameters.
     BaseDigest(oneshot::Sender<Digest>),
-    /// End the thread; sequences that still run are dropped.
+    /// End the thread and drop all unfinished sequences.
     Shutdown,
 }
 
-/// Why a request was not taken.
+/// Reason why a request was not admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitError {
     #[error("the engine's queue is full")]
@@ -50,7 +53,8 @@ const STARTING: u8 = 0;
 const RUNNING: u8 = 1;
 const STOPPED: u8 = 2;
 
-/// Makes the two ends. At most `capacity` requests (running and waiting together) are admitted.
+/// Creates both ends of the channel. At most `capacity` requests, running and waiting together, are
+/// admitted at once.
 pub fn channel(limits: Limits, capacity: usize) -> (EngineHandle, EngineInbox) {
     let (commands, receiver) = mpsc::channel();
     let capacity = capacity.min(Semaphore::MAX_PERMITS);
@@ -66,7 +70,7 @@ pub fn channel(limits: Limits, capacity: usize) -> (EngineHandle, EngineInbox) {
     (EngineHandle(shared), EngineInbox { commands, phase })
 }
 
-/// The way to the engine; clones share it.
+/// Handle to the engine; clones share one channel.
 #[derive(Clone, Debug)]
 pub struct EngineHandle(Arc<Shared>);
 
@@ -80,7 +84,7 @@ struct Shared {
 }
 
 impl EngineHandle {
-    /// Hands a request to the engine.
+    /// Submits a request.
     ///
     /// # Errors
     /// The queue is full, or the engine has stopped.
@@ -89,10 +93,10 @@ impl EngineHandle {
         self.send(request, permit)
     }
 
-    /// Hands over all requests, or none where not all of them can be admitted.
+    /// Submits all requests, or none if not all of them can be admitted.
     ///
     /// # Errors
-    /// The queue has not room for all, or the engine has stopped.
+    /// The queue has no room for all, or the engine has stopped.
     pub fn submit_all(&self, requests: Vec<Request>) -> Result<Vec<OutputStream>, SubmitError> {
         let mut permits = self.admit(requests.len())?;
         let submit_one = |request| {
@@ -102,37 +106,37 @@ impl EngineHandle {
         requests.into_iter().map(submit_one).collect()
     }
 
-    /// What requests must keep to.
+    /// Limits of a request.
     pub fn limits(&self) -> &Limits {
         &self.0.limits
     }
 
-    /// The most requests that are ever admitted at once.
+    /// Most requests that are admitted at once.
     pub fn capacity(&self) -> usize {
         self.0.capacity
     }
 
-    /// Whether the engine's thread takes commands: not while it starts, not once it has stopped.
+    /// Whether the engine's thread takes commands: false while it starts and once it has stopped.
     pub fn is_running(&self) -> bool {
         self.0.phase.load(Ordering::Acquire) == RUNNING
     }
 
-    /// Whether the engine's thread is gone for good.
+    /// Whether the engine's thread has ended.
     pub fn is_stopped(&self) -> bool {
         self.0.phase.load(Ordering::Acquire) == STOPPED
     }
 
-    /// The digest of the resident parameters right now, with everything reverted; `None` when the
-    /// engine has stopped.
+    /// Digest of the resident parameters, after reverting the applied ticket; `None` if the engine
+    /// has stopped.
     pub async fn base_digest(&self) -> Option<Digest> {
         let (answer, digest) = oneshot::channel();
         self.0.commands.send(Command::BaseDigest(answer)).ok()?;
         digest.await.ok()
     }
 
-    /// Asks the engine's thread to end; streams that still run end without a finish reason.
+    /// Asks the engine's thread to end; open streams end without a finish reason.
     pub fn shutdown(&self) {
-        // An engine that is gone already needs no telling.
+        // Sending fails only if the engine has stopped already.
         let _ = self.0.commands.send(Command::Shutdown);
     }
 
@@ -165,8 +169,7 @@ impl EngineHandle {
     }
 }
 
-/// The tokens of one request. Dropping it cancels the request and gives its place in the queue
-/// back.
+/// Token stream of one request. Dropping it cancels the request and frees its place in the queue.
 #[derive(Debug)]
 pub struct OutputStream {
     outputs: UnboundedReceiver<StepResult>,
@@ -174,23 +177,23 @@ pub struct OutputStream {
 }
 
 impl OutputStream {
-    /// The next token, or why there is none. `None` after the one that has a finish reason; before
-    /// it, `None` means that the engine stopped.
+    /// Receives the next token, or the error that ended the sequence. Returns `None` after a token
+    /// with a finish reason, or if the engine stopped.
     pub async fn recv(&mut self) -> Option<StepResult> {
         self.outputs.recv().await
     }
 
-    /// [`OutputStream::recv`] for threads outside a runtime.
+    /// [`OutputStream::recv`] for threads outside a Tokio runtime.
     ///
     /// # Panics
-    /// Within a runtime.
+    /// Inside a Tokio runtime.
     pub fn blocking_recv(&mut self) -> Option<StepResult> {
         self.outputs.blocking_recv()
     }
 }
 
-/// The engine's end of the channel. The first look into it marks the engine as running, dropping
-/// it as stopped.
+/// The engine's end of the channel. Its first use marks the engine as running, dropping it marks
+/// the engine as stopped.
 #[derive(Debug)]
 pub struct EngineInbox {
     commands: mpsc::Receiver<Command>,
@@ -198,13 +201,13 @@ pub struct EngineInbox {
 }
 
 impl EngineInbox {
-    /// Waits for a command; `None` once every handle is gone.
+    /// Waits for a command; `None` once all handles are dropped.
     pub fn recv(&self) -> Option<Command> {
         self.phase.store(RUNNING, Ordering::Release);
         self.commands.recv().ok()
     }
 
-    /// A command, if one waits.
+    /// The next command, if there is one already.
     pub fn try_recv(&self) -> Option<Command> {
         self.phase.store(RUNNING, Ordering::Release);
         self.commands.try_recv().ok()
@@ -238,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dropped_stream_gives_its_place_back_and_closes_the_engines_sender() {
+    fn a_dropped_stream_frees_its_place_and_closes_the_engines_sender() {
         let (handle, inbox) = pair(1);
         let stream = handle.submit(request()).unwrap();
         assert_eq!(
@@ -266,7 +269,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_engine_that_is_gone_refuses() {
+    async fn a_stopped_engine_refuses_requests() {
         let (handle, inbox) = pair(1);
         assert!(!handle.is_running() && !handle.is_stopped());
         assert!(inbox.try_recv().is_none());

@@ -3,24 +3,25 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// Whether steps run one ticket or all, as the operator wants it.
+/// How tickets reach the rows of a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TicketMode {
-    /// Each step is one or the other, whichever costs less.
+    /// Each step applies or overlays, whichever costs less.
     #[default]
     Auto,
-    /// A step runs the sequences of one ticket, with its deltas written into the resident weights;
-    /// tickets take turns.
+    /// Each step runs the sequences of one ticket, whose deltas are written into the resident
+    /// weights. Tickets take turns.
     Apply,
-    /// A step runs all sequences together; the weights stay the base's, and each row adds the product
-    /// with its own ticket's deltas.
+    /// Each step runs all sequences together. The weights stay the base's, and the product with its
+    /// ticket's deltas is added to each row.
     Overlay,
 }
 
 impl TicketMode {
+    /// All modes.
     pub const ALL: [Self; 3] = [Self::Auto, Self::Apply, Self::Overlay];
 
-    /// As flags have it.
+    /// Name of the mode on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",

@@ -1,4 +1,4 @@
-//! What goes into the engine and what comes out: plain data, no text, no tensors.
+//! Requests to the engine and their outputs: plain data, no text, no tensors.
 
 use std::ops::Range;
 
@@ -9,22 +9,23 @@ use crate::registry::Lease;
 pub struct Request {
     /// Token ids of the prompt; at least one, each below the vocabulary size.
     pub prompt: Vec<u32>,
+    /// How tokens are sampled.
     pub params: SamplingParams,
-    /// The ticket that stays usable for the life of the request; `None` runs the base.
+    /// Lease of the ticket, held for the life of the request; `None` runs the base.
     pub ticket: Option<Lease>,
-    /// Positions of the prompt whose log-probabilities are wanted: ascending disjoint ranges within
-    /// `1..prompt.len()`. Position p is scored by what the model makes of the tokens before it.
+    /// Positions of the prompt whose log-probabilities are requested: ascending disjoint ranges
+    /// within `1..prompt.len()`. The logits after the tokens before position p score position p.
     pub scored: Vec<Range<usize>>,
 }
 
-/// How tokens are chosen. The server has validated every range.
+/// How tokens are sampled. The caller has validated all ranges.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplingParams {
-    /// Tokens to generate at most; at least 1.
+    /// Most tokens to generate; at least 1.
     pub max_tokens: usize,
-    /// End-of-text and stop tokens are not chosen before this many tokens.
+    /// Tokens before which end-of-text and stop tokens are not sampled.
     pub min_tokens: usize,
-    /// Below [`GREEDY_BELOW`] the most likely token is taken.
+    /// Sampling temperature; below [`GREEDY_BELOW`] sampling is greedy.
     pub temperature: f32,
     /// Keep the smallest set of tokens whose probability reaches this share, in (0, 1].
     pub top_p: f32,
@@ -32,25 +33,27 @@ pub struct SamplingParams {
     pub top_k: Option<usize>,
     /// Keep tokens at least this share as likely as the likeliest, in [0, 1].
     pub min_p: f32,
-    /// Divides positive and multiplies negative logits of tokens seen in prompt or output; 1 is off.
+    /// Divisor of positive and factor of negative logits of tokens seen in prompt or output; 1 is
+    /// off.
     pub repetition_penalty: f32,
     /// Subtracted from the logits of tokens seen in the output.
     pub presence_penalty: f32,
-    /// Subtracted once for each time a token was seen in the output.
+    /// Subtracted from a token's logit once for each time it was seen in the output.
     pub frequency_penalty: f32,
-    /// Same seed, same tokens, whatever the batch; `None` draws one.
+    /// Seed of the random numbers: the same seed gives the same tokens in any batch. `None` draws
+    /// one.
     pub seed: Option<u64>,
-    /// Tokens that end the sequence besides the base's own end-of-text tokens.
+    /// Tokens that end the sequence, besides the base's end-of-text tokens.
     pub stop_token_ids: Vec<u32>,
-    /// Run past end-of-text tokens.
+    /// Ignore the base's end-of-text tokens.
     pub ignore_eos: bool,
-    /// Report log-probabilities, with this many alternatives a token.
+    /// Report log-probabilities, with this many alternatives per token.
     pub logprobs: Option<usize>,
-    /// Added to the logits of single tokens.
+    /// Terms added to the logits of single tokens.
     pub logit_bias: Vec<(u32, f32)>,
 }
 
-/// Temperatures below this are greedy.
+/// Temperature below which sampling is greedy.
 pub const GREEDY_BELOW: f32 = 1e-5;
 
 impl Default for SamplingParams {
@@ -74,43 +77,45 @@ impl Default for SamplingParams {
     }
 }
 
-/// One generated token; the last one of a sequence says why it ended.
+/// One generated token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Output {
+    /// Id of the token.
     pub token: u32,
-    /// Present where the request asked for log-probabilities.
+    /// Log-probabilities of the token and its alternatives, if requested.
     pub logprobs: Option<TokenLogprobs>,
+    /// Reason why the sequence ends; only on its last token.
     pub finish: Option<FinishReason>,
-    /// In a sequence's first output, where the request asked for it: the natural logarithms of the
-    /// probabilities of the prompt's tokens at the positions of [`Request::scored`], in their order,
-    /// of the raw logits.
+    /// Log-probabilities (natural, of the raw logits) of the prompt's tokens at the positions of
+    /// [`Request::scored`], in their order; only on the first token, if requested.
     pub prompt_logprobs: Option<Vec<f32>>,
 }
 
 /// Log-probabilities at one position, of the raw logits (before penalties and temperature).
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenLogprobs {
-    /// Natural logarithm of the chosen token's probability.
+    /// Natural logarithm of the sampled token's probability.
     pub chosen: f32,
-    /// The likeliest tokens, best first, as many as the request asked for.
+    /// The most likely tokens in descending order, as many as requested.
     pub top: Vec<(u32, f32)>,
 }
 
-/// Why a sequence ended without a finish reason.
+/// Failure of a sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SequenceError {
     #[error("no logit is a finite number: the ticket breaks the model")]
     NotFinite,
 }
 
-/// What the engine sends for each step of a sequence.
+/// Output of a sequence's step: a token, or the failure that ends the sequence.
 pub type StepResult = Result<Output, SequenceError>;
 
-/// Why the engine ended a sequence. Stop strings are the text layer's, which drops the stream.
+/// Reason why the engine ended a sequence. Stop strings belong to the text layer, which drops the
+/// stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FinishReason {
-    /// An end-of-text or stop token (which is the output's token).
+    /// An end-of-text or stop token, which is the output's token.
     Stop,
-    /// `max_tokens`, or the context is full.
+    /// `max_tokens` were generated, or the context is full.
     Length,
 }

@@ -1,4 +1,4 @@
-//! What a request wants to know of its own prompt: how likely the model finds its tokens.
+//! Log-probabilities of a prompt's own tokens.
 
 use std::ops::Range;
 
@@ -6,17 +6,18 @@ use rayon::prelude::*;
 
 use super::sampler::logprob;
 
-/// Log-probabilities of a prompt's tokens, collected chunk by chunk.
+/// Requested log-probabilities of a prompt, collected chunk by chunk.
 #[derive(Debug)]
 pub struct PromptScores {
-    /// The positions asked for, ascending.
+    /// Requested positions, ascending.
     positions: Vec<usize>,
-    /// What is known so far: of the first positions.
+    /// Log-probabilities of the first positions, as far as they are computed.
     logprobs: Vec<f32>,
 }
 
 impl PromptScores {
-    /// `ranges` are ascending and disjoint, and none holds 0; `None` where they hold nothing.
+    /// Scores the positions of `ranges`, which ascend, are disjoint and do not hold 0. Returns
+    /// `None` if they are empty.
     pub fn new(ranges: &[Range<usize>]) -> Option<Self> {
         let positions: Vec<usize> = ranges.iter().cloned().flatten().collect();
         (!positions.is_empty()).then(|| Self {
@@ -25,15 +26,15 @@ impl PromptScores {
         })
     }
 
-    /// The positions that the `computed` ones give the logits of: row p − 1 scores position p. What
-    /// is known already is not asked for again where a sequence is computed again.
+    /// Pending positions that the rows `computed` score: row p − 1 scores position p. A position is
+    /// scored once, even if its sequence is preempted and computed again.
     pub fn due(&self, computed: Range<usize>) -> &[usize] {
         let pending = &self.positions[self.logprobs.len()..];
         &pending[..pending.partition_point(|&position| position <= computed.end)]
     }
 
-    /// Takes in the `rows` of logits of the positions that are due; false where a row holds no
-    /// finite number.
+    /// Takes in a row of logits `[vocab]` for each position that is [due](Self::due). Returns false
+    /// if a row has no finite logit.
     pub fn take(&mut self, computed: Range<usize>, rows: &mut [Vec<f32>], tokens: &[u32]) -> bool {
         let due = self.due(computed).par_iter().zip(rows);
         let scored: Option<Vec<f32>> = due
@@ -44,7 +45,7 @@ impl PromptScores {
         true
     }
 
-    /// The log-probabilities of all positions, in their order.
+    /// Log-probabilities of all positions, in their order.
     pub fn finish(self) -> Vec<f32> {
         debug_assert_eq!(self.logprobs.len(), self.positions.len());
         self.logprobs
@@ -55,14 +56,14 @@ impl PromptScores {
 mod tests {
     use super::*;
 
-    /// Rows in which token 1 is the likelier the further on.
+    /// Rows of logits; token 1 is more likely at later positions.
     fn rows(positions: &[usize]) -> Vec<Vec<f32>> {
         let row = |&position: &usize| vec![0.0, position as f32];
         positions.iter().map(row).collect()
     }
 
     #[test]
-    fn nothing_asked_is_nothing_kept() {
+    fn empty_ranges_score_nothing() {
         assert!(PromptScores::new(&[]).is_none());
         assert!(PromptScores::new(&[3..3, 5..5]).is_none());
     }
@@ -74,7 +75,7 @@ mod tests {
         assert_eq!(scores.due(0..1), [1]);
         assert_eq!(scores.due(0..6), [1, 2, 6]);
         assert!(scores.take(0..6, &mut rows(&[1, 2, 6]), &tokens));
-        // Preempted, and computed again in chunks of another size.
+        // The sequence is preempted, and computed again in chunks of another size.
         assert!(scores.due(0..4).is_empty());
         assert!(scores.take(0..4, &mut [], &tokens));
         assert_eq!(scores.due(4..8), [7]);
@@ -88,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_without_a_finite_number_is_told() {
+    fn a_row_without_a_finite_logit_is_refused() {
         let mut scores = PromptScores::new(&[1..2, 2..3]).unwrap();
         let mut rows = vec![vec![0.0, 1.0], vec![f32::NAN, f32::INFINITY]];
         assert!(!scores.take(0..2, &mut rows, &[0, 1, 1]));

@@ -1,4 +1,4 @@
-//! A sequence as the engine knows it: its tokens, how they are chosen, and where they go.
+//! A sequence in the engine: its tokens, its sampler and its output channel.
 
 use std::ops::Range;
 use std::time::Instant;
@@ -12,47 +12,50 @@ use super::scores::PromptScores;
 use crate::kernels::sample::SamplingMethod;
 use crate::registry::Lease;
 
-/// What a step computes for a sequence.
-#[derive(Debug, Default)]
+/// Output of a chunk.
+#[derive(Debug)]
 pub struct ChunkOutput {
     /// A row of logits `[vocab]` for each position that the chunk scores.
     pub scored: Vec<Vec<f32>>,
-    /// By what the next token is chosen; `None` where the chunk does not sample.
+    /// Source of the next token; `None` if the chunk does not sample.
     pub next: Option<Next>,
 }
 
 impl ChunkOutput {
+    /// Whether the chunk neither scores nor samples.
     pub fn is_empty(&self) -> bool {
         self.scored.is_empty() && self.next.is_none()
     }
 }
 
-/// By what a token is chosen.
+/// Source of a sequence's next token.
 #[derive(Debug)]
 pub enum Next {
+    /// Logits `[vocab]` to sample from.
     Logits(Vec<f32>),
-    /// The token, where it was chosen beside its logits; `None` where no logit is a finite number.
+    /// The token that the device sampled; `None` if no logit is finite.
     Token(Option<u32>),
 }
 
 /// One stream of tokens.
 pub struct Sequence {
-    /// The prompt and what was generated.
+    /// The prompt and the generated tokens.
     pub tokens: Vec<u32>,
-    /// The ticket, held until the sequence ends.
+    /// Lease of the ticket, held until the sequence ends; `None` for the base.
     pub lease: Option<Lease>,
-    /// When the request was submitted; taken when it first runs.
+    /// Time of submission; taken when the sequence first runs.
     pub queued_since: Option<Instant>,
     sampler: Sampler,
-    /// What is known of the prompt's own tokens; taken with the first output.
+    /// Scores of the prompt, if requested; taken by the first output.
     scores: Option<PromptScores>,
-    /// The length at which the sequence ends.
+    /// Length in tokens at which the sequence ends.
     max_len: usize,
     outputs: UnboundedSender<StepResult>,
 }
 
 impl Sequence {
-    /// `ends` are the base's end-of-text tokens; no sequence grows beyond `max_model_len` tokens.
+    /// A sequence that has not run yet. `ends` are the base's end-of-text tokens; the sequence ends
+    /// at `max_model_len` tokens.
     pub fn new(
         request: Request,
         outputs: UnboundedSender<StepResult>,
@@ -75,28 +78,28 @@ impl Sequence {
         }
     }
 
-    /// What it shares a step with: sequences under the same content of a ticket.
+    /// Group of the sequence: all sequences under the same content of a ticket.
     pub fn group(&self) -> Group {
         self.lease.as_ref().map(|lease| lease.ticket().digest())
     }
 
-    /// Nobody listens any more.
+    /// Whether the caller has dropped the output stream.
     pub fn is_cancelled(&self) -> bool {
         self.outputs.is_closed()
     }
 
-    /// The positions of the prompt that a chunk's logits score; each wants the row before it.
+    /// Positions of the prompt that a chunk scores, each by the row before it.
     pub fn scored_by(&self, chunk: &Chunk) -> &[usize] {
         let scores = self.scores.as_ref();
         scores.map_or(&[], |scores| scores.due(rows_of(chunk)))
     }
 
-    /// How the next token is chosen, where nothing else of its logits is wanted.
+    /// How the device can sample the next token; `None` if the host needs its logits.
     pub fn sampling_method(&self) -> Option<SamplingMethod> {
         self.sampler.sampling_method()
     }
 
-    /// Takes in what came out of a chunk. Returns whether the sequence goes on.
+    /// Takes in the output of a chunk. Returns whether the sequence goes on.
     pub fn step(&mut self, chunk: &Chunk, mut output: ChunkOutput) -> bool {
         if let Some(scores) = &mut self.scores
             && !scores.take(rows_of(chunk), &mut output.scored, &self.tokens)
@@ -106,7 +109,7 @@ impl Sequence {
         output.next.is_none_or(|next| self.sample(next))
     }
 
-    /// Chooses the next token and sends it; returns whether the sequence goes on.
+    /// Samples the next token and sends it. Returns whether the sequence goes on.
     fn sample(&mut self, next: Next) -> bool {
         let sampled = match next {
             Next::Token(token) => token.map(|token| self.sampler.take(token)),
@@ -132,16 +135,17 @@ impl Sequence {
         self.outputs.send(Ok(output)).is_ok() && finish.is_none()
     }
 
-    /// Tells why the sequence ends; returns that it does not go on.
+    /// Sends the error that ends the sequence. Returns false: it does not go on.
     fn fail(&self, error: SequenceError) -> bool {
         let ticket = self.lease.as_ref().map(Lease::alias);
-        tracing::warn!(ticket, "a sequence ends: {error}");
-        // Whoever asked may have gone.
+        tracing::warn!(ticket, "a sequence has failed: {error}");
+        // The caller may have gone.
         let _ = self.outputs.send(Err(error));
         false
     }
 }
 
+/// Positions of the chunk's rows.
 fn rows_of(chunk: &Chunk) -> Range<usize> {
     chunk.start..chunk.start + chunk.len
 }

@@ -113,8 +113,8 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Leases a ticket that is in no registry, to run the engine on a file. No budget counts it, and
-    /// it is freed with the last clone. `alias` names it in messages.
+    /// Leases a ticket that is in no registry, to run the engine on a file. No budget counts it,
+    /// and it is freed with the last clone. `alias` names it in messages.
     pub fn of_file(alias: &str, path: PathBuf, ticket: BoundTicket) -> Self {
         let created = ticket_folder::modified(&path);
         let bytes = ticket.resident_bytes();

@@ -31,7 +31,7 @@ fn base() -> Arc<BaseManifest> {
     })
 }
 
-/// A ticket's file whose bytes depend on `seed`.
+/// Bytes of a ticket file, different for each `seed`.
 fn ticket_file(seed: usize) -> Vec<u8> {
     let deltas = Deltas::from_f32(vec![seed as f32 + 1.0; 4], DeltaDtype::F32);
     let delta = TensorDelta::from_flat([8, 8], &[0, 9, 18, 27], deltas).unwrap();
@@ -70,7 +70,7 @@ fn publish(registry: &Registry, alias: &str, seed: usize) -> Arc<Generation> {
 }
 
 #[test]
-fn opening_makes_the_folder_takes_up_tickets_and_leaves_bad_files_alone() {
+fn opening_creates_the_folder_adopts_tickets_and_leaves_bad_files_alone() {
     let dir = TempDir::new().unwrap();
     let nested = dir.path().join("a/b");
     let options = open(&dir).options;
@@ -102,7 +102,7 @@ fn opening_makes_the_folder_takes_up_tickets_and_leaves_bad_files_alone() {
 }
 
 #[test]
-fn what_a_killed_upload_left_is_removed_and_never_served() {
+fn the_file_of_a_killed_upload_is_removed_and_never_served() {
     let dir = TempDir::new().unwrap();
     let registry = open(&dir);
     let (_, left_over) = staged(&registry, &ticket_file(0)[..50]).keep().unwrap();
@@ -149,7 +149,7 @@ fn names_are_checked_and_taken_once() {
         Err(RegistryError::Exists(_))
     ));
     assert!(publish("sql", true).is_ok());
-    // A file that was refused at the start is not overwritten by the way.
+    // A file that was refused at the start is not overwritten without `replace`.
     fs::write(dir.path().join("odd.safetensors"), "odd").unwrap();
     assert!(matches!(
         publish("odd", false),
@@ -171,7 +171,7 @@ fn a_refused_replacement_changes_nothing() {
 }
 
 #[test]
-fn replaced_and_deleted_tickets_live_on_in_their_leases() {
+fn replaced_and_deleted_tickets_live_until_their_last_lease_ends() {
     let dir = TempDir::new().unwrap();
     let registry = open(&dir);
     publish(&registry, "sql", 1);
@@ -225,7 +225,7 @@ fn the_budget_holds_and_the_least_recently_used_goes_first() {
         publish(&registry, alias, seed);
     }
     let (a, b) = (registry.lease("a").unwrap(), registry.lease("b").unwrap());
-    // Both leased: nothing can make room.
+    // Both are leased, so neither can be evicted.
     let full = registry.lease("c").unwrap_err();
     assert!(matches!(full, RegistryError::MemoryFull { .. }), "{full}");
     let same_payload = registry.lease("a").unwrap();
@@ -252,7 +252,7 @@ fn the_budget_holds_and_the_least_recently_used_goes_first() {
 }
 
 #[test]
-fn a_ticket_larger_than_the_whole_budget_is_refused_at_the_door() {
+fn a_ticket_larger_than_the_whole_budget_cannot_be_published() {
     let dir = TempDir::new().unwrap();
     let registry = open_with(&dir, one_ticket_bytes() - 1).registry;
     let file = staged(&registry, &ticket_file(0));
@@ -264,7 +264,7 @@ fn a_ticket_larger_than_the_whole_budget_is_refused_at_the_door() {
 }
 
 #[test]
-fn of_many_that_publish_one_new_name_exactly_one_wins() {
+fn exactly_one_of_many_publishers_of_a_new_name_wins() {
     let dir = TempDir::new().unwrap();
     let registry = open(&dir);
     let won = AtomicUsize::new(0);
@@ -291,7 +291,7 @@ fn of_many_that_publish_one_new_name_exactly_one_wins() {
 fn publishing_leasing_and_removing_at_once_loses_nothing() {
     const ROUNDS: usize = 60;
     let dir = TempDir::new().unwrap();
-    // Just what the three threads lease, so that idle tickets are evicted all the time.
+    // Room for no more than the three threads lease, so idle tickets are evicted all the time.
     let registry = &open_with(&dir, 3 * one_ticket_bytes()).registry;
     let alias = |round: usize| ["a", "b", "c"][round % 3];
     let (leased, removed) = (&AtomicUsize::new(0), &AtomicUsize::new(0));
@@ -339,13 +339,13 @@ fn publishing_leasing_and_removing_at_once_loses_nothing() {
             Digest::of(&fs::read(path).unwrap())
         );
     }
-    // By content: aliases of one share it.
+    // By content, since aliases of one content share it.
     let known: BTreeSet<Digest> = registry.list().iter().map(|g| g.digest()).collect();
     let in_memory = known.iter().filter(|&&g| registry.memory.get(g).is_some());
     assert_eq!(
         in_memory.count(),
         registry.resident(),
-        "something without an alias stays"
+        "a ticket without an alias stays in memory"
     );
 }
 
@@ -355,7 +355,7 @@ fn aliases_of_one_content_share_its_memory_until_the_last_goes() {
     let registry = open_with(&dir, one_ticket_bytes()).registry;
     let [a, b] = ["a", "b"].map(|alias| publish(&registry, alias, 1));
     assert_ne!(a.id(), b.id());
-    // There is memory for one.
+    // The budget holds one of them.
     let leases = ["a", "b"].map(|alias| registry.lease(alias).unwrap());
     assert!(Arc::ptr_eq(leases[0].ticket(), leases[1].ticket()));
     assert_eq!((leases[0].alias(), leases[1].alias()), ("a", "b"));

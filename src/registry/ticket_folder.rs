@@ -26,7 +26,8 @@ impl Folder {
             let name = name.to_string_lossy();
             let staged = name.starts_with(STAGED_PREFIX) && name.ends_with(STAGED_SUFFIX);
             if staged && let Err(error) = fs::remove_file(entry.path()) {
-                tracing::warn!(file = %entry.path().display(), %error, "cannot remove a left-over upload");
+                let file = entry.path();
+                tracing::warn!(file = %file.display(), %error, "cannot remove a left-over upload");
             }
         }
         Ok(Self(path.to_owned()))

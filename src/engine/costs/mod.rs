@@ -1,4 +1,4 @@
-//! What steps and tickets cost on this machine, and what that makes of a step: plain data, in seconds.
+//! Cost model: predicted times of steps and tickets on this machine. Plain data, in seconds.
 
 pub mod measure;
 
@@ -6,16 +6,17 @@ use std::fmt;
 
 use super::policy::Load;
 
-/// A cost that grows with the nonzeros of a ticket, in seconds.
+/// A cost that is linear in the nonzeros of a ticket, in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct PerTicket {
-    /// What any ticket costs: every weight of the base is visited.
+    /// Cost of any ticket: every weight of the base is visited.
     pub fixed: f64,
+    /// Cost per nonzero.
     pub per_nonzero: f64,
 }
 
 impl PerTicket {
-    /// The line through what tickets of two sizes cost, `(nonzeros, seconds)`, the smaller first.
+    /// Line through the costs of two tickets, `(nonzeros, seconds)` each, the smaller first.
     pub fn through(small: (usize, f64), large: (usize, f64)) -> Self {
         let between = large.0.saturating_sub(small.0).max(1) as f64;
         let per_nonzero = ((large.1 - small.1) / between).max(0.0);
@@ -23,33 +24,34 @@ impl PerTicket {
         Self { fixed, per_nonzero }
     }
 
-    /// Of a ticket with so many nonzeros.
+    /// Cost of a ticket with this many nonzeros.
     pub fn of(self, nonzeros: usize) -> f64 {
         self.fixed + self.per_nonzero * nonzeros as f64
     }
 }
 
-/// What was measured on the resident base.
+/// Costs measured on the resident base.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Costs {
-    /// A step of the bare base by its rows: ascending, at least one.
+    /// `(rows, seconds)` of steps of the bare base: ascending, at least one.
     steps: Vec<(usize, f64)>,
-    /// What a ticket adds to a step where it is laid over so many rows: ascending, at least one.
+    /// Cost that a ticket adds to a step, by the rows that it is overlaid on: ascending, at least
+    /// one.
     overlays: Vec<(usize, PerTicket)>,
-    /// Writing a ticket into the weights.
+    /// Applying a ticket.
     pub apply: PerTicket,
-    /// Writing the base's own values back.
+    /// Reverting a ticket.
     pub revert: PerTicket,
-    /// Laying a ticket out before it is first overlaid.
+    /// Building a ticket's layout, before it is first overlaid.
     pub layout: PerTicket,
 }
 
 impl Costs {
-    /// Points may come in any order of their rows. A step of more rows never costs less: where it was
-    /// measured so, that was noise.
+    /// Costs through measured points, in any order of their rows. A step of more rows never costs
+    /// less: a measurement that says so is noise, and is raised.
     ///
     /// # Panics
-    /// If there is no point of a step or of an overlay.
+    /// If there is no point of a step or none of an overlay.
     pub fn new(
         mut steps: Vec<(usize, f64)>,
         mut overlays: Vec<(usize, PerTicket)>,
@@ -63,10 +65,10 @@ impl Costs {
         );
         steps.sort_unstable_by_key(|&(rows, _)| rows);
         overlays.sort_unstable_by_key(|&(rows, _)| rows);
-        let mut most = 0f64;
+        let mut max = 0f64;
         for (_, seconds) in &mut steps {
-            most = most.max(*seconds);
-            *seconds = most;
+            max = max.max(*seconds);
+            *seconds = max;
         }
         Self {
             steps,
@@ -77,32 +79,32 @@ impl Costs {
         }
     }
 
-    /// What was measured: a step's seconds by its rows.
+    /// Measured points of a step of the bare base: `(rows, seconds)`.
     pub fn steps(&self) -> &[(usize, f64)] {
         &self.steps
     }
 
-    /// What was measured: an overlay's costs by its rows.
+    /// Measured points of an overlay: rows, and the costs of a ticket on them.
     pub fn overlays(&self) -> &[(usize, PerTicket)] {
         &self.overlays
     }
 
-    /// A step of the bare base, or of one ticket that is applied.
+    /// Seconds of a step of the bare base, or with one ticket applied.
     pub fn step(&self, rows: usize) -> f64 {
         interpolate(&self.steps, rows)
     }
 
-    /// What a ticket of so many nonzeros adds to a step where it is laid over `rows` of its rows.
+    /// Seconds that a ticket of this many nonzeros adds to a step if it is overlaid on `rows` rows.
     pub fn overlay(&self, nonzeros: usize, rows: usize) -> f64 {
         if nonzeros == 0 {
             return 0.0;
         }
-        let of_ticket = |&(rows, cost): &(usize, PerTicket)| (rows, cost.of(nonzeros));
-        let points: Vec<_> = self.overlays.iter().map(of_ticket).collect();
+        let point = |&(rows, cost): &(usize, PerTicket)| (rows, cost.of(nonzeros));
+        let points: Vec<_> = self.overlays.iter().map(point).collect();
         interpolate(&points, rows)
     }
 
-    /// Applying a ticket and reverting it.
+    /// Seconds of applying and reverting a ticket of this many nonzeros.
     pub fn swap(&self, nonzeros: usize) -> f64 {
         if nonzeros == 0 {
             return 0.0;
@@ -110,7 +112,7 @@ impl Costs {
         self.apply.of(nonzeros) + self.revert.of(nonzeros)
     }
 
-    /// One step in which all these groups run, each ticket laid over its rows.
+    /// Seconds of one step of all these groups, each ticket overlaid on its rows.
     pub fn together(&self, loads: &[Load]) -> f64 {
         let rows = loads.iter().map(|load| load.rows).sum();
         let overlays = loads
@@ -119,8 +121,8 @@ impl Costs {
         self.step(rows) + overlays.sum::<f64>()
     }
 
-    /// The same by turns: a step a group with its ticket applied, and the part that falls to it of a
-    /// swap every `turn_steps` steps. A group alone needs no swaps.
+    /// Seconds of the same work in turns: for each group, one step with its ticket applied and the
+    /// step's share of a swap every `turn_steps` steps. A single group needs no swaps.
     pub fn in_turns(&self, loads: &[Load], turn_steps: usize) -> f64 {
         let step = |load: &Load| {
             let swap = match loads {
@@ -132,9 +134,9 @@ impl Costs {
         loads.iter().map(step).sum()
     }
 
-    /// What a step would cost less if this group ran by itself, its ticket applied, instead of together
-    /// with the others: below 0 where it is better off with them. The swap is not in it. `total` is the
-    /// rows of all groups.
+    /// Seconds saved if this group runs apart, with its ticket applied, instead of together with
+    /// the others; negative if it is better off with them. The swap is not counted. `total` is the
+    /// number of rows of all groups.
     pub fn gain(&self, load: &Load, total: usize) -> f64 {
         let others = total.saturating_sub(load.rows);
         let share = self.step(total) - self.step(others);
@@ -142,8 +144,8 @@ impl Costs {
     }
 }
 
-/// The value at `rows`, on lines between the points; before the first that of the first, after the last
-/// by the slope there. No rows cost nothing.
+/// Value at `rows`, linear between the points. Before the first point it is that point's value, and
+/// beyond the last point the last slope goes on. Zero rows cost nothing.
 fn interpolate(points: &[(usize, f64)], rows: usize) -> f64 {
     let (first, last) = (points[0], points[points.len() - 1]);
     if rows == 0 {
@@ -154,7 +156,7 @@ fn interpolate(points: &[(usize, f64)], rows: usize) -> f64 {
     }
     let after = points.partition_point(|&(at, _)| at < rows);
     let (low, high) = match after {
-        // One point alone: as if the cost were all in the rows.
+        // With a single point, the cost is taken as proportional to the rows.
         _ if points.len() == 1 => return last.1 * rows as f64 / last.0.max(1) as f64,
         at if at == points.len() => (points[at - 2], last),
         at => (points[at - 1], points[at]),
@@ -165,22 +167,22 @@ fn interpolate(points: &[(usize, f64)], rows: usize) -> f64 {
     low.1 + slope * (rows - low.0) as f64
 }
 
-/// In one line, for a log.
+/// One line for the log.
 impl fmt::Display for Costs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a step of")?;
+        write!(f, "step of")?;
         for (rows, seconds) in &self.steps {
-            write!(f, " {rows}: {:.1} ms,", 1e3 * seconds)?;
+            write!(f, " {rows} rows: {:.1} ms,", 1e3 * seconds)?;
         }
         let nanos = |cost: PerTicket| 1e9 * cost.per_nonzero;
         let (apply, revert) = (nanos(self.apply), nanos(self.revert));
         write!(
             f,
-            " a nonzero applied {apply:.2} ns, reverted {revert:.2} ns, overlaid on"
+            " per nonzero: apply {apply:.2} ns, revert {revert:.2} ns, overlay on"
         )?;
         for (at, (rows, cost)) in self.overlays.iter().enumerate() {
             let comma = if at == 0 { "" } else { "," };
-            write!(f, "{comma} {rows}: {:.2} ns", nanos(*cost))?;
+            write!(f, "{comma} {rows} rows {:.2} ns", nanos(*cost))?;
         }
         Ok(())
     }
@@ -190,8 +192,8 @@ impl fmt::Display for Costs {
 pub(super) mod tests {
     use super::*;
 
-    /// Figures of a small base on two cores, in seconds: a step of 13 ms that 16 rows double, a swap of
-    /// about 5 ms at a million nonzeros.
+    /// Costs of a small base on two cores: 13 ms for a step of one row, 19 ms for 16 rows, 5 ms for
+    /// a swap of a million nonzeros.
     pub fn small_base() -> Costs {
         let per_ticket = |fixed, per_nonzero| PerTicket { fixed, per_nonzero };
         Costs::new(
@@ -223,14 +225,14 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn costs_are_interpolated_between_and_beyond_what_was_measured() {
+    fn costs_are_interpolated_between_and_extrapolated_beyond_the_points() {
         let costs = small_base();
         assert_eq!(costs.step(0), 0.0);
         for &(rows, seconds) in costs.steps() {
             assert!((costs.step(rows) - seconds).abs() < 1e-12);
         }
         assert!((costs.step(10) - 0.017).abs() < 1e-9);
-        // As from 64 to 256.
+        // By the slope from 64 to 256 rows.
         assert!((costs.step(512) - (0.2 + 256.0 * 0.14 / 192.0)).abs() < 1e-9);
         let million = costs.overlay(1_000_000, 512);
         assert!((million - 2.2e-3 * 8.0).abs() < 2e-3, "{million}");
@@ -245,7 +247,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn noise_makes_no_step_cheaper_than_one_of_fewer_rows() {
+    fn no_step_is_cheaper_than_one_of_fewer_rows() {
         let base = small_base();
         let none = PerTicket::default();
         let points = vec![(16, 0.012), (1, 0.010), (4, 0.013)];
@@ -255,18 +257,18 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn two_sizes_of_tickets_make_a_line() {
+    fn a_line_goes_through_the_costs_of_two_tickets() {
         let line = PerTicket::through((100, 3e-3), (1100, 5e-3));
         assert!((line.per_nonzero - 2e-6).abs() < 1e-12);
         assert!((line.fixed - 2.8e-3).abs() < 1e-12);
         assert!((line.of(600) - 4e-3).abs() < 1e-12);
-        // The larger was measured faster: all is fixed.
+        // The larger ticket was measured as faster: the cost is all fixed.
         let flat = PerTicket::through((100, 3e-3), (1100, 2e-3));
         assert_eq!((flat.fixed, flat.per_nonzero), (3e-3, 0.0));
     }
 
     #[test]
-    fn decoding_is_cheaper_together_and_dense_prompts_alone() {
+    fn decoding_is_cheaper_together_and_dense_prompts_apart() {
         let costs = small_base();
         let decoding = [load(1, 0), load(1, 1_000_000), load(2, 1_000_000)];
         assert!(costs.together(&decoding) < costs.in_turns(&decoding, 8));
@@ -274,7 +276,7 @@ pub(super) mod tests {
         assert!(costs.together(&prompts) > costs.in_turns(&prompts, 1));
         assert!(costs.gain(&decoding[1], 4) < 0.0);
         assert!(costs.gain(&prompts[0], 512) > costs.swap(10_000_000));
-        // Alone, an overlay is all that can be saved.
+        // Alone, a group can save no more than its overlay.
         let alone = costs.gain(&decoding[2], 2);
         assert!((alone - costs.overlay(1_000_000, 2)).abs() < 1e-12);
     }

@@ -5,8 +5,8 @@
 //! run apart, with the ticket applied. Once that balance reaches the cost of a swap, and a turn
 //! would save as much again, the group runs apart: it takes turns with the rest, which stay
 //! together, and pays for each swap from its account. This is the ski-rental rule: a ticket by
-//! itself costs at most twice the optimum in hindsight, and nothing flaps, since each swap has to be
-//! earned again.
+//! itself costs at most twice the optimum in hindsight, and nothing flaps, since each swap has to
+//! be earned again.
 //!
 //! While other groups wait, a turn ends when it is used up, or when the steps of the applied ticket
 //! have cost as much more than steps together as its next swap will. The longest-waiting group is

@@ -1,4 +1,4 @@
-//! From one row of logits to one token.
+//! Sampler: picks one token from one row of logits.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,21 +8,23 @@ use rand_chacha::ChaCha8Rng;
 use super::request::{GREEDY_BELOW, SamplingParams, TokenLogprobs};
 use crate::kernels::sample::{RandomSampling, SamplingMethod, argmax, heavier};
 
-/// A sequence's sampling state. It sees that sequence alone, so neighbours in a batch change
-/// nothing, and there is one random number a token.
+/// Sampling state of one sequence. It depends on that sequence alone, so its neighbours in a batch
+/// change nothing. Each token uses one random number.
 pub struct Sampler {
     params: SamplingParams,
-    /// Tokens that end a text, kept out until `min_tokens`.
+    /// Tokens that end the sequence, not sampled before `min_tokens`.
     ends: Vec<u32>,
     rng: ChaCha8Rng,
-    /// The number of the next token.
+    /// Random number of the next token, in [0, 1).
     random: f64,
+    /// Tokens of the prompt; empty if no penalty needs them.
     prompt: HashSet<u32>,
+    /// Generated tokens with their counts.
     output: HashMap<u32, u32>,
     generated: usize,
 }
 
-/// A token and its log-probabilities, where they were asked for.
+/// A sampled token, with its log-probabilities if requested.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampled {
     pub token: u32,
@@ -30,7 +32,7 @@ pub struct Sampled {
 }
 
 impl Sampler {
-    /// `ends` are the base's end-of-text tokens.
+    /// A sampler at the end of `prompt`. `ends` are the base's end-of-text tokens.
     pub fn new(params: SamplingParams, prompt: &[u32], ends: &[u32]) -> Self {
         let mut rng = match params.seed {
             Some(seed) => ChaCha8Rng::seed_from_u64(seed),
@@ -62,7 +64,8 @@ impl Sampler {
         self.ends.contains(&token)
     }
 
-    /// How the next token is chosen, where its logits are taken as they are and nothing else of them is wanted.
+    /// How the device can sample the next token from the raw logits; `None` if they have to be
+    /// adjusted first, or are needed for log-probabilities.
     pub fn sampling_method(&self) -> Option<SamplingMethod> {
         let params = &self.params;
         let plain = params.logit_bias.is_empty()
@@ -70,10 +73,10 @@ impl Sampler {
             && params.presence_penalty == 0.0
             && params.frequency_penalty == 0.0;
         let may_end = self.generated >= params.min_tokens || self.ends.is_empty();
-        (plain && may_end && params.logprobs.is_none()).then(|| self.choice())
+        (plain && may_end && params.logprobs.is_none()).then(|| self.method())
     }
 
-    fn choice(&self) -> SamplingMethod {
+    fn method(&self) -> SamplingMethod {
         let params = &self.params;
         if params.temperature < GREEDY_BELOW {
             return SamplingMethod::Greedy;
@@ -87,7 +90,7 @@ impl Sampler {
         })
     }
 
-    /// Takes the token that was chosen by [`Self::sampling_method`].
+    /// Takes in a token that was sampled by [`Self::sampling_method`].
     pub fn take(&mut self, token: u32) -> Sampled {
         self.count(token);
         Sampled {
@@ -96,28 +99,29 @@ impl Sampler {
         }
     }
 
+    /// Counts a token, and draws the random number of the next.
     fn count(&mut self, token: u32) {
         *self.output.entry(token).or_default() += 1;
         self.generated += 1;
         self.random = self.rng.random();
     }
 
-    /// Chooses the next token by a row of logits `[vocab]`, which is changed on the way. `None` where
-    /// no logit is a finite number: the ticket has broken the model.
+    /// Samples the next token from a row of logits `[vocab]`, which is adjusted in place. Returns
+    /// `None` if no logit is finite: the ticket has broken the model.
     pub fn sample(&mut self, logits: &mut [f32]) -> Option<Sampled> {
         let raw = self.params.logprobs.map(|top| {
             let mut raw = logits.to_vec();
-            silence(&mut raw);
+            mask_non_finite(&mut raw);
             (top, raw)
         });
         self.adjust(logits);
-        let token = self.choice().sample(logits)?;
+        let token = self.method().sample(logits)?;
         self.count(token);
         let logprobs = raw.map(|(top, raw)| logprobs(&raw, token, top));
         Some(Sampled { token, logprobs })
     }
 
-    /// Biases, penalties and forbidden tokens.
+    /// Applies biases, penalties and forbidden tokens.
     fn adjust(&self, logits: &mut [f32]) {
         let params = &self.params;
         for &(token, bias) in &params.logit_bias {
@@ -156,31 +160,30 @@ impl Sampler {
     }
 }
 
-/// Makes what is no finite number the least likely.
-fn silence(logits: &mut [f32]) {
+/// Sets non-finite logits to −∞.
+fn mask_non_finite(logits: &mut [f32]) {
     for logit in logits.iter_mut().filter(|logit| !logit.is_finite()) {
         *logit = f32::NEG_INFINITY;
     }
 }
 
-/// The log-probability of a token by a row of raw logits `[vocab]`; `None` where no logit is a finite
-/// number. What is none counts as −∞, as in sampling.
+/// Log-probability of a token by a row of raw logits `[vocab]`; `None` if no logit is finite.
+/// Non-finite logits count as −∞, as in sampling.
 pub fn logprob(logits: &mut [f32], token: u32) -> Option<f32> {
-    silence(logits);
+    mask_non_finite(logits);
     argmax(logits)?;
     Some(log_softmax(logits)(logits[token as usize]))
 }
 
-/// From a logit of the row to its log-probability. At least one logit is finite and none is NaN.
+/// Function from a logit of the row to its log-probability. At least one logit is finite, and none
+/// is NaN.
 fn log_softmax(logits: &[f32]) -> impl Fn(f32) -> f32 {
-    let most = logits
-        .iter()
-        .fold(f32::NEG_INFINITY, |most, &x| most.max(x));
-    let sum: f64 = logits.iter().map(|&x| f64::from(x - most).exp()).sum();
-    move |x| (f64::from(x - most) - sum.ln()) as f32
+    let max = logits.iter().fold(f32::NEG_INFINITY, |max, &x| max.max(x));
+    let sum: f64 = logits.iter().map(|&x| f64::from(x - max).exp()).sum();
+    move |x| (f64::from(x - max) - sum.ln()) as f32
 }
 
-/// Log-probabilities of the raw logits: the chosen token's, and the `top` likeliest.
+/// Log-probabilities of the sampled token and of the `top` most likely tokens, by the raw logits.
 fn logprobs(raw: &[f32], token: u32, top: usize) -> TokenLogprobs {
     let logprob = log_softmax(raw);
     let mut all: Vec<(u32, f32)> = (0u32..).zip(raw.iter().copied()).collect();

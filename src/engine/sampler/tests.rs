@@ -15,13 +15,13 @@ fn first(params: SamplingParams, logits: &[f32]) -> u32 {
 }
 
 #[test]
-fn greedy_takes_the_likeliest_and_the_lowest_of_equals() {
+fn greedy_takes_the_most_likely_token_and_the_lowest_id_among_equals() {
     assert_eq!(first(greedy(), &[0.0, 3.0, 3.0, 1.0]), 1);
     assert_eq!(first(greedy(), &[f32::NAN, -3.0, f32::INFINITY]), 1);
 }
 
 #[test]
-fn only_what_plain_logits_decide_is_left_to_them() {
+fn the_device_samples_only_from_raw_logits() {
     let plain = |sampler: &Sampler| sampler.sampling_method();
     let best = Some(SamplingMethod::Greedy);
     assert_eq!(plain(&Sampler::new(greedy(), &[], &[1])), best);
@@ -51,7 +51,7 @@ fn only_what_plain_logits_decide_is_left_to_them() {
 }
 
 #[test]
-fn what_is_chosen_beside_the_logits_is_what_would_be_sampled() {
+fn the_device_samples_the_token_that_the_host_would() {
     let params = SamplingParams {
         temperature: 0.8,
         top_p: 0.9,
@@ -60,15 +60,15 @@ fn what_is_chosen_beside_the_logits_is_what_would_be_sampled() {
         seed: Some(3),
         ..Default::default()
     };
-    let samplers = || Sampler::new(params.clone(), &[], &[]);
-    let (mut beside, mut within) = (samplers(), samplers());
+    let sampler = || Sampler::new(params.clone(), &[], &[]);
+    let (mut device, mut host) = (sampler(), sampler());
     let mut seen = std::collections::BTreeSet::new();
     for step in 0..50 {
         let logits: Vec<f32> = (0..9).map(|i| (i * i + step) as f32 % 7.0 * 0.4).collect();
-        let choice = beside.sampling_method().unwrap();
-        let token = choice.sample(&logits).unwrap();
-        beside.take(token);
-        assert_eq!(within.sample(&mut logits.clone()).unwrap().token, token);
+        let method = device.sampling_method().unwrap();
+        let token = method.sample(&logits).unwrap();
+        device.take(token);
+        assert_eq!(host.sample(&mut logits.clone()).unwrap().token, token);
         seen.insert(token);
     }
     assert!(seen.len() > 4, "{seen:?}");
@@ -82,7 +82,7 @@ fn broken_logits_give_no_token() {
 }
 
 #[test]
-fn ends_are_kept_out_until_min_tokens() {
+fn end_tokens_are_not_sampled_before_min_tokens() {
     let params = SamplingParams {
         min_tokens: 2,
         stop_token_ids: vec![2],
@@ -101,7 +101,7 @@ fn ends_are_kept_out_until_min_tokens() {
 
 #[test]
 fn penalties_push_seen_tokens_down() {
-    // Repetition sees the prompt, presence and frequency do not.
+    // The repetition penalty counts the prompt, presence and frequency penalties do not.
     let repetition = SamplingParams {
         repetition_penalty: 2.0,
         ..greedy()
@@ -165,7 +165,7 @@ fn frequencies_follow_the_probabilities() {
     }
 }
 
-/// Which tokens a setting leaves, found by drawing often from a flat enough distribution.
+/// Tokens that `params` can sample, found by 2,000 draws.
 fn reachable(params: SamplingParams, logits: &[f32]) -> HashSet<u32> {
     let mut sampler = Sampler::new(
         SamplingParams {
@@ -181,7 +181,7 @@ fn reachable(params: SamplingParams, logits: &[f32]) -> HashSet<u32> {
 }
 
 #[test]
-fn filters_keep_what_they_should() {
+fn each_filter_keeps_the_tokens_of_its_definition() {
     let logits: Vec<f32> = [0.1f32, 0.4, 0.2, 0.3].map(f32::ln).to_vec();
     let set = |ids: &[u32]| ids.iter().copied().collect::<HashSet<_>>();
     let reach = |params| reachable(params, &logits);

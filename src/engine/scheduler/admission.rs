@@ -6,8 +6,8 @@ use super::{Entry, Scheduler};
 use crate::engine::plan::{Group, Groups};
 
 impl Scheduler {
-    /// Moves waiting sequences of the groups to the running queue, with blocks for all their tokens,
-    /// while the token budget lasts.
+    /// Moves waiting sequences of the groups to the running queue, with blocks for all their
+    /// tokens, while the token budget lasts.
     pub(super) fn admit(&mut self, groups: &Groups, budget: usize) {
         let mut pending = self.prompt_tokens(groups);
         while pending < budget {
@@ -52,9 +52,9 @@ impl Scheduler {
         running
     }
 
-    /// For each waiting group, the number of its running sequences and the queue index of its oldest
-    /// waiting one. The smallest pair is admitted first: groups with fewer running sequences, then
-    /// those that wait longer. So a flood of one ticket does not keep the others out.
+    /// For each waiting group, the number of its running sequences and the queue index of its
+    /// oldest waiting one. The smallest pair is admitted first: groups with fewer running
+    /// sequences, then those that wait longer. So a flood of one ticket does not keep others out.
     fn oldest_waiting(&self) -> HashMap<Group, (usize, usize)> {
         let running = self.running_by_group();
         let mut oldest = HashMap::new();

@@ -1,4 +1,4 @@
-//! Steps that are captured and replayed, on a GPU or its emulation.
+//! Captured and replayed steps, on a GPU or its emulation.
 
 use std::sync::Arc;
 
@@ -8,14 +8,14 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::model::{
-    Base, CacheDir, Checkpoint, DeviceSpec, Dtype, Family, LoadOptions, RopeScaling,
+    Base, CacheDir, Checkpoint, DeviceSpec, Dtype, Family, LoadOptions, RopeScaling, TicketLayout,
 };
 use crate::ticket::random_ticket;
 
 const POSITIONS: usize = 600;
 const SEQUENCES: usize = 12;
 
-/// A base of made-up weights on a GPU.
+/// A base of synthetic weights on a GPU.
 fn base(dtype: Dtype) -> Base {
     let config = ModelConfig {
         family: Family::Llama,
@@ -47,7 +47,7 @@ fn base(dtype: Dtype) -> Base {
     let folder = TempDir::new().unwrap();
     let cache = CacheDir::at(folder.path().to_owned());
     Base::load(
-        "made up",
+        "synthetic",
         &Checkpoint::synthetic(config),
         &options,
         &cache,
@@ -58,12 +58,12 @@ fn base(dtype: Dtype) -> Base {
 
 /// Sequences that take steps, each with its own blocks.
 struct Sequences {
-    /// The position that comes next.
+    /// Next position of each sequence.
     next: [usize; SEQUENCES],
 }
 
 impl Sequences {
-    /// A step of some tokens of each of the chosen, under tickets.
+    /// A step of `tokens` tokens of each chosen sequence, with its ticket overlaid.
     fn step(
         &mut self,
         chosen: &[(usize, Option<&Arc<TicketLayout>>)],
@@ -73,7 +73,7 @@ impl Sequences {
         let blocks = POSITIONS.div_ceil(BLOCK);
         let mut batch = Batch::default();
         for &(sequence, ticket) in chosen {
-            // Blocks of sequences lie between one another.
+            // The blocks of all sequences interleave.
             let table = |block| (block * SEQUENCES + sequence) as u32;
             let ids: Vec<u32> = (0..tokens).map(|_| rng.random_range(0..96)).collect();
             let start = self.next[sequence];
@@ -99,29 +99,30 @@ fn replayed_steps_give_the_bits_of_launched_ones() {
                 random_ticket(&base.manifest, density, seed, |name| name.contains(of)).unwrap();
             Arc::new(base.lay_out(&ticket).unwrap())
         };
-        // The second leaves the first layer as it is.
+        // The second ticket does not touch the first layer.
         let tickets = [ticket(1, 0.05, ""), ticket(2, 0.2, "layers.1.")];
         let blocks = SEQUENCES * POSITIONS.div_ceil(BLOCK);
         let caches = [(); 2].map(|()| base.kv_cache(blocks).unwrap());
         let mut graphs = Graphs::new(base.device());
         let mut rng = StdRng::seed_from_u64(5);
-        // Some are about to reach another part of the positions.
+        // Some sequences soon reach the next part of their positions.
         let mut sequences = Sequences {
             next: std::array::from_fn(|at| if at % 2 == 0 { at } else { 240 + at }),
         };
         for round in 0..90 {
-            // Batches of a few forms in turn: one row, some, and more than eight segments.
+            // Batches of several graph keys in turn: one row, some rows, more than eight segments.
             let rows = [1, 3, 3, SEQUENCES][round / 2 % 4];
-            let of = |row: usize| match round % 3 {
+            let overlaid = |row: usize| match round % 3 {
                 0 => None,
                 1 => Some(&tickets[row % 2]),
                 _ => Some(&tickets[1]).filter(|_| row > 0),
             };
             let first = rng.random_range(0..SEQUENCES);
             let chosen: Vec<_> = (0..rows)
-                .map(|row| ((first + row) % SEQUENCES, of(row)))
+                .map(|row| ((first + row) % SEQUENCES, overlaid(row)))
                 .collect();
-            // Chunks of prompts come between; the longer ones need more room for their inputs, which move.
+            // Chunks of prompts in between; the longest needs more room for its inputs, so they
+            // move.
             let tokens = match round {
                 46 => 40,
                 _ if round % 9 == 8 => 2,
@@ -144,7 +145,7 @@ fn replayed_steps_give_the_bits_of_launched_ones() {
 }
 
 #[test]
-fn what_cannot_be_captured_runs_all_the_same() {
+fn a_step_that_cannot_be_captured_still_runs() {
     let base = base(Dtype::F32);
     let mut graphs = Graphs::new(base.device());
     let batch = |position| {
@@ -161,14 +162,14 @@ fn what_cannot_be_captured_runs_all_the_same() {
         assert!(form.is_some());
         let got = graphs.run(form, || {
             let double = (&tensor * 2.0)?;
-            // What nothing can while the stream is captured.
+            // Fails while the stream is captured.
             tensor.device().synchronize()?;
             &double * 3.0
         });
         assert_eq!(got.unwrap().to_vec2::<f32>().unwrap(), [[6.0; 3]; 2]);
     }
     assert_eq!(graphs.captured(), 0);
-    // Nothing is left of the attempt.
+    // The failed attempt leaves nothing behind.
     let cache = base.kv_cache(1).unwrap();
     let mut graphs = Graphs::new(base.device());
     for position in 0..4 {
@@ -183,7 +184,7 @@ fn what_cannot_be_captured_runs_all_the_same() {
 }
 
 #[test]
-fn a_replayed_step_is_checked_as_one_that_runs() {
+fn a_replayed_step_is_checked_as_a_launched_one() {
     let base = base(Dtype::F32);
     let cache = base.kv_cache(2).unwrap();
     let mut graphs = Graphs::new(base.device());
