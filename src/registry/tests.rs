@@ -1,3 +1,5 @@
+//! Tests of the registry, with tickets of a base of one layer.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::sync::atomic::{AtomicUsize, Ordering};

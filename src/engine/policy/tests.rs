@@ -1,3 +1,5 @@
+//! Tests of the policies, alone and with a real scheduler.
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Tests of the sampler.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Tests of the scheduler, alone and in a simulation.
+
 use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 
