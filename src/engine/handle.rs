@@ -8,7 +8,7 @@ use std::time::Instant;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::{Request, StepResult};
+use super::request::{Request, StepResult};
 use crate::ticket::Digest;
 
 /// Limits of a request; fixed for the life of the engine.

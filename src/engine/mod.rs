@@ -23,11 +23,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub use costs::measure::{Measured, measure_costs};
-pub use costs::{Costs, PerTicket};
+pub use costs::{Costs, Load, PerTicket};
 pub use handle::{Command, EngineHandle, EngineInbox, Limits, OutputStream, SubmitError, channel};
 pub use mode::TicketMode;
 use plan::{Chunk, Groups, Plan, SequenceId};
-pub use policy::Load;
 use policy::Policy;
 use rayon::prelude::*;
 pub use request::{

@@ -4,7 +4,20 @@ pub mod measure;
 
 use std::fmt;
 
-use super::policy::Load;
+use super::plan::Group;
+
+/// Work of a group that is ready for the next step, and the size of its ticket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// The group.
+    pub group: Group,
+    /// Tokens that it would compute in a step by itself.
+    pub rows: usize,
+    /// Nonzeros of its ticket; 0 for the base.
+    pub nonzeros: usize,
+    /// Whether its ticket has its layout, which an overlay needs.
+    pub laid_out: bool,
+}
 
 /// A cost that is linear in the nonzeros of a ticket, in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

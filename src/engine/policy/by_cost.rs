@@ -27,8 +27,8 @@
 
 use std::collections::HashMap;
 
-use super::{Load, TurnLimits, Turns};
-use crate::engine::costs::Costs;
+use super::{TurnLimits, Turns};
+use crate::engine::costs::{Costs, Load};
 use crate::engine::plan::{Group, Groups};
 use crate::ticket::Digest;
 

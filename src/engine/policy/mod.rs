@@ -6,20 +6,8 @@ mod turns;
 pub use by_cost::ByCost;
 pub use turns::{TurnLimits, Turns};
 
+use super::costs::Load;
 use super::plan::{Group, Groups};
-
-/// Work of a group that is ready for the next step, and the size of its ticket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Load {
-    /// The group.
-    pub group: Group,
-    /// Tokens that it would compute in a step by itself.
-    pub rows: usize,
-    /// Nonzeros of its ticket; 0 for the base.
-    pub nonzeros: usize,
-    /// Whether its ticket has its layout, which an overlay needs.
-    pub laid_out: bool,
-}
 
 /// How groups share the steps.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! Policy by which groups take turns: a group runs until its turn is used up and another one waits.
 
-use super::Load;
+use crate::engine::costs::Load;
 use crate::engine::plan::Group;
 
 /// Length of a turn while other groups wait.

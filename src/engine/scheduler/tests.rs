@@ -6,7 +6,8 @@ use std::ops::{Deref, DerefMut};
 use proptest::prelude::*;
 
 use super::*;
-use crate::engine::policy::{Load, TurnLimits, Turns};
+use crate::engine::costs::Load;
+use crate::engine::policy::{TurnLimits, Turns};
 use crate::ticket::Digest;
 
 const BASE: Group = None;
