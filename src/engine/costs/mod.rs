@@ -183,19 +183,19 @@ fn interpolate(points: &[(usize, f64)], rows: usize) -> f64 {
 /// One line for the log.
 impl fmt::Display for Costs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "step of")?;
-        for (rows, seconds) in &self.steps {
-            write!(f, " {rows} rows: {:.1} ms,", 1e3 * seconds)?;
-        }
+        let separator = |at| if at == 0 { ':' } else { ',' };
         let nanos = |cost: PerTicket| 1e9 * cost.per_nonzero;
+        write!(f, "step by rows")?;
+        for (at, (rows, seconds)) in self.steps.iter().enumerate() {
+            write!(f, "{} {rows} → {:.1} ms", separator(at), 1e3 * seconds)?;
+        }
         let (apply, revert) = (nanos(self.apply), nanos(self.revert));
         write!(
             f,
-            " per nonzero: apply {apply:.2} ns, revert {revert:.2} ns, overlay on"
+            "; per nonzero: apply {apply:.2} ns, revert {revert:.2} ns; overlay by rows"
         )?;
         for (at, (rows, cost)) in self.overlays.iter().enumerate() {
-            let comma = if at == 0 { "" } else { "," };
-            write!(f, "{comma} {rows} rows {:.2} ns", nanos(*cost))?;
+            write!(f, "{} {rows} → {:.2} ns", separator(at), nanos(*cost))?;
         }
         Ok(())
     }
