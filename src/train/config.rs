@@ -70,7 +70,9 @@ impl fmt::Display for Phase {
 /// Steps and peak learning rate of a phase.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct PhaseConfig {
+    /// Optimizer steps.
     pub steps: usize,
+    /// Peak learning rate.
     #[serde(serialize_with = "as_written")]
     pub learning_rate: f32,
 }
@@ -98,20 +100,27 @@ pub struct TrainConfig {
     pub name: String,
     /// Share of the adaptable weights that the ticket may touch, in (0, 1].
     pub density: f64,
+    /// Score by which the mask ranks the weights.
     pub score: Score,
+    /// Whether the density is that of the whole model or of each parameter.
     pub scope: Scope,
+    /// The calibrate phase; unused if the mask needs no calibration.
     pub calibrate: PhaseConfig,
+    /// The adapt phase.
     pub adapt: PhaseConfig,
     /// Rows per forward and backward pass.
     pub batch: usize,
     /// Batches whose gradients are accumulated per optimizer step.
     pub accumulate: usize,
+    /// Optimizer of both phases.
     pub optimizer: OptimizerKind,
+    /// Decoupled weight decay, applied to matrices.
     #[serde(serialize_with = "as_written")]
     pub weight_decay: f32,
     /// Share of a phase's steps during which the learning rate rises.
     #[serde(serialize_with = "as_written")]
     pub warmup: f32,
+    /// Decay of the learning rate over a phase.
     pub decay: Decay,
     /// Maximum gradient norm; larger gradients are scaled down to it. `None` does not clip.
     #[serde(serialize_with = "option_as_written")]
@@ -121,6 +130,7 @@ pub struct TrainConfig {
     pub checkpointing: bool,
     /// Reshuffle the rows each epoch; otherwise they keep the order of the file.
     pub shuffle: bool,
+    /// Seed of the row order and of random scores.
     pub seed: u64,
 }
 

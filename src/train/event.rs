@@ -13,6 +13,7 @@ pub enum Event {
     /// Beginning of a phase.
     Phase {
         phase: Phase,
+        /// Planned steps.
         steps: usize,
         /// Number of trained weights.
         trained: usize,
@@ -35,8 +36,11 @@ pub enum Event {
     },
     /// Completion of the ticket, with its loss on the validation rows under the rounded deltas.
     Ticket {
+        /// SHA-256 of the ticket file.
         digest: String,
+        /// Size of the ticket file.
         bytes: u64,
+        /// `None` without validation rows.
         loss: Option<f64>,
     },
 }
@@ -44,11 +48,13 @@ pub enum Event {
 /// One optimizer step.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepReport {
+    /// Phase of the step.
     pub phase: Phase,
     /// Number of the step in its phase, from 1.
     pub step: usize,
     /// Mean loss per learned token, in nats.
     pub loss: f64,
+    /// Learning rate of the step.
     pub learning_rate: f32,
     /// Gradient norm before clipping.
     pub gradient_norm: f64,

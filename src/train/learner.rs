@@ -1,4 +1,4 @@
-//! What a phase does with the gradients of a step: move weights, or sum scores.
+//! The learner of a phase: moves weights by the gradients of a step, or sums them as scores.
 
 use std::collections::BTreeMap;
 
@@ -13,6 +13,7 @@ use crate::kernels::training::accumulate;
 
 /// The trained tensors of a phase and, if the phase only scores them, the scores.
 pub struct Learner {
+    /// The trained tensors, with their gradients.
     pub trainable: Trainable,
     /// Sums of absolute gradients by slot. If present, a step adds to them and moves no weight.
     pub scores: Option<BTreeMap<Slot, Tensor>>,

@@ -23,6 +23,7 @@ pub struct EventLog<'a> {
 }
 
 impl EventLog<'_> {
+    /// Appends an event to the metrics and passes it to the observer.
     pub fn record(&mut self, event: &Event) -> Result<(), TrainError> {
         self.folder.log(event)?;
         (self.observe)(event);
@@ -38,6 +39,7 @@ pub struct PhaseLoop<'a> {
 }
 
 impl<'a> PhaseLoop<'a> {
+    /// The loop of `phase`, with the schedule of the run's configuration.
     pub fn new(run: &'a Run<'a>, phase: Phase) -> Self {
         Self {
             run,

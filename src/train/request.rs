@@ -20,7 +20,9 @@ pub enum MaskSource<'a> {
     Score,
     /// The task vector `|w − w_0|` of a checkpoint that was tuned elsewhere.
     Checkpoint {
+        /// The tuned checkpoint, with the parameters of the base.
         checkpoint: &'a Checkpoint,
+        /// Fingerprint of the checkpoint, recorded in the ticket.
         fingerprint: Digest,
     },
     /// The positions of a ticket.
@@ -29,6 +31,7 @@ pub enum MaskSource<'a> {
 
 /// Inputs and options of a training run.
 pub struct TrainRequest<'a> {
+    /// Configuration of the method.
     pub config: TrainConfig,
     /// The weights that training starts from.
     pub start: Start<'a>,
@@ -36,6 +39,7 @@ pub struct TrainRequest<'a> {
     pub train: &'a Dataset,
     /// Validation rows: their loss is measured and never learned.
     pub valid: Option<&'a Dataset>,
+    /// Source of the positions to train.
     pub mask: MaskSource<'a>,
     /// Tickets whose positions the mask must not hold (LoTTO).
     pub avoid: Vec<Arc<BoundTicket>>,
@@ -60,6 +64,7 @@ pub type SaveCalibrated<'a> =
 
 /// Callbacks of a training run.
 pub struct Callbacks<'a> {
+    /// Called with each event, after it is written to the run folder.
     pub observe: &'a mut Observer<'a>,
     /// Called once after a calibration phase that moved the weights, before they are reset.
     pub save_calibrated: &'a mut SaveCalibrated<'a>,

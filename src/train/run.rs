@@ -22,7 +22,9 @@ use crate::ticket::{BaseManifest, DeltaDtype, Metadata, TensorDelta, Ticket};
 
 /// Result of a training run.
 pub struct Trained {
+    /// The trained ticket, not yet written.
     pub ticket: Ticket,
+    /// Losses on the validation rows.
     pub losses: Losses,
 }
 

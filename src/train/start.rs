@@ -15,6 +15,7 @@ use crate::ticket::{BaseManifest, BoundTicket};
 pub struct Start<'a> {
     /// Checkpoint of the base.
     pub checkpoint: &'a Checkpoint,
+    /// Manifest of the base.
     pub manifest: Arc<BaseManifest>,
     /// Ticket that is added to the base before training.
     pub on_top_of: Option<Arc<BoundTicket>>,

@@ -45,6 +45,7 @@ const MAX_LOGITS: usize = 16 << 20;
 /// Computes losses and gradients of a decoder.
 #[derive(Clone, Copy)]
 pub struct Backprop<'a> {
+    /// The decoder, with weights in f32.
     pub decoder: &'a Decoder,
     /// Keep only the input of each layer and recompute the rest in the backward pass.
     pub checkpointing: bool,

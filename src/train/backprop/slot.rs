@@ -12,13 +12,19 @@ use crate::model::{Projection, Weights};
 pub enum Slot {
     /// `[vocab, hidden]`; also the head if it is tied.
     Embedding,
+    /// Norm before attention of a layer, `[hidden]`.
     InputNorm(usize),
-    /// `[out, in]`.
+    /// Weight of a fused projection of a layer, `[out, in]`.
     Weight(usize, Projection),
+    /// Bias of a fused projection of a layer, `[out]`.
     Bias(usize, Projection),
+    /// Norm of the queries of a layer, `[head_dim]`.
     QueryNorm(usize),
+    /// Norm of the keys of a layer, `[head_dim]`.
     KeyNorm(usize),
+    /// Norm before the MLP of a layer, `[hidden]`.
     PostAttentionNorm(usize),
+    /// Norm after the last layer, `[hidden]`.
     Norm,
     /// `[vocab, hidden]`, if it is not tied.
     Head,

@@ -212,21 +212,22 @@ fn summary(columns: &[(String, Coverage)], rows: &[(String, Coverage)]) -> Strin
         let present = parts.iter().filter(|(_, part)| part.all > 0);
         let order =
             |a: &&(String, Coverage), b: &&(String, Coverage)| a.1.share().total_cmp(&b.1.share());
-        let (least, most) = (present.clone().min_by(order)?, present.max_by(order)?);
+        let (sparsest, densest) = (present.clone().min_by(order)?, present.max_by(order)?);
         let words = |(name, part): &(String, Coverage)| (name.clone(), percent(part.share()));
-        let (least, most) = (words(least), words(most));
-        (least.1 != most.1).then_some((least, most))
+        let (sparsest, densest) = (words(sparsest), words(densest));
+        (sparsest.1 != densest.1).then_some((sparsest, densest))
     };
     let mut sentences = Vec::new();
-    if let Some(((least, low), (most, high))) = extremes(columns) {
+    if let Some(((sparsest, low), (densest, high))) = extremes(columns) {
         sentences.push(format!(
-            "Of the projections, {most} has the densest mask ({high} %) and {least} the sparsest \
-             ({low} %)."
+            "Of the projections, {densest} has the densest mask ({high} %) and {sparsest} the \
+             sparsest ({low} %)."
         ));
     }
-    if let Some(((least, low), (most, high))) = extremes(rows) {
+    if let Some(((sparsest, low), (densest, high))) = extremes(rows) {
         sentences.push(format!(
-            "Of the layers, {most} has the densest ({high} %) and {least} the sparsest ({low} %)."
+            "Of the layers, {densest} has the densest ({high} %) and {sparsest} the sparsest \
+             ({low} %)."
         ));
     }
     if sentences.is_empty() {

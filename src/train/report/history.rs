@@ -44,6 +44,7 @@ pub struct PhaseHistory {
 }
 
 impl<'a> History<'a> {
+    /// Indexes the events of a run, in order.
     pub fn new(events: &'a [Event]) -> Self {
         let mut history = Self::default();
         for event in events {
@@ -130,10 +131,12 @@ impl PhaseHistory {
         self.start.map(|start| start.bytes)
     }
 
+    /// Tokens of all steps taken.
     pub fn tokens(&self) -> usize {
         self.steps.values().map(|step| step.tokens).sum()
     }
 
+    /// Wall-clock time of all steps taken.
     pub fn seconds(&self) -> f64 {
         self.steps.values().map(|step| step.seconds).sum()
     }

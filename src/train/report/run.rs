@@ -24,6 +24,7 @@ impl<'a> RunConfig<'a> {
         self.0.pointer(pointer)?.as_str()
     }
 
+    /// Name of the ticket.
     pub fn name(self) -> String {
         let name = self.text("/train/name").filter(|name| !name.is_empty());
         name.unwrap_or("Unnamed ticket").to_owned()

@@ -50,10 +50,12 @@ impl Scale {
         100.0 * share.clamp(0.0, 1.0)
     }
 
+    /// Whether a value lies outside the range.
     pub fn is_beyond(&self, value: f64) -> bool {
         value > self.high || value < self.low
     }
 
+    /// Ticks of the axis, at most 12.
     pub fn ticks(&self) -> Vec<Tick> {
         let whole = |decimals: &i32| {
             let tick = self.tick * 10f64.powi(*decimals);

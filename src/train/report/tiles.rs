@@ -63,8 +63,9 @@ fn loss(history: &History) -> Option<Tile> {
 fn training_loss(history: &History) -> Option<Tile> {
     let steps = &history.phases.get(&Phase::Adapt)?.steps;
     let losses: Vec<f64> = steps.values().map(|step| step.loss).collect();
-    let (&first, last) = (losses.first()?, losses.len().div_ceil(10));
-    let last = losses[losses.len() - last..].iter().sum::<f64>() / last as f64;
+    let first = *losses.first()?;
+    let tail = &losses[losses.len() - losses.len().div_ceil(10)..];
+    let last = tail.iter().sum::<f64>() / tail.len() as f64;
     let values = [
         ("first step", Some(first), "base"),
         ("last tenth", Some(last), "ticket"),
@@ -76,6 +77,7 @@ fn training_loss(history: &History) -> Option<Tile> {
     })
 }
 
+/// The relative change of a loss, in words; empty if it is not finite.
 fn change(before: f64, after: f64) -> String {
     let change = (after - before) / before;
     if !change.is_finite() {
@@ -88,14 +90,14 @@ fn change(before: f64, after: f64) -> String {
 fn score(results: &[ReportResult]) -> Option<Tile> {
     let (name, _) = results.iter().find_map(|result| result.score.as_ref())?;
     let last = results.len() - 1;
-    let bar = |(place, result): (usize, &ReportResult)| {
+    let bar = |(index, result): (usize, &ReportResult)| {
         let (_, score) = result.score.as_ref().filter(|(other, _)| other == name)?;
         Some(Bar {
             label: result.label.clone(),
             text: format!("{} %", percent(*score)),
             length: rounded(100.0 * score.clamp(0.0, 1.0)),
-            role: match place {
-                _ if place == last => "ticket",
+            role: match index {
+                _ if index == last => "ticket",
                 0 => "base",
                 _ => "calibrate",
             },
