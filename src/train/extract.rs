@@ -51,19 +51,19 @@ pub struct Extracted {
     /// Adaptable weights that differ, kept or not.
     pub moved: usize,
     /// Differences that the ticket cannot hold, if there are any.
-    pub elsewhere: Option<Elsewhere>,
+    pub non_adaptable: Option<NonAdaptable>,
 }
 
 /// Differences in parameters that tickets cannot adapt: embeddings, norms, biases, the head.
 #[derive(Clone, Copy, Debug)]
-pub struct Elsewhere {
+pub struct NonAdaptable {
     /// Parameters that differ.
     pub parameters: usize,
     /// The largest `|tuned − base|` in them.
     pub largest: f32,
 }
 
-impl std::fmt::Display for Elsewhere {
+impl std::fmt::Display for NonAdaptable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self {
             parameters,
@@ -81,7 +81,7 @@ impl std::fmt::Display for Elsewhere {
 #[derive(Debug, thiserror::Error)]
 pub enum ExtractError {
     #[error(
-        "`{base}` and `{tuned}` are not of one shape: parameter `{parameter}` is {expected} in the \
+        "`{base}` and `{tuned}` differ in architecture: parameter `{parameter}` is {expected} in the \
          base, {found} in the tuned model"
     )]
     Shape {
@@ -92,7 +92,7 @@ pub enum ExtractError {
         found: String,
     },
     #[error(
-        "`{base}` and `{tuned}` are not of one shape: query and key heads are {expected:?} in the \
+        "`{base}` and `{tuned}` differ in architecture: query and key heads are {expected:?} in the \
          base, {found:?} in the tuned model"
     )]
     Heads {
@@ -111,8 +111,8 @@ pub enum ExtractError {
         density: f64,
         weights: usize,
     },
-    #[error("there is nothing to extract: {0}, and nowhere else")]
-    OnlyElsewhere(Elsewhere),
+    #[error("there is nothing to extract: {0}, and in no other")]
+    OnlyNonAdaptable(NonAdaptable),
     #[error("there is nothing to extract: `{base}` and `{tuned}` hold the same weights")]
     Equal { base: String, tuned: String },
     #[error(transparent)]
@@ -129,25 +129,25 @@ pub enum ExtractError {
 /// besides 4 bytes per adaptable weight for its distance.
 ///
 /// # Errors
-/// The models are not of one shape, cannot be read, or no difference is kept.
+/// The models differ in architecture, cannot be read, or no difference is kept.
 pub fn extract(
     pair: &ModelPair,
     options: ExtractOptions,
     progress: &mut ExtractProgress,
 ) -> Result<Extracted, ExtractError> {
     pair.check_comparable()?;
-    let (scores, elsewhere) = pair.compare(progress)?;
+    let (scores, non_adaptable) = pair.compare(progress)?;
     let moved = scores.values().flatten().filter(|&&s| s > 0.0).count();
     let kept = top_k_positions(&scores, options.density, options.scope)?;
     drop(scores);
     let tensors = pair.deltas(&kept, options.dtype, progress)?;
     if tensors.is_empty() {
-        return Err(pair.nothing_kept(moved, elsewhere, options.density));
+        return Err(pair.nothing_kept(moved, non_adaptable, options.density));
     }
     Ok(Extracted {
         tensors,
         moved,
-        elsewhere,
+        non_adaptable,
     })
 }
 
@@ -164,9 +164,16 @@ impl ModelPair<'_> {
             let info = manifest.parameters.get(parameter);
             info.map_or("missing".to_owned(), |info| format!("{:?}", info.shape))
         };
-        let [of_base, of_tuned] = [&self.base, &self.tuned].map(|model| model.manifest);
-        for parameter in of_base.parameters.keys().chain(of_tuned.parameters.keys()) {
-            let (found, expected) = (shape(of_tuned, parameter), shape(of_base, parameter));
+        let (base_manifest, tuned_manifest) = (self.base.manifest, self.tuned.manifest);
+        for parameter in base_manifest
+            .parameters
+            .keys()
+            .chain(tuned_manifest.parameters.keys())
+        {
+            let (found, expected) = (
+                shape(tuned_manifest, parameter),
+                shape(base_manifest, parameter),
+            );
             if found != expected {
                 return Err(ExtractError::Shape {
                     base,
@@ -196,7 +203,7 @@ impl ModelPair<'_> {
     fn compare(
         &self,
         progress: &mut ExtractProgress,
-    ) -> Result<(Scores, Option<Elsewhere>), ExtractError> {
+    ) -> Result<(Scores, Option<NonAdaptable>), ExtractError> {
         let parameters = &self.base.manifest.parameters;
         let mut scores = Scores::new();
         let (mut differing, mut largest) = (0, 0f32);
@@ -212,11 +219,11 @@ impl ModelPair<'_> {
                 largest = distances.into_iter().fold(largest, f32::max);
             }
         }
-        let elsewhere = (differing > 0).then_some(Elsewhere {
+        let non_adaptable = (differing > 0).then_some(NonAdaptable {
             parameters: differing,
             largest,
         });
-        Ok((scores, elsewhere))
+        Ok((scores, non_adaptable))
     }
 
     /// The differences at the kept positions, of the parameters that have any.
@@ -246,18 +253,18 @@ impl ModelPair<'_> {
     fn nothing_kept(
         &self,
         moved: usize,
-        elsewhere: Option<Elsewhere>,
+        non_adaptable: Option<NonAdaptable>,
         density: f64,
     ) -> ExtractError {
         let (base, tuned) = self.names();
-        match elsewhere {
+        match non_adaptable {
             _ if moved > 0 => ExtractError::NothingKept {
                 base,
                 tuned,
                 density,
                 weights: self.base.manifest.adaptable_weights(),
             },
-            Some(elsewhere) => ExtractError::OnlyElsewhere(elsewhere),
+            Some(non_adaptable) => ExtractError::OnlyNonAdaptable(non_adaptable),
             None => ExtractError::Equal { base, tuned },
         }
     }

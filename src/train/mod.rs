@@ -30,8 +30,8 @@ pub use config::{Phase, PhaseConfig, Score, TrainConfig};
 pub use error::TrainError;
 pub use event::{Event, StepReport};
 pub use extract::{
-    Elsewhere, ExtractError, ExtractOptions, ExtractProgress, ExtractStage, Extracted, ModelOnDisk,
-    ModelPair, extract,
+    ExtractError, ExtractOptions, ExtractProgress, ExtractStage, Extracted, ModelOnDisk, ModelPair,
+    NonAdaptable, extract,
 };
 pub use optimizer::OptimizerKind;
 pub use request::{Callbacks, MaskSource, Observer, SaveCalibrated, TrainRequest};

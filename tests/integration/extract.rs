@@ -181,7 +181,10 @@ fn models_that_do_not_compare_are_refused() {
     let same = refusal(&base, &all);
     assert!(same.contains("hold the same weights"), "{same}");
     let other = refusal(&tiny_folder("qwen2"), &all);
-    assert!(other.contains("not of one shape: parameter `"), "{other}");
+    assert!(
+        other.contains("differ in architecture: parameter `"),
+        "{other}"
+    );
     let missing = refusal(Path::new("no/such/model/here"), &all);
     assert!(
         missing.contains("--tuned: ") && missing.contains("no/such/model/here"),

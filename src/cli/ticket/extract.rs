@@ -66,8 +66,8 @@ pub(super) fn run(args: ExtractArgs) -> anyhow::Result<()> {
         HumanCount(nonzeros as u64),
         HumanCount(extracted.moved as u64)
     );
-    if let Some(elsewhere) = extracted.elsewhere {
-        text += &format!("warning: {elsewhere}; the ticket does not hold these differences\n");
+    if let Some(differences) = extracted.non_adaptable {
+        text += &format!("warning: {differences}; the ticket does not hold these differences\n");
     }
     print(&text)
 }

@@ -145,7 +145,7 @@ impl From<Dtype> for DeltaDtype {
 ///
 /// # Errors
 /// The file is not a valid ticket (or flat delta file), does not fit the base, or cannot be read or
-/// written; or two models are not of one shape.
+/// written; or two models differ in architecture.
 pub fn run(args: TicketArgs) -> anyhow::Result<()> {
     match args.command {
         Command::Inspect(args) => inspect(&args),
