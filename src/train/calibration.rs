@@ -71,6 +71,7 @@ impl Run<'_> {
         if config.score == Score::Random {
             return Ok(mask::random(self.manifest(), config.seed));
         }
+        let calibrate = PhaseLoop::new(self, Phase::Calibrate);
         let mut learner = self.calibrator()?;
         let first = match saved {
             Some(state) => {
@@ -78,11 +79,10 @@ impl Run<'_> {
                 state.step
             }
             None => {
-                self.announce(Phase::Calibrate, &learner, log)?;
+                calibrate.announce(&learner, log)?;
                 0
             }
         };
-        let calibrate = PhaseLoop::new(self, Phase::Calibrate);
         calibrate.run(&mut learner, first, log)?;
         let start = &self.request.start;
         if let Some(sums) = &learner.scores {

@@ -5,6 +5,7 @@
 //! tensors while calibrating, the positions of the mask while adapting. Adapting never forms a
 //! dense gradient or a dense optimizer state.
 
+mod adaptation;
 mod backprop;
 mod batches;
 mod calibration;
@@ -24,6 +25,7 @@ mod schedule;
 mod start;
 mod task_vector;
 mod trainable;
+mod trainer;
 
 pub use backprop::{Backprop, Gradients, Rows, Slot};
 pub use config::{Phase, PhaseConfig, Score, TrainConfig};
@@ -35,7 +37,8 @@ pub use extract::{
 };
 pub use optimizer::OptimizerKind;
 pub use request::{Callbacks, MaskSource, Observer, SaveCalibrated, TrainRequest};
-pub use run::{Losses, Trained, train};
+pub use run::Losses;
 pub use run_folder::{Existing, RunFolder, SavedState};
 pub use schedule::Decay;
 pub use start::Start;
+pub use trainer::{Trained, train};

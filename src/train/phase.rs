@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::backprop::{Backprop, Rows};
+use super::backprop::Rows;
 use super::batches::Batches;
 use super::config::Phase;
 use super::error::TrainError;
@@ -46,6 +46,16 @@ impl<'a> PhaseLoop<'a> {
             phase,
             schedule: run.config().schedule(phase),
         }
+    }
+
+    /// Records the beginning of the phase.
+    pub fn announce(&self, learner: &Learner, log: &mut EventLog) -> Result<(), TrainError> {
+        log.record(&Event::Phase {
+            phase: self.phase,
+            steps: self.schedule.steps,
+            trained: learner.trainable.values(),
+            bytes: learner.bytes(),
+        })
     }
 
     /// Takes the steps from number `first`, counted from 0, to the end of the phase.
@@ -98,7 +108,7 @@ impl<'a> PhaseLoop<'a> {
 
     /// Measures and records the loss on the validation rows after `step` steps.
     pub fn validate(&self, step: usize, log: &mut EventLog) -> Result<Option<f64>, TrainError> {
-        let Some(loss) = mean_loss(self.run.backprop(), self.run.request.valid_rows())? else {
+        let Some(loss) = self.run.valid_loss()? else {
             return Ok(None);
         };
         self.check_finite("loss on the validation rows", loss, step, log.folder)?;
@@ -165,23 +175,4 @@ fn is_due(step: usize, every: usize) -> bool {
 /// `clip_grad_norm_`.
 fn clip_scale(clip: Option<f32>, norm: f64) -> f32 {
     clip.map_or(1.0, |clip| (clip / (norm as f32 + 1e-6)).min(1.0))
-}
-
-/// Rows per forward pass if no gradient is needed.
-const ROWS: usize = 1024;
-
-/// The mean loss of the learned tokens of `examples`, in nats; `None` if there are none.
-pub fn mean_loss(backprop: Backprop, examples: &[Example]) -> Result<Option<f64>, TrainError> {
-    let (mut sum, mut count) = (0.0, 0usize);
-    let mut rows = Rows::default();
-    for (i, example) in examples.iter().enumerate() {
-        rows.push(&example.tokens, &example.learned);
-        if rows.tokens.len() >= ROWS || i + 1 == examples.len() {
-            let losses = backprop.losses(&rows)?;
-            sum += losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
-            count += losses.len();
-            rows = Rows::default();
-        }
-    }
-    Ok((count > 0).then(|| sum / count as f64))
 }

@@ -39,7 +39,6 @@ const CIRCLES: &[&[&str]] = &[
         "ticket/container/mod.rs",
         "ticket/error.rs",
     ],
-    &["train/phase.rs", "train/run.rs"],
 ];
 
 /// The files below `src/` that three journeys cross: those whose functions do the work, in the order
