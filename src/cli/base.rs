@@ -42,6 +42,7 @@ pub struct CacheArgs {
 }
 
 impl CacheArgs {
+    /// The given folder, or the default.
     pub fn dir(&self) -> CacheDir {
         let given = self.cache_dir.clone();
         CacheDir::at(given.unwrap_or_else(CacheDir::default_path))
@@ -89,6 +90,7 @@ pub struct ModelFiles {
 }
 
 impl ModelFiles {
+    /// Fetches the model if it is not cached, fingerprints it and opens it.
     pub fn open(model: &str, cache: &CacheDir) -> anyhow::Result<Self> {
         Ok(Self {
             manifest: manifest(model, cache)?,
@@ -96,6 +98,7 @@ impl ModelFiles {
         })
     }
 
+    /// The same, borrowed for an extraction.
     pub fn on_disk(&self) -> ModelOnDisk<'_> {
         ModelOnDisk {
             manifest: &self.manifest,
@@ -270,6 +273,7 @@ pub struct Bars {
 }
 
 impl Bars {
+    /// Updates the bar, or begins the bar of the next stage.
     pub fn show(&mut self, progress: Progress) {
         let Progress { stage, done, total } = progress;
         if self

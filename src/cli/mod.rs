@@ -125,8 +125,8 @@ mod tests {
         assert!(examples > 20, "{examples}");
     }
 
-    /// Parses the lines of `after_help` that begin with `  tombola`, up to a redirection, or a remark
-    /// after two spaces.
+    /// Parses the lines of `after_help` that begin with `  tombola`, up to a redirection or to a
+    /// remark after two spaces.
     fn parse_examples(command: &clap::Command, examples: &mut usize) {
         let help = command.get_after_help().map(ToString::to_string);
         let help = help.unwrap_or_default().replace("\\\n      ", "");

@@ -45,7 +45,7 @@ pub struct DeviceArgs {
 pub const EXAMPLES: &str = "\
 Examples:
   tombola bench device --shape 1b --dtype bf16
-  tombola bench device --shape 7b --dtype bf16 --device cuda --json figures.json";
+  tombola bench device --shape 7b --dtype bf16 --json figures.json";
 
 /// Measures the device, prints the table, and writes the JSON file if one is wanted.
 ///

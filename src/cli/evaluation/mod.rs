@@ -154,8 +154,8 @@ pub fn report_cut_rows(dataset: &Dataset, max_length: usize) {
     let Dataset { cut, left_out, .. } = dataset;
     if *cut > 0 {
         eprintln!(
-            "tombola: rows cut to {max_length} tokens (--max-length): {cut}; of these, {left_out} are \
-             left out, as nothing of their answers is left"
+            "tombola: rows cut to {max_length} tokens (--max-length): {cut}; of these, {left_out} \
+             are left out, as nothing of their answers is left"
         );
     }
 }
