@@ -24,7 +24,7 @@
 pub mod activation;
 pub mod attention;
 mod bias;
-pub mod cpu;
+pub(crate) mod cpu;
 pub(crate) mod cuda;
 pub mod digest;
 pub mod gather_rows;
@@ -40,7 +40,6 @@ pub mod ticket;
 pub mod training;
 pub mod weight;
 
-pub use cpu::element::Element;
 pub use cpu::pool::{Pool, PoolError};
 pub use training::pattern::Pattern;
 

@@ -146,7 +146,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// The matrix is missing, has another shape, cannot be read, or has no kernel.
-    pub fn load_quantized(
+    pub(super) fn load_quantized(
         &self,
         name: &str,
         shape: &[usize],
@@ -159,7 +159,7 @@ impl Checkpoint {
     }
 
     /// Whether a parameter is stored quantised.
-    pub fn is_quantized(&self, name: &str) -> bool {
+    pub(super) fn is_quantized(&self, name: &str) -> bool {
         self.kind(name).is_some_and(quantized::is_quantized)
     }
 
@@ -180,7 +180,7 @@ impl Checkpoint {
     /// # Errors
     /// The base is not a GGUF file, none of the matrices is quantised, or one is of a kind that has
     /// no kernel.
-    pub fn check_keep_quantized<'a>(
+    pub(super) fn check_keep_quantized<'a>(
         &self,
         names: impl Iterator<Item = &'a String>,
     ) -> Result<(), ModelError> {

@@ -245,4 +245,4 @@ macro_rules! with_element {
         }
     };
 }
-pub(crate) use with_element;
+pub(in crate::kernels) use with_element;

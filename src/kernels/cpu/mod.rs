@@ -1,10 +1,10 @@
 //! CPU infrastructure shared by the kernels: SIMD dispatch, the thread pool, huge pages, element
 //! types, vector math and dense products.
 
-pub mod element;
+pub(in crate::kernels) mod element;
 pub mod gemm;
-pub mod math;
+pub(in crate::kernels) mod math;
 pub mod pages;
-pub mod parallel;
-pub mod pool;
-pub mod simd;
+pub(in crate::kernels) mod parallel;
+pub(in crate::kernels) mod pool;
+pub(in crate::kernels) mod simd;

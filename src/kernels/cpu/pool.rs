@@ -75,7 +75,7 @@ fn enter(team: &Arc<Team>) {
 }
 
 /// The team of this thread.
-pub fn team() -> Arc<Team> {
+pub(super) fn team() -> Arc<Team> {
     TEAM.with_borrow(|team| Arc::clone(team.as_ref().unwrap_or_else(|| &ALL.team)))
 }
 
@@ -119,7 +119,7 @@ impl Drop for Crew {
 }
 
 /// The shared state of the workers. Runs one operation at a time.
-pub struct Team {
+pub(super) struct Team {
     /// Whether an operation is running.
     busy: AtomicBool,
     /// `number << 32 | OPEN | workers inside`. The number increases with each operation.
