@@ -37,6 +37,29 @@ pub use random::random_ticket;
 ///
 /// It is self-consistent and changes at least one weight. [`Ticket::bind`] checks that it fits a
 /// base.
+///
+/// ```
+/// # use std::collections::BTreeMap;
+/// # use tombola::ticket::{BaseManifest, DeltaDtype, Deltas, Digest, Metadata, ParameterInfo};
+/// # use tombola::ticket::{TensorDelta, Ticket};
+/// let parameter = "model.layers.0.mlp.down_proj.weight".to_owned();
+/// let info = ParameterInfo { shape: vec![2, 3], adaptable: true };
+/// let base = BaseManifest {
+///     name: "tiny".to_owned(),
+///     fingerprint: Digest::of(b"its parameters"),
+///     parameters: BTreeMap::from([(parameter.clone(), info)]),
+/// };
+/// // Adds 0.5 to row 1, column 0 of a 2 × 3 weight, which is position 3.
+/// let deltas = Deltas::from_f32(vec![0.5], DeltaDtype::Bf16);
+/// let delta = TensorDelta::from_flat([2, 3], &[3], deltas)?;
+/// let metadata = Metadata::new("demo", &base, 1);
+/// let file = Ticket::encode(&metadata, &BTreeMap::from([(parameter, delta)]))?;
+///
+/// let ticket = Ticket::from_bytes(&file)?.bind(&base, false)?;
+/// assert_eq!(ticket.digest(), Digest::of(&file));
+/// assert_eq!(ticket.metadata().density, 1.0 / 6.0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Ticket {
     metadata: Metadata,

@@ -18,7 +18,7 @@ pub enum Scope {
     /// All parameters together, as in the LoTA paper: some parameters keep more than others.
     #[default]
     Global,
-    /// Each parameter by itself.
+    /// Each parameter separately.
     Tensor,
 }
 

@@ -16,7 +16,7 @@ const SPIN: Duration = Duration::from_micros(50);
 const POLLS: usize = 64;
 
 /// The threads that operations are split among. Code within [`Pool::install`] may also use rayon,
-/// which has the same number of threads of its own; they sleep in the meantime.
+/// whose separate threads, the same number, sleep between uses.
 pub struct Pool {
     crew: Crew,
     rayon: rayon::ThreadPool,
