@@ -1,12 +1,12 @@
-//! A ticket checked against a base.
+//! Binding: the check of a ticket against a base.
 
 use std::ops::Deref;
 
 use super::error::brief;
 use super::{BaseManifest, Columns, Digest, MAX_U16_COLUMNS, TensorDelta, Ticket, TicketError};
 
-/// A ticket that fits a base: made for it, every parameter known and adaptable, every position
-/// inside the parameter.
+/// A ticket that fits a base: all parameters are known and adaptable, and all positions lie within
+/// their parameter.
 #[derive(Debug)]
 pub struct BoundTicket {
     ticket: Ticket,
@@ -14,8 +14,8 @@ pub struct BoundTicket {
 }
 
 impl Ticket {
-    /// Checks the ticket against a base. `allow_foreign_base` lets in a ticket made for another
-    /// base whose names and shapes all fit this one.
+    /// Checks the ticket against a base. With `allow_foreign_base`, a ticket made for another base
+    /// is accepted if its names and shapes fit this one.
     ///
     /// # Errors
     /// The fingerprints differ; a parameter is unknown, not adaptable or of another shape; a column
@@ -45,8 +45,8 @@ impl Ticket {
 }
 
 impl BoundTicket {
-    /// The fingerprint of the base that it was checked against (which is another than it was made
-    /// for where a foreign one was let in).
+    /// Fingerprint of the base that the ticket was checked against. For an accepted foreign ticket,
+    /// it differs from [`super::Metadata::base_fingerprint`].
     pub fn bound_to(&self) -> Digest {
         self.bound_to
     }

@@ -100,7 +100,7 @@ fn import_delta(
 
 fn flat_delta(
     indices: Vec<i32>,
-    deltas: Vec<f32>,
+    mut deltas: Vec<f32>,
     shape: [usize; 2],
     dtype: DeltaDtype,
 ) -> Result<TensorDelta, DeltaError> {
@@ -115,7 +115,6 @@ fn flat_delta(
         })
     });
     let mut indices = unsigned.collect::<Result<Vec<_>, _>>()?;
-    let mut deltas = deltas;
     if !indices.is_sorted() {
         let mut pairs: Vec<_> = indices.into_iter().zip(deltas).collect();
         pairs.sort_by_key(|&(index, _)| index);

@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use super::super::kv::BLOCK;
 use crate::kernels::cpu::element::Element;
 use crate::kernels::cpu::math;
 use crate::kernels::cpu::simd::{Arithmetic, LANES, Vectorised, Wide, prefetch};
+use crate::kernels::kv::BLOCK;
 
 /// Largest number of queries that are processed together: as many as fit in registers.
 pub const MAX_QUERIES: usize = 6;

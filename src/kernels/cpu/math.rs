@@ -71,8 +71,8 @@ pub fn largest(values: &[f32]) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::simd::{Fused, Separate};
     use super::*;
+    use crate::kernels::cpu::simd::{Fused, Separate};
     use proptest::prelude::*;
 
     fn close(got: f32, x: f32) -> bool {

@@ -211,9 +211,9 @@ mod tests {
     use half::{bf16, f16};
     use proptest::prelude::*;
 
-    use super::super::panel::{self, Panel};
     use super::*;
     use crate::kernels::cpu::simd::Fused;
+    use crate::kernels::linear::panel::{self, Panel};
 
     /// The product in groups of `R` rows, on any machine.
     fn outer<W: Element, const R: usize>(x: &[f32], weight: &[W], inner: usize) -> Vec<f32> {

@@ -7,7 +7,7 @@ mod json;
 pub enum Family {
     /// Llama and its derivatives, such as SmolLM2.
     Llama,
-    /// Mistral, with a sliding window in all layers.
+    /// Mistral, with an optional sliding window in all layers.
     Mistral,
     /// Qwen 2 and 2.5, with biases on q, k and v.
     Qwen2,

@@ -2,8 +2,8 @@
 
 use safetensors::tensor::{Dtype, TensorView, serialize};
 
-use super::super::import::import_flat;
 use super::*;
+use crate::ticket::import::import_flat;
 
 /// One parameter of a flat file.
 struct Flat<'a>(&'a str, [usize; 2], &'a [i32], &'a [f32]);

@@ -252,8 +252,8 @@ pub fn tree<T: Copy>(mut terms: [T; LANES], add: impl Fn(T, T) -> T) -> T {
 
 #[cfg(test)]
 mod tests {
-    use super::super::math;
     use super::*;
+    use crate::kernels::cpu::math;
 
     /// A sample of all that kernels do: lane products, exponentials, widening, sums.
     #[derive(Clone, Copy)]
