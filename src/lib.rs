@@ -1,60 +1,69 @@
 //! Tombola keeps one dense base model resident and serves any number of **LoTA tickets** (sparse
-//! weight deltas, arXiv 2406.16797), hot-swapped per request.
+//! weight deltas, arXiv 2406.16797), swapped per request.
+//!
+//! `docs/design.md` walks a completion, an upload and a training run through the files; this page
+//! is the map.
 //!
 //! # The map of the house
 //!
 //! A folder is a layer, and arrows point down only: a module may use those below it, never those
-//! above.
+//! above. `tests/layering/layers.rs` holds the exact table.
 //!
 //! | layer | what lives there |
 //! |---|---|
 //! | [`cli`] | one file per subcommand: parse, validate, call the library |
-//! | [`server`] | HTTP only: wire types, routes, SSE, the error table |
-//! | [`device_bench`] | steps, swaps and overlays of a synthetic base, beside what the memory bandwidth allows |
-//! | [`loadgen`] | a load client of any OpenAI-style server |
+//! | [`server`] | HTTP only: wire types, routes, SSE, the table of errors |
+//! | [`device_bench`] | benchmark of a device on a synthetic base |
+//! | [`loadgen`] | load client of any OpenAI-compatible server |
 //! | [`eval`] | loss and greedy answers over a data file, through the engine |
-//! | [`engine`] | the one thread that owns the model: scheduler and policy (pure data), runner (applies tickets or overlays them), measured costs, sampler |
-//! | [`registry`] | the tickets that are served: aliases, generations, leases of loaded tickets, the folder on disk |
-//! | [`train`] | the offline trainer: calibrate, mask, adapt, report |
-//! | [`model`] | the dense base: source, loader, weights, decoder, KV blocks, tickets applied, reverted or overlaid |
-//! | [`kernels`] | one file an operation; the only home of `unsafe` besides the map of a file |
-//! | [`data`] | rows to learn from and to be measured on: read from a file, encoded as served |
+//! | [`engine`] | the one thread that owns the model: scheduler, policy, runner, costs, sampler |
+//! | [`registry`] | this server's tickets: names, generations, leases, memory budget, folder |
+//! | [`train`] | the offline trainer: calibrate, mask, adapt, extract, report |
+//! | [`model`] | the dense base: loader, weights, decoder, KV; tickets applied or overlaid |
+//! | [`kernels`] | one file per operation, and nearly all `unsafe` |
+//! | [`data`] | training and evaluation rows, encoded as the server encodes requests |
 //! | [`text`] | tokenizer, chat template, incremental decoding, stop strings |
-//! | [`ticket`] | what a ticket is: the file, its validation, the base manifest, positions kept, imports |
+//! | [`ticket`] | what a ticket is: format, validation, binding to a base, top-k, merge, import |
 //! | [`metrics`] | every Prometheus series, named once |
+//!
+//! In [`kernels`], the operations of serving stand at the top. `cpu/` is the plumbing of the CPU
+//! (SIMD, thread pool, GEMM), `step/` holds what a step uploads and captures, `ticket/` applies and
+//! overlays, `training/` serves the trainer, and `cuda/` is the GPU behind one door.
 //!
 //! # One completion
 //!
-//! `server::openai` → `text` (render, encode) → `registry.lease` → [`engine::EngineHandle::submit`]
-//! ⇒ *one channel in* ⇒ `policy` → `scheduler` → `runner` → `model::decoder` (+ `kernels`) ⇒ *one channel
-//! out* ⇒ `server::sse` → `text` (decode). The engine is an OS thread that owns scheduler, runner
-//! and weights outright, so there is no lock around the model. Dropping the output stream is the
-//! cancellation; the admission permit lives inside that stream.
+//! `server::openai` → `text` (render, encode) → [`registry::Registry::lease`] →
+//! [`engine::EngineHandle::submit`] ⇒ *one channel in* ⇒ `policy` → `scheduler` → `runner` →
+//! `model::decoder` and `kernels` ⇒ *one channel out* ⇒ `text` (decode) → `server::sse`. The engine
+//! is an OS thread that owns scheduler, runner and weights outright, so there is no lock around the
+//! model. Dropping the output stream cancels the sequence; the admission permit lives inside that
+//! stream.
 //!
 //! # One upload
 //!
-//! `server::tickets` streams to a temporary file → `ticket::format` validates all → checked
-//! against the base manifest → `registry.publish` (rename, alias swap) → 201. The engine is not
-//! told: running requests keep their lease.
+//! `server::tickets` streams to a temporary file → [`registry::Registry::publish`]: `ticket`
+//! validates it and binds it to the base's manifest, a rename puts it into the ticket folder, and
+//! its name points at the new generation. The engine is not told: running requests keep their
+//! lease.
 //!
 //! # One training run
 //!
-//! `cli::train` → `model` + `data` → [`train::train`]: calibrate → mask → adapt, with the ticket's
-//! positions alone in gradients and optimizer state → `ticket` (write) → read back, applied to a fresh
-//! base and evaluated.
+//! `cli::train` → `model` + `data` → [`train::train`]: calibrate → mask → adapt, with gradients and
+//! optimizer state at the ticket's positions only → `ticket` (write) → read back, applied to a
+//! fresh base, evaluated.
 //!
 //! # Invariants
 //!
-//! Each is held by a test (`tests/layering/` reads the `use` lines):
+//! Tests hold each of them (`tests/layering/` reads the `use` lines):
 //!
-//! - `ticket` knows no tokio, no model and no HTTP; `engine`'s `scheduler`, `policy` and `costs` know no
-//!   tensor; `server`, `eval` and `data` know no tensor; `engine` knows no text; `train` knows neither
-//!   `engine` nor `server`.
-//! - No match over dtype or device outside `kernels` and `model::device`.
+//! - `ticket` knows no tokio, no model and no HTTP; the `scheduler`, `policy` and `costs` of
+//!   `engine` know no tensor; `server`, `eval`, `registry` and `data` know no tensor; `engine`
+//!   knows no text; `train` knows neither `engine` nor `server`.
+//! - Code decides by dtype, device or quantisation only in `kernels` and `model::device`.
 //! - The base is bit-identical to what was loaded after any history of swaps.
-//! - A row's result does not depend on its neighbours, its chunking or its place in the batch. (Applied
-//!   and overlaid tickets give results that differ by rounding; and on a GPU the products are cuBLAS's, which
-//!   chooses by the number of rows.)
+//! - On the CPU, a row's result does not depend on its neighbours, its chunks or its place in the
+//!   batch. Applied and overlaid tickets give results that differ by rounding. On a GPU, products
+//!   are cuBLAS's, which chooses its algorithm by the number of rows.
 
 pub mod cli;
 pub mod data;

@@ -105,6 +105,17 @@ impl RequestTiming {
 impl Server {
     /// A server at `url`. Without `model`, requests name the first model that the server lists.
     ///
+    /// ```
+    /// use tombola::loadgen::{Server, ServerKind};
+    ///
+    /// // A base that is named is not asked for, so no request is sent yet.
+    /// let base = Some("smollm2-135m".to_owned());
+    /// let tickets = vec!["sql".to_owned(), "arc".to_owned()];
+    /// let server = Server::new("http://127.0.0.1:8000", ServerKind::OpenAi, base, tickets)?;
+    /// assert_eq!(server.adapters.len(), 2);
+    /// # Ok::<(), tombola::loadgen::LoadError>(())
+    /// ```
+    ///
     /// # Errors
     /// The server does not answer or lists no model.
     pub fn new(

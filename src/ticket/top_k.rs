@@ -72,6 +72,19 @@ impl fmt::Display for Scope {
 /// not move. If there are fewer than k candidates, all are kept. Ties go to the parameter whose
 /// name comes first in byte order, then to the lower position.
 ///
+/// ```
+/// use std::collections::BTreeMap;
+/// use tombola::ticket::top_k::{Scope, top_k_positions};
+///
+/// let scores = BTreeMap::from([
+///     ("a".to_owned(), vec![5.0, 0.5, 4.0, 3.0]),
+///     ("b".to_owned(), vec![1.0, 0.0, 2.0, 0.25]),
+/// ]);
+/// let kept = top_k_positions(&scores, 0.5, Scope::Global)?;
+/// assert_eq!((&kept["a"], &kept["b"]), (&vec![0, 2, 3], &vec![2]));
+/// # Ok::<(), tombola::ticket::top_k::TopKError>(())
+/// ```
+///
 /// # Errors
 /// `density` is outside (0, 1], or a score is not finite.
 pub fn top_k_positions(
