@@ -13,6 +13,7 @@ pub struct CompletionsArgs {
     shell: Shell,
 }
 
+/// Examples for `--help`.
 pub const EXAMPLES: &str = "\
 Examples:
   tombola completions bash > ~/.local/share/bash-completion/completions/tombola

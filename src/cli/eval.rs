@@ -64,6 +64,7 @@ pub struct EvalArgs {
     json: bool,
 }
 
+/// Examples for `--help`.
 pub const EXAMPLES: &str = "\
 Examples:
   tombola eval --data dev.jsonl --ticket sql --match sql

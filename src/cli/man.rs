@@ -16,6 +16,7 @@ pub struct ManArgs {
     folder: PathBuf,
 }
 
+/// Examples for `--help`.
 pub const EXAMPLES: &str = "\
 Examples:
   tombola man ~/.local/share/man/man1

@@ -167,6 +167,7 @@ pub struct ServeArgs {
     drain_seconds: u64,
 }
 
+/// Examples for `--help`.
 pub const EXAMPLES: &str = "\
 Examples:
   tombola serve                                       Built-in base, tickets in adapters/

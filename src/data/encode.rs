@@ -17,6 +17,7 @@ pub(super) struct Encoder<'a> {
 }
 
 impl<'a> Encoder<'a> {
+    /// An encoder with the tokenizer and the limits of `options`.
     pub fn new(text: &'a Text, options: &DataOptions) -> Self {
         let mut ends = text.eos_token_ids().to_vec();
         ends.push(options.end_token);

@@ -28,10 +28,12 @@ impl Weight {
         }
     }
 
+    /// Whether the weight is a dense tensor.
     pub fn is_dense(&self) -> bool {
         matches!(self, Self::Dense(_))
     }
 
+    /// Device of the weight; quantised weights are on the CPU.
     pub fn device(&self) -> &Device {
         match self {
             Self::Dense(tensor) => tensor.device(),

@@ -59,13 +59,15 @@ impl Graph {
             .collect()
     }
 
-    /// The edges without those from a file to a module that encloses it: a submodule may use what
-    /// its parent defines.
-    pub fn edges_beside_parents(&self) -> Vec<BTreeSet<usize>> {
+    /// The edges that must form no circle. A submodule may use what its parents define, and an
+    /// operation may use its twin on the GPU, which uses its types: these edges are left out.
+    pub fn acyclic_edges(&self) -> Vec<BTreeSet<usize>> {
         let mut edges = self.edges();
         for (user, used) in edges.iter_mut().enumerate() {
             let module = &self.nodes[user].module;
-            used.retain(|&used| !module.starts_with(&self.nodes[used].module));
+            let on_gpu = |node: &Node| node.file.starts_with("src/kernels/cuda/");
+            let is_twin = |used: usize| on_gpu(&self.nodes[used]) && !on_gpu(&self.nodes[user]);
+            used.retain(|&used| !module.starts_with(&self.nodes[used].module) && !is_twin(used));
         }
         edges
     }

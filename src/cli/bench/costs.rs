@@ -22,6 +22,7 @@ pub struct CostsArgs {
     json: bool,
 }
 
+/// Examples for `--help`.
 pub const EXAMPLES: &str = "\
 Examples:
   tombola bench costs

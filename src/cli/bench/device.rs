@@ -42,6 +42,7 @@ pub struct DeviceArgs {
     json: Option<PathBuf>,
 }
 
+/// Examples for `--help`.
 pub const EXAMPLES: &str = "\
 Examples:
   tombola bench device --shape 1b --dtype bf16

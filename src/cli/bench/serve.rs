@@ -98,6 +98,7 @@ pub struct ServeArgs {
     json: bool,
 }
 
+/// Examples for `--help`.
 pub const EXAMPLES: &str = "\
 Examples:
   tombola bench serve --adapters sql --concurrency 32 --requests 256

@@ -42,6 +42,7 @@ struct Projection {
 }
 
 impl Summary {
+    /// Counts the nonzeros of a ticket.
     pub fn new(ticket: &Ticket) -> Self {
         let mut projections: BTreeMap<&str, Projection> = BTreeMap::new();
         let mut layers = BTreeMap::new();

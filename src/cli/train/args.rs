@@ -38,6 +38,7 @@ pub struct TrainArgs {
     pub run: RunArgs,
 }
 
+/// Examples for `--help`.
 pub const EXAMPLES: &str = "\
 Examples:
   tombola train --data rows.jsonl --name mine

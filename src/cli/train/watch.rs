@@ -21,6 +21,7 @@ pub struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
+    /// An observer of a run that has not begun.
     pub fn new(config: &'a TrainConfig) -> Self {
         Self {
             config,

@@ -10,14 +10,17 @@ use crate::text::error::TextError;
 pub(super) struct Metadata<'a>(pub &'a HashMap<String, Value>);
 
 impl<'a> Metadata<'a> {
+    /// An optional string.
     pub fn string(self, key: &'static str) -> Result<Option<&'a str>, TextError> {
         self.read(key, "a string", as_string)
     }
 
+    /// An optional boolean.
     pub fn boolean(self, key: &'static str) -> Result<Option<bool>, TextError> {
         self.read(key, "a boolean", |value| value.to_bool().ok())
     }
 
+    /// An optional integer.
     pub fn integer(self, key: &'static str) -> Result<Option<u32>, TextError> {
         self.read(key, "a non-negative 32-bit integer", as_integer)
     }
@@ -38,6 +41,7 @@ impl<'a> Metadata<'a> {
         floats.ok_or_else(|| missing(key, EXPECTED))
     }
 
+    /// An optional list.
     pub fn optional_integers(self, key: &'static str) -> Result<Option<Vec<u32>>, TextError> {
         self.read(key, "a list of non-negative integers", |value| {
             as_list(value, as_integer)

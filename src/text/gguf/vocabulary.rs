@@ -10,9 +10,13 @@ pub(super) const ORIGIN: &str = "the GGUF";
 
 /// Values of `tokenizer.ggml.token_type`, from llama.cpp.
 pub(super) mod token_type {
+    /// An ordinary token.
     pub const NORMAL: u32 = 1;
+    /// The token of unknown text.
     pub const UNKNOWN: u32 = 2;
+    /// A special token.
     pub const CONTROL: u32 = 3;
+    /// A token that is matched before the merges.
     pub const USER_DEFINED: u32 = 4;
 }
 

@@ -165,22 +165,27 @@ impl Dtype {
 }
 
 impl Array<'_> {
+    /// The elements as `u16`.
     pub fn u16(&self) -> Vec<u16> {
         self.elements(u16::from_le_bytes)
     }
 
+    /// The elements as `u32`.
     pub fn u32(&self) -> Vec<u32> {
         self.elements(u32::from_le_bytes)
     }
 
+    /// The elements as `i32`.
     pub fn i32(&self) -> Vec<i32> {
         self.elements(i32::from_le_bytes)
     }
 
+    /// The elements as `bf16`.
     pub fn bf16(&self) -> Vec<bf16> {
         self.elements(bf16::from_le_bytes)
     }
 
+    /// The elements as `f32`.
     pub fn f32(&self) -> Vec<f32> {
         self.elements(f32::from_le_bytes)
     }

@@ -17,6 +17,7 @@ use super::scale::{Scale, Tick, step_ticks};
 /// Minimum distance of two labels, in percent of a panel's height.
 const MIN_LABEL_DISTANCE: f64 = 8.0;
 
+/// The loss curves of a run.
 #[derive(Serialize)]
 pub struct Curves {
     panels: Vec<Panel>,

@@ -14,6 +14,7 @@ pub struct DiffSpan {
     pub text: String,
 }
 
+/// The texts that a span is part of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DiffKind {

@@ -60,6 +60,7 @@ struct ResultRow {
 }
 
 impl Page {
+    /// The page of a run.
     pub fn new(input: &ReportInput) -> Self {
         let history = History::new(input.events);
         let config = RunConfig(input.config);

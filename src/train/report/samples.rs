@@ -25,6 +25,7 @@ pub struct ComparedAnswer {
 }
 
 impl Card {
+    /// The card of a sample.
     pub fn new(sample: &Sample) -> Self {
         Self {
             prompt: visible(&sample.prompt),

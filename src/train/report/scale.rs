@@ -12,6 +12,7 @@ pub struct Scale {
     tick: f64,
 }
 
+/// A labelled mark on an axis.
 #[derive(Debug, PartialEq, Serialize)]
 pub struct Tick {
     /// Percent of the axis, from the left or from the top.

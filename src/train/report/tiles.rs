@@ -7,6 +7,7 @@ use super::ReportResult;
 use super::format::{self, capital, counted, percent, rounded};
 use super::history::History;
 
+/// A figure of the report with a bar per value.
 #[derive(Serialize)]
 pub struct Tile {
     title: String,

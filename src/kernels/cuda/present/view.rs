@@ -57,10 +57,12 @@ impl<'a> View<'a> {
         })
     }
 
+    /// Address on the device.
     pub fn pointer(&self) -> u64 {
         self.pointer
     }
 
+    /// Type of the elements.
     pub fn dtype(&self) -> DType {
         self.dtype
     }
@@ -99,10 +101,12 @@ impl<'a> ViewMut<'a> {
         Ok((view.into_mut(), stride))
     }
 
+    /// Address on the device.
     pub fn pointer(&self) -> u64 {
         self.pointer
     }
 
+    /// Type of the elements.
     pub fn dtype(&self) -> DType {
         self.dtype
     }
@@ -190,10 +194,12 @@ impl NewTensor {
         Ok(Self { storage, layout })
     }
 
+    /// The whole tensor, to write to.
     pub fn write(&mut self) -> Result<ViewMut<'_>> {
         ViewMut::new((&mut self.storage, &self.layout))
     }
 
+    /// The whole tensor, to read.
     pub fn read(&self) -> Result<View<'_>> {
         View::new((&self.storage, &self.layout))
     }
@@ -203,14 +209,17 @@ impl NewTensor {
         copy_to_host((&self.storage, &self.layout))
     }
 
+    /// The storage alone.
     pub fn into_storage(self) -> CudaStorage {
         self.storage
     }
 
+    /// The storage and its shape.
     pub fn into_output(self) -> Output {
         (self.storage, self.layout.shape().clone())
     }
 
+    /// The tensor.
     pub fn into_tensor(self) -> Tensor {
         let storage = Storage::Cuda(self.storage);
         Tensor::from_storage(

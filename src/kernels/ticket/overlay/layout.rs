@@ -95,6 +95,7 @@ impl OverlayLayout {
         }
     }
 
+    /// Nonzeros of all parts.
     pub fn nonzeros(&self) -> usize {
         self.nonzeros
     }
@@ -149,6 +150,7 @@ fn count(parts: &Parts) -> usize {
 }
 
 impl WeightDeltas<'_> {
+    /// Nonzeros of all parts.
     pub fn nonzeros(&self) -> usize {
         count(&self.parts)
     }

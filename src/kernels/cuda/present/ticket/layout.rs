@@ -124,6 +124,7 @@ impl DeviceTicket {
         })
     }
 
+    /// Nonzeros of all weights.
     pub fn nonzeros(&self) -> usize {
         self.nonzeros
     }
