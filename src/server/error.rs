@@ -21,10 +21,10 @@ pub enum ApiError {
     /// The body is not a JSON object.
     #[error("the body is not a JSON object: {0}")]
     BadJson(String),
-    /// The multipart form of an upload is malformed or incomplete.
+    /// The multipart form of an upload is malformed or breaks off.
     #[error("the form cannot be read: {0}")]
     BadForm(String),
-    /// The connection or the client broke off the body.
+    /// The client stopped sending the body, or sent it too slowly.
     #[error("the body cannot be read: {0}")]
     BadBody(String),
     /// The prompt and its completion exceed the context. `completion` is absent if the prompt alone
