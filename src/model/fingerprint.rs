@@ -1,5 +1,5 @@
-//! The fingerprint of a base: a digest over its parameters, equal for a GGUF file and for the folder
-//! that it was dequantised to.
+//! The fingerprint of a base: a digest over its parameters, equal for a GGUF file and for the
+//! folder that it was dequantised to.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,12 +16,12 @@ use crate::kernels::digest::hash_values;
 use crate::ticket::Digest;
 
 /// SHA-256 digest over the parameters in byte order of their checkpoint names. Each parameter adds
-/// the length of its name as u64, the name, its rank as u64, its dimensions as u64, and its values as
-/// f32. All are little-endian, query and key rows are in the order of the checkpoint, and a tied head
-/// is left out.
+/// the length of its name as u64, the name, its rank as u64, its dimensions as u64, and its values
+/// as f32. All are little-endian, query and key rows are in the order of the checkpoint, and a tied
+/// head is left out.
 ///
-/// The digest is cached under the files' paths, sizes and modification times and the parameters that
-/// the configuration expects. `progress` receives the parameters done and their total number.
+/// The digest is cached under the files' paths, sizes and modification times and the parameters
+/// that the configuration expects. `progress` receives the parameters done and their total number.
 ///
 /// # Errors
 /// A parameter cannot be read.

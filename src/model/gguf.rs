@@ -192,8 +192,8 @@ impl Gguf {
         self.content.tensor(&mut *reader, name, &Device::Cpu)
     }
 
-    /// Dtype and shape of a stored parameter, by its checkpoint name; `None` if the file has no such
-    /// tensor.
+    /// Dtype and shape of a stored parameter, by its checkpoint name; `None` if the file has no
+    /// such tensor.
     pub fn info(&self, name: &str) -> Option<&TensorInfo> {
         self.content.tensor_infos.get(&stored_name(name)?)
     }
@@ -254,7 +254,8 @@ fn permuted_heads(name: &str, config: &ModelConfig) -> Option<usize> {
     }
 }
 
-/// Row of a permuted parameter in the file, for heads of `head_rows` rows: [`unpermute`] for one row.
+/// Row of a permuted parameter in the file, for heads of `head_rows` rows: [`unpermute`] for one
+/// row.
 fn stored_row(row: usize, head_rows: usize) -> usize {
     let (head, place) = (row / head_rows, row % head_rows);
     let (half, pair) = (place / (head_rows / 2), place % (head_rows / 2));

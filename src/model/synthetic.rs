@@ -47,7 +47,8 @@ impl Synthetic {
         Tensor::from_vec(values, shape, &Device::Cpu)
     }
 
-    /// A stand-in for the fingerprint: the digest of the configuration, which determines the weights.
+    /// A stand-in for the fingerprint: the digest of the configuration, which determines the
+    /// weights.
     pub fn fingerprint(config: &ModelConfig) -> Digest {
         Digest::of(format!("made up: {config:?}").as_bytes())
     }

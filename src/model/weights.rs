@@ -1,5 +1,5 @@
-//! Resident weights. Projections with the same input are fused into one weight; the checkpoint names
-//! of their parameters refer to views of it.
+//! Resident weights. Projections with the same input are fused into one weight; the checkpoint
+//! names of their parameters refer to views of it.
 
 use std::collections::BTreeMap;
 
@@ -142,8 +142,8 @@ pub struct Weights {
     pub head: Linear,
 }
 
-/// Shapes of all parameters of a decoder, by checkpoint name. A tied head is the embedding and is not
-/// listed.
+/// Shapes of all parameters of a decoder, by checkpoint name. A tied head is the embedding and is
+/// not listed.
 pub fn parameters(config: &ModelConfig) -> BTreeMap<String, Vec<usize>> {
     let mut all = BTreeMap::new();
     let mut add = |name: String, shape: &[usize]| all.insert(name, shape.to_vec());
@@ -234,7 +234,8 @@ impl<'a> Loader<'a> {
     /// storage.
     ///
     /// # Errors
-    /// A parameter is missing, has another shape, or cannot be read; or the device is out of memory.
+    /// A parameter is missing, has another shape, or cannot be read; or the device is out of
+    /// memory.
     pub fn load(mut self) -> Result<(Weights, BTreeMap<String, Weight>), ModelError> {
         let config = self.checkpoint.config();
         let embedding = self.matrix(&["model.embed_tokens.weight".to_owned()])?;
@@ -308,8 +309,8 @@ impl<'a> Loader<'a> {
         self.fused(&[name.to_owned()], dtype)
     }
 
-    /// Matrices concatenated along their rows. They are loaded as stored if quantised weights are to
-    /// be kept and any of them is quantised.
+    /// Matrices concatenated along their rows. They are loaded as stored if quantised weights are
+    /// to be kept and any of them is quantised.
     fn matrix(&mut self, names: &[String]) -> Result<Weight, ModelError> {
         let is_quantized = |name: &String| self.checkpoint.is_quantized(name);
         if self.keep_quantized && names.iter().any(is_quantized) {

@@ -81,8 +81,8 @@ impl std::fmt::Display for NonAdaptable {
 #[derive(Debug, thiserror::Error)]
 pub enum ExtractError {
     #[error(
-        "`{base}` and `{tuned}` differ in architecture: parameter `{parameter}` is {expected} in the \
-         base, {found} in the tuned model"
+        "`{base}` and `{tuned}` differ in architecture: parameter `{parameter}` is {expected} in \
+         the base, {found} in the tuned model"
     )]
     Shape {
         base: String,
@@ -92,8 +92,8 @@ pub enum ExtractError {
         found: String,
     },
     #[error(
-        "`{base}` and `{tuned}` differ in architecture: query and key heads are {expected:?} in the \
-         base, {found:?} in the tuned model"
+        "`{base}` and `{tuned}` differ in architecture: query and key heads are {expected:?} in \
+         the base, {found:?} in the tuned model"
     )]
     Heads {
         base: String,

@@ -1,7 +1,7 @@
 //! The safetensors container: an untrusting reader and a canonical writer.
 //!
-//! The `safetensors` crate does not serve here: it cannot see duplicate keys, and it writes metadata
-//! in hash-map order. Every file written here opens with the crate.
+//! The `safetensors` crate does not serve here: it cannot see duplicate keys, and it writes
+//! metadata in hash-map order. Every file written here opens with the crate.
 
 mod header;
 mod write;
