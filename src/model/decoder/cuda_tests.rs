@@ -140,7 +140,7 @@ fn replayed_steps_give_the_bits_of_launched_ones() {
             let moved = graphs.begin().start() != before;
             assert_eq!(moved, round == 0 || round == 46, "round {round}");
         }
-        assert!(graphs.captured() >= 4, "{} forms", graphs.captured());
+        assert!(graphs.captured() >= 4, "{} graphs", graphs.captured());
     }
 }
 
@@ -158,9 +158,9 @@ fn a_step_that_cannot_be_captured_still_runs() {
         let batch = batch(position);
         let step = base.decoder.prepare(&batch, graphs.begin()).unwrap();
         graphs.upload().unwrap();
-        let form = GraphKey::new(vec![tensor.id()], &step.spans, &step.overlays);
-        assert!(form.is_some());
-        let got = graphs.run(form, || {
+        let key = GraphKey::new(vec![tensor.id()], &step.spans, &step.overlays);
+        assert!(key.is_some());
+        let got = graphs.run(key, || {
             let double = (&tensor * 2.0)?;
             // Fails while the stream is captured.
             tensor.device().synchronize()?;

@@ -96,12 +96,12 @@ impl Decoder {
     ) -> Result<Option<Tensor>> {
         let step = self.prepare(batch, graphs.begin())?;
         graphs.upload()?;
-        let of = vec![self.weights.norm.id(), cache.layer(0).keys().id()];
-        let form = GraphKey::new(of, &step.spans, &step.overlays);
-        if form.is_some() {
+        let tensors = vec![self.weights.norm.id(), cache.layer(0).keys().id()];
+        let key = GraphKey::new(tensors, &step.spans, &step.overlays);
+        if key.is_some() {
             self.check(batch, &step, cache)?;
         }
-        let x = graphs.run(form, || self.layers(&step, cache))?;
+        let x = graphs.run(key, || self.layers(&step, cache))?;
         if batch.logits_rows.is_empty() {
             return Ok(None);
         }
