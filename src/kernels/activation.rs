@@ -8,8 +8,8 @@ use super::cpu::parallel::{Scattered, for_each_range};
 use super::cpu::simd::{Arithmetic, Vectorised, dispatch};
 use super::cuda;
 
-/// `silu(gate)·up` for `gate_up` `[rows, 2·n]`, in which the `n` gate values of a row come before its
-/// `n` up values. The result is `[rows, n]`.
+/// `silu(gate)·up` for `gate_up` `[rows, 2·n]`, in which the `n` gate values of a row come before
+/// its `n` up values. The result is `[rows, n]`.
 pub fn silu_mul(gate_up: &Tensor) -> Result<Tensor> {
     gate_up.apply_op1_no_bwd(&SiluMul)
 }

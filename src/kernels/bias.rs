@@ -5,8 +5,8 @@ use candle_core::{CpuStorage, CudaStorage, InplaceOp2, Layout, Result, Tensor};
 use super::cpu::element::{elements, elements_mut};
 use super::cuda;
 
-/// `y += bias` in every row of `y` `[rows, out]`. The bias is `[out]`, of the dtype of `y`; on a GPU
-/// `y` may also be in f32.
+/// `y += bias` in every row of `y` `[rows, out]`. The bias is `[out]`, of the dtype of `y`; on a
+/// GPU `y` may also be in f32.
 pub fn add(y: &Tensor, bias: &Tensor) -> Result<()> {
     y.inplace_op2(bias, &Add)
 }

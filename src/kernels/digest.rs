@@ -7,8 +7,8 @@ use sha2::{Digest as _, Sha256};
 use super::cpu::element::{Element, elements, with_element};
 use super::cuda;
 
-/// Adds the values of a contiguous tensor to a digest, widened to f32 in little-endian: equal values
-/// give equal digests in any dtype.
+/// Adds the values of a contiguous tensor to a digest, widened to f32 in little-endian: equal
+/// values give equal digests in any dtype.
 ///
 /// # Errors
 /// The tensor is not contiguous, or kernels do not know its dtype.

@@ -1,7 +1,8 @@
 //! KV cache in fixed blocks of positions.
 //!
-//! The keys of a layer are `[blocks, kv heads, head dim, BLOCK]`, with positions innermost so that the
-//! scores of a block are computed in whole vectors; the values are `[blocks, kv heads, BLOCK, head dim]`.
+//! The keys of a layer are `[blocks, kv heads, head dim, BLOCK]`, with positions innermost so that
+//! the scores of a block are computed in whole vectors; the values are
+//! `[blocks, kv heads, BLOCK, head dim]`.
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CudaStorage, DType, Device, InplaceOp2, Layout, Result, Tensor};
@@ -57,9 +58,9 @@ impl KvBlocks {
         &self.values
     }
 
-    /// Stores new keys and values. A row of `fresh` `[rows, 2 · kv heads, head dim]` has the keys of all
-    /// heads, then the values; it is in the activations' dtype and may be a view with contiguous rows.
-    /// Row `r` goes to `slots[r] = block · BLOCK + offset`.
+    /// Stores new keys and values. A row of `fresh` `[rows, 2 · kv heads, head dim]` has the keys
+    /// of all heads, then the values; it is in the activations' dtype and may be a view with
+    /// contiguous rows. Row `r` goes to `slots[r] = block · BLOCK + offset`.
     ///
     /// # Errors
     /// The heads are not those of the blocks, or a slot lies beyond them.

@@ -12,7 +12,8 @@ use super::cpu::simd::dispatch;
 use super::cuda;
 use super::rms_norm::{self, Normalise};
 
-/// `x += y` for two tensors of one shape: `x` in f32, `y` in the activations' dtype (f32 on the CPU).
+/// `x += y` for two tensors of one shape: `x` in f32, `y` in the activations' dtype (f32 on the
+/// CPU).
 pub fn add(x: &Tensor, y: &Tensor) -> Result<()> {
     x.inplace_op2(y, &Add)
 }
@@ -58,8 +59,8 @@ impl InplaceOp2 for Add {
     }
 }
 
-/// `x += y` as by [`add`], and the normalised sum as by [`rms_norm::rms_norm`]: the operations between
-/// two blocks of a layer.
+/// `x += y` as by [`add`], and the normalised sum as by [`rms_norm::rms_norm`]: the operations
+/// between two blocks of a layer.
 pub fn add_norm(x: &Tensor, y: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
     let op = AddNorm {
         eps,

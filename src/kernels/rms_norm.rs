@@ -7,8 +7,8 @@ use super::cpu::parallel::{Scattered, for_each_range};
 use super::cpu::simd::{Arithmetic, LANES, Vectorised, dispatch, sum_lanes};
 use super::cuda;
 
-/// Rows `[…, n]` normalised, times the weight `[n]`. `x` is in f32, the result in the weight's dtype
-/// (f32 on the CPU).
+/// Rows `[…, n]` normalised, times the weight `[n]`. `x` is in f32, the result in the weight's
+/// dtype (f32 on the CPU).
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
     x.apply_op2_no_bwd(weight, &Forward { eps })
 }

@@ -8,10 +8,10 @@ use super::cpu::simd::{Arithmetic, Vectorised, dispatch};
 use super::cuda;
 use super::rms_norm::Normalise;
 
-/// Rotates heads `[rows, heads, dim]` by the angles of their rows: value `i` of a head together with
-/// value `i + dim / 2`. The heads are in the activations' dtype and may be a view with contiguous rows;
-/// `cos` and `sin` are `[rows, dim / 2]`. If heads have norms, each is normalised first (see
-/// [`super::rms_norm`]).
+/// Rotates heads `[rows, heads, dim]` by the angles of their rows: value `i` of a head together
+/// with value `i + dim / 2`. The heads are in the activations' dtype and may be a view with
+/// contiguous rows; `cos` and `sin` are `[rows, dim / 2]`. If heads have norms, each is normalised
+/// first (see [`super::rms_norm`]).
 pub fn rotate(heads: &Tensor, cos: &Tensor, sin: &Tensor, norms: Option<HeadNorms>) -> Result<()> {
     heads.inplace_op3(cos, sin, &Rotate { norms })
 }

@@ -24,8 +24,8 @@ pub struct RandomSampling {
     pub min_p: f32,
     /// Number of the likeliest tokens that are kept; at least 1.
     pub top_k: Option<usize>,
-    /// The likeliest tokens that together reach this share of the remaining probability are kept, at
-    /// least one.
+    /// The likeliest tokens that together reach this share of the remaining probability are kept,
+    /// at least one.
     pub top_p: f32,
     /// Position within the remaining probability, with tokens in ascending order; in `[0, 1)`.
     pub random: f64,
@@ -42,10 +42,10 @@ impl SamplingMethod {
     }
 }
 
-/// Samples one token for each method, from its row of logits `[rows, vocab]` in f32; `None` if the row
-/// has no finite logit. From a GPU only the tokens are copied. A GPU sums weights in units of 2⁻⁴⁰ of
-/// the likeliest token's weight, so with the same `random` it may sample another token where rounding
-/// decides.
+/// Samples one token for each method, from its row of logits `[rows, vocab]` in f32; `None` if the
+/// row has no finite logit. From a GPU only the tokens are copied. A GPU sums weights in units of
+/// 2⁻⁴⁰ of the likeliest token's weight, so with the same `random` it may sample another token
+/// where rounding decides.
 ///
 /// # Errors
 /// There is no such row.
@@ -118,7 +118,8 @@ impl RandomSampling {
         if self.top_p < 1.0 {
             keep_top_p(&mut kept, self.top_p);
         }
-        // In a fixed order, so that the tokens of a seed do not depend on how a partial sort left them.
+        // In a fixed order, so that the tokens of a seed do not depend on how a partial sort left
+        // them.
         kept.sort_unstable_by_key(|&(token, _)| token);
         let total: f64 = kept.iter().map(|&(_, weight)| f64::from(weight)).sum();
         let mut left = self.random * total;
@@ -138,7 +139,8 @@ pub fn heavier(a: &(u32, f32), b: &(u32, f32)) -> std::cmp::Ordering {
     b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
 }
 
-/// Keeps the heaviest tokens whose weights together reach the share `top_p` of the total, at least one.
+/// Keeps the heaviest tokens whose weights together reach the share `top_p` of the total, at least
+/// one.
 fn keep_top_p(kept: &mut Vec<(u32, f32)>, top_p: f32) {
     let total: f64 = kept.iter().map(|&(_, weight)| f64::from(weight)).sum();
     let wanted = total * f64::from(top_p);

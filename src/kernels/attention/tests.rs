@@ -4,7 +4,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::kernels::step::indices::Indices;
 
-/// The dense history of a sequence: queries `[n, heads, dim]`, keys and values `[n, kv heads, dim]`.
+/// The dense history of a sequence: queries `[n, heads, dim]`, keys and values
+/// `[n, kv heads, dim]`.
 struct Sequence {
     queries: Tensor,
     keys: Tensor,

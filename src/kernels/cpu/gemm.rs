@@ -1,5 +1,5 @@
-//! Dense f32 matrix products by the `gemm` crate. Unlike candle's product they can write into a part
-//! of a larger matrix, and add to the values that are there.
+//! Dense f32 matrix products by the `gemm` crate. Unlike candle's product they can write into a
+//! part of a larger matrix, and add to the values that are there.
 
 use std::marker::PhantomData;
 

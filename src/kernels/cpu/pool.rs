@@ -157,8 +157,8 @@ struct Job {
     chunk: usize,
 }
 
-// SAFETY: `job` is the only field that is not `Sync` (and not `Send`, because of its pointer). It is
-// written while no worker is inside and read only by workers inside (see `run` and `work`). The
+// SAFETY: `job` is the only field that is not `Sync` (and not `Send`, because of its pointer). It
+// is written while no worker is inside and read only by workers inside (see `run` and `work`). The
 // closure that it points to is `Sync` and outlives every worker's stay.
 unsafe impl Sync for Team {}
 // SAFETY: as above.

@@ -1,5 +1,5 @@
-//! Build script of feature `cuda`: compiles the kernels to one image, with machine code for sm_80 and
-//! sm_90, and PTX for the drivers of newer GPUs.
+//! Build script of feature `cuda`: compiles the kernels to one image, with machine code for sm_80
+//! and sm_90, and PTX for the drivers of newer GPUs.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -42,7 +42,8 @@ fn main() {
     let status = status.unwrap_or_else(|error| {
         let nvcc = nvcc.display();
         panic!(
-            "feature cuda needs CUDA's compiler, which deploy/cuda/toolkit.sh installs: {nvcc}: {error}"
+            "feature cuda needs CUDA's compiler, which deploy/cuda/toolkit.sh installs: \
+             {nvcc}: {error}"
         )
     });
     assert!(status.success(), "nvcc failed on {FOLDER}/kernels.cu");

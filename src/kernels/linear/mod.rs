@@ -20,8 +20,9 @@ use outer::Outer;
 use pairs::Pairs;
 use panel::Panel;
 
-/// `x·Wᵀ + b` for activations `x` `[rows, in]` (f32 on the CPU, the dtype of the weight on a GPU), a
-/// row-major weight `[out, in]` in f32, bf16 or f16, and a bias `[out]` in the activations' dtype.
+/// `x·Wᵀ + b` for activations `x` `[rows, in]` (f32 on the CPU, the dtype of the weight on a GPU),
+/// a row-major weight `[out, in]` in f32, bf16 or f16, and a bias `[out]` in the activations'
+/// dtype.
 ///
 /// On the CPU the sum over `in` has the same order for any number of rows, so a row's result does
 /// not depend on its batch. If the processor has a bf16 dot-product instruction, `x` is rounded to
@@ -81,7 +82,9 @@ impl CustomOp2 for Linear {
         let [rows, inner, out] = check(x_layout, weight_layout)?;
         let x = elements::<f32>(x, x_layout)?;
         let mut y = vec![0f32; rows * out];
-        with_element!(weight, T => product(x, elements::<T>(weight, weight_layout)?, inner, &mut y));
+        with_element!(weight, T => {
+            product(x, elements::<T>(weight, weight_layout)?, inner, &mut y);
+        });
         Ok((CpuStorage::F32(y), Shape::from((rows, out))))
     }
 

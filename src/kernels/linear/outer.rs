@@ -91,7 +91,8 @@ impl Rows {
 }
 
 /// The product of all rows of `x` with weight rows `[out, inner]`, where `out` is a multiple of
-/// [`LANES`]. `store` receives [`LANES`] elements at a time as `(row of x, first weight row, values)`.
+/// [`LANES`]. `store` receives [`LANES`] elements at a time as
+/// `(row of x, first weight row, values)`.
 pub struct Outer<'a, W, F> {
     pub x: &'a Rows,
     pub weight: &'a [W],

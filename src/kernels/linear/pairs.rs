@@ -133,7 +133,8 @@ mod tests {
         ) {
             let value = |i: usize| ((i as u64 ^ seed) % 1013) as f32 / 500.0 - 1.0;
             let x: Vec<f32> = (0..rows * inner).map(value).collect();
-            let weight: Vec<bf16> = (0..out * inner).map(|i| bf16::from_f32(value(i + 7))).collect();
+            let weight = (0..out * inner).map(|i| bf16::from_f32(value(i + 7)));
+            let weight: Vec<bf16> = weight.collect();
             let got = product(&x, &weight, inner);
             for (row, x) in x.chunks(inner).enumerate() {
                 for (o, weight) in weight.chunks(inner).enumerate() {

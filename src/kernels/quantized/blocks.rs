@@ -75,8 +75,8 @@ fn bf16_value(block: &[u8; 2], value: &mut [f32; 1]) {
     *value = [f32::from_bits(u32::from(u16::from_le_bytes(*block)) << 16)];
 }
 
-/// 32 weights: a scale, then the first 16 weights in the low four bits of 16 bytes and the others in
-/// the high four bits.
+/// 32 weights: a scale, then the first 16 weights in the low four bits of 16 bytes and the others
+/// in the high four bits.
 #[inline(always)]
 fn q4_0(block: &[u8; 18], values: &mut [f32; 32]) {
     let d = half(block, 0);
@@ -178,8 +178,8 @@ fn q6_k(block: &[u8; 210], values: &mut [f32; 256]) {
     }
 }
 
-/// Scale and minimum of the `i`-th 32 weights of a block that starts with the common ones. They have
-/// 6 bits each; the upper bits of the last four are in the bytes of the first four.
+/// Scale and minimum of the `i`-th 32 weights of a block that starts with the common ones. They
+/// have 6 bits each; the upper bits of the last four are in the bytes of the first four.
 #[inline(always)]
 fn k_scale<const BYTES: usize>(block: &[u8; BYTES], scales: &[u8; 12], i: usize) -> (f32, f32) {
     let (scale, minimum) = if i < 4 {
@@ -206,8 +206,8 @@ fn word<const BYTES: usize>(block: &[u8; BYTES], at: usize) -> u32 {
     u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]])
 }
 
-/// The half-precision number at byte `at`, widened exactly. Free of branches and calls, because there
-/// is one per few weights.
+/// The half-precision number at byte `at`, widened exactly. Free of branches and calls, because
+/// there is one per few weights.
 #[inline(always)]
 fn half<const BYTES: usize>(block: &[u8; BYTES], at: usize) -> f32 {
     let bits = u32::from(u16::from_le_bytes([block[at], block[at + 1]]));

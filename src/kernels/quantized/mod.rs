@@ -1,8 +1,8 @@
 //! Weights kept in the quantised blocks of a GGUF file, a few bits per weight.
 //!
-//! The kernels widen a few rows at a time to f32, within the cache, and multiply them by the kernels
-//! for dense weights. A result therefore equals that of the same weights in f32 bit for bit, and
-//! does not depend on the batch.
+//! The kernels widen a few rows at a time to f32, within the cache, and multiply them by the
+//! kernels for dense weights. A result therefore equals that of the same weights in f32 bit for
+//! bit, and does not depend on the batch.
 //!
 //! candle's own product (`QMatMul`) is not used: it rounds the activations to 8 bits, rounds
 //! differently for different numbers of rows, keeps a second copy of the weights that it repacks,
@@ -25,8 +25,8 @@ use super::digest::hash_elements;
 use super::linear::{Activations, Results};
 use blocks::{Widen, widener};
 
-/// A weight `[out, in]`: parameters `[rows, in]` concatenated along their rows. Each may be quantised
-/// differently. Clones share storage.
+/// A weight `[out, in]`: parameters `[rows, in]` concatenated along their rows. Each may be
+/// quantised differently. Clones share storage.
 #[derive(Clone, Debug)]
 pub struct QuantizedWeight {
     parts: Vec<Arc<Part>>,
@@ -162,8 +162,8 @@ impl QuantizedWeight {
         }
     }
 
-    /// Calls `take` with the widened values of `rows`, `height` rows at a time, so that they stay in
-    /// the cache.
+    /// Calls `take` with the widened values of `rows`, `height` rows at a time, so that they stay
+    /// in the cache.
     fn in_tiles(
         &self,
         rows: Range<usize>,

@@ -1,5 +1,6 @@
-//! CUDA graphs of steps: launches that are captured once and then replayed, since a small step takes the
-//! GPU less time than the CPU needs to launch its kernels one by one. On the CPU a step just runs.
+//! CUDA graphs of steps: launches that are captured once and then replayed, since a small step
+//! takes the GPU less time than the CPU needs to launch its kernels one by one. On the CPU a step
+//! just runs.
 
 use candle_core::{Device, Result, Tensor, TensorId};
 
@@ -8,8 +9,8 @@ use crate::kernels::attention::Spans;
 use crate::kernels::cuda;
 use crate::kernels::ticket::overlay::Overlays;
 
-/// Cache key of a captured CUDA graph. Steps of one key make the same launches with the same pointers
-/// and differ only in the numbers among their inputs.
+/// Cache key of a captured CUDA graph. Steps of one key make the same launches with the same
+/// pointers and differ only in the numbers among their inputs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct GraphKey {
     /// Tensors at fixed addresses: weights and the KV cache.
@@ -19,8 +20,9 @@ pub(crate) struct GraphKey {
 }
 
 impl GraphKey {
-    /// Key of a step that computes with `tensors`, and with others only if they live as long. `None` if
-    /// the launches are unique to the step, as for prompts, or if the device captures nothing.
+    /// Key of a step that computes with `tensors`, and with others only if they live as long.
+    /// `None` if the launches are unique to the step, as for prompts, or if the device captures
+    /// nothing.
     pub(crate) fn new(tensors: Vec<TensorId>, spans: &Spans, overlays: &Overlays) -> Option<Self> {
         let mut counts = spans.graph_key()?;
         counts.extend(overlays.graph_key()?);
@@ -30,10 +32,10 @@ impl GraphKey {
 
 /// Inputs of steps, and the captured graphs of recurring ones.
 ///
-/// While a step is captured (the second step of its key), no other thread may use the GPU's stream: what
-/// it launches, allocates or frees would become part of the graph. In the engine one thread does all of
-/// that, except for tickets, whose copies any thread may make and drop: these wait. Tests on a GPU run
-/// one by one.
+/// While a step is captured (the second step of its key), no other thread may use the GPU's stream:
+/// what it launches, allocates or frees would become part of the graph. In the engine one thread
+/// does all of that, except for tickets, whose copies any thread may make and drop: these wait.
+/// Tests on a GPU run one by one.
 pub struct Graphs {
     inputs: Inputs,
     on_gpu: Option<cuda::DeviceGraphs>,
@@ -86,11 +88,11 @@ impl Graphs {
         self.inputs.upload()
     }
 
-    /// Result of `step`, which either runs or is replayed from the graph of its key. The result is valid
-    /// until the next step.
+    /// Result of `step`, which either runs or is replayed from the graph of its key. The result is
+    /// valid until the next step.
     ///
-    /// A replay checks nothing: the caller has checked the numbers among the inputs, and guarantees that
-    /// the step reads no other numbers and that its tensors are those of the key.
+    /// A replay checks nothing: the caller has checked the numbers among the inputs, and guarantees
+    /// that the step reads no other numbers and that its tensors are those of the key.
     ///
     /// # Errors
     /// Those of the step.

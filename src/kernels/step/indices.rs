@@ -38,7 +38,8 @@ impl<'a> Indices<'a> {
         self.host
     }
 
-    /// Checks that there are `count` indices, all below `limit`; `what` names one of them in errors.
+    /// Checks that there are `count` indices, all below `limit`; `what` names one of them in
+    /// errors.
     pub(crate) fn check(&self, what: &str, count: usize, limit: usize) -> Result<()> {
         if self.host.len() != count {
             candle_core::bail!("{} {what}s for {count} rows", self.host.len());

@@ -1,5 +1,5 @@
-//! The numbers of a step (token ids, positions, block tables, rows per ticket), copied to the device at
-//! once.
+//! The numbers of a step (token ids, positions, block tables, rows per ticket), copied to the
+//! device at once.
 
 use candle_core::{Device, Result};
 
@@ -7,8 +7,8 @@ use crate::kernels::cuda;
 
 /// Collector of a step's numbers. [`Indices`](super::indices::Indices),
 /// [`Spans`](crate::kernels::attention::Spans) and
-/// [`Overlays`](crate::kernels::ticket::overlay::Overlays) are staged here, then uploaded together, and
-/// may be read from the upload on. If it is kept from step to step, equal numbers lie at equal
+/// [`Overlays`](crate::kernels::ticket::overlay::Overlays) are staged here, then uploaded together,
+/// and may be read from the upload on. If it is kept from step to step, equal numbers lie at equal
 /// addresses. On the CPU the numbers stay where they are.
 pub struct Inputs {
     pub(in crate::kernels) on_gpu: Option<cuda::Staging>,

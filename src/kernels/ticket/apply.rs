@@ -34,8 +34,8 @@ pub enum Saved {
     Gpu(cuda::DeviceSaved),
 }
 
-/// Sets `w[r, c] = round(w[r, c] + scale·δ)` at the positions of the deltas, and returns the values that
-/// were there.
+/// Sets `w[r, c] = round(w[r, c] + scale·δ)` at the positions of the deltas, and returns the values
+/// that were there.
 ///
 /// # Errors
 /// A weight has another shape than its deltas. Nothing is written then.
@@ -196,9 +196,9 @@ fn grain(offsets: &[u32], nonzeros: usize) -> usize {
     (rows * NONZEROS).div_ceil(nonzeros.max(1)).max(1)
 }
 
-/// Number of rows that weights are prefetched ahead. At densities of about 0.3 % to 5 % nearly every
-/// nonzero is a cache miss of its own, and most of the time is spent waiting for them. Below, looking
-/// ahead costs more than it saves; above, cache lines are close enough to each other.
+/// Number of rows that weights are prefetched ahead. At densities of about 0.3 % to 5 % nearly
+/// every nonzero is a cache miss of its own, and most of the time is spent waiting for them. Below,
+/// looking ahead costs more than it saves; above, cache lines are close enough to each other.
 fn rows_ahead(offsets: &[u32], nonzeros: usize) -> Option<usize> {
     let rows = offsets.len() - 1;
     let per_row = nonzeros / rows.max(1);
@@ -292,8 +292,8 @@ mod tests {
         tensor.flatten_all().unwrap().to_vec1().unwrap()
     }
 
-    /// Apply equals the formula at the delta's positions and changes no other value, even in a view of a
-    /// larger weight; revert restores the bits.
+    /// Apply equals the formula at the delta's positions and changes no other value, even in a view
+    /// of a larger weight; revert restores the bits.
     fn check(dtype: DType, shape: [usize; 2], kept: &[bool], half: bool, scale: f32) {
         let [rows, inner] = shape;
         let fused = Tensor::randn(0f32, 1., (rows + 3, inner), &Device::Cpu).unwrap();

@@ -24,8 +24,8 @@ pub fn add_absolute(target: &Tensor, values: &Tensor) -> Result<()> {
     target.inplace_op2(values, &Add { absolute: true })
 }
 
-/// `target[rows[i]] += values[i]`, for `target` `[n, width]` and `values` `[rows, width]`. `rows` may
-/// repeat a row.
+/// `target[rows[i]] += values[i]`, for `target` `[n, width]` and `values` `[rows, width]`. `rows`
+/// may repeat a row.
 pub fn add_rows(target: &Tensor, rows: &[u32], values: &Tensor) -> Result<()> {
     target.inplace_op2(values, &AddRows { rows })
 }

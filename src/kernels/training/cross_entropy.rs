@@ -1,5 +1,5 @@
-//! Cross-entropy loss of next tokens, `−ln softmax(logits)[target]`, and its gradient in place of the
-//! logits.
+//! Cross-entropy loss of next tokens, `−ln softmax(logits)[target]`, and its gradient in place of
+//! the logits.
 
 use std::sync::Mutex;
 
@@ -34,8 +34,8 @@ pub fn nll(logits: &Tensor, targets: &[u32]) -> Result<Vec<f32>> {
     Ok(losses)
 }
 
-/// As [`nll`], but also replaces the logits by the gradient of `weight` times the sum of the losses:
-/// `weight·(softmax − [target])`.
+/// As [`nll`], but also replaces the logits by the gradient of `weight` times the sum of the
+/// losses: `weight·(softmax − [target])`.
 ///
 /// # Errors
 /// As there.

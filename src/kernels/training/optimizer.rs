@@ -1,5 +1,5 @@
-//! Optimizer step over a tensor, in place: running means of its gradient, then its values. And the norm
-//! that gradients are clipped by.
+//! Optimizer step over a tensor, in place: running means of its gradient, then its values. And the
+//! norm that gradients are clipped by.
 
 use candle_core::{CpuStorage, CudaStorage, InplaceOp2, InplaceOp3, Layout, Result, Tensor};
 

@@ -21,8 +21,8 @@ impl Pattern {
     ///
     /// # Panics
     /// If a position is out of order or outside the matrix, or if a dimension or the number of
-    /// positions does not fit 32 bits. Neither can be, since positions come from a mask or a checked
-    /// ticket.
+    /// positions does not fit 32 bits. Neither can be, since positions come from a mask or a
+    /// checked ticket.
     pub fn from_flat([rows, width]: [usize; 2], positions: &[usize]) -> Self {
         assert!(u32::try_from(width).is_ok() && u32::try_from(positions.len()).is_ok());
         assert!(positions.windows(2).all(|pair| pair[0] < pair[1]));

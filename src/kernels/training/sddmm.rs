@@ -1,5 +1,5 @@
-//! The trained weights of a matrix: their gradient by a sampled dense-dense product (SDDMM), without
-//! the dense gradient, and their values, read and written.
+//! The trained weights of a matrix: their gradient by a sampled dense-dense product (SDDMM),
+//! without the dense gradient, and their values, read and written.
 
 use std::sync::Mutex;
 
@@ -217,8 +217,8 @@ fn tile(width: usize) -> usize {
         .clamp(64, 512)
 }
 
-/// A matrix in column-major order, with columns padded with zeros to whole vectors. The gradient of a
-/// position is then the dot product of two contiguous slices.
+/// A matrix in column-major order, with columns padded with zeros to whole vectors. The gradient of
+/// a position is then the dot product of two contiguous slices.
 struct Columns {
     values: Vec<f32>,
     height: usize,

@@ -8,8 +8,8 @@ use half::bf16;
 use wide::Lanes;
 pub use wide::{Line, Wide};
 
-/// The arithmetic of an instruction set: `a * b + c` on scalars and on [`LANES`] values at once. All
-/// kernels of a process use the same one.
+/// The arithmetic of an instruction set: `a * b + c` on scalars and on [`LANES`] values at once.
+/// All kernels of a process use the same one.
 pub trait Arithmetic: Copy {
     /// [`LANES`] values in registers.
     type Wide: Wide;
@@ -221,7 +221,8 @@ pub fn prefetch<T>(values: &[T], index: usize) {
     #[cfg(target_arch = "x86_64")]
     if let Some(value) = values.get(index) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a prefetch is a hint that neither reads nor writes; SSE is in the x86-64 baseline.
+        // SAFETY: a prefetch is a hint that neither reads nor writes; SSE is in the x86-64
+        // baseline.
         unsafe { _mm_prefetch(std::ptr::from_ref(value).cast(), _MM_HINT_T0) };
     }
     #[cfg(not(target_arch = "x86_64"))]

@@ -7,8 +7,8 @@ use super::{Arithmetic, LANES, sum_lanes};
 /// `LANES` lanes of f32. All implementations compute the same values lane by lane, except that
 /// [`super::Separate`] also rounds the product of a multiply-add.
 ///
-/// The implementations by intrinsics are private to `simd`: only [`super::dispatch`] names them, and
-/// only after it has detected their instruction set.
+/// The implementations by intrinsics are private to `simd`: only [`super::dispatch`] names them,
+/// and only after it has detected their instruction set.
 pub trait Wide: Copy {
     /// All lanes 0.
     fn zero() -> Self;
@@ -153,7 +153,8 @@ pub(super) mod x86 {
         #[inline(always)]
         fn store(self, into: &mut [f32; LANES]) {
             let start = into.as_mut_ptr();
-            // SAFETY: see `zero`; both halves lie within the array, and the stores may be unaligned.
+            // SAFETY: see `zero`; both halves lie within the array, and the stores may be
+            // unaligned.
             unsafe {
                 _mm256_storeu_ps(start, self.0);
                 _mm256_storeu_ps(start.add(8), self.1);
@@ -202,8 +203,8 @@ pub(super) mod x86 {
     impl Wide for OneOf16 {
         #[inline(always)]
         fn zero() -> Self {
-            // SAFETY: code that names this type has detected AVX-512 (see the trait). The same holds
-            // for all methods below.
+            // SAFETY: code that names this type has detected AVX-512 (see the trait). The same
+            // holds for all methods below.
             unsafe { Self(_mm512_setzero_ps()) }
         }
 
@@ -289,7 +290,8 @@ pub(super) mod x86 {
         }
     }
 
-    /// Transposes a block by quarters: each is transposed, and the two off the diagonal swap places.
+    /// Transposes a block by quarters: each is transposed, and the two off the diagonal swap
+    /// places.
     ///
     /// # Safety
     /// The machine must have AVX2.

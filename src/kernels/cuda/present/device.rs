@@ -34,15 +34,16 @@ pub fn open(ordinal: usize) -> Result<Device> {
     Ok(Device::Cuda(device))
 }
 
-/// Makes the driver keep freed memory for later allocations. By default it returns it to the system at
-/// every synchronisation, which is at every step.
+/// Makes the driver keep freed memory for later allocations. By default it returns it to the system
+/// at every synchronisation, which is at every step.
 fn keep_memory(device: &CudaDevice) -> Result<()> {
     let context = device.cuda_stream().context().clone();
     if !context.has_async_alloc() {
         return Ok(());
     }
     let mut unlimited = u64::MAX;
-    // SAFETY: the device is open, so it has a pool; the attribute is a u64, which the driver copies.
+    // SAFETY: the device is open, so it has a pool; the attribute is a u64, which the driver
+    // copies.
     unsafe {
         let pool = result::device::get_default_mem_pool(context.cu_device()).w()?;
         let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;

@@ -10,9 +10,9 @@ use candle_core::{DType, Result};
 use super::launch::count_launch;
 use super::view::{View, ViewMut};
 
-/// `y = scale·x·Wᵀ + keep·y`, for contiguous `x` `[rows, inner]` and `W` `[out, inner]` of one dtype,
-/// and `y` `[rows, out]` of that dtype or f32. Products are added in f32, except for partial sums
-/// that cuBLAS may add in the result's dtype when it splits a sum.
+/// `y = scale·x·Wᵀ + keep·y`, for contiguous `x` `[rows, inner]` and `W` `[out, inner]` of one
+/// dtype, and `y` `[rows, out]` of that dtype or f32. Products are added in f32, except for partial
+/// sums that cuBLAS may add in the result's dtype when it splits a sum.
 pub struct Product<'a> {
     pub x: View<'a>,
     pub weight: View<'a>,

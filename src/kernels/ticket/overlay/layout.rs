@@ -3,7 +3,8 @@
 use super::WeightDeltas;
 use crate::ticket::{Columns, DeltaDtype, Deltas, MAX_U16_COLUMNS, TensorDelta};
 
-/// The deltas of one weight `[out, in]`, in blocks of output rows, arranged as their density wants it.
+/// The deltas of one weight `[out, in]`, in blocks of output rows, arranged as their density wants
+/// it.
 pub struct OverlayLayout {
     pub(super) out: usize,
     pub(super) inner: usize,
@@ -20,8 +21,8 @@ pub struct OverlayLayout {
 
 /// In which order the nonzeros lie.
 pub(super) enum Order {
-    /// A block's together, by column, then row: for the sparse. In row order each sum would wait for
-    /// its last addition, and every row would be visited for the few nonzeros that it has.
+    /// A block's together, by column, then row: for the sparse. In row order each sum would wait
+    /// for its last addition, and every row would be visited for the few nonzeros that it has.
     Column {
         /// `[blocks + 1]`: the nonzeros of block `b` are `offsets[b]..offsets[b + 1]`.
         offsets: Vec<usize>,
@@ -44,12 +45,13 @@ pub(super) enum Order {
 pub(super) const QUAD: usize = 4;
 /// Nonzeros for each row of the weight from which on they lie by row.
 const BY_ROW_FROM: usize = 24;
-/// Output rows of a block at most where batch rows are taken as a vector: the sums of [`super::MAX_ROWS`] take
-/// 16 KiB then, half of a small first-level cache.
+/// Output rows of a block at most where batch rows are taken as a vector: the sums of
+/// [`super::MAX_ROWS`] take 16 KiB then, half of a small first-level cache.
 const BLOCK_ROWS: usize = 256;
 /// Output rows that a block's [`u16`]s can tell apart.
 const MOST_ROWS: usize = 1 << 16;
-/// Blocks that a weight is cut into where it has the nonzeros for them, so that several cores have work.
+/// Blocks that a weight is cut into where it has the nonzeros for them, so that several cores have
+/// work.
 const BLOCKS: usize = 8;
 /// Nonzeros below which a block is not cut further.
 const BLOCK_NONZEROS: usize = 512;

@@ -1,5 +1,5 @@
-//! Tickets overlaid on the rows of a batch: sparse products `y[rows] += scale·x[rows]·Δᵀ` beside the
-//! dense one.
+//! Tickets overlaid on the rows of a batch: sparse products `y[rows] += scale·x[rows]·Δᵀ` beside
+//! the dense one.
 
 mod by_column;
 mod by_row;
@@ -39,13 +39,15 @@ pub enum DeviceLayout {
 }
 
 impl DeviceLayout {
-    /// Arranges the deltas, indexed by weight number; `None` for weights that the ticket does not touch.
+    /// Arranges the deltas, indexed by weight number; `None` for weights that the ticket does not
+    /// touch.
     ///
     /// # Errors
     /// The GPU has no room for them.
     ///
     /// # Panics
-    /// If a delta reaches beyond its weight, which cannot be for a ticket that is bound to its base.
+    /// If a delta reaches beyond its weight, which cannot be for a ticket that is bound to its
+    /// base.
     pub fn new(weights: &[Option<WeightDeltas>], device: &Device) -> Result<Self> {
         match device {
             Device::Cuda(device) => {
@@ -129,11 +131,12 @@ pub struct Overlays<'a> {
 }
 
 impl<'a> Overlays<'a> {
-    /// Overlays for a step of `rows` rows, staged with the step's other inputs. `overlaid` ascends and
-    /// does not overlap.
+    /// Overlays for a step of `rows` rows, staged with the step's other inputs. `overlaid` ascends
+    /// and does not overlap.
     ///
     /// # Errors
-    /// It does not ascend, reaches beyond the step's rows, or a ticket's layout is for another device.
+    /// It does not ascend, reaches beyond the step's rows, or a ticket's layout is for another
+    /// device.
     pub fn new(overlaid: Vec<OverlayRows<'a>>, rows: usize, inputs: &mut Inputs) -> Result<Self> {
         let mut free = 0;
         for OverlayRows { rows: part, .. } in &overlaid {
@@ -199,14 +202,14 @@ impl<'a> Overlays<'a> {
     }
 }
 
-/// `y[rows] + scale·x[rows]·Δᵀ` for the overlaid rows, and `y` in all other rows, with the deltas of the
-/// weight of that number. `x` is `[rows, in]`; `y` is `[rows, out]` in f32 and the result in the dtype of
-/// `x`, since what a ticket adds would be lost in a product that is rounded already. `y` is consumed: it
-/// may be overwritten, and on the CPU it is the result.
+/// `y[rows] + scale·x[rows]·Δᵀ` for the overlaid rows, and `y` in all other rows, with the deltas
+/// of the weight of that number. `x` is `[rows, in]`; `y` is `[rows, out]` in f32 and the result in
+/// the dtype of `x`, since what a ticket adds would be lost in a product that is rounded already.
+/// `y` is consumed: it may be overwritten, and on the CPU it is the result.
 ///
-/// The nonzeros of a row of the weight are added in one order for any number of batch rows, so a row's
-/// result, given its `y`, does not depend on its batch. (On a GPU this holds unless one ticket has so
-/// many rows that its deltas are expanded for a dense product.)
+/// The nonzeros of a row of the weight are added in one order for any number of batch rows, so a
+/// row's result, given its `y`, does not depend on its batch. (On a GPU this holds unless one
+/// ticket has so many rows that its deltas are expanded for a dense product.)
 ///
 /// # Errors
 /// The shapes do not fit.

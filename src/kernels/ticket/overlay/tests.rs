@@ -47,8 +47,8 @@ fn rows_of(t: &Tensor) -> Vec<Vec<f32>> {
     t.to_vec2().unwrap()
 }
 
-/// A weight of two fused parts with some nonzeros each, in either dtype: few, that lie by column, in a
-/// small weight often worth a vector; or about half of all, that lie by row.
+/// A weight of two fused parts with some nonzeros each, in either dtype: few, that lie by column,
+/// in a small weight often worth a vector; or about half of all, that lie by row.
 fn weight() -> impl Strategy<Value = ([usize; 2], [TensorDelta; 2])> {
     let rows = prop_oneof![1usize..20, 1usize..700];
     let sparse = (rows, 1usize..40, 1usize..80, Just(false));

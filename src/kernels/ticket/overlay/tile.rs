@@ -19,8 +19,8 @@ pub struct Segment<'a> {
 
 /// Batch rows per tile, at most.
 pub const MAX_ROWS: usize = 16;
-/// Batch rows per tile from which on they are computed as one vector, with `x` and `y` transposed, if
-/// the layout has enough nonzeros.
+/// Batch rows per tile from which on they are computed as one vector, with `x` and `y` transposed,
+/// if the layout has enough nonzeros.
 const MIN_VECTOR_ROWS: usize = 3;
 
 /// A few rows of a segment.
@@ -62,7 +62,8 @@ impl<'a> Tile<'a> {
         }
     }
 
-    /// Adds the nonzeros of a block to the tile's rows of `y`. No other thread may add the same block.
+    /// Adds the nonzeros of a block to the tile's rows of `y`. No other thread may add the same
+    /// block.
     pub fn add(&self, block: usize, y: &Scattered<f32>) {
         let layout = self.segment.layout;
         let first = block * layout.block_rows;

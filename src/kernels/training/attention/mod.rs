@@ -1,8 +1,8 @@
-//! Causal attention over whole sequences for training, forward and backward, with grouped queries and a
-//! sliding window, without a KV cache.
+//! Causal attention over whole sequences for training, forward and backward, with grouped queries
+//! and a sliding window, without a KV cache.
 //!
-//! Scores are computed per tile of queries and not stored; the backward pass recomputes them from the
-//! softmax sums, as FlashAttention does (arXiv 2205.14135, section 3 and appendix B).
+//! Scores are computed per tile of queries and not stored; the backward pass recomputes them from
+//! the softmax sums, as FlashAttention does (arXiv 2205.14135, section 3 and appendix B).
 
 use std::ops::Range;
 
@@ -391,8 +391,8 @@ impl Group<'_> {
     }
 }
 
-/// Replaces a row of scores by their softmax over the columns `seen`, and by zeros elsewhere. Returns the
-/// logarithm of the sum of `e^score`.
+/// Replaces a row of scores by their softmax over the columns `seen`, and by zeros elsewhere.
+/// Returns the logarithm of the sum of `e^score`.
 struct Softmax<'a> {
     scores: &'a mut [f32],
     seen: Range<usize>,

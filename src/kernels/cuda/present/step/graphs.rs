@@ -61,8 +61,8 @@ impl DeviceGraphs {
         self.captured.len()
     }
 
-    /// Result of `step`, whose inputs begin at address `inputs`. The first step of a key runs, which
-    /// also loads the kernels that it needs; the second is captured; later ones are replayed.
+    /// Result of `step`, whose inputs begin at address `inputs`. The first step of a key runs,
+    /// which also loads the kernels that it needs; the second is captured; later ones are replayed.
     pub fn run(
         &mut self,
         key: GraphKey,
@@ -128,8 +128,8 @@ impl Captured {
     }
 }
 
-/// Captures a step and the copy of its result to `result`. The step's allocations become the graph's
-/// own, and all of them are freed within it: the step's result after the copy.
+/// Captures a step and the copy of its result to `result`. The step's allocations become the
+/// graph's own, and all of them are freed within it: the step's result after the copy.
 ///
 /// # Errors
 /// The driver refuses something that the step does, or has no memory.

@@ -26,7 +26,8 @@ proptest! {
     }
 }
 
-/// Attends to sequences of `(positions, the last of them that are queries)`, on the CPU and on the GPU.
+/// Attends to sequences of `(positions, the last of them that are queries)`, on the CPU and on the
+/// GPU.
 fn attend(
     lengths: &[(usize, usize)],
     [kv_heads, group, dim]: [usize; 3],

@@ -66,7 +66,8 @@ fn assert_near(cpu: &Tensor, gpu: &Tensor, tolerance: f32) {
     }
 }
 
-/// A tensor rounded to a dtype: widened again for the CPU's kernels, which compute in f32, and on the GPU.
+/// A tensor rounded to a dtype: widened again for the CPU's kernels, which compute in f32, and on
+/// the GPU.
 fn both(tensor: &Tensor, dtype: DType, gpu: &Device) -> (Tensor, Tensor) {
     let rounded = tensor.to_dtype(dtype).unwrap();
     (
@@ -79,8 +80,8 @@ fn dtypes() -> impl Strategy<Value = DType> {
     prop::sample::select(vec![DType::F32, DType::BF16, DType::F16])
 }
 
-/// A delta with nonzeros at the corners of `[rows, inner]` and at random positions between; some rows are
-/// empty.
+/// A delta with nonzeros at the corners of `[rows, inner]` and at random positions between; some
+/// rows are empty.
 fn delta([rows, inner]: [usize; 2], density: f64, dtype: DeltaDtype, seed: u64) -> TensorDelta {
     let mut rng = StdRng::seed_from_u64(seed);
     let last = rows * inner - 1;
@@ -198,8 +199,11 @@ proptest! {
         let (x, x_there) = both(&random((batch, inner)), dtype, &gpu);
         let y = random((batch, shape[0]));
         let (before, y_there) = (values(&y), y.to_device(&gpu).unwrap());
-        let overlaid = |y: &Tensor, x: &Tensor, spans: [std::ops::Range<usize>; 2], device: &Device| {
-            let layouts = weights.each_ref().map(|weights| DeviceLayout::new(weights, device).unwrap());
+        type Ranges = [std::ops::Range<usize>; 2];
+        let overlaid = |y: &Tensor, x: &Tensor, spans: Ranges, device: &Device| {
+            let layouts = weights
+                .each_ref()
+                .map(|weights| DeviceLayout::new(weights, device).unwrap());
             for (layouts, weights) in layouts.iter().zip(&weights) {
                 assert!(layouts.bytes() <= DeviceLayout::bytes_for(weights, device));
                 assert_eq!(layouts.shape(1), Some(shape));
@@ -217,7 +221,8 @@ proptest! {
         prop_assert_eq!(there.dtype(), dtype);
         let scale = (inner as f32 * density as f32).max(1.0);
         assert_near(&here, &there, scale * unit(dtype));
-        // Each row alone gives the same bits, unless there were so many that the deltas were expanded.
+        // Each row alone gives the same bits, unless there were so many that the deltas were
+        // expanded.
         let all = values(&there);
         let [under, _] = spans();
         let ticket = DeviceLayout::new(&weights[0], &gpu).unwrap();
@@ -235,7 +240,8 @@ proptest! {
         vocabulary in 1usize..700, seed in any::<u64>(),
         params in prop::collection::vec(
             (0u32..4, 0.05f32..3.0, prop::sample::select(vec![0.0, -0.0, 0.02, 0.5]),
-             prop::option::of(1usize..50), prop::sample::select(vec![1.0, 0.05, 0.6, 0.95]), 0.0..1.0),
+             prop::option::of(1usize..50), prop::sample::select(vec![1.0, 0.05, 0.6, 0.95]),
+             0.0..1.0),
             1..12,
         ),
     ) {
@@ -250,7 +256,8 @@ proptest! {
         let logits = Tensor::from_vec(logits, (4, vocabulary), &Device::Cpu).unwrap();
         let methods = params.into_iter().map(|(row, temperature, min_p, top_k, top_p, random)| {
             let drawing = RandomSampling { temperature, min_p, top_k, top_p, random };
-            (row, if top_k == Some(9) { SamplingMethod::Greedy } else { SamplingMethod::Random(drawing) })
+            let greedy = top_k == Some(9);
+            (row, if greedy { SamplingMethod::Greedy } else { SamplingMethod::Random(drawing) })
         });
         let methods: Vec<_> = methods.collect();
         let there = sample(&logits.to_device(&gpu()).unwrap(), &methods).unwrap();
@@ -344,7 +351,8 @@ fn deltas_are_expanded_for_many_rows_of_a_dense_ticket() {
     }
 }
 
-/// Deltas that add less than half a unit in the last place of `y` would be lost if `y` were rounded before.
+/// Deltas that add less than half a unit in the last place of `y` would be lost if `y` were rounded
+/// before.
 #[test]
 fn what_a_ticket_adds_is_not_lost_in_the_rounding() {
     let gpu = gpu();

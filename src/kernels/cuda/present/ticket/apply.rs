@@ -31,8 +31,8 @@ pub struct DeviceSaved {
     ticket: u64,
 }
 
-/// Sets `w = round(w + scale·δ)` at the ticket's positions of the weights, which are indexed by weight
-/// number, and saves the values that were there.
+/// Sets `w = round(w + scale·δ)` at the ticket's positions of the weights, which are indexed by
+/// weight number, and saves the values that were there.
 ///
 /// # Errors
 /// A weight has another shape than its deltas, or is not on the ticket's GPU. Nothing is written
@@ -59,7 +59,8 @@ pub fn apply(ticket: &DeviceTicket, weights: &[Tensor], scale: f32) -> Result<De
 /// Writes the saved values back.
 ///
 /// # Errors
-/// They belong to another ticket, or the weights are not those of [`apply`]. Nothing is written then.
+/// They belong to another ticket, or the weights are not those of [`apply`]. Nothing is written
+/// then.
 pub fn revert(ticket: &DeviceTicket, weights: &[Tensor], saved: &DeviceSaved) -> Result<()> {
     if saved.ticket != ticket.table {
         candle_core::bail!("revert: the saved values belong to another ticket");

@@ -1,5 +1,5 @@
-//! Device layout of a ticket on a GPU: one copy of its deltas in compressed rows, which apply, revert
-//! and overlay share.
+//! Device layout of a ticket on a GPU: one copy of its deltas in compressed rows, which apply,
+//! revert and overlay share.
 
 use candle_core::Result;
 use candle_core::cuda::CudaDevice;
@@ -181,7 +181,8 @@ impl Arrays {
             self.row_offsets
                 .extend(offsets[..delta.rows()].iter().map(|offset| before + offset));
             next_row = first + delta.rows();
-            // Lossless: a ticket counts a parameter's nonzeros in u32; the weight's sum is checked below.
+            // Lossless: a ticket counts a parameter's nonzeros in u32; the weight's sum is checked
+            // below.
             before += delta.nonzeros() as u32;
             push_columns(&mut self.columns, delta.columns(), wide_columns);
             push_values(&mut self.values, delta.deltas(), wide_values);

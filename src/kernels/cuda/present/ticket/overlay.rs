@@ -45,9 +45,9 @@ pub struct DeviceRows<'a> {
     pub scale: f32,
 }
 
-/// The rows of a step in segments. Those under a ticket with a sparse product, and those under none,
-/// which are only rounded, lie in the GPU's memory. Those with so many rows that their deltas are
-/// better expanded for a dense product are kept on the host and computed first.
+/// The rows of a step in segments. Those under a ticket with a sparse product, and those under
+/// none, which are only rounded, lie in the GPU's memory. Those with so many rows that their deltas
+/// are better expanded for a dense product are kept on the host and computed first.
 pub struct DeviceSegments<'a> {
     segments: StagedSlice,
     /// Number of segments under tickets, with the empty ones after them.
@@ -148,9 +148,9 @@ fn pad(segments: &mut Vec<Segment>) -> Result<u32> {
     to_u32(count)
 }
 
-/// Whether a dense product with expanded deltas is cheaper, by rough numbers of an H100: 10¹² nonzeros
-/// times rows per second, against writing and reading the expanded weight at 3·10¹² bytes per second
-/// and computing at 4·10¹⁴ operations per second. (An estimate, not yet measured.)
+/// Whether a dense product with expanded deltas is cheaper, by rough numbers of an H100: 10¹²
+/// nonzeros times rows per second, against writing and reading the expanded weight at 3·10¹² bytes
+/// per second and computing at 4·10¹⁴ operations per second. (An estimate, not yet measured.)
 pub fn is_dense(part: &DeviceRows) -> bool {
     let weights = part.ticket.weights.iter().flatten();
     let size: usize = weights
@@ -162,9 +162,9 @@ pub fn is_dense(part: &DeviceRows) -> bool {
     dense < sparse
 }
 
-/// [`overlay`](crate::kernels::ticket::overlay::overlay) for the weight of that number: `y` is in f32,
-/// the result in the dtype of `x`. Dense products are added to `y` in place, then the sparse products
-/// are added and the sum is rounded into the result.
+/// [`overlay`](crate::kernels::ticket::overlay::overlay) for the weight of that number: `y` is in
+/// f32, the result in the dtype of `x`. Dense products are added to `y` in place, then the sparse
+/// products are added and the sum is rounded into the result.
 pub fn overlay(y: InOut, x: Input, overlays: &Overlays, weight: usize) -> Result<CudaStorage> {
     let shape = overlays.check(weight, y.1, x.1)?;
     let Some(segments) = &overlays.on_gpu else {
@@ -174,11 +174,13 @@ pub fn overlay(y: InOut, x: Input, overlays: &Overlays, weight: usize) -> Result
     let (y, x) = (ViewMut::new(y)?.of_dtype(DType::F32)?, View::new(x)?);
     for part in &segments.dense {
         if let Some(layout) = &part.ticket.weights[weight] {
-            // SAFETY: the part's rows lie in x and y, and the weight has the layout's shape (checked).
+            // SAFETY: the part's rows lie in x and y, and the weight has the layout's shape
+            // (checked).
             unsafe { add_dense(device, part, (weight, layout), &y, x) }?;
         }
     }
-    // SAFETY: the segments are of that many rows, and their tickets' weight has that shape (checked).
+    // SAFETY: the segments are of that many rows, and their tickets' weight has that shape
+    // (checked).
     unsafe { add_sparse(device, segments, (weight, shape), rows, &y, x) }
 }
 

@@ -133,8 +133,8 @@ impl<'a> CausalAttention<'a> {
         })
     }
 
-    /// Launches with the struct `CausalAttention` of `training.cuh` as the last argument, one warp per
-    /// item.
+    /// Launches with the struct `CausalAttention` of `training.cuh` as the last argument, one warp
+    /// per item.
     ///
     /// # Safety
     /// The arguments before it are the kernel's, for that many items.

@@ -31,8 +31,8 @@ pub fn cross_entropy(logits: InOut, targets: &[u32], weight: f32) -> Result<Vec<
 /// weight times the sum of the losses.
 ///
 /// # Safety
-/// `logits` points to `[targets, vocabulary]` in f32, which may be written if `weight` is given; the
-/// targets are below `vocabulary`.
+/// `logits` points to `[targets, vocabulary]` in f32, which may be written if `weight` is given;
+/// the targets are below `vocabulary`.
 unsafe fn losses(
     device: &CudaDevice,
     logits: u64,
