@@ -6,13 +6,15 @@ use std::process::Command;
 use tombola::metrics::Metrics;
 use tombola::ticket::{MAX_HEADER_BYTES, Ticket};
 
+use crate::support::environment::package;
+
 /// The text of a page in `docs/`.
 fn page(name: &str) -> String {
-    let path = format!("{}/docs/{name}", env!("CARGO_MANIFEST_DIR"));
-    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+    let path = package("docs").join(name);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// What stands between two marker lines of a page.
+/// The text between two marker lines of a page.
 fn between<'a>(page: &'a str, start: &str, end: &str) -> &'a str {
     let (_, rest) = page.split_once(start).expect("a start marker");
     rest.split_once(end).expect("an end marker").0.trim()
