@@ -288,8 +288,10 @@ impl Bench {
             let overlay = base.lay_out(&*ticket(base, density, seed)?)?;
             Ok(Arc::new(overlay))
         };
-        let laid_out = (0..tickets as u64).into_par_iter().map(lay_out);
-        let laid_out: Vec<Arc<TicketLayout>> = laid_out.collect::<Result<_, _>>()?;
+        let laid_out: Vec<Arc<TicketLayout>> = (0..tickets as u64)
+            .into_par_iter()
+            .map(lay_out)
+            .collect::<Result<_, _>>()?;
         let nonzeros: usize = laid_out.iter().map(|ticket| ticket.nonzeros()).sum();
         // The bare base right before, so that both run under the same conditions.
         let base = self.step(STREAMS, bandwidth)?;

@@ -128,8 +128,10 @@ fn sampling_json(sampling: &[Sampling]) -> Map<String, Value> {
 
 /// Table with these columns; empty names stand for no column.
 fn lines(columns: [&str; 6], rows: impl Iterator<Item = String>) -> String {
-    let columns = columns.into_iter().filter(|name| !name.is_empty());
-    let columns: Vec<&str> = columns.collect();
+    let columns: Vec<&str> = columns
+        .into_iter()
+        .filter(|name| !name.is_empty())
+        .collect();
     let mut text = format!(
         "\n| {} |\n|---|{}\n",
         columns.join(" | "),
@@ -211,10 +213,8 @@ fn sampling(figures: &Figures) -> String {
 
 /// Launches of the steps on a GPU; empty on the CPU.
 fn launched(figures: &Figures) -> String {
-    let steps = figures.steps.iter();
-    let steps = steps.map(|step| (format!("{} rows", step.rows), step.seconds, step.launches));
-    let overlays = figures.overlays.iter();
-    let overlays = overlays.map(|overlay| (overlay.name(), overlay.seconds, overlay.launches));
+    let bare = |step: &Step| (format!("{} rows", step.rows), step.seconds, step.launches);
+    let overlaid = |overlay: &Overlay| (overlay.name(), overlay.seconds, overlay.launches);
     let row = |(name, seconds, launches): (String, f64, Option<Launches>)| {
         let launches = launches?;
         Some(format!(
@@ -225,6 +225,8 @@ fn launched(figures: &Figures) -> String {
             launches.kernels,
         ))
     };
+    let steps = figures.steps.iter().map(bare);
+    let overlays = figures.overlays.iter().map(overlaid);
     let mut rows = steps.chain(overlays).filter_map(row).peekable();
     if rows.peek().is_none() {
         return String::new();

@@ -7,7 +7,7 @@ use clap::Args;
 use crate::cli::base::{BaseArgs, ComputeArgs, at_least_one, density};
 use crate::eval::MatchRule;
 use crate::ticket::top_k::Scope;
-use crate::train::{Decay, OptimizerKind, PhaseConfig, Score, TrainConfig};
+use crate::train::{Decay, Existing, OptimizerKind, PhaseConfig, Score, TrainConfig};
 
 /// Arguments of `tombola train`.
 #[derive(Debug, Args)]
@@ -169,6 +169,19 @@ pub struct RunArgs {
     /// Licence of the ticket, for example `CC-BY-4.0`.
     #[arg(long, help_heading = OUTPUT)]
     pub license: Option<String>,
+}
+
+impl RunArgs {
+    /// Treatment of a run that the folder already holds.
+    pub fn existing(&self) -> Existing {
+        if self.resume {
+            Existing::Resume
+        } else if self.overwrite {
+            Existing::Overwrite
+        } else {
+            Existing::ReplaceFinished
+        }
+    }
 }
 
 impl TrainArgs {

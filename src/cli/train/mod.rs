@@ -81,62 +81,55 @@ impl Data {
     }
 }
 
+/// Runs the training, and writes the ticket.
 fn train(args: &TrainArgs, base: &OpenBase, data: &Data) -> anyhow::Result<Trained> {
-    let tuned = args.method.calibrate_from.as_deref();
-    let tuned = tuned.map(|model| ModelFiles::open(model, &args.base.cache.dir()));
-    let tuned = tuned.transpose()?;
+    let method = &args.method;
+    let tuned = method
+        .calibrate_from
+        .as_deref()
+        .map(|model| ModelFiles::open(model, &args.base.cache.dir()))
+        .transpose()?;
     let resident = base.load(&args.compute.load_options())?;
     let manifest = Arc::clone(&resident.manifest);
     let ticket = |name: &String| bound(name, &args.out, &manifest);
-    let mask = match (&args.method.mask_from, &tuned) {
-        (Some(name), _) => MaskSource::Ticket(ticket(name)?),
-        (None, Some(tuned)) => MaskSource::Checkpoint {
-            checkpoint: &tuned.checkpoint,
-            fingerprint: tuned.manifest.fingerprint,
-        },
-        (None, None) => MaskSource::Score,
-    };
-    let calibrated = args.method.save_calibrated.as_deref();
-    let mut save_calibrated = |parameters: &_| match calibrated {
-        Some(folder) => base
-            .save_as(folder, parameters)
-            .map_err(|e| format!("{e:#}")),
-        None => Ok(()),
-    };
+    let avoid = method.avoid.iter().map(ticket);
     let stop = Stop::listen()?;
     let config = args.config();
     let request = TrainRequest {
         config: config.clone(),
         start: Start {
             checkpoint: base.checkpoint(),
-            on_top_of: args.method.on_top_of.as_ref().map(ticket).transpose()?,
+            on_top_of: method.on_top_of.as_ref().map(ticket).transpose()?,
             manifest: Arc::clone(&manifest),
         },
         train: &data.train,
         valid: data.valid.as_ref(),
-        mask,
-        avoid: args
-            .method
-            .avoid
-            .iter()
-            .map(ticket)
-            .collect::<anyhow::Result<_>>()?,
+        mask: match (&method.mask_from, &tuned) {
+            (Some(name), _) => MaskSource::Ticket(ticket(name)?),
+            (None, Some(tuned)) => MaskSource::Checkpoint {
+                checkpoint: &tuned.checkpoint,
+                fingerprint: tuned.manifest.fingerprint,
+            },
+            (None, None) => MaskSource::Score,
+        },
+        avoid: avoid.collect::<anyhow::Result<_>>()?,
         license: args.run.license.clone(),
         eval_every: args.run.eval_every,
         save_every: args.run.save_every,
         stop: &stop.asked,
         threads: args.compute.threads(),
     };
-    let existing = match (args.run.resume, args.run.overwrite) {
-        (true, _) => Existing::Resume,
-        (_, true) => Existing::Overwrite,
-        _ => Existing::ReplaceFinished,
-    };
+    let existing = args.run.existing();
     let (mut folder, saved) = RunFolder::open(&args.run_dir(), &request.describe(), existing)?;
     let mut watch = Watch::new(&config);
     let callbacks = Callbacks {
         observe: &mut |event| watch.see(event),
-        save_calibrated: &mut save_calibrated,
+        save_calibrated: &mut |parameters| match &method.save_calibrated {
+            Some(folder) => base
+                .save_as(folder, parameters)
+                .map_err(|error| format!("{error:#}")),
+            None => Ok(()),
+        },
     };
     let trained = train::train(resident, &request, &mut folder, saved, callbacks)?;
     trained.ticket.write(&args.ticket_path())?;
