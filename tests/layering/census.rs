@@ -7,8 +7,8 @@ use crate::graph::{Graph, circles};
 use crate::source::{lex, without_tests};
 use crate::{is_test_file, module_of, root, rust_files};
 
-/// The known circles of files below `src/`, as [`Graph::acyclic_edges`] counts them. A new one fails
-/// the census.
+/// The known circles of files below `src/`, as [`Graph::acyclic_edges`] counts them. A new one
+/// fails the census.
 const CIRCLES: &[&[&str]] = &[
     &[
         "engine/costs/mod.rs",
