@@ -19,9 +19,7 @@ use super::ticket_folder::ticket_file;
 use crate::data::{self, DataOptions, Dataset};
 use crate::model::Dtype;
 use crate::ticket::{BaseManifest, BoundTicket, validate_name};
-use crate::train::{
-    self, Callbacks, Existing, MaskSource, RunFolder, Score, Start, TrainRequest, Trained,
-};
+use crate::train::{self, Callbacks, MaskSource, RunFolder, Score, Start, TrainRequest, Trained};
 use watch::{Stop, Watch};
 
 /// Trains a ticket, writes it, and evaluates the written file.
