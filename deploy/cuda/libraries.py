@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Writes stand-ins for the libraries of CUDA that candle links: libcuda.a and the like, into a folder.
+"""Builds stand-ins for the CUDA libraries that candle links, such as libcuda.a, in a folder.
 
-Each of their functions opens the real library when it is first called and goes on there. So a binary that is linked
-with them starts on any machine, and asks for the driver only when it is told to use a GPU. Where a library is
-missing, its functions return an error of its own, and why it could not be opened is printed once.
+The first call of a function opens the real library and continues there. So a binary that is linked
+with the stand-ins starts on any machine, and needs the driver only if it uses a GPU. If a library is
+missing, its functions return one of its error codes, and the reason is printed once.
 
-usage: libraries.py FOLDER    (in a folder of the project: the functions are those of its cudarc; x86-64 Linux)
+usage: libraries.py FOLDER    (run within the project, whose cudarc declares the functions;
+                               x86-64 Linux)
 """
 
 import json
@@ -18,13 +19,13 @@ from typing import NamedTuple
 
 
 class Library(NamedTuple):
-    name: str  # as it is linked: -lNAME
+    name: str  # linked as -lNAME
     prefix: str  # of its functions
-    file: str  # that is opened
-    missing: int  # the error of its own that says so
+    file: str  # of the real library
+    missing: int  # error code for a missing library
 
 
-# Longer prefixes first: a function belongs to the first that fits.
+# Longer prefixes first, since a function belongs to the first that fits.
 LIBRARIES = [
     Library("cublasLt", "cublasLt", "libcublasLt.so.13", 1),
     Library("cublas", "cublas", "libcublas.so.13", 1),
@@ -55,8 +56,8 @@ __attribute__((visibility("hidden"), used)) void *LIB_find(long index) {
 }
 """
 
-# The caller's arguments are in registers (integers in six, floats in eight) and on the stack: all are left as they
-# were, and the function that was found is jumped to.
+# Saves and restores the caller's arguments (six integer and eight float registers; those on the
+# stack are not touched), then jumps to the function that was found.
 FIRST_CALL = """
 .text
 LIB_first_call:
@@ -109,9 +110,10 @@ def filled(template: str, **values: object) -> str:
 
 
 def declared() -> list[str]:
-    """Every function of these libraries that the project's cudarc declares."""
+    """Returns all functions of these libraries that the project's cudarc declares."""
     command = ["cargo", "metadata", "--format-version=1", "--features=cuda"]
-    packages = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)["packages"]
+    metadata = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+    packages = json.loads(metadata)["packages"]
     [manifest] = [package["manifest_path"] for package in packages if package["name"] == "cudarc"]
     sources = [pathlib.Path(manifest).parent / "src" / module / "sys/mod.rs" for module in MODULES]
     pattern = re.compile(r"\bfn ((?:cu[A-Z]|cublas|curand|nvrtc)\w*)")
@@ -121,13 +123,21 @@ def declared() -> list[str]:
 def write(library: Library, functions: list[str], folder: pathlib.Path) -> None:
     names = ", ".join(f'"{name}"' for name in functions) or "0"
     finder = filled(
-        FINDER, NAMES=names, COUNT=max(len(functions), 1), MISSING=library.missing, FILE=library.file, LIB=library.name
+        FINDER,
+        NAMES=names,
+        COUNT=max(len(functions), 1),
+        MISSING=library.missing,
+        FILE=library.file,
+        LIB=library.name,
     )
     moves = [f"    movups %xmm{i}, {16 * i}(%rsp)" for i in range(8)]
     back = [f"    movups {16 * i}(%rsp), %xmm{i}" for i in range(8)]
-    assembly = filled(FIRST_CALL, SAVE="\n".join(moves), RESTORE="\n".join(back), LIB=library.name)
+    assembly = filled(
+        FIRST_CALL, SAVE="\n".join(moves), RESTORE="\n".join(back), LIB=library.name
+    )
     assembly += "".join(
-        filled(FUNCTION, NAME=name, OFFSET=8 * i, INDEX=i, LIB=library.name) for i, name in enumerate(functions)
+        filled(FUNCTION, NAME=name, OFFSET=8 * i, INDEX=i, LIB=library.name)
+        for i, name in enumerate(functions)
     )
     with tempfile.TemporaryDirectory() as scratch:
         objects = []
@@ -149,7 +159,7 @@ def main() -> None:
         left = [name for name in left if name not in functions]
         write(library, functions, folder)
     if left:
-        sys.exit(f"libraries.py: nothing is known of {', '.join(left)}")
+        sys.exit(f"libraries.py: no library has the prefix of {', '.join(left)}")
 
 
 main()

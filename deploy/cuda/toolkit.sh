@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
-# Lays out what `cargo build --features cuda` needs, from PyPI packages: a CUDA 13.0 compiler and headers, and
-# stand-ins for CUDA's libraries that open the real ones when they are first called (see libraries.py), so that
-# the binary starts on a machine without a GPU. About 100 MB to fetch, 270 MB on disk; no root; does nothing where
-# all is there. An own toolkit (CUDA_HOME, nvcc on PATH) does as well.
+# Installs a CUDA 13.0 toolkit for `cargo build --features cuda` from PyPI packages, without root: the
+# compiler, headers, and stand-ins for CUDA's libraries, which open the real ones on the first call
+# (see libraries.py), so that the binary also starts on a machine without a GPU. It downloads about
+# 100 MB, takes 270 MB on disk, and does nothing if all is installed. An existing toolkit (CUDA_HOME,
+# nvcc on PATH) works too.
 #
-#   deploy/cuda/toolkit.sh FOLDER       lays it out, and prints the variables that a build wants:
-#   variables=$(deploy/cuda/toolkit.sh FOLDER) && eval "$variables" && cargo build --release --features cuda
+# Installs to FOLDER and prints the variables for the build:
+#   variables=$(deploy/cuda/toolkit.sh FOLDER)
+#   eval "$variables" && cargo build --release --features cuda
 #
-# CUDA_COMPUTE_CAP (default 90: H100, H200) is the architecture of candle's own kernels; ours are built for 80 and 90.
+# CUDA_COMPUTE_CAP (default 90, for H100 and H200) is the architecture of candle's kernels; ours are
+# compiled for 80 and 90.
 set -euo pipefail
 
 [ $# -eq 1 ] || { echo "usage: toolkit.sh FOLDER" >&2; exit 2; }
@@ -15,24 +18,25 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 mkdir -p "$1"
 folder=$(cd "$1" && pwd)
 
-# Of one release, which the driver has to know: its PTX is compiled there for cards newer than ours.
+# All of one CUDA release, which the driver must support, since it compiles the PTX for newer GPUs.
 packages=(
   nvidia-cuda-nvcc==13.0.88    # the compiler driver, ptxas, fatbinary
-  nvidia-nvvm==13.0.88         # its optimiser
-  nvidia-cuda-crt==13.0.88     # headers that it includes by itself
-  nvidia-cuda-runtime==13.0.96 # cuda_bf16.h and the like, the static runtime
-  nvidia-cuda-cccl==13.0.85    # headers that those include
+  nvidia-nvvm==13.0.88         # its optimizer
+  nvidia-cuda-crt==13.0.88     # headers that it includes implicitly
+  nvidia-cuda-runtime==13.0.96 # headers like cuda_bf16.h, and the static runtime
+  nvidia-cuda-cccl==13.0.85    # headers that these include
 )
 
 lay_out() {
   local new
   new=$(mktemp -d "$folder/new.XXXXXX")
-  python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --no-compile \
-    --only-binary=:all: --target "$new" "${packages[@]}" >&2
+  python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps \
+    --no-compile --only-binary=:all: --target "$new" "${packages[@]}" >&2
   rm -rf "$folder/cuda" "$folder/libraries-of"
   mv "$new/nvidia/cu13" "$folder/cuda"
   rm -rf "$new"
-  # As build scripts look for them; only the static runtime, so that nothing has to be found at the start.
+  # Where build scripts look. Only the static runtime, so that the binary needs no library at its
+  # start.
   ln -s lib "$folder/cuda/lib64"
   ln -s libcudart_static.a "$folder/cuda/lib/libcudart.a"
   printf '%s\n' "${packages[@]}" >"$folder/packages"
@@ -41,7 +45,7 @@ lay_out() {
 if ! printf '%s\n' "${packages[@]}" | cmp -s - "$folder/packages"; then
   lay_out
 fi
-# Again after another cudarc came into Cargo.lock, or after an edit.
+# The stand-ins are built again if cudarc's version in Cargo.lock or libraries.py changes.
 lock=$(sed -n '/^name = "cudarc"/,/^$/p' "$here/../../Cargo.lock" && sha256sum <"$here/libraries.py")
 if [ "$lock" != "$(cat "$folder/libraries-of" 2>/dev/null)" ]; then
   (cd "$here/../.." && python3 deploy/cuda/libraries.py "$folder/cuda/lib") >&2

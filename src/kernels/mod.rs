@@ -8,9 +8,9 @@
 //! too:
 //!
 //! - An operation that is a candle op calls one function of the door from its `cuda_fwd`.
-//! - Some operations are no candle ops, since their results are on the host (losses, tokens, norms)
-//!   or they have more operands than candle's ops (attention with gradient, apply and revert). They
-//!   call one function of the door first, if their tensors are on a GPU.
+//! - Some operations are no candle ops, since their results are on the host (losses, tokens,
+//!   norms) or they have more operands than candle's ops (attention with gradient, apply and
+//!   revert). They call one function of the door first, if their tensors are on a GPU.
 //!
 //! The shape check of an operation is one function, which both devices call. Launches, and all
 //! `unsafe` around them, are in `cuda/present/`, in files of the operations' names; the kernels are

@@ -1,5 +1,5 @@
-// In place of the `compatibility.cuh` of candle's kernels: what they use of CUDA besides emulation.h. One thread runs
-// at a time, so atomics are plain.
+// Replacement of the `compatibility.cuh` of candle's kernels: the parts of CUDA that they use besides
+// those of emulation.h. One thread runs at a time, so atomics are plain operations.
 #pragma once
 #include "emulation.h"
 
@@ -7,7 +7,7 @@
 
 #include <cassert>
 
-// For whoever looks for the kernels' names.
+// For deploy/cuda/emulated, which searches the preprocessed source for the kernels' names.
 #ifdef FIND_KERNELS
 #undef __global__
 #define __global__ A_KERNEL

@@ -1,10 +1,10 @@
-// A stand-in for libcuda, libcublas and libcurand that runs this project's kernels on the host: with it,
-// the binary of `--features cuda` and its tests run on a machine without a GPU, slowly, through the very
-// calls that they make on one. `deploy/cuda/emulated` builds it and puts it where they look.
+// Stand-in for libcuda, libcublas and libcurand that runs this project's kernels on the host. With it
+// the binary of `--features cuda` and its tests run without a GPU, slowly, through the same calls as
+// on one. `deploy/cuda/emulated` builds it and puts it on the library path.
 //
-// Device memory is host memory, all work is done when a call returns (or captured, and done by each launch
-// of the graph), and of cuBLAS there are the products that are used. Of candle's kernels some are linked with it
-// (deploy/cuda/emulated); asking for another is an error that names it.
+// Device memory is host memory. All work is done when a call returns, or, if captured, by each launch
+// of the graph. Of cuBLAS only the products that are used exist. Some of candle's kernels are linked
+// in (see deploy/cuda/emulated); a request for another is an error that names it.
 #include "emulation.h"
 #include "kernels.cu"
 
@@ -16,15 +16,22 @@
 #define API extern "C" __attribute__((visibility("default")))
 
 namespace {
-enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_FOUND = 500, NO_CAPTURE = 900, INVALIDATED = 901 };
+enum {
+    SUCCESS = 0,
+    INVALID_VALUE = 1,
+    OUT_OF_MEMORY = 2,
+    NOT_FOUND = 500,
+    NO_CAPTURE = 900,
+    INVALIDATED = 901
+};
 using Pointer = unsigned long long;
 
-// Given out so that no handle is null.
+// Targets of the handles, so that none is null.
 int context, stream_handle, module_handle, pool, blas, generator;
 
 void *at(Pointer pointer) { return reinterpret_cast<void *>(pointer); }
 
-// What was never written, or is freed, is easily seen.
+// Fills memory that is not written yet, or freed, with a recognisable pattern.
 void spoil(Pointer pointer, size_t bytes) { std::memset(at(pointer), 0xa5, bytes); }
 
 Pointer allocate(size_t bytes) {
@@ -33,11 +40,11 @@ Pointer allocate(size_t bytes) {
     return reinterpret_cast<Pointer>(memory);
 }
 
-// What was captured, in its order, with the memory that it allocates.
+// Captured work in order, with the memory that it allocates.
 struct Graph {
     std::vector<std::function<void()>> nodes;
     std::map<Pointer, size_t> memory;
-    size_t allocated = 0; // and not freed by its end
+    size_t allocated = 0; // allocations that the graph does not free
     bool launched = false;
 
     ~Graph() {
@@ -46,10 +53,10 @@ struct Graph {
 };
 
 std::recursive_mutex one_at_a_time;
-std::shared_ptr<Graph> capture; // while the stream is captured
-bool invalid;                   // what is captured
+std::shared_ptr<Graph> capture; // set while the stream is captured
+bool invalid;                   // whether the capture has failed
 
-// Does something on the stream, or captures it.
+// Does work on the stream, or captures it.
 template <typename Work>
 int enqueue(Work work) {
     const std::lock_guard lock(one_at_a_time);
@@ -59,7 +66,7 @@ int enqueue(Work work) {
     return SUCCESS;
 }
 
-// What cannot be captured.
+// Does work that cannot be captured: during a capture it is an error.
 template <typename Work>
 int at_once(Work work) {
     const std::lock_guard lock(one_at_a_time);
@@ -72,7 +79,9 @@ int at_once(Work work) {
 // --- libcuda
 
 API int cuInit(unsigned) { return SUCCESS; }
-API int cuDeviceGet(int *device, int ordinal) { return *device = ordinal, ordinal == 0 ? SUCCESS : 101; }
+API int cuDeviceGet(int *device, int ordinal) {
+    return *device = ordinal, ordinal == 0 ? SUCCESS : 101;
+}
 API int cuDeviceGetCount(int *count) { return *count = 1, SUCCESS; }
 API int cuDeviceGetName(char *name, int size, int) {
     std::snprintf(name, size, "emulation on the host");
@@ -116,7 +125,9 @@ API int cuMemAllocAsync(Pointer *result, size_t bytes, void *) {
     }
     return SUCCESS;
 }
-API int cuMemAlloc_v2(Pointer *result, size_t bytes) { return cuMemAllocAsync(result, bytes, nullptr); }
+API int cuMemAlloc_v2(Pointer *result, size_t bytes) {
+    return cuMemAllocAsync(result, bytes, nullptr);
+}
 API int cuMemFreeAsync(Pointer pointer, void *) {
     const std::lock_guard lock(one_at_a_time);
     if (capture == nullptr) return std::free(at(pointer)), SUCCESS;
@@ -156,14 +167,17 @@ API int cuStreamEndCapture(void *, void **graph) {
     return *graph = new std::shared_ptr<Graph>(captured), SUCCESS;
 }
 API int cuGraphInstantiateWithFlags(void **executable, void *graph, unsigned long long) {
-    return *executable = new std::shared_ptr<Graph>(*static_cast<std::shared_ptr<Graph> *>(graph)), SUCCESS;
+    return *executable = new std::shared_ptr<Graph>(*static_cast<std::shared_ptr<Graph> *>(graph)),
+           SUCCESS;
 }
-API int cuGraphDestroy(void *graph) { return delete static_cast<std::shared_ptr<Graph> *>(graph), SUCCESS; }
+API int cuGraphDestroy(void *graph) {
+    return delete static_cast<std::shared_ptr<Graph> *>(graph), SUCCESS;
+}
 API int cuGraphExecDestroy(void *executable) { return cuGraphDestroy(executable); }
 API int cuGraphLaunch(void *executable, void *) {
     const std::lock_guard lock(one_at_a_time);
     Graph &graph = **static_cast<std::shared_ptr<Graph> *>(executable);
-    // What an earlier launch has allocated would still be there.
+    // The memory of an earlier launch would still be allocated.
     if (capture != nullptr || (graph.launched && graph.allocated > 0)) return INVALID_VALUE;
     graph.launched = true;
     for (const auto &node : graph.nodes) node();
@@ -196,15 +210,19 @@ API int cuModuleGetFunction(void **function, void *, const char *name) {
 }
 API int cuFuncGetAttribute(int *value, int, void *) { return *value = 0, SUCCESS; }
 API int cuFuncSetAttribute(void *, int, int) { return SUCCESS; }
-API int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
-                       unsigned bz, unsigned shared, void *, void **arguments, void **) {
-    // As a GPU refuses them.
+API int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx,
+                       unsigned by, unsigned bz, unsigned shared, void *, void **arguments,
+                       void **) {
+    // A GPU refuses these too.
     const bool grid = gx > 0 && gy > 0 && gz > 0 && gy <= 65535 && gz <= 65535;
     const bool block = bx > 0 && by > 0 && bz > 0 && bx * by * bz <= 1024;
     if (!grid || !block || shared > 227 << 10) return INVALID_VALUE;
-    return enqueue((*static_cast<emulation::Kernel *>(function))({gx, gy, gz}, {bx, by, bz}, shared, arguments));
+    return enqueue((*static_cast<emulation::Kernel *>(function))({gx, gy, gz}, {bx, by, bz}, shared,
+                                                                 arguments));
 }
-API int cuGetErrorName(int, const char **text) { return *text = "an error of the emulation", SUCCESS; }
+API int cuGetErrorName(int, const char **text) {
+    return *text = "an error of the emulation", SUCCESS;
+}
 API int cuGetErrorString(int, const char **text) { return cuGetErrorName(0, text); }
 
 // --- libcublas
@@ -232,25 +250,27 @@ void set(void *matrix, int type, size_t i, float value) {
     }
 }
 
-// A column-major matrix as floats, `[columns, rows]` in C's order, transposed where that is asked.
-std::vector<float> widened(const void *matrix, int type, int rows, int columns, int stride, bool transposed) {
+// A column-major matrix as floats: `[columns, rows]` in row-major order, or its transpose.
+std::vector<float> widened(const void *matrix, int type, int rows, int columns, int stride,
+                           bool transposed) {
     std::vector<float> result(size_t(rows) * columns);
     for (int c = 0; c < columns; ++c)
         for (int r = 0; r < rows; ++r)
-            result[size_t(c) * rows + r] = element(matrix, type, transposed ? size_t(r) * stride + c : size_t(c) * stride + r);
+            result[size_t(c) * rows + r] =
+                element(matrix, type, transposed ? size_t(r) * stride + c : size_t(c) * stride + r);
     return result;
 }
 } // namespace
 
 // C = alpha op(A) op(B) + beta C, all column-major, summed in float.
-API int cublasGemmEx(void *, int trans_a, int trans_b, int m, int n, int k, const void *alpha, const void *a,
-                     int a_type, int lda, const void *b, int b_type, int ldb, const void *beta, void *c,
-                     int c_type, int ldc, int compute, int) {
+API int cublasGemmEx(void *, int trans_a, int trans_b, int m, int n, int k, const void *alpha,
+                     const void *a, int a_type, int lda, const void *b, int b_type, int ldb,
+                     const void *beta, void *c, int c_type, int ldc, int compute, int) {
     const auto known = [](int type) { return type == R_32F || type == R_16F || type == R_16BF; };
     if (compute != COMPUTE_32F || !known(a_type) || b_type != a_type || !known(c_type)) return 15;
     const float by = *static_cast<const float *>(alpha), keep = *static_cast<const float *>(beta);
     return enqueue([=] {
-        // [m, k] and [n, k] in C's order: both summed along neighbours.
+        // [m, k] and [n, k] in row-major order, so that both are read contiguously.
         const auto left = widened(a, a_type, k, m, lda, !(trans_a == TRANSPOSED));
         const auto right = widened(b, b_type, k, n, ldb, trans_b == TRANSPOSED);
         for (int j = 0; j < n; ++j)
@@ -269,23 +289,26 @@ API int cublasGemmEx(void *, int trans_a, int trans_b, int m, int n, int k, cons
     });
 }
 
-API int cublasGemmStridedBatchedEx(void *handle, int trans_a, int trans_b, int m, int n, int k, const void *alpha,
-                                   const void *a, int a_type, int lda, long long stride_a, const void *b, int b_type,
-                                   int ldb, long long stride_b, const void *beta, void *c, int c_type, int ldc,
-                                   long long stride_c, int batch, int compute, int algorithm) {
+API int cublasGemmStridedBatchedEx(void *handle, int trans_a, int trans_b, int m, int n, int k,
+                                   const void *alpha, const void *a, int a_type, int lda,
+                                   long long stride_a, const void *b, int b_type, int ldb,
+                                   long long stride_b, const void *beta, void *c, int c_type,
+                                   int ldc, long long stride_c, int batch, int compute,
+                                   int algorithm) {
     const auto at = [](const void *matrix, int type, long long values) {
         return static_cast<const char *>(matrix) + values * (type == R_32F ? 4 : 2);
     };
     for (int i = 0; i < batch; ++i) {
         void *to = const_cast<char *>(at(c, c_type, i * stride_c));
-        const int status = cublasGemmEx(handle, trans_a, trans_b, m, n, k, alpha, at(a, a_type, i * stride_a), a_type, lda,
-                                        at(b, b_type, i * stride_b), b_type, ldb, beta, to, c_type, ldc, compute, algorithm);
+        const int status = cublasGemmEx(
+            handle, trans_a, trans_b, m, n, k, alpha, at(a, a_type, i * stride_a), a_type, lda,
+            at(b, b_type, i * stride_b), b_type, ldb, beta, to, c_type, ldc, compute, algorithm);
         if (status != SUCCESS) return status;
     }
     return SUCCESS;
 }
 
-// --- libcurand: candle makes a generator with the device
+// --- libcurand, of which candle creates a generator per device
 
 API int curandCreateGenerator(void **result, int) { return *result = &generator, SUCCESS; }
 API int curandDestroyGenerator(void *) { return SUCCESS; }

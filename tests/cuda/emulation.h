@@ -1,15 +1,15 @@
-// Runs CUDA kernels on the host, so that their logic is tested without a GPU. To be included before the
-// kernels, which see it through the names that CUDA would give them.
+// Emulation of CUDA on the host, to test the kernels' logic without a GPU. Include it before the
+// kernels: it defines CUDA's names.
 //
-// A block's threads are fibers of one OS thread: each runs until it waits for others, at a barrier or in
-// a shuffle. Blocks run one after the other, so `__shared__` is `static`. A barrier that not all threads
-// come to ends the process with a message; on a GPU it would hang or worse.
+// The threads of a block are fibers of one OS thread. Each runs until it waits for others, at a
+// barrier or in a shuffle. Blocks run one after the other, so `__shared__` is `static`. A barrier
+// that not all threads reach ends the process with a message; on a GPU it would hang or worse.
 //
 // x86-64 Linux, g++ or clang++, C++20.
 #pragma once
 #define HOST_EMULATION
 
-#include <cuda_bf16.h> // the real ones: their conversions compile on the host
+#include <cuda_bf16.h> // CUDA's own, whose conversions compile on the host
 #include <cuda_fp16.h>
 
 #include <algorithm>
@@ -36,7 +36,8 @@ namespace emulation {
 
 #ifdef __SANITIZE_ADDRESS__
 extern "C" void __sanitizer_start_switch_fiber(void **fake_stack, const void *bottom, size_t size);
-extern "C" void __sanitizer_finish_switch_fiber(void *fake_stack, const void **bottom, size_t *size);
+extern "C" void __sanitizer_finish_switch_fiber(void *fake_stack, const void **bottom,
+                                                size_t *size);
 #endif
 
 constexpr size_t STACK = 256 << 10;
@@ -49,7 +50,7 @@ struct Fiber {
     void *fake_stack = nullptr;
 };
 
-// What threads wait at: all that still run have to come.
+// Barrier of the threads that have not returned.
 struct Barrier {
     uint32_t members = 0, arrived = 0, phase = 0;
 
@@ -69,10 +70,11 @@ inline std::vector<Barrier> warp_barriers;
 inline std::vector<uint64_t> slots;
 inline std::vector<unsigned char> dynamic_shared;
 inline const std::function<void()> *body;
-// Counts what happens in a block, so that a deadlock is seen.
+// Counts the events of a block, to detect a deadlock.
 inline uint64_t progress;
 
-// Keeps what a function must give back, leaves the stack pointer in `*from`, goes on at `to`.
+// Switches fibers: saves the callee-saved registers, stores the stack pointer in `*from`, and resumes at
+// `to`.
 extern "C" void emulation_switch(void **from, void *to);
 asm(R"(
 .text
@@ -88,7 +90,8 @@ emulation_switch:
 inline void to_scheduler(bool for_good) {
     Fiber &self = fibers[current];
 #ifdef __SANITIZE_ADDRESS__
-    __sanitizer_start_switch_fiber(for_good ? nullptr : &self.fake_stack, scheduler_bottom, scheduler_size);
+    __sanitizer_start_switch_fiber(for_good ? nullptr : &self.fake_stack, scheduler_bottom,
+                                   scheduler_size);
 #else
     (void)for_good;
 #endif
@@ -108,7 +111,7 @@ inline void fiber_main() {
     __sanitizer_finish_switch_fiber(nullptr, &scheduler_bottom, &scheduler_size);
 #endif
     (*body)();
-    // A thread that has returned holds up nobody.
+    // Barriers do not wait for a thread that has returned.
     leave(warp_barriers[current / 32]);
     leave(block_barrier);
     fibers[current].done = true;
@@ -119,7 +122,7 @@ inline void fiber_main() {
 
 inline void start(Fiber &fiber) {
     auto top = reinterpret_cast<uintptr_t>(fiber.stack.data() + STACK) & ~uintptr_t(15);
-    auto *words = reinterpret_cast<void **>(top) - 8; // six registers, where to go on, alignment
+    auto *words = reinterpret_cast<void **>(top) - 8; // six registers, the return address, alignment
     std::fill(words, words + 8, nullptr);
     words[6] = reinterpret_cast<void *>(fiber_main);
     fiber.stack_pointer = words;
@@ -152,7 +155,8 @@ inline void run_block(uint32_t threads) {
     warp_barriers.assign((threads + 31) / 32, {});
     for (uint32_t t = 0; t < threads; ++t) {
         ++warp_barriers[t / 32].members;
-        fibers[t].index = {t % blockDim.x, t / blockDim.x % blockDim.y, t / blockDim.x / blockDim.y};
+        fibers[t].index = {t % blockDim.x, t / blockDim.x % blockDim.y,
+                           t / blockDim.x / blockDim.y};
         start(fibers[t]);
     }
     for (bool any = true; any;) {
@@ -167,7 +171,8 @@ inline void run_block(uint32_t threads) {
     }
 }
 
-inline void launch(dim3 grid, dim3 threads, size_t shared_bytes, const std::function<void()> &thread) {
+inline void launch(dim3 grid, dim3 threads, size_t shared_bytes,
+                   const std::function<void()> &thread) {
     gridDim = grid, blockDim = threads;
     body = &thread;
     const uint32_t count = threads.x * threads.y * threads.z;
@@ -189,8 +194,8 @@ V shuffle(V value, uint32_t source_lane) {
     return value;
 }
 
-// Every kernel by its name: takes pointers to its arguments, as the driver is given them, and gives the
-// launch, to be run now or, captured, later.
+// All kernels by name. An entry takes pointers to the arguments, as the driver does, and returns the
+// launch as a function, to be called at once or, if captured, later.
 using Kernel = std::function<std::function<void()>(dim3, dim3, size_t, void **)>;
 
 inline std::map<std::string, Kernel> &kernels() {
@@ -213,7 +218,9 @@ struct Registration {
 } // namespace emulation
 
 inline void __syncthreads() { emulation::wait_at(emulation::block_barrier); }
-inline void __syncwarp(unsigned = ~0u) { emulation::wait_at(emulation::warp_barriers[emulation::current / 32]); }
+inline void __syncwarp(unsigned = ~0u) {
+    emulation::wait_at(emulation::warp_barriers[emulation::current / 32]);
+}
 template <typename V>
 V __shfl_xor_sync(unsigned, V value, unsigned mask) {
     return emulation::shuffle(value, emulation::current % 32 ^ mask);
@@ -224,7 +231,8 @@ V __shfl_sync(unsigned, V value, unsigned lane) {
 }
 inline unsigned __ballot_sync(unsigned, bool vote) {
     unsigned votes = 0;
-    for (unsigned lane = 0; lane < 32; ++lane) votes |= __shfl_sync(0, uint32_t(vote), lane) << lane;
+    for (unsigned lane = 0; lane < 32; ++lane)
+        votes |= __shfl_sync(0, uint32_t(vote), lane) << lane;
     return votes;
 }
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
@@ -232,10 +240,10 @@ inline unsigned __float_as_uint(float v) { return std::bit_cast<unsigned>(v); }
 inline float __uint_as_float(unsigned bits) { return std::bit_cast<float>(bits); }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
-#define __expf expf // CUDA's is an approximation, to 2 ulp and the rounding of its argument
+#define __expf expf // CUDA's is an approximation within 2 ulp, besides the rounding of its argument
 
-#define SHARED_MEMORY(type, name)                                                                       \
-    type *const name = reinterpret_cast<type *>(                                                        \
+#define SHARED_MEMORY(type, name)                                                                  \
+    type *const name = reinterpret_cast<type *>(                                                   \
         (reinterpret_cast<uintptr_t>(emulation::dynamic_shared.data()) + 15) & ~uintptr_t(15))
 #define NAMED_KERNEL(name, ...)                                  \
     extern "C" void name(__VA_ARGS__);                           \

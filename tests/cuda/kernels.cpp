@@ -1,7 +1,9 @@
-// The kernels' logic on the host, under sanitizers, against plain loops. (`src/kernels/cuda/present/tests/` holds them to
-// the CPU's kernels over random shapes; it needs the build of feature `cuda`, this does not.)
+// Tests of the kernels' logic on the host, under sanitizers, against plain loops. These need no build
+// of feature `cuda`. (`src/kernels/cuda/present/tests/` needs one, and compares the kernels with the
+// CPU's over random shapes.)
 //
-//   g++ -std=c++20 -g -ffp-contract=off -fsanitize=address,undefined -I CUDA/include -I src/kernels/cuda/device
+//   g++ -std=c++20 -g -ffp-contract=off -fsanitize=address,undefined \
+//       -I CUDA/include -I src/kernels/cuda/device tests/cuda/kernels.cpp
 #include "emulation.h"
 #include "kernels.cu"
 
@@ -25,7 +27,7 @@ std::vector<V> random(size_t n) {
     return values;
 }
 
-// How far a result in V may be from one in double.
+// Whether a result in V is within tolerance of one in double.
 template <typename V>
 bool near(V got, double want) {
     const double unit = sizeof(V) == 4 ? 1e-5 : 1.0 / 64;
@@ -41,14 +43,15 @@ const char *suffix<__nv_bfloat16>() { return "_bf16"; }
 template <>
 const char *suffix<__half>() { return "_f16"; }
 
-// Launches a kernel by its name, as the driver does: the arguments have exactly its types.
+// Launches a kernel by its name, as the driver does. The arguments must have exactly its types.
 template <typename... Arguments>
-void run(const std::string &name, dim3 grid, uint32_t threads, size_t shared, Arguments... arguments) {
+void run(const std::string &name, dim3 grid, uint32_t threads, size_t shared,
+         Arguments... arguments) {
     void *pointers[] = {&arguments...};
     emulation::kernels().at(name)(grid, {threads}, shared, pointers)();
 }
 
-// A CSR matrix of which every fifth row is empty, with nonzeros at its corners.
+// A CSR matrix with nonzeros at its corners, of which every fifth row is empty.
 template <typename Column, typename Value>
 struct Csr {
     std::vector<uint32_t> offsets{0};
@@ -58,7 +61,8 @@ struct Csr {
     Csr(uint32_t rows, uint32_t inner, float density) {
         for (uint32_t row = 0; row < rows; ++row) {
             for (uint32_t column = 0; column < inner; ++column) {
-                const bool corner = (row == 0 && column == 0) || (row == rows - 1 && column == inner - 1);
+                const bool corner =
+                    (row == 0 && column == 0) || (row == rows - 1 && column == inner - 1);
                 if (!corner && (row % 5 == 3 || uniform() > 2 * density - 1)) continue;
                 columns.push_back(column);
                 values.push_back({});
@@ -69,39 +73,42 @@ struct Csr {
     }
 
     Deltas deltas(uint32_t lanes) const {
-        const uint32_t kinds = (sizeof(Column) == 4 ? WIDE_COLUMNS : 0) | (sizeof(Value) == 4 ? WIDE_VALUES : 0);
+        const uint32_t kinds =
+            (sizeof(Column) == 4 ? WIDE_COLUMNS : 0) | (sizeof(Value) == 4 ? WIDE_VALUES : 0);
         return {offsets.data(), columns.data(), values.data(), kinds, lanes};
     }
 
     template <typename Visit>
     void each(Visit visit) const {
         for (uint32_t row = 0; row + 1 < offsets.size(); ++row)
-            for (uint32_t k = offsets[row]; k < offsets[row + 1]; ++k) visit(row, columns[k], widen(values[k]), k);
+            for (uint32_t k = offsets[row]; k < offsets[row + 1]; ++k)
+                visit(row, columns[k], widen(values[k]), k);
     }
 };
 
 template <typename V>
-void swaps() {
-    // More nonzeros than a block takes; few; one row.
+void apply_and_revert() {
+    // More nonzeros than a block takes, a few, and a single row.
     const Csr<uint16_t, __nv_bfloat16> a(41, 96, 0.7f);
     const Csr<uint32_t, float> b(7, 30, 0.1f), c(1, 5, 0.5f);
     const uint32_t shapes[][2] = {{41, 96}, {7, 30}, {1, 5}};
     const Deltas deltas[] = {a.deltas(4), b.deltas(4), c.deltas(4)};
     std::vector<V> weights[3], before[3];
-    std::vector<AppliedWeight> parts;
+    std::vector<AppliedWeight> applied;
     uint64_t saved_count = 0;
     uint32_t blocks = 0;
     for (int i = 0; i < 3; ++i) {
         const auto [rows, inner] = shapes[i];
         before[i] = weights[i] = random<V>(rows * inner);
         const uint32_t nonzeros = deltas[i].row_offsets[rows], own = (nonzeros + CHUNK - 1) / CHUNK;
-        parts.push_back({weights[i].data(), deltas[i], saved_count, rows, inner, blocks, own});
+        applied.push_back({weights[i].data(), deltas[i], saved_count, rows, inner, blocks, own});
         saved_count += nonzeros, blocks += own;
     }
     std::vector<V> saved(saved_count);
     const float scale = 0.7f;
-    const AppliedWeight *table = parts.data();
-    run(std::string("ticket_apply") + suffix<V>(), blocks, 64, 0, table, uint32_t(3), saved.data(), scale);
+    const AppliedWeight *table = applied.data();
+    run(std::string("ticket_apply") + suffix<V>(), blocks, 64, 0, table, uint32_t(3), saved.data(),
+        scale);
     std::vector<V> want[3] = {before[0], before[1], before[2]};
     const auto apply = [&](int i, const auto &csr) {
         csr.each([&](uint32_t row, uint32_t column, float value, uint32_t) {
@@ -123,10 +130,13 @@ void overlays(uint32_t lanes, bool staged) {
     const uint32_t out = 37, inner = 70, batch = 60;
     const Csr<uint16_t, __nv_bfloat16> one(out, inner, 0.3f);
     const Csr<uint32_t, float> other(out, inner, 0.05f);
-    // Weight 0 is not touched by either ticket.
+    // Neither ticket touches weight 0.
     const Deltas tickets[2][2] = {{{}, one.deltas(lanes)}, {{}, other.deltas(4)}};
-    const Segment segments[] = {{nullptr, 0, 1, 0.f, 0}, {tickets[0], 1, 6, 1.5f, 0}, {tickets[1], 7, 1, -1.f, 0},
-                                {nullptr, 8, 52, 0.f, 0}, {nullptr, 0, 0, 0.f, 0}};
+    const Segment segments[] = {{nullptr, 0, 1, 0.f, 0},
+                                {tickets[0], 1, 6, 1.5f, 0},
+                                {tickets[1], 7, 1, -1.f, 0},
+                                {nullptr, 8, 52, 0.f, 0},
+                                {nullptr, 0, 0, 0.f, 0}};
     const auto x = random<V>(batch * inner);
     const auto y = random<float>(batch * out);
     std::vector<V> bare(y.size()), sums(y.size());
@@ -135,7 +145,8 @@ void overlays(uint32_t lanes, bool staged) {
     const auto add = [&](const auto &csr, const Segment &segment) {
         for (uint32_t row = segment.first_row; row < segment.first_row + segment.rows; ++row)
             csr.each([&](uint32_t o, uint32_t column, float value, uint32_t) {
-                want[row * out + o] += double(segment.scale) * value * widen(x[row * inner + column]);
+                want[row * out + o] +=
+                    double(segment.scale) * value * widen(x[row * inner + column]);
             });
     };
     add(one, segments[1]), add(other, segments[2]);
@@ -146,8 +157,8 @@ void overlays(uint32_t lanes, bool staged) {
     const size_t shared = staged ? at_once * inner * sizeof(float) : 0;
     const auto overlay = [&](uint32_t weight) {
         std::memset(sums.data(), 0xff, sums.size() * sizeof(V));
-        run(std::string("overlay") + suffix<V>(), dim3(3, 5), 64, shared, sums.data(), product, input, table, weight,
-            inner, out, at_once, uint32_t(staged));
+        run(std::string("overlay") + suffix<V>(), dim3(3, 5), 64, shared, sums.data(), product,
+            input, table, weight, inner, out, at_once, uint32_t(staged));
     };
     overlay(0);
     CHECK(!std::memcmp(sums.data(), bare.data(), sums.size() * sizeof(V)));
@@ -159,35 +170,40 @@ void overlays(uint32_t lanes, bool staged) {
     std::vector<V> dense(out * inner), expected(out * inner);
     std::memset(dense.data(), 0, dense.size() * sizeof(V));
     std::memset(expected.data(), 0, dense.size() * sizeof(V));
-    one.each([&](uint32_t row, uint32_t column, float value, uint32_t) { store(&expected[row * inner + column], 2 * value); });
+    one.each([&](uint32_t row, uint32_t column, float value, uint32_t) {
+        store(&expected[row * inner + column], 2 * value);
+    });
     const Deltas *ticket = tickets[0];
-    run(std::string("overlay_expand") + suffix<V>(), 1, 256, 0, dense.data(), ticket, uint32_t(1), inner, out, 2.f);
+    run(std::string("overlay_expand") + suffix<V>(), 1, 256, 0, dense.data(), ticket, uint32_t(1),
+        inner, out, 2.f);
     CHECK(!std::memcmp(dense.data(), expected.data(), dense.size() * sizeof(V)));
 }
 
-// One sequence, its last `rows` positions as queries, in tiles of `at_once` rows.
+// Attention of one sequence, with its last `rows` positions as queries, in tiles of `at_once` rows.
 template <typename V>
-void attention(const char *kernel, uint32_t positions, uint32_t rows, uint32_t at_once, uint32_t group, uint32_t dim,
-               uint32_t window) {
-    const uint32_t kv_heads = 2, heads = kv_heads * group, blocks = (positions + KV_BLOCK - 1) / KV_BLOCK;
+void attention(const char *kernel, uint32_t positions, uint32_t rows, uint32_t at_once,
+               uint32_t group, uint32_t dim, uint32_t window) {
+    const uint32_t kv_heads = 2, heads = kv_heads * group,
+                   blocks = (positions + KV_BLOCK - 1) / KV_BLOCK;
     const float scale = 0.4f;
-    // What was never written is no number.
+    // Positions that are never written are NaN.
     const uint64_t half = blocks * kv_heads * dim * KV_BLOCK;
     std::vector<V> cache(2 * half);
     for (V &value : cache) store(&value, NAN);
     std::vector<uint32_t> table(blocks);
     for (uint32_t i = 0; i < blocks; ++i) table[i] = blocks - 1 - i;
-    // Keys and values of a row lie one after the other, between others.
+    // The keys and values of a row are adjacent, between other values.
     const uint64_t own = kv_heads * dim, stride = 2 * own + dim;
     const auto fresh = random<V>(positions * stride);
     std::vector<uint32_t> slots(positions);
-    for (uint32_t p = 0; p < positions; ++p) slots[p] = table[p / KV_BLOCK] * KV_BLOCK + p % KV_BLOCK;
+    for (uint32_t p = 0; p < positions; ++p)
+        slots[p] = table[p / KV_BLOCK] * KV_BLOCK + p % KV_BLOCK;
     const V *fresh_data = fresh.data();
     const uint32_t *slots_data = slots.data();
-    run(std::string("kv_write") + suffix<V>(), positions, 32, 0, cache.data(), half, fresh_data, stride, slots_data,
-        kv_heads, dim);
+    run(std::string("kv_write") + suffix<V>(), positions, 32, 0, cache.data(), half, fresh_data,
+        stride, slots_data, kv_heads, dim);
 
-    // Queries lie between others, as in a fused product.
+    // The queries are between other values, as in a fused product.
     const uint64_t query_stride = heads * dim + 3 * dim;
     const auto queries = random<V>(rows * query_stride);
     std::vector<Tile> tiles;
@@ -197,15 +213,17 @@ void attention(const char *kernel, uint32_t positions, uint32_t rows, uint32_t a
     std::vector<V> y(rows * heads * dim);
     std::vector<float> scratch(parts > 1 ? rows * heads * parts * (dim + 2) : 0);
     float *const parts_data = parts > 1 ? scratch.data() : nullptr;
-    const V *queries_data = queries.data(), *keys_data = cache.data(), *values_data = keys_data + half;
+    const V *queries_data = queries.data(), *keys_data = cache.data(),
+            *values_data = keys_data + half;
     const Tile *tiles_data = tiles.data();
     const uint32_t *table_data = table.data();
-    run(std::string(kernel) + suffix<V>(), dim3(tiles.size(), kv_heads, parts), ATTENTION_WARPS * WARP, 0, y.data(),
-        parts_data, queries_data, query_stride, keys_data, values_data, tiles_data, table_data, group, kv_heads, dim,
-        window, per_part, scale);
+    run(std::string(kernel) + suffix<V>(), dim3(tiles.size(), kv_heads, parts),
+        ATTENTION_WARPS * WARP, 0, y.data(), parts_data, queries_data, query_stride, keys_data,
+        values_data, tiles_data, table_data, group, kv_heads, dim, window, per_part, scale);
     if (parts > 1) {
         const float *from = scratch.data();
-        run(std::string("attention_combine") + suffix<V>(), rows * heads, 32, 0, y.data(), from, parts, dim);
+        run(std::string("attention_combine") + suffix<V>(), rows * heads, 32, 0, y.data(), from,
+            parts, dim);
     }
 
     for (uint32_t row = 0; row < rows; ++row)
@@ -224,7 +242,8 @@ void attention(const char *kernel, uint32_t positions, uint32_t rows, uint32_t a
                 total += weight;
                 for (uint32_t d = 0; d < dim; ++d) sum[d] += weight * widen(v[d]);
             }
-            for (uint32_t d = 0; d < dim; ++d) CHECK(near(y[(row * heads + head) * dim + d], sum[d] / total));
+            for (uint32_t d = 0; d < dim; ++d)
+                CHECK(near(y[(row * heads + head) * dim + d], sum[d] / total));
         }
 }
 
@@ -232,24 +251,30 @@ template <typename V>
 void around_products() {
     const uint32_t rows = 3, heads = 3, dim = 34, width = heads * dim, half = dim / 2;
     const float eps = 1e-5f;
-    const auto x = random<float>(rows * width), cos = random<float>(rows * half), sin = random<float>(rows * half);
-    const auto weight = random<V>(width), norm = random<V>(dim), gate_up = random<V>(rows * 2 * width);
+    const auto x = random<float>(rows * width), cos = random<float>(rows * half),
+               sin = random<float>(rows * half);
+    const auto weight = random<V>(width), norm = random<V>(dim),
+               gate_up = random<V>(rows * 2 * width);
     const float *x_data = x.data(), *cos_data = cos.data(), *sin_data = sin.data();
     const V *weight_data = weight.data(), *norm_data = norm.data(), *gate_up_data = gate_up.data();
     std::vector<V> y(rows * width);
 
-    run(std::string("rms_norm") + suffix<V>(), rows, 64, 0, y.data(), x_data, weight_data, width, eps);
+    run(std::string("rms_norm") + suffix<V>(), rows, 64, 0, y.data(), x_data, weight_data, width,
+        eps);
     for (uint32_t row = 0; row < rows; ++row) {
         double square = 0;
-        for (uint32_t i = 0; i < width; ++i) square += double(x[row * width + i]) * x[row * width + i];
         for (uint32_t i = 0; i < width; ++i)
-            CHECK(near(y[row * width + i], x[row * width + i] / std::sqrt(square / width + eps) * widen(weight[i])));
+            square += double(x[row * width + i]) * x[row * width + i];
+        for (uint32_t i = 0; i < width; ++i)
+            CHECK(near(y[row * width + i],
+                       x[row * width + i] / std::sqrt(square / width + eps) * widen(weight[i])));
     }
 
     const auto added = random<V>(rows * width);
     const V *added_data = added.data();
     auto summed = x;
-    run(std::string("add_rms_norm") + suffix<V>(), rows, 64, 0, y.data(), summed.data(), added_data, weight_data, width, eps);
+    run(std::string("add_rms_norm") + suffix<V>(), rows, 64, 0, y.data(), summed.data(), added_data,
+        weight_data, width, eps);
     for (uint32_t row = 0; row < rows; ++row) {
         double square = 0;
         const float *sum = &summed[row * width];
@@ -258,7 +283,8 @@ void around_products() {
             square += double(sum[i]) * sum[i];
         }
         for (uint32_t i = 0; i < width; ++i)
-            CHECK(near(y[row * width + i], sum[i] / std::sqrt(square / width + eps) * widen(weight[i])));
+            CHECK(near(y[row * width + i],
+                       sum[i] / std::sqrt(square / width + eps) * widen(weight[i])));
     }
 
     const uint32_t queries = 2;
@@ -268,23 +294,27 @@ void around_products() {
         const uint64_t stride = width + dim;
         const auto before = random<V>(rows * stride);
         auto turned = before;
-        const V *const of = normed ? norm_data : nullptr, *const of_keys = normed ? key_norm_data : nullptr;
-        run(std::string("rotate") + suffix<V>(), rows, 64, 0, turned.data(), stride, cos_data, sin_data, of, of_keys, queries,
-            eps, heads, dim);
+        const V *const query_norm = normed ? norm_data : nullptr;
+        const V *const head_norm = normed ? key_norm_data : nullptr;
+        run(std::string("rotate") + suffix<V>(), rows, 64, 0, turned.data(), stride, cos_data,
+            sin_data, query_norm, head_norm, queries, eps, heads, dim);
         for (uint32_t row = 0; row < rows; ++row)
             for (uint32_t head = 0; head <= heads; ++head) {
-                const V *from = &before[row * stride + head * dim], *to = &turned[row * stride + head * dim];
+                const V *from = &before[row * stride + head * dim],
+                        *to = &turned[row * stride + head * dim];
                 if (head == heads) {
-                    CHECK(!std::memcmp(from, to, dim * sizeof(V))); // what follows the heads stays
+                    CHECK(!std::memcmp(from, to, dim * sizeof(V))); // values after the heads are unchanged
                     continue;
                 }
                 const auto &weight = head < queries ? norm : key_norm;
                 double square = 0, inverse = 1;
-                for (uint32_t i = 0; i < dim; ++i) square += double(widen(from[i])) * widen(from[i]);
+                for (uint32_t i = 0; i < dim; ++i)
+                    square += double(widen(from[i])) * widen(from[i]);
                 if (normed) inverse = 1 / std::sqrt(square / dim + eps);
                 for (uint32_t i = 0; i < half; ++i) {
                     const double a = widen(from[i]) * inverse * (normed ? widen(weight[i]) : 1);
-                    const double b = widen(from[i + half]) * inverse * (normed ? widen(weight[i + half]) : 1);
+                    const double b =
+                        widen(from[i + half]) * inverse * (normed ? widen(weight[i + half]) : 1);
                     const double c = cos[row * half + i], s = sin[row * half + i];
                     CHECK(near(to[i], a * c - b * s));
                     CHECK(near(to[i + half], b * c + a * s));
@@ -296,40 +326,57 @@ void around_products() {
     run(std::string("silu_mul") + suffix<V>(), 2, 64, 0, y.data(), gate_up_data, width, count);
     for (uint32_t i = 0; i < count; ++i) {
         const double gate = widen(gate_up[i / width * 2 * width + i % width]);
-        CHECK(near(y[i], gate / (1 + std::exp(-gate)) * widen(gate_up[i / width * 2 * width + i % width + width])));
+        CHECK(near(y[i], gate / (1 + std::exp(-gate)) *
+                             widen(gate_up[i / width * 2 * width + i % width + width])));
     }
     auto sum = x;
     run(std::string("residual_add") + suffix<V>(), 2, 64, 0, sum.data(), added_data, count);
     for (uint32_t i = 0; i < count; ++i) CHECK(sum[i] == x[i] + widen(added[i]));
     auto biased = added;
     run(std::string("bias_add") + suffix<V>(), 2, 64, 0, biased.data(), weight_data, width, count);
-    for (uint32_t i = 0; i < count; ++i) CHECK(near(biased[i], double(widen(added[i])) + widen(weight[i % width])));
+    for (uint32_t i = 0; i < count; ++i)
+        CHECK(near(biased[i], double(widen(added[i])) + widen(weight[i % width])));
     auto wide = random<float>(count);
     const auto before = wide;
-    run(std::string("bias_add_wide") + suffix<V>(), 2, 64, 0, wide.data(), weight_data, width, count);
+    run(std::string("bias_add_wide") + suffix<V>(), 2, 64, 0, wide.data(), weight_data, width,
+        count);
     for (uint32_t i = 0; i < count; ++i) CHECK(wide[i] == before[i] + widen(weight[i % width]));
     const std::vector<uint32_t> ids{2, 0, 2};
     const uint32_t *ids_data = ids.data();
     std::vector<float> rows_of(ids.size() * width);
-    run(std::string("gather_rows") + suffix<V>(), 3, 64, 0, rows_of.data(), added_data, ids_data, width);
-    for (uint32_t i = 0; i < rows_of.size(); ++i) CHECK(rows_of[i] == widen(added[ids[i / width] * width + i % width]));
+    run(std::string("gather_rows") + suffix<V>(), 3, 64, 0, rows_of.data(), added_data, ids_data,
+        width);
+    for (uint32_t i = 0; i < rows_of.size(); ++i)
+        CHECK(rows_of[i] == widen(added[ids[i / width] * width + i % width]));
 }
 
 void tokens() {
     const uint32_t vocabulary = 301;
     auto logits = random<float>(4 * vocabulary);
-    logits[170] = logits[44] = 2;                                             // equals: the first
+    logits[170] = logits[44] = 2;                                             // equal: the first wins
     for (uint32_t i = 0; i < vocabulary; ++i) logits[vocabulary + i] = NAN;   // none
-    logits[2 * vocabulary + 9] = INFINITY, logits[2 * vocabulary + 300] = 1.5; // infinity does not count
-    // Weights 1, 1/2 and 1/4, many times each, and a few that are nothing.
+    logits[2 * vocabulary + 9] = INFINITY; // counts as -infinity
+    logits[2 * vocabulary + 300] = 1.5;
+    // Weights 1, 1/2 and 1/4, many times each, and a few NaN.
     float *const row = &logits[3 * vocabulary];
-    for (uint32_t i = 0; i < vocabulary; ++i) row[i] = i % 10 == 7 ? NAN : -std::log(float(1 << i % 3));
-    std::vector<SamplingParams> params{{0, 0, 0, 1, 0, 0, 0}, {0.5, 1, 0, 1, 0, 1, 0}, {0, 0, 0, 1, 0, 2, 0}};
+    for (uint32_t i = 0; i < vocabulary; ++i)
+        row[i] = i % 10 == 7 ? NAN : -std::log(float(1 << i % 3));
+    std::vector<SamplingParams> params{
+        {0, 0, 0, 1, 0, 0, 0}, {0.5, 1, 0, 1, 0, 1, 0}, {0, 0, 0, 1, 0, 2, 0}};
     const uint32_t all = ~0u;
     for (const auto &[min_p, top_p, top_k] :
-         std::vector<std::tuple<float, float, uint32_t>>{{0, 1, all}, {-0.f, 0.8f, all}, {0.3f, 1, all}, {0, 1, 5}, {0, 1, 130}, {0, 0.01f, all},
-                                                         {0, 0.7f, all}, {0, 0.5f, 120}, {0.6f, 0.9f, 1000}, {0, 0.99f, 95}})
-        for (int i = 0; i < 12; ++i) params.push_back({(i + 0.3) / 12, 1, min_p, top_p, top_k, 3, 0});
+         std::vector<std::tuple<float, float, uint32_t>>{{0, 1, all},
+                                                         {-0.f, 0.8f, all},
+                                                         {0.3f, 1, all},
+                                                         {0, 1, 5},
+                                                         {0, 1, 130},
+                                                         {0, 0.01f, all},
+                                                         {0, 0.7f, all},
+                                                         {0, 0.5f, 120},
+                                                         {0.6f, 0.9f, 1000},
+                                                         {0, 0.99f, 95}})
+        for (int i = 0; i < 12; ++i)
+            params.push_back({(i + 0.3) / 12, 1, min_p, top_p, top_k, 3, 0});
     std::vector<uint32_t> got(params.size()), keys(params.size() * vocabulary);
     const float *data = logits.data();
     const SamplingParams *table = params.data();
@@ -339,13 +386,16 @@ void tokens() {
         const SamplingParams &method = params[c];
         std::vector<std::pair<double, uint32_t>> kept; // heaviest first, then by token
         for (uint32_t i = 0; i < vocabulary; ++i)
-            if (!std::isnan(row[i]) && std::exp(row[i]) >= method.min_p) kept.push_back({-std::exp(double(row[i])), i});
-        std::stable_sort(kept.begin(), kept.end(), [](auto a, auto b) { return a.first < b.first - 1e-6; });
+            if (!std::isnan(row[i]) && std::exp(row[i]) >= method.min_p)
+                kept.push_back({-std::exp(double(row[i])), i});
+        std::stable_sort(kept.begin(), kept.end(),
+                         [](auto a, auto b) { return a.first < b.first - 1e-6; });
         if (method.top_k < kept.size()) kept.resize(method.top_k);
         double total = 0, sum = 0;
         for (const auto &[weight, token] : kept) total -= weight;
         for (size_t i = 0; i < kept.size(); ++i)
-            if ((sum -= kept[i].first) >= method.top_p * total && method.top_p < 1) kept.resize(i + 1);
+            if ((sum -= kept[i].first) >= method.top_p * total && method.top_p < 1)
+                kept.resize(i + 1);
         std::sort(kept.begin(), kept.end(), [](auto a, auto b) { return a.second < b.second; });
         total = 0;
         for (const auto &[weight, token] : kept) total -= weight;
@@ -359,14 +409,14 @@ void tokens() {
 
 template <typename V>
 void everything() {
-    swaps<V>();
+    apply_and_revert<V>();
     overlays<V>(4, true), overlays<V>(16, true), overlays<V>(32, false);
     attention<V>("attention_1x2", 37, 1, 1, 1, 16, ~0u);
     attention<V>("attention_8x2", 50, 13, 2, 3, 64, ~0u);
     attention<V>("attention_8x4", 41, 20, 4, 2, 80, 17);
     attention<V>("attention_1x4", 19, 1, 1, 1, 128, 5);
     attention<V>("attention_8x2", 600, 5, 8, 1, 6, ~0u);   // in parts
-    attention<V>("attention_8x2", 520, 4, 8, 1, 6, 30);    // parts that nobody sees
+    attention<V>("attention_8x2", 520, 4, 8, 1, 6, 30);    // parts outside of the window
     around_products<V>();
 }
 } // namespace

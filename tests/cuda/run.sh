@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What can be said of the CUDA side without a GPU, in a minute: the kernels compile for sm_80 and sm_90, clippy finds
-# nothing in what launches them, and their logic holds on the host, under sanitizers. Takes the folder that the
-# toolkit is laid out in (deploy/cuda/toolkit.sh).
+# Checks of the CUDA side without a GPU, in about a minute: the kernels compile for sm_80 and sm_90,
+# clippy passes on the code that launches them, and their logic passes its tests on the host under
+# sanitizers. FOLDER is for the CUDA toolkit, which deploy/cuda/toolkit.sh installs there.
 set -euo pipefail
 
 [ $# -eq 1 ] || { echo "usage: run.sh FOLDER" >&2; exit 2; }
@@ -12,12 +12,13 @@ scratch=$(mktemp -d)
 host=""
 trap 'kill $host 2>/dev/null || true; rm -rf "$scratch"' EXIT
 
-# Beside clippy, which is the longer of the two.
+# In parallel with clippy, which takes longer.
 (
   c++ -std=c++20 -ffp-contract=off -fsanitize=address,undefined -fno-sanitize-recover=undefined \
     -I "$CUDA_HOME/include" -I src/kernels/cuda/device tests/cuda/kernels.cpp -o "$scratch/kernels"
   "$scratch/kernels"
 ) &
 host=$!
-NVCC=$PWD/tests/cuda/nvcc cargo clippy --locked --release --features cuda --all-targets -- -D warnings
+NVCC=$PWD/tests/cuda/nvcc \
+  cargo clippy --locked --release --features cuda --all-targets -- -D warnings
 wait "$host"

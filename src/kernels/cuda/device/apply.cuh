@@ -1,52 +1,57 @@
-// Applying and reverting a ticket in place: one launch for all weights that it touches.
+// Apply and revert of a ticket, in place: one launch for all weights that it touches.
 
 #ifndef TOMBOLA_APPLY
 #define TOMBOLA_APPLY
-// One weight `[rows, inner]` that is written. `kernels::cuda::present::ticket::apply` writes this struct.
+// One weight `[rows, inner]` that a ticket is written into. `present/ticket/apply.rs` has the same
+// struct.
 struct AppliedWeight {
     void *weight;
     Deltas deltas;
-    uint64_t first_saved; // where its values are in `saved`
+    uint64_t first_saved; // index of its first value in `saved`
     uint32_t rows, inner;
     uint32_t first_block, blocks;
 };
 
-// The part that a block works on: parts lie in the order of their blocks.
-__device__ inline const AppliedWeight &part_of(const AppliedWeight *parts, uint32_t count, uint32_t block) {
+// The weight that a block works on; weights are in the order of their blocks.
+__device__ inline const AppliedWeight &weight_of(const AppliedWeight *weights, uint32_t count,
+                                                 uint32_t block) {
     uint32_t first = 0, last = count;
     while (last - first > 1) {
         const uint32_t middle = first + (last - first) / 2;
-        if (parts[middle].first_block <= block)
+        if (weights[middle].first_block <= block)
             first = middle;
         else
             last = middle;
     }
-    return parts[first];
+    return weights[first];
 }
 #endif
 
-// Keeps the base's own values in `saved`, then writes `round(w + scale * delta)`. The product and the
-// sum are rounded one by one, as the CPU does it: not one fused multiply-add.
-KERNEL(ticket_apply, const AppliedWeight *parts, uint32_t count, T *saved, float scale) {
-    const AppliedWeight part = part_of(parts, count, blockIdx.x);
-    T *weight = static_cast<T *>(part.weight);
-    T *kept = saved + part.first_saved;
-    const uint32_t first = (blockIdx.x - part.first_block) * CHUNK;
-    for_each_nonzero(part.deltas.row_offsets, part.rows, first, [&](uint32_t nonzero, uint32_t row) {
-        T *at = weight + uint64_t(row) * part.inner + column_of(part.deltas, nonzero);
-        const T old = *at;
-        kept[nonzero] = old;
-        store(at, __fadd_rn(widen(old), __fmul_rn(scale, value_of(part.deltas, nonzero))));
-    });
+// Saves the base's values, then writes `round(w + scale * delta)`. Product and sum are rounded
+// separately, as on the CPU, not by a fused multiply-add.
+KERNEL(ticket_apply, const AppliedWeight *weights, uint32_t count, T *saved, float scale) {
+    const AppliedWeight applied = weight_of(weights, count, blockIdx.x);
+    T *weight = static_cast<T *>(applied.weight);
+    T *kept = saved + applied.first_saved;
+    const uint32_t first = (blockIdx.x - applied.first_block) * CHUNK;
+    for_each_nonzero(
+        applied.deltas.row_offsets, applied.rows, first, [&](uint32_t nonzero, uint32_t row) {
+            T *at = weight + uint64_t(row) * applied.inner + column_of(applied.deltas, nonzero);
+            const T old = *at;
+            kept[nonzero] = old;
+            store(at, __fadd_rn(widen(old), __fmul_rn(scale, value_of(applied.deltas, nonzero))));
+        });
 }
 
-// Writes the kept values back.
-KERNEL(ticket_revert, const AppliedWeight *parts, uint32_t count, const T *saved) {
-    const AppliedWeight part = part_of(parts, count, blockIdx.x);
-    T *weight = static_cast<T *>(part.weight);
-    const T *kept = saved + part.first_saved;
-    const uint32_t first = (blockIdx.x - part.first_block) * CHUNK;
-    for_each_nonzero(part.deltas.row_offsets, part.rows, first, [&](uint32_t nonzero, uint32_t row) {
-        weight[uint64_t(row) * part.inner + column_of(part.deltas, nonzero)] = kept[nonzero];
-    });
+// Writes the saved values back.
+KERNEL(ticket_revert, const AppliedWeight *weights, uint32_t count, const T *saved) {
+    const AppliedWeight applied = weight_of(weights, count, blockIdx.x);
+    T *weight = static_cast<T *>(applied.weight);
+    const T *kept = saved + applied.first_saved;
+    const uint32_t first = (blockIdx.x - applied.first_block) * CHUNK;
+    for_each_nonzero(
+        applied.deltas.row_offsets, applied.rows, first, [&](uint32_t nonzero, uint32_t row) {
+            weight[uint64_t(row) * applied.inner + column_of(applied.deltas, nonzero)] =
+                kept[nonzero];
+        });
 }

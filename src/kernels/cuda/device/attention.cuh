@@ -1,24 +1,24 @@
 // Causal attention over blocks of keys and values, with grouped queries and a sliding window, for
-// decoding and for chunks of prompts alike (after FlashDecoding: parts of the positions are attended
-// to apart, and put together by their softmax sums).
+// decoding and for chunks of prompts. As in FlashDecoding, parts of the positions are attended to
+// separately and combined by their softmax sums.
 //
-// A layer's keys are `[blocks, kv heads, dim, KV_BLOCK]`, its values `[blocks, kv heads, KV_BLOCK, dim]`.
-// Where a part of the positions begins and which warp takes which block is counted from the sequence's
-// start, so a row's sums are added in one order whatever is computed beside it.
+// The keys of a layer are `[blocks, kv heads, dim, KV_BLOCK]`, the values
+// `[blocks, kv heads, KV_BLOCK, dim]`. The parts of the positions, and the blocks of each warp, are
+// counted from the start of the sequence, so the sums of a row have one order in any batch.
 
 #ifndef TOMBOLA_ATTENTION
 #define TOMBOLA_ATTENTION
-// Neighbouring rows of one sequence. `kernels::cuda::attention` writes this struct.
+// Neighbouring rows of one sequence. `present/attention.rs` has the same struct.
 struct Tile {
     uint32_t first_row, rows;
     uint32_t first_position;
-    uint32_t first_block; // of the sequence, in `block_tables`
+    uint32_t first_block; // index of the sequence's first block in `block_tables`
 };
 
 constexpr uint32_t ATTENTION_WARPS = 4;
 
-// The score of one position out of the sums of lanes: a lane has read some dims of the positions
-// `8 * (lane % 2) ..+ 8`. Afterwards it has the whole score of position `position_of(lane)`.
+// Score of one position from the partial sums of the lanes. A lane has partial sums over some dims
+// for the 8 positions from `8 * (lane % 2)` on, and gets the score of position `position_of(lane)`.
 __device__ inline float gather_score(float (&s)[8]) {
     const uint32_t lane = threadIdx.x % WARP;
 #pragma unroll
@@ -42,30 +42,32 @@ __device__ inline uint32_t lane_of(uint32_t position) {
     return (position >> 3 & 1) | (position & 7) << 2;
 }
 
-// A running softmax: the greatest score, the sum of weights, and how a new score weighs.
+// Running softmax: the greatest score and the sum of the weights.
 struct Softmax {
     float most = -INFINITY, sum = 0.f;
 
-    // Takes in a block's scores, one a lane: `score` becomes its weight; what was summed up before is
-    // to be multiplied by the result.
+    // Adds the scores of a block, one per lane. `score` becomes its weight. Returns the factor for
+    // earlier sums.
     __device__ float take(float &score) {
         float best = score, weights;
-        for (uint32_t step : {16u, 8u, 4u, 1u}) best = fmaxf(best, __shfl_xor_sync(ALL_LANES, best, step));
+        for (uint32_t step : {16u, 8u, 4u, 1u})
+            best = fmaxf(best, __shfl_xor_sync(ALL_LANES, best, step));
         best = fmaxf(best, most);
         const float kept = best == -INFINITY ? 1.f : __expf(most - best);
         score = weights = score == -INFINITY ? 0.f : __expf(score - best);
-        for (uint32_t step : {16u, 8u, 4u, 1u}) weights += __shfl_xor_sync(ALL_LANES, weights, step);
+        for (uint32_t step : {16u, 8u, 4u, 1u})
+            weights += __shfl_xor_sync(ALL_LANES, weights, step);
         sum = sum * kept + weights;
         most = best;
         return kept;
     }
 };
 
-// What a block of threads attends with.
+// Operands of the attention.
 template <typename V>
 struct Attention {
     V *y;           // [rows, heads, dim]
-    float *parts;   // [rows, heads, parts, dim + 2], or null where one part is all
+    float *parts;   // [rows, heads, parts, dim + 2], or null for a single part
     const V *queries;
     uint64_t query_stride; // between rows
     const V *keys, *values;
@@ -76,8 +78,8 @@ struct Attention {
     float scale;
 };
 
-// Blocks `(tiles, kv heads, parts)` of ATTENTION_WARPS warps; a tile has QUERIES queries at most (its
-// rows times `group`), a head at most `DIMS * 32` dims, a multiple of DIMS.
+// Grid `(tiles, kv heads, parts)` of ATTENTION_WARPS warps. A tile has at most QUERIES queries, its
+// rows times `group`; a head has at most `DIMS * 32` dims, a multiple of DIMS.
 template <uint32_t QUERIES, uint32_t DIMS, typename V>
 __device__ inline void attend(const Attention<V> &a) {
     __shared__ float queries[QUERIES][DIMS * WARP];
@@ -87,7 +89,7 @@ __device__ inline void attend(const Attention<V> &a) {
     const uint32_t kv_head = blockIdx.y, part = blockIdx.z, dim = a.dim;
     const uint32_t count = tile.rows * a.group, heads = a.kv_heads * a.group;
     const uint32_t end = tile.first_position + tile.rows;
-    if (uint64_t(part) * a.per_part >= end) { // a part that other sequences have
+    if (uint64_t(part) * a.per_part >= end) { // a part that only longer sequences have
         for (uint32_t q = threadIdx.x; q < count; q += blockDim.x) {
             const uint64_t row = tile.first_row + q / a.group;
             const uint64_t result = row * heads + kv_head * a.group + q % a.group;
@@ -102,11 +104,12 @@ __device__ inline void attend(const Attention<V> &a) {
         const uint32_t query = i / dim, d = i % dim;
         const uint64_t row = tile.first_row + query / a.group;
         const uint32_t head = kv_head * a.group + query % a.group;
-        queries[query][d] = widen(a.queries[row * a.query_stride + uint64_t(head) * dim + d]) * a.scale;
+        queries[query][d] =
+            widen(a.queries[row * a.query_stride + uint64_t(head) * dim + d]) * a.scale;
     }
     __syncthreads();
 
-    // The blocks that any of the rows sees, within the part.
+    // The blocks within the part that any of the rows attends to.
     const uint32_t start = tile.first_position >= a.window ? tile.first_position + 1 - a.window : 0;
     const uint32_t per_part = a.per_part / KV_BLOCK;
     const uint32_t last = min((end + KV_BLOCK - 1) / KV_BLOCK, (part + 1) * per_part);
@@ -116,7 +119,8 @@ __device__ inline void attend(const Attention<V> &a) {
     Softmax softmax[QUERIES];
     float acc[QUERIES][DIMS] = {};
     for (; block < last; block += ATTENTION_WARPS) {
-        const uint64_t at = uint64_t(a.block_tables[tile.first_block + block]) * a.kv_heads + kv_head;
+        const uint64_t at =
+            uint64_t(a.block_tables[tile.first_block + block]) * a.kv_heads + kv_head;
         const V *keys = a.keys + at * dim * KV_BLOCK, *values = a.values + at * dim * KV_BLOCK;
         float scores[QUERIES][8] = {};
         for (uint32_t d = lane / 2; d < dim; d += WARP / 2) {
@@ -143,10 +147,10 @@ __device__ inline void attend(const Attention<V> &a) {
         }
         for (uint32_t p = 0; p < KV_BLOCK; ++p) {
             float v[DIMS] = {};
-            // A block's last positions may never have been written: what lies there has no weight, but
-            // it must not be read as a number.
-            const bool known = block * KV_BLOCK + p < end;
-            if (known && lane * DIMS < dim) load(v, values + p * dim + lane * DIMS);
+            // The last positions of a block may never have been written. They have no weight, but
+            // could be NaN, so they are not read.
+            const bool written = block * KV_BLOCK + p < end;
+            if (written && lane * DIMS < dim) load(v, values + p * dim + lane * DIMS);
 #pragma unroll
             for (uint32_t q = 0; q < QUERIES; ++q) {
                 if (q >= count) break;
@@ -184,14 +188,14 @@ __device__ inline void attend(const Attention<V> &a) {
 }
 #endif
 
-#define ATTENTION(QUERIES, DIMS)                                                                       \
-    KERNEL(attention_##QUERIES##x##DIMS, T *y, float *parts, const T *queries, uint64_t query_stride,  \
-           const T *keys, const T *values, const Tile *tiles, const uint32_t *block_tables,           \
-           uint32_t group, uint32_t kv_heads, uint32_t dim, uint32_t window, uint32_t per_part,       \
-           float scale) {                                                                             \
-        attend<QUERIES, DIMS>(Attention<T>{y, parts, queries, query_stride, keys, values, tiles,      \
-                                           block_tables, group, kv_heads, dim, window, per_part,         \
-                                           scale});       \
+#define ATTENTION(QUERIES, DIMS)                                                                   \
+    KERNEL(attention_##QUERIES##x##DIMS, T *y, float *parts, const T *queries,                     \
+           uint64_t query_stride, const T *keys, const T *values, const Tile *tiles,               \
+           const uint32_t *block_tables, uint32_t group, uint32_t kv_heads, uint32_t dim,          \
+           uint32_t window, uint32_t per_part, float scale) {                                      \
+        attend<QUERIES, DIMS>(Attention<T>{y, parts, queries, query_stride, keys, values, tiles,   \
+                                           block_tables, group, kv_heads, dim, window, per_part,   \
+                                           scale});                                                \
     }
 ATTENTION(1, 2)
 ATTENTION(8, 2)
@@ -201,7 +205,7 @@ ATTENTION(1, 8)
 ATTENTION(8, 8)
 #undef ATTENTION
 
-// Puts the parts of a row and head together; a block has one of them.
+// Combines the parts of a row and head; one block per row and head.
 KERNEL(attention_combine, T *y, const float *parts, uint32_t count, uint32_t dim) {
     const float *from = parts + uint64_t(blockIdx.x) * count * (dim + 2);
     float best = -INFINITY, sum = 0.f;

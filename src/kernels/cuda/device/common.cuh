@@ -1,7 +1,7 @@
-// What all kernels share: the dtypes, reductions, and how a kernel is named.
+// Dtypes and reductions that all kernels share.
 //
-// The kernels are compiled once for each dtype that a base may be resident in: `kernels.cu` defines T
-// and KERNEL and includes the other files. All arithmetic is in float.
+// `kernels.cu` includes the kernels once per dtype that a base may be resident in, with T defined
+// as the dtype and KERNEL as the declaration of a kernel for it. All arithmetic is in float.
 #pragma once
 #include <cstdint>
 #include <cuda_bf16.h>
@@ -9,48 +9,49 @@
 
 constexpr uint32_t WARP = 32;
 constexpr uint32_t ALL_LANES = 0xffffffffu;
-// Positions of a block of keys and values; `kernels::kv::BLOCK` holds the same number.
+// Positions per block of keys and values, as `kernels::kv::BLOCK`.
 constexpr uint32_t KV_BLOCK = 16;
 
 __device__ inline float widen(float v) { return v; }
 __device__ inline float widen(__nv_bfloat16 v) { return __bfloat162float(v); }
 __device__ inline float widen(__half v) { return __half2float(v); }
 
-// To nearest, ties to even.
+// Rounds to nearest, ties to even.
 __device__ inline void store(float *to, float v) { *to = v; }
 __device__ inline void store(__nv_bfloat16 *to, float v) { *to = __float2bfloat16_rn(v); }
 __device__ inline void store(__half *to, float v) { *to = __float2half_rn(v); }
 
-// N neighbours, read at once: `from` is aligned to all of them.
+// N neighbouring values that are read at once, aligned to all of them.
 template <typename V, uint32_t N>
 struct alignas(sizeof(V) * N) Neighbours {
     V values[N];
 };
 
-// N neighbours in pieces of 16 bytes at most, widened.
+// Loads and widens N neighbouring values, in reads of 16 bytes at most. `from` is aligned to a
+// read.
 template <uint32_t N, typename V>
 __device__ inline void load(float (&to)[N], const V *from) {
-    constexpr uint32_t PIECE = N * sizeof(V) <= 16 ? N : 16 / sizeof(V);
+    constexpr uint32_t READ = N * sizeof(V) <= 16 ? N : 16 / sizeof(V);
 #pragma unroll
-    for (uint32_t start = 0; start < N; start += PIECE) {
-        const auto piece = *reinterpret_cast<const Neighbours<V, PIECE> *>(from + start);
+    for (uint32_t start = 0; start < N; start += READ) {
+        const auto read = *reinterpret_cast<const Neighbours<V, READ> *>(from + start);
 #pragma unroll
-        for (uint32_t i = 0; i < PIECE; ++i) to[start + i] = widen(piece.values[i]);
+        for (uint32_t i = 0; i < READ; ++i) to[start + i] = widen(read.values[i]);
     }
 }
 
-// Over `lanes` neighbouring lanes, a power of two: all of them get the sum.
+// Sum over `lanes` neighbouring lanes, a power of two. All of them get it.
 __device__ inline float sum_over(float v, uint32_t lanes) {
     for (uint32_t step = lanes / 2; step > 0; step /= 2) v += __shfl_xor_sync(ALL_LANES, v, step);
     return v;
 }
 
-// Over a whole block of at most 32 warps: all threads get the sum.
+// Sum over a block of at most 32 warps. All threads get it.
 __device__ inline float sum_over_block(float v) {
     __shared__ float sums[WARP];
     const uint32_t warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     v = sum_over(v, WARP);
-    __syncthreads(); // a sum before this one may still be read
+    __syncthreads(); // an earlier sum may still be read
     if (lane == 0) sums[warp] = v;
     __syncthreads();
     return sum_over(lane < blockDim.x / WARP ? sums[lane] : 0.f, WARP);

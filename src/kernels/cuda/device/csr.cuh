@@ -1,9 +1,9 @@
-// A ticket's deltas on the device: of every weight a CSR matrix, and the search for a nonzero's row.
+// Deltas of a ticket: a CSR matrix per weight, and the search for the row of a nonzero.
 #pragma once
 #include "common.cuh"
 
-// One weight's deltas; `row_offsets` is null where the ticket does not touch the weight. Columns rise
-// strictly within a row. `kernels::cuda::csr` writes this struct.
+// Deltas of one weight; `row_offsets` is null if the ticket does not touch it. Columns are strictly
+// increasing within a row. `present/ticket/layout.rs` has the same struct.
 struct Deltas {
     const uint32_t *row_offsets; // [out + 1]
     const void *columns;         // [nonzeros], u16 or u32
@@ -19,11 +19,12 @@ __device__ inline uint32_t column_of(const Deltas &deltas, uint32_t nonzero) {
 }
 
 __device__ inline float value_of(const Deltas &deltas, uint32_t nonzero) {
-    return deltas.kinds & WIDE_VALUES ? static_cast<const float *>(deltas.values)[nonzero]
-                                      : widen(static_cast<const __nv_bfloat16 *>(deltas.values)[nonzero]);
+    return deltas.kinds & WIDE_VALUES
+               ? static_cast<const float *>(deltas.values)[nonzero]
+               : widen(static_cast<const __nv_bfloat16 *>(deltas.values)[nonzero]);
 }
 
-// The last of the rows `first..last` that begins at or before `nonzero`, which lies in one of them.
+// Row of a nonzero that lies in one of the rows `first..last`, by binary search.
 __device__ inline uint32_t row_of(const uint32_t *row_offsets, uint32_t first, uint32_t last,
                                   uint32_t nonzero) {
     while (last - first > 1) {
@@ -36,10 +37,11 @@ __device__ inline uint32_t row_of(const uint32_t *row_offsets, uint32_t first, u
     return first;
 }
 
-// Nonzeros of a block where each has a thread's turn: neighbours are read by neighbouring lanes.
+// Nonzeros per block of `for_each_nonzero`, in which neighbouring lanes read neighbouring nonzeros.
 constexpr uint32_t CHUNK = 1024;
 
-// Calls `visit(nonzero, row)` for the block's nonzeros, which start at `first`. All threads come here.
+// Calls `visit(nonzero, row)` for the nonzeros of the block, from `first` on. All threads of the
+// block must call it.
 template <typename Visit>
 __device__ inline void for_each_nonzero(const uint32_t *row_offsets, uint32_t rows, uint32_t first,
                                         Visit visit) {

@@ -1,14 +1,14 @@
-// What is around the products of a decoder layer. The residual stream is in float, everything else in
-// the base's dtype.
+// Operations of a decoder layer besides products and attention. The residual stream is in float,
+// all other activations in the base's dtype.
 
-// `to[i] = from[ids[i]]`, rows of `width`, widened; a block has one row.
+// `to[i] = from[ids[i]]` for rows of `width` values, widened; one block per row.
 KERNEL(gather_rows, float *to, const T *from, const uint32_t *ids, uint32_t width) {
     from += uint64_t(ids[blockIdx.x]) * width;
     to += uint64_t(blockIdx.x) * width;
     for (uint32_t i = threadIdx.x; i < width; i += blockDim.x) to[i] = widen(from[i]);
 }
 
-// `y = w * x / sqrt(mean(x^2) + eps)`; a block has one row.
+// `y = w * x / sqrt(mean(x^2) + eps)`; one block per row.
 KERNEL(rms_norm, T *y, const float *x, const T *weight, uint32_t width, float eps) {
     x += uint64_t(blockIdx.x) * width;
     y += uint64_t(blockIdx.x) * width;
@@ -19,8 +19,8 @@ KERNEL(rms_norm, T *y, const float *x, const T *weight, uint32_t width, float ep
         store(y + i, x[i] * (inverse * widen(weight[i])));
 }
 
-// `x += y`, and the sum normalised as by rms_norm; a block has one row, a thread the same columns of it
-// both times.
+// `x += y`, and the sum normalised as by rms_norm; one block per row. A thread has the same columns
+// in both passes, so it needs no barrier between them.
 KERNEL(add_rms_norm, T *normed, float *x, const T *y, const T *weight, uint32_t width, float eps) {
     x += uint64_t(blockIdx.x) * width;
     y += uint64_t(blockIdx.x) * width;
@@ -36,9 +36,9 @@ KERNEL(add_rms_norm, T *normed, float *x, const T *y, const T *weight, uint32_t 
         store(normed + i, x[i] * (inverse * widen(weight[i])));
 }
 
-// Turns heads in place by their rows' angles: value `i` together with value `i + dim / 2`; each head is
-// normalised first where there are norms: the first `queries` heads by one weight, those after them by
-// another. A block has one row, a warp one head at a time.
+// Rotates heads in place by the angles of their rows: value `i` together with value `i + dim / 2`.
+// If there are norms, each head is normalised first: the first `queries` heads with one weight, the
+// heads after them with another. One block per row, one head per warp at a time.
 KERNEL(rotate, T *x, uint64_t row_stride, const float *cos, const float *sin, const T *query_norm,
        const T *key_norm, uint32_t queries, float eps, uint32_t heads, uint32_t dim) {
     const uint32_t half = dim / 2, lane = threadIdx.x % WARP;
@@ -51,7 +51,8 @@ KERNEL(rotate, T *x, uint64_t row_stride, const float *cos, const float *sin, co
         float inverse = 1.f;
         if (norm != nullptr) {
             float square = 0.f;
-            for (uint32_t i = lane; i < dim; i += WARP) square += widen(values[i]) * widen(values[i]);
+            for (uint32_t i = lane; i < dim; i += WARP)
+                square += widen(values[i]) * widen(values[i]);
             inverse = 1.f / sqrtf(sum_over(square, WARP) / dim + eps);
         }
         for (uint32_t i = lane; i < half; i += WARP) {
@@ -66,8 +67,8 @@ KERNEL(rotate, T *x, uint64_t row_stride, const float *cos, const float *sin, co
     }
 }
 
-// Stores a row's new keys at its slot, and its values, which follow them in the row, at theirs: `half`
-// values after the keys. A block has one row.
+// Stores the new keys and values of a row at its slot. In the row the values follow the keys; in
+// the cache they begin `half` values after them. One block per row.
 KERNEL(kv_write, T *keys, uint64_t half, const T *fresh, uint64_t row_stride, const uint32_t *slots,
        uint32_t heads, uint32_t dim) {
     const uint32_t slot = slots[blockIdx.x], offset = slot % KV_BLOCK;
@@ -80,7 +81,7 @@ KERNEL(kv_write, T *keys, uint64_t half, const T *fresh, uint64_t row_stride, co
     }
 }
 
-// `silu(gate) * up`, a row's `width` gates before its `width` ups.
+// `silu(gate) * up`; a row has `width` gate values, then `width` up values.
 KERNEL(silu_mul, T *y, const T *gate_up, uint32_t width, uint64_t count) {
     for (uint64_t i = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
          i += uint64_t(gridDim.x) * blockDim.x) {
@@ -90,7 +91,7 @@ KERNEL(silu_mul, T *y, const T *gate_up, uint32_t width, uint64_t count) {
     }
 }
 
-// `x += y`, the residual stream in float.
+// `x += y`, where `x` is the residual stream in float.
 KERNEL(residual_add, float *x, const T *y, uint64_t count) {
     for (uint64_t i = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
          i += uint64_t(gridDim.x) * blockDim.x)
@@ -108,7 +109,11 @@ __device__ inline void add_to_rows(To *y, const V *bias, uint32_t width, uint64_
 #endif
 
 // `y += bias` in every row.
-KERNEL(bias_add, T *y, const T *bias, uint32_t width, uint64_t count) { add_to_rows(y, bias, width, count); }
+KERNEL(bias_add, T *y, const T *bias, uint32_t width, uint64_t count) {
+    add_to_rows(y, bias, width, count);
+}
 
-// The same of a product that is not rounded yet.
-KERNEL(bias_add_wide, float *y, const T *bias, uint32_t width, uint64_t count) { add_to_rows(y, bias, width, count); }
+// The same for a product in float.
+KERNEL(bias_add_wide, float *y, const T *bias, uint32_t width, uint64_t count) {
+    add_to_rows(y, bias, width, count);
+}

@@ -1,4 +1,4 @@
-// The kernels of a dtype; included once for each.
+// The kernels that are compiled for each dtype; included once per dtype.
 #include "attention.cuh"
 #include "decoder.cuh"
 #include "overlay.cuh"

@@ -1,7 +1,7 @@
 // All kernels, for each dtype: one translation unit, one image.
 //
-// Where `HOST_EMULATION` is defined, a header before this one has made C++ of what is CUDA's own
-// (tests/cuda/emulation.h), and KERNEL makes each kernel known by its name.
+// If `HOST_EMULATION` is defined, tests/cuda/emulation.h was included before and defines the CUDA
+// keywords and functions for the host, and NAMED_KERNEL, which registers a kernel by its name.
 #include "common.cuh"
 #include "csr.cuh"
 

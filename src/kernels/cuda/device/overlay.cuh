@@ -1,27 +1,29 @@
-// `y + scale * x * Delta^T` for a ragged batch: its rows lie in segments, each under one ticket or under none. The
-// product `y` comes in float and the sum is rounded once: what a ticket adds is often less than half a unit of a
-// product that is rounded already, and would be lost every time.
+// `y + scale * x * Delta^T` for a ragged batch, whose rows are in segments under one ticket or
+// none. The product `y` is in float and the sum is rounded once, since a ticket often adds less
+// than half a unit in the last place of a rounded product, which would be lost.
 
 #ifndef TOMBOLA_OVERLAY
 #define TOMBOLA_OVERLAY
-// Batch rows under one ticket, or under none: a null pointer. `kernels::cuda::overlay` writes this struct.
+// Batch rows under one ticket, or under none (null). `present/ticket/overlay.rs` has the same
+// struct.
 struct Segment {
-    const Deltas *ticket; // its deltas of every weight
+    const Deltas *ticket; // one entry per weight
     uint32_t first_row, rows;
     float scale;
     uint32_t padding;
 };
 
-// Batch rows that share a nonzero's read.
+// Batch rows that share the read of a nonzero.
 constexpr uint32_t OVERLAY_ROWS = 4;
 
-// Values that nothing is added to are only rounded, by all blocks of a segment; a thread reads several before it writes,
-// so that it waits once.
+// Rounds values to which no ticket adds, with all blocks of a segment. A thread reads several
+// values before it writes, so that it waits only once.
 template <typename V>
 __device__ inline void round_all(V *to, const float *y, uint64_t count) {
     constexpr uint32_t AT_ONCE = 8;
     const uint64_t threads = uint64_t(gridDim.x) * blockDim.x;
-    for (uint64_t start = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x; start < count; start += AT_ONCE * threads) {
+    for (uint64_t start = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x; start < count;
+         start += AT_ONCE * threads) {
         float values[AT_ONCE];
 #pragma unroll
         for (uint32_t t = 0; t < AT_ONCE; ++t)
@@ -32,14 +34,16 @@ __device__ inline void round_all(V *to, const float *y, uint64_t count) {
     }
 }
 
-// A few batch rows: the lanes of a group take a row's nonzeros in turn, then add up their sums. The
-// order of a sum hangs on the ticket alone, never on the other rows. `x(row, column)` reads the input.
+// Adds the sparse product of a few batch rows. The lanes of a group share the nonzeros of a row of
+// the weight, then add up their sums. The order of a sum depends on the ticket only, not on other
+// batch rows. `x(row, column)` reads the input.
 template <typename V, typename Input>
-__device__ inline void add_rows(V *to, const float *y, uint32_t out, uint32_t rows, const Deltas &deltas,
-                                float scale, uint32_t first, uint32_t last, Input x) {
+__device__ inline void add_rows(V *to, const float *y, uint32_t out, uint32_t rows,
+                                const Deltas &deltas, float scale, uint32_t first, uint32_t last,
+                                Input x) {
     const uint32_t lanes = deltas.lanes, lane = threadIdx.x % lanes;
     const uint32_t at_once = blockDim.x / lanes;
-    // All lanes of a warp stay in the loop, since they meet in the sums.
+    // All lanes of a warp stay in the loop, since the sums need all of them.
     for (uint32_t start = first; start < last; start += at_once) {
         const uint32_t row = start + threadIdx.x / lanes;
         const bool inside = row < last;
@@ -63,8 +67,8 @@ __device__ inline void add_rows(V *to, const float *y, uint32_t out, uint32_t ro
 }
 #endif
 
-// Blocks `(parts of the weight's rows, segments)`. Where `staged`, dynamic shared memory has room for
-// OVERLAY_ROWS rows of x, or for fewer: `at_once`.
+// Grid `(ranges of the weight's rows, segments)`. If `staged`, dynamic shared memory has room for
+// `at_once` rows of x, at most OVERLAY_ROWS.
 KERNEL(overlay, T *sums, const float *y, const T *x, const Segment *segments, uint32_t weight,
        uint32_t inner, uint32_t out, uint32_t at_once, uint32_t staged) {
     SHARED_MEMORY(float, stage);
@@ -84,24 +88,29 @@ KERNEL(overlay, T *sums, const float *y, const T *x, const Segment *segments, ui
         const float *dense = y + row * out;
         T *to = sums + row * out;
         if (staged) {
-            __syncthreads(); // the rows before are done with
-            for (uint32_t i = threadIdx.x; i < rows * inner; i += blockDim.x) stage[i] = widen(from[i]);
+            __syncthreads(); // the rows before may still be read
+            for (uint32_t i = threadIdx.x; i < rows * inner; i += blockDim.x)
+                stage[i] = widen(from[i]);
             __syncthreads();
             add_rows(to, dense, out, rows, deltas, segment.scale, first, last,
                      [&](uint32_t t, uint32_t column) { return stage[t * inner + column]; });
         } else {
             add_rows(to, dense, out, rows, deltas, segment.scale, first, last,
-                     [&](uint32_t t, uint32_t column) { return widen(from[uint64_t(t) * inner + column]); });
+                     [&](uint32_t t, uint32_t column) {
+                         return widen(from[uint64_t(t) * inner + column]);
+                     });
         }
     }
 }
 
-// Writes a weight's deltas, times `factor`, into a matrix of zeros: for so many batch rows that a dense
-// product is cheaper.
-KERNEL(overlay_expand, T *dense, const Deltas *ticket, uint32_t weight, uint32_t inner, uint32_t out,
-       float factor) {
+// Writes the deltas of a weight, times `factor`, into a matrix of zeros, for a dense product with
+// many batch rows.
+KERNEL(overlay_expand, T *dense, const Deltas *ticket, uint32_t weight, uint32_t inner,
+       uint32_t out, float factor) {
     const Deltas deltas = ticket[weight];
-    for_each_nonzero(deltas.row_offsets, out, blockIdx.x * CHUNK, [&](uint32_t nonzero, uint32_t row) {
-        store(dense + uint64_t(row) * inner + column_of(deltas, nonzero), factor * value_of(deltas, nonzero));
-    });
+    for_each_nonzero(deltas.row_offsets, out, blockIdx.x * CHUNK,
+                     [&](uint32_t nonzero, uint32_t row) {
+                         store(dense + uint64_t(row) * inner + column_of(deltas, nonzero),
+                               factor * value_of(deltas, nonzero));
+                     });
 }

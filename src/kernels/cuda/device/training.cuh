@@ -1,5 +1,5 @@
-// What the trainer computes besides products: everything in float. Sums are taken in one order, so a run can be
-// repeated bit for bit.
+// Operations of the trainer besides products, all in float. Sums have a fixed order, so a run can
+// be repeated bit for bit.
 #pragma once
 
 // `target += values`, or their absolute values.
@@ -9,9 +9,10 @@ NAMED_KERNEL(accumulate, float *target, const float *values, uint64_t count, uin
         target[i] += absolute ? fabsf(values[i]) : values[i];
 }
 
-// `target[ids[i]] += values[i]`, rows of `width`; a thread has a column, since rows may come twice.
-NAMED_KERNEL(accumulate_rows, float *target, const uint32_t *ids, const float *values, uint32_t rows,
-             uint32_t width) {
+// `target[ids[i]] += values[i]` for rows of `width` values; one thread per column, since `ids` may
+// repeat.
+NAMED_KERNEL(accumulate_rows, float *target, const uint32_t *ids, const float *values,
+             uint32_t rows, uint32_t width) {
     const uint32_t column = blockIdx.x * blockDim.x + threadIdx.x;
     if (column >= width) return;
     for (uint32_t row = 0; row < rows; ++row)
@@ -19,8 +20,8 @@ NAMED_KERNEL(accumulate_rows, float *target, const uint32_t *ids, const float *v
 }
 
 // `mean = beta * mean + (1 - beta) * scale * gradient`, or of its square.
-NAMED_KERNEL(update_mean, float *mean, const float *gradient, uint64_t count, uint32_t square, float beta,
-             float scale) {
+NAMED_KERNEL(update_mean, float *mean, const float *gradient, uint64_t count, uint32_t square,
+             float beta, float scale) {
     for (uint64_t i = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
          i += uint64_t(gridDim.x) * blockDim.x) {
         const float value = gradient[i] * scale;
@@ -29,14 +30,14 @@ NAMED_KERNEL(update_mean, float *mean, const float *gradient, uint64_t count, ui
 }
 
 // `w = keep * w - rate * direction / (root * sqrt(mean_square) + eps)`.
-NAMED_KERNEL(optimizer_step, float *weights, const float *direction, const float *mean_square, uint64_t count,
-             float rate, float root, float eps, float keep) {
+NAMED_KERNEL(optimizer_step, float *weights, const float *direction, const float *mean_square,
+             uint64_t count, float rate, float root, float eps, float keep) {
     for (uint64_t i = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
          i += uint64_t(gridDim.x) * blockDim.x)
         weights[i] = keep * weights[i] - rate * direction[i] / (root * sqrtf(mean_square[i]) + eps);
 }
 
-// The sum of each block's values; blocks of `chunk` values.
+// Sum of squares of each chunk of `chunk` values; one block per chunk.
 NAMED_KERNEL(sum_of_squares, float *sums, const float *values, uint64_t count, uint32_t chunk) {
     const uint64_t first = uint64_t(blockIdx.x) * chunk;
     const uint64_t end = count - first < chunk ? count : first + chunk;
@@ -46,7 +47,8 @@ NAMED_KERNEL(sum_of_squares, float *sums, const float *values, uint64_t count, u
     if (threadIdx.x == 0) sums[blockIdx.x] = sum;
 }
 
-// Blocks `(columns / 32, rows / 32)` of 32 x 8 threads in one dimension.
+// Transposes a matrix. Grid `(columns / 32, rows / 32)`, with 32 x 8 threads per block in one
+// dimension.
 NAMED_KERNEL(transpose, float *to, const float *from, uint32_t rows, uint32_t columns) {
     __shared__ float tile[WARP][WARP + 1];
     const uint32_t x = threadIdx.x % WARP, y = threadIdx.x / WARP;
@@ -61,11 +63,13 @@ NAMED_KERNEL(transpose, float *to, const float *from, uint32_t rows, uint32_t co
     }
 }
 
-// Adds the weight gradient at kept positions: of `(row, column)`, the product of a row of `dy` `[out, tokens]` with
-// one of `x` `[in, tokens]`. A warp has one position at a time, a block CHUNK of them.
-NAMED_KERNEL(sddmm_gradient, float *gradient, const uint32_t *row_offsets, const uint32_t *columns, const float *x,
-             const float *dy, uint32_t out, uint32_t tokens) {
-    const uint32_t nonzeros = row_offsets[out], first = blockIdx.x * CHUNK, lane = threadIdx.x % WARP;
+// Adds the weight gradient at the trained positions: at `(row, column)`, the dot product of a row
+// of `dy` `[out, tokens]` and a row of `x` `[in, tokens]`. One position per warp at a time, CHUNK
+// per block.
+NAMED_KERNEL(sddmm_gradient, float *gradient, const uint32_t *row_offsets, const uint32_t *columns,
+             const float *x, const float *dy, uint32_t out, uint32_t tokens) {
+    const uint32_t nonzeros = row_offsets[out], first = blockIdx.x * CHUNK,
+                   lane = threadIdx.x % WARP;
     const uint32_t end = nonzeros - first < CHUNK ? nonzeros : first + CHUNK;
     for (uint32_t k = first + threadIdx.x / WARP; k < end; k += blockDim.x / WARP) {
         const uint32_t row = row_of(row_offsets, 0, out, k);
@@ -77,7 +81,7 @@ NAMED_KERNEL(sddmm_gradient, float *gradient, const uint32_t *row_offsets, const
     }
 }
 
-// The values at kept positions of a matrix `[rows, width]`.
+// Reads the values of a matrix `[rows, width]` at the trained positions.
 NAMED_KERNEL(gather_positions, float *values, const float *weight, const uint32_t *row_offsets,
              const uint32_t *columns, uint32_t rows, uint32_t width) {
     for_each_nonzero(row_offsets, rows, blockIdx.x * CHUNK, [&](uint32_t nonzero, uint32_t row) {
@@ -85,15 +89,18 @@ NAMED_KERNEL(gather_positions, float *values, const float *weight, const uint32_
     });
 }
 
-NAMED_KERNEL(set_positions, float *weight, const float *values, const uint32_t *row_offsets, const uint32_t *columns,
-             uint32_t rows, uint32_t width) {
+// Writes values at the trained positions of a matrix `[rows, width]`.
+NAMED_KERNEL(set_positions, float *weight, const float *values, const uint32_t *row_offsets,
+             const uint32_t *columns, uint32_t rows, uint32_t width) {
     for_each_nonzero(row_offsets, rows, blockIdx.x * CHUNK, [&](uint32_t nonzero, uint32_t row) {
         weight[uint64_t(row) * width + columns[nonzero]] = values[nonzero];
     });
 }
 
-// With s the logistic function of the gate: `dup = dy * gate * s`, `dgate = dy * up * s * (1 + gate * (1 - s))`.
-NAMED_KERNEL(silu_mul_backward, float *dx, const float *gate_up, const float *dy, uint32_t width, uint64_t count) {
+// With s the logistic function of the gate: `dup = dy * gate * s` and
+// `dgate = dy * up * s * (1 + gate * (1 - s))`.
+NAMED_KERNEL(silu_mul_backward, float *dx, const float *gate_up, const float *dy, uint32_t width,
+             uint64_t count) {
     for (uint64_t i = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
          i += uint64_t(gridDim.x) * blockDim.x) {
         const uint64_t at = i / width * 2 * width + i % width;
@@ -104,15 +111,16 @@ NAMED_KERNEL(silu_mul_backward, float *dx, const float *gate_up, const float *dy
     }
 }
 
+// `1 / sqrt(mean(row^2) + eps)`, for all threads of a block.
 __device__ inline float inverse_root(const float *row, uint32_t width, float eps) {
     float square = 0.f;
     for (uint32_t i = threadIdx.x; i < width; i += blockDim.x) square += row[i] * row[i];
     return 1.f / sqrtf(sum_over_block(square) / width + eps);
 }
 
-// `r * (w * dy - x * r^2 * mean(w * dy * x))`; a block has one row.
-NAMED_KERNEL(rms_norm_backward, float *dx, const float *x, const float *weight, const float *dy, uint32_t width,
-             float eps) {
+// `r * (w * dy - x * r^2 * mean(w * dy * x))`; one block per row.
+NAMED_KERNEL(rms_norm_backward, float *dx, const float *x, const float *weight, const float *dy,
+             uint32_t width, float eps) {
     x += uint64_t(blockIdx.x) * width;
     dy += uint64_t(blockIdx.x) * width;
     dx += uint64_t(blockIdx.x) * width;
@@ -124,15 +132,15 @@ NAMED_KERNEL(rms_norm_backward, float *dx, const float *x, const float *weight, 
         dx[i] = inverse * (weight[i] * dy[i] - x[i] * back);
 }
 
-// `1 / sqrt(mean(x^2) + eps)` of each row; a block has one.
+// `1 / sqrt(mean(x^2) + eps)` of each row; one block per row.
 NAMED_KERNEL(rms_inverse, float *inverse, const float *x, uint32_t width, float eps) {
     const float of_row = inverse_root(x + uint64_t(blockIdx.x) * width, width, eps);
     if (threadIdx.x == 0) inverse[blockIdx.x] = of_row;
 }
 
-// The sum over rows of `dy * x * inverse`; a thread has a column.
-NAMED_KERNEL(rms_norm_weight_gradient, float *gradient, const float *x, const float *dy, const float *inverse,
-             uint32_t rows, uint32_t width) {
+// Sum over rows of `dy * x * inverse`; one thread per column.
+NAMED_KERNEL(rms_norm_weight_gradient, float *gradient, const float *x, const float *dy,
+             const float *inverse, uint32_t rows, uint32_t width) {
     const uint32_t column = blockIdx.x * blockDim.x + threadIdx.x;
     if (column >= width) return;
     float sum = 0.f;
@@ -143,16 +151,18 @@ NAMED_KERNEL(rms_norm_weight_gradient, float *gradient, const float *x, const fl
     gradient[column] = sum;
 }
 
-// The loss of each row's target; the logits become the gradient of `weight` times the losses' sum where `replaces`.
-// A block has one row.
-NAMED_KERNEL(cross_entropy, float *losses, float *logits, const uint32_t *targets, uint32_t vocabulary, float weight,
-             uint32_t replaces) {
+// Loss of each row's target. If `replaces`, the logits become the gradient of `weight` times the
+// sum of the losses. One block per row.
+NAMED_KERNEL(cross_entropy, float *losses, float *logits, const uint32_t *targets,
+             uint32_t vocabulary, float weight, uint32_t replaces) {
     __shared__ float largest[WARP];
     logits += uint64_t(blockIdx.x) * vocabulary;
-    const uint32_t target = targets[blockIdx.x], warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const uint32_t target = targets[blockIdx.x], warp = threadIdx.x / WARP,
+                   lane = threadIdx.x % WARP;
     float most = -INFINITY;
     for (uint32_t i = threadIdx.x; i < vocabulary; i += blockDim.x) most = fmaxf(most, logits[i]);
-    for (uint32_t step = WARP / 2; step > 0; step /= 2) most = fmaxf(most, __shfl_xor_sync(ALL_LANES, most, step));
+    for (uint32_t step = WARP / 2; step > 0; step /= 2)
+        most = fmaxf(most, __shfl_xor_sync(ALL_LANES, most, step));
     if (lane == 0) largest[warp] = most;
     __syncthreads();
     for (uint32_t w = 0; w < blockDim.x / WARP; ++w) most = fmaxf(most, largest[w]);
@@ -166,17 +176,18 @@ NAMED_KERNEL(cross_entropy, float *losses, float *logits, const uint32_t *target
         logits[i] = weight * (expf(logits[i] - log_sum) - (i == target ? 1.f : 0.f));
 }
 
-// Attention over whole sequences. A warp has one row and head; rows that are in no sequence have `last <= first`.
+// Attention over whole sequences, one row and head per warp. Rows in no sequence have
+// `last <= first`. `present/training/attention.rs` passes this struct.
 struct CausalAttention {
-    const float *q, *k, *v;        // [rows, heads or kv heads, dim]
-    const uint32_t *first, *last;  // of each row's sequence, its rows
+    const float *q, *k, *v;       // [rows, heads or kv heads, dim]
+    const uint32_t *first, *last; // per row, the first row of its sequence and its end
     uint32_t rows, heads, kv_heads, dim, window;
     float scale;
 };
-constexpr uint32_t CAUSAL_DIMS = 8; // of a lane: heads up to 256 wide
+constexpr uint32_t CAUSAL_DIMS = 8; // values per lane: heads of up to 256
 
-// A lane's dims of a head; zeros beyond it.
-__device__ inline void head_of(float (&to)[CAUSAL_DIMS], const float *from, uint32_t dim) {
+// Loads a lane's values of a head, zeros beyond it.
+__device__ inline void load_head(float (&to)[CAUSAL_DIMS], const float *from, uint32_t dim) {
 #pragma unroll
     for (uint32_t i = 0; i < CAUSAL_DIMS; ++i) {
         const uint32_t d = threadIdx.x % WARP + i * WARP;
@@ -184,7 +195,9 @@ __device__ inline void head_of(float (&to)[CAUSAL_DIMS], const float *from, uint
     }
 }
 
-__device__ inline void put_head(float *to, const float (&from)[CAUSAL_DIMS], uint32_t dim, float factor) {
+// Stores a lane's values of a head, times `factor`.
+__device__ inline void store_head(float *to, const float (&from)[CAUSAL_DIMS], uint32_t dim,
+                                  float factor) {
 #pragma unroll
     for (uint32_t i = 0; i < CAUSAL_DIMS; ++i) {
         const uint32_t d = threadIdx.x % WARP + i * WARP;
@@ -199,29 +212,32 @@ __device__ inline float dot(const float (&a)[CAUSAL_DIMS], const float (&b)[CAUS
     return sum_over(sum, WARP);
 }
 
-__device__ inline void add(float (&to)[CAUSAL_DIMS], float factor, const float (&from)[CAUSAL_DIMS]) {
+__device__ inline void add(float (&to)[CAUSAL_DIMS], float factor,
+                           const float (&from)[CAUSAL_DIMS]) {
 #pragma unroll
     for (uint32_t i = 0; i < CAUSAL_DIMS; ++i) to[i] += factor * from[i];
 }
 
-// The first row that a row sees.
-__device__ inline uint32_t sees_from(const CausalAttention &a, uint32_t row) {
+// The first row that a row attends to.
+__device__ inline uint32_t first_seen(const CausalAttention &a, uint32_t row) {
     const uint32_t by_window = row + 1 > a.window ? row + 1 - a.window : 0;
     return a.first[row] > by_window ? a.first[row] : by_window;
 }
 
+// The result, and the logarithms of the softmax sums.
 NAMED_KERNEL(causal_attention, float *y, float *log_sums, CausalAttention a) {
     const uint32_t item = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP;
     if (item >= a.rows * a.heads) return;
-    const uint32_t row = item / a.heads, head = item % a.heads, kv_head = head / (a.heads / a.kv_heads);
+    const uint32_t row = item / a.heads, head = item % a.heads,
+                   kv_head = head / (a.heads / a.kv_heads);
     float q[CAUSAL_DIMS], k[CAUSAL_DIMS], v[CAUSAL_DIMS], sum[CAUSAL_DIMS] = {};
-    head_of(q, a.q + uint64_t(item) * a.dim, a.dim);
+    load_head(q, a.q + uint64_t(item) * a.dim, a.dim);
     float most = -INFINITY, total = 0.f;
     const uint32_t end = a.last[row] > a.first[row] ? row + 1 : 0;
-    for (uint32_t seen = sees_from(a, row); seen < end; ++seen) {
+    for (uint32_t seen = first_seen(a, row); seen < end; ++seen) {
         const uint64_t at = (uint64_t(seen) * a.kv_heads + kv_head) * a.dim;
-        head_of(k, a.k + at, a.dim);
-        head_of(v, a.v + at, a.dim);
+        load_head(k, a.k + at, a.dim);
+        load_head(v, a.v + at, a.dim);
         const float score = dot(q, k) * a.scale, best = fmaxf(most, score);
         const float kept = expf(most - best), weight = expf(score - best);
 #pragma unroll
@@ -230,55 +246,58 @@ NAMED_KERNEL(causal_attention, float *y, float *log_sums, CausalAttention a) {
         total = total * kept + weight;
         most = best;
     }
-    put_head(y + uint64_t(item) * a.dim, sum, a.dim, total > 0.f ? 1.f / total : 0.f);
+    store_head(y + uint64_t(item) * a.dim, sum, a.dim, total > 0.f ? 1.f / total : 0.f);
     if (threadIdx.x % WARP == 0) log_sums[item] = total > 0.f ? most + logf(total) : 0.f;
 }
 
-// The gradient of the queries, and of each row and head the product of `y` with its gradient, for the next kernel.
-NAMED_KERNEL(causal_attention_dq, float *dq, float *products, const float *y, const float *log_sums, const float *dy,
-             CausalAttention a) {
+// Gradient of the queries and, for the next kernel, the product of `y` with its gradient per row
+// and head.
+NAMED_KERNEL(causal_attention_dq, float *dq, float *products, const float *y, const float *log_sums,
+             const float *dy, CausalAttention a) {
     const uint32_t item = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP;
     if (item >= a.rows * a.heads) return;
-    const uint32_t row = item / a.heads, head = item % a.heads, kv_head = head / (a.heads / a.kv_heads);
+    const uint32_t row = item / a.heads, head = item % a.heads,
+                   kv_head = head / (a.heads / a.kv_heads);
     float q[CAUSAL_DIMS], k[CAUSAL_DIMS], v[CAUSAL_DIMS], d[CAUSAL_DIMS], sum[CAUSAL_DIMS] = {};
-    head_of(q, a.q + uint64_t(item) * a.dim, a.dim);
-    head_of(d, dy + uint64_t(item) * a.dim, a.dim);
-    head_of(v, y + uint64_t(item) * a.dim, a.dim);
+    load_head(q, a.q + uint64_t(item) * a.dim, a.dim);
+    load_head(d, dy + uint64_t(item) * a.dim, a.dim);
+    load_head(v, y + uint64_t(item) * a.dim, a.dim);
     const float product = dot(d, v);
     const uint32_t end = a.last[row] > a.first[row] ? row + 1 : 0;
-    for (uint32_t seen = sees_from(a, row); seen < end; ++seen) {
+    for (uint32_t seen = first_seen(a, row); seen < end; ++seen) {
         const uint64_t at = (uint64_t(seen) * a.kv_heads + kv_head) * a.dim;
-        head_of(k, a.k + at, a.dim);
-        head_of(v, a.v + at, a.dim);
+        load_head(k, a.k + at, a.dim);
+        load_head(v, a.v + at, a.dim);
         const float weight = expf(dot(q, k) * a.scale - log_sums[item]);
         add(sum, weight * (dot(d, v) - product), k);
     }
-    put_head(dq + uint64_t(item) * a.dim, sum, a.dim, a.scale);
+    store_head(dq + uint64_t(item) * a.dim, sum, a.dim, a.scale);
     if (threadIdx.x % WARP == 0) products[item] = product;
 }
 
-// The gradients of keys and values; a warp has one row and key head.
-NAMED_KERNEL(causal_attention_dkv, float *dk, float *dv, const float *log_sums, const float *dy, const float *products,
-             CausalAttention a) {
+// Gradients of keys and values; one row and key head per warp.
+NAMED_KERNEL(causal_attention_dkv, float *dk, float *dv, const float *log_sums, const float *dy,
+             const float *products, CausalAttention a) {
     const uint32_t item = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP;
     if (item >= a.rows * a.kv_heads) return;
-    const uint32_t row = item / a.kv_heads, kv_head = item % a.kv_heads, group = a.heads / a.kv_heads;
+    const uint32_t row = item / a.kv_heads, kv_head = item % a.kv_heads,
+                   group = a.heads / a.kv_heads;
     float k[CAUSAL_DIMS], v[CAUSAL_DIMS], q[CAUSAL_DIMS], d[CAUSAL_DIMS];
     float to_k[CAUSAL_DIMS] = {}, to_v[CAUSAL_DIMS] = {};
-    head_of(k, a.k + uint64_t(item) * a.dim, a.dim);
-    head_of(v, a.v + uint64_t(item) * a.dim, a.dim);
-    // The rows that see this one: from itself on, as far as its sequence and the window go.
+    load_head(k, a.k + uint64_t(item) * a.dim, a.dim);
+    load_head(v, a.v + uint64_t(item) * a.dim, a.dim);
+    // The rows that attend to this one: from itself on, within its sequence and the window.
     const uint32_t left = a.last[row] > row ? a.last[row] - row : 0;
     const uint32_t end = a.last[row] > a.first[row] ? row + (left < a.window ? left : a.window) : 0;
-    for (uint32_t by = row; by < end; ++by)
+    for (uint32_t query = row; query < end; ++query)
         for (uint32_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-            const uint64_t of = uint64_t(by) * a.heads + head;
-            head_of(q, a.q + of * a.dim, a.dim);
-            head_of(d, dy + of * a.dim, a.dim);
-            const float weight = expf(dot(q, k) * a.scale - log_sums[of]);
+            const uint64_t at = uint64_t(query) * a.heads + head;
+            load_head(q, a.q + at * a.dim, a.dim);
+            load_head(d, dy + at * a.dim, a.dim);
+            const float weight = expf(dot(q, k) * a.scale - log_sums[at]);
             add(to_v, weight, d);
-            add(to_k, weight * (dot(d, v) - products[of]), q);
+            add(to_k, weight * (dot(d, v) - products[at]), q);
         }
-    put_head(dk + uint64_t(item) * a.dim, to_k, a.dim, a.scale);
-    put_head(dv + uint64_t(item) * a.dim, to_v, a.dim, 1.f);
+    store_head(dk + uint64_t(item) * a.dim, to_k, a.dim, a.scale);
+    store_head(dv + uint64_t(item) * a.dim, to_v, a.dim, 1.f);
 }
