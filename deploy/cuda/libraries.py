@@ -2,8 +2,8 @@
 """Builds stand-ins for the CUDA libraries that candle links, such as libcuda.a, in a folder.
 
 The first call of a function opens the real library and continues there. So a binary that is linked
-with the stand-ins starts on any machine, and needs the driver only if it uses a GPU. If a library is
-missing, its functions return one of its error codes, and the reason is printed once.
+with the stand-ins starts on any machine, and needs the driver only if it uses a GPU. If a library
+is missing, its functions return one of its error codes, and the reason is printed once.
 
 usage: libraries.py FOLDER    (run within the project, whose cudarc declares the functions;
                                x86-64 Linux)

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Installs a CUDA 13.0 toolkit for `cargo build --features cuda` from PyPI packages, without root: the
-# compiler, headers, and stand-ins for CUDA's libraries, which open the real ones on the first call
-# (see libraries.py), so that the binary also starts on a machine without a GPU. It downloads about
-# 100 MB, takes 270 MB on disk, and does nothing if all is installed. An existing toolkit (CUDA_HOME,
-# nvcc on PATH) works too.
+# Installs a CUDA 13.0 toolkit for `cargo build --features cuda` from PyPI packages, without root:
+# the compiler, headers, and stand-ins for CUDA's libraries, which open the real ones on the first
+# call (see libraries.py), so that the binary also starts on a machine without a GPU. It downloads
+# about 100 MB, takes 270 MB on disk, and does nothing if all is installed. An existing toolkit
+# (CUDA_HOME, nvcc on PATH) works too.
 #
 # Installs to FOLDER and prints the variables for the build:
 #   variables=$(deploy/cuda/toolkit.sh FOLDER)
@@ -46,7 +46,7 @@ if ! printf '%s\n' "${packages[@]}" | cmp -s - "$folder/packages"; then
   lay_out
 fi
 # The stand-ins are built again if cudarc's version in Cargo.lock or libraries.py changes.
-lock=$(sed -n '/^name = "cudarc"/,/^$/p' "$here/../../Cargo.lock" && sha256sum <"$here/libraries.py")
+lock=$(sed -n '/^name = "cudarc"/,/^$/p' "$here/../../Cargo.lock"; sha256sum <"$here/libraries.py")
 if [ "$lock" != "$(cat "$folder/libraries-of" 2>/dev/null)" ]; then
   (cd "$here/../.." && python3 deploy/cuda/libraries.py "$folder/cuda/lib") >&2
   printf '%s\n' "$lock" >"$folder/libraries-of"

@@ -1,4 +1,4 @@
-//! A weight however it is kept: the one place that asks how.
+//! A weight, dense or quantised; nothing else distinguishes the two.
 
 use candle_core::{Device, Result, Tensor};
 use sha2::Sha256;
@@ -12,7 +12,9 @@ use super::step::indices::Indices;
 /// A parameter: a matrix `[out, in]`, or a vector (which is always dense).
 #[derive(Clone, Debug)]
 pub enum Weight {
+    /// Values in the resident dtype.
     Dense(Tensor),
+    /// Blocks as in the GGUF file.
     Quantized(QuantizedWeight),
 }
 
@@ -20,20 +22,28 @@ impl Weight {
     /// The tensor, to write into or to train.
     ///
     /// # Errors
-    /// If the weight is kept quantised.
+    /// The weight is quantised.
     pub fn dense(&self) -> Result<&Tensor> {
         match self {
             Self::Dense(tensor) => Ok(tensor),
-            Self::Quantized(_) => candle_core::bail!("a weight is kept quantised, not dense"),
+            Self::Quantized(_) => candle_core::bail!("the weight is kept quantised, not dense"),
         }
     }
 
+<<<<<<< HEAD
     /// Whether the weight is a dense tensor.
+=======
+    /// Whether the values are a tensor.
+>>>>>>> bfb73d5 (Reword weights, layouts and the GPU's tests, wrap at 100 columns)
     pub fn is_dense(&self) -> bool {
         matches!(self, Self::Dense(_))
     }
 
+<<<<<<< HEAD
     /// Device of the weight; quantised weights are on the CPU.
+=======
+    /// Device of the values.
+>>>>>>> bfb73d5 (Reword weights, layouts and the GPU's tests, wrap at 100 columns)
     pub fn device(&self) -> &Device {
         match self {
             Self::Dense(tensor) => tensor.device(),
@@ -41,7 +51,7 @@ impl Weight {
         }
     }
 
-    /// Bytes that the values take.
+    /// Bytes of the values.
     pub fn bytes(&self) -> usize {
         match self {
             Self::Dense(tensor) => tensor.elem_count() * tensor.dtype().size_in_bytes(),
@@ -49,7 +59,11 @@ impl Weight {
         }
     }
 
-    /// `x·Wᵀ + b`: `[rows, in]` → `[rows, out]`; a row's result does not depend on the others.
+    /// `x·Wᵀ + b`, from `[rows, in]` to `[rows, out]`. The result of a row is independent of the
+    /// others.
+    ///
+    /// # Errors
+    /// The shapes do not fit.
     pub fn linear(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         match self {
             Self::Dense(tensor) => linear::linear(x, tensor, bias),
@@ -58,6 +72,9 @@ impl Weight {
     }
 
     /// As [`Self::linear`], in f32 on any device.
+    ///
+    /// # Errors
+    /// As there.
     pub fn wide(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         match self {
             Self::Dense(tensor) => linear::wide(x, tensor, bias),
@@ -65,7 +82,10 @@ impl Weight {
         }
     }
 
-    /// Rows by number, `[ids, in]`, in f32.
+    /// Rows by index, `[ids, in]`, in f32.
+    ///
+    /// # Errors
+    /// There is no such row.
     pub fn gather_rows(&self, ids: &Indices) -> Result<Tensor> {
         match self {
             Self::Dense(tensor) => gather_rows(tensor, ids),
@@ -73,7 +93,11 @@ impl Weight {
         }
     }
 
-    /// Adds the values, widened to f32, to a digest: the same however they are kept.
+    /// Adds the values, widened to f32, to a digest, which is the same for dense and quantised
+    /// values.
+    ///
+    /// # Errors
+    /// The values cannot be read from the device.
     pub fn hash_values(&self, hasher: &mut Sha256) -> Result<()> {
         match self {
             Self::Dense(tensor) => hash_values(hasher, tensor),

@@ -1,5 +1,5 @@
-// Replacement of the `compatibility.cuh` of candle's kernels: the parts of CUDA that they use besides
-// those of emulation.h. One thread runs at a time, so atomics are plain operations.
+// Replacement of the `compatibility.cuh` of candle's kernels: the parts of CUDA that they use
+// besides those of emulation.h. One thread runs at a time, so atomics are plain operations.
 #pragma once
 #include "emulation.h"
 

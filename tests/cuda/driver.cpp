@@ -1,10 +1,10 @@
-// Stand-in for libcuda, libcublas and libcurand that runs this project's kernels on the host. With it
-// the binary of `--features cuda` and its tests run without a GPU, slowly, through the same calls as
-// on one. `deploy/cuda/emulated` builds it and puts it on the library path.
+// Stand-in for libcuda, libcublas and libcurand that runs this project's kernels on the host. With
+// it the binary of `--features cuda` and its tests run without a GPU, slowly, through the same
+// calls as on one. `deploy/cuda/emulated` builds it and puts it on the library path.
 //
-// Device memory is host memory. All work is done when a call returns, or, if captured, by each launch
-// of the graph. Of cuBLAS only the products that are used exist. Some of candle's kernels are linked
-// in (see deploy/cuda/emulated); a request for another is an error that names it.
+// Device memory is host memory. All work is done when a call returns, or, if captured, by each
+// launch of the graph. Of cuBLAS only the products that are used exist. Some of candle's kernels
+// are linked in (see deploy/cuda/emulated); a request for another is an error that names it.
 #include "emulation.h"
 #include "kernels.cu"
 

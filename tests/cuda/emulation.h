@@ -73,8 +73,8 @@ inline const std::function<void()> *body;
 // Counts the events of a block, to detect a deadlock.
 inline uint64_t progress;
 
-// Switches fibers: saves the callee-saved registers, stores the stack pointer in `*from`, and resumes at
-// `to`.
+// Switches fibers: saves the callee-saved registers, stores the stack pointer in `*from`, and
+// resumes at `to`.
 extern "C" void emulation_switch(void **from, void *to);
 asm(R"(
 .text
@@ -122,7 +122,7 @@ inline void fiber_main() {
 
 inline void start(Fiber &fiber) {
     auto top = reinterpret_cast<uintptr_t>(fiber.stack.data() + STACK) & ~uintptr_t(15);
-    auto *words = reinterpret_cast<void **>(top) - 8; // six registers, the return address, alignment
+    auto *words = reinterpret_cast<void **>(top) - 8; // registers, return address, alignment
     std::fill(words, words + 8, nullptr);
     words[6] = reinterpret_cast<void *>(fiber_main);
     fiber.stack_pointer = words;
@@ -194,8 +194,8 @@ V shuffle(V value, uint32_t source_lane) {
     return value;
 }
 
-// All kernels by name. An entry takes pointers to the arguments, as the driver does, and returns the
-// launch as a function, to be called at once or, if captured, later.
+// All kernels by name. An entry takes pointers to the arguments, as the driver does, and returns
+// the launch as a function, to be called at once or, if captured, later.
 using Kernel = std::function<std::function<void()>(dim3, dim3, size_t, void **)>;
 
 inline std::map<std::string, Kernel> &kernels() {

@@ -1,6 +1,6 @@
-// Tests of the kernels' logic on the host, under sanitizers, against plain loops. These need no build
-// of feature `cuda`. (`src/kernels/cuda/present/tests/` needs one, and compares the kernels with the
-// CPU's over random shapes.)
+// Tests of the kernels' logic on the host, under sanitizers, against plain loops. These need no
+// build of feature `cuda`. (`src/kernels/cuda/present/tests/` needs one, and compares the kernels
+// with the CPU's over random shapes.)
 //
 //   g++ -std=c++20 -g -ffp-contract=off -fsanitize=address,undefined \
 //       -I CUDA/include -I src/kernels/cuda/device tests/cuda/kernels.cpp
@@ -303,7 +303,7 @@ void around_products() {
                 const V *from = &before[row * stride + head * dim],
                         *to = &turned[row * stride + head * dim];
                 if (head == heads) {
-                    CHECK(!std::memcmp(from, to, dim * sizeof(V))); // values after the heads are unchanged
+                    CHECK(!std::memcmp(from, to, dim * sizeof(V))); // after the heads: unchanged
                     continue;
                 }
                 const auto &weight = head < queries ? norm : key_norm;
@@ -353,7 +353,7 @@ void around_products() {
 void tokens() {
     const uint32_t vocabulary = 301;
     auto logits = random<float>(4 * vocabulary);
-    logits[170] = logits[44] = 2;                                             // equal: the first wins
+    logits[170] = logits[44] = 2;                                             // the first wins
     for (uint32_t i = 0; i < vocabulary; ++i) logits[vocabulary + i] = NAN;   // none
     logits[2 * vocabulary + 9] = INFINITY; // counts as -infinity
     logits[2 * vocabulary + 300] = 1.5;

@@ -41,10 +41,7 @@ fn main() {
         .status();
     let status = status.unwrap_or_else(|error| {
         let nvcc = nvcc.display();
-        panic!(
-            "feature cuda needs CUDA's compiler, which deploy/cuda/toolkit.sh installs: \
-             {nvcc}: {error}"
-        )
+        panic!("feature cuda needs nvcc, which deploy/cuda/toolkit.sh installs: {nvcc}: {error}")
     });
     assert!(status.success(), "nvcc failed on {FOLDER}/kernels.cu");
 }

@@ -1,4 +1,4 @@
-//! Ticket kernels: sparse deltas applied to resident weights, or overlaid on the rows of a batch.
+//! Ticket kernels: sparse deltas, applied to resident weights or overlaid on the rows of a batch.
 
 pub mod apply;
 pub mod overlay;

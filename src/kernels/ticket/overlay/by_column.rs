@@ -1,11 +1,12 @@
-//! The product of nonzeros that lie by column.
+//! Sparse product with nonzeros ordered by column.
 
 use super::{Input, MAX_ROWS};
 use crate::kernels::cpu::element::{Column, Element};
 use crate::kernels::cpu::simd::{Arithmetic, Vectorised};
 
-/// One block's nonzeros, for the rows of one tile.
+/// The nonzeros of a block, for one tile of batch rows.
 pub struct ByColumn<'a, C, D> {
+    /// Row of each nonzero, relative to the block's first row.
     pub rows: &'a [u16],
     pub columns: &'a [C],
     pub deltas: &'a [D],
@@ -33,8 +34,8 @@ impl<C: Column, D: Element> ByColumn<'_, C, D> {
     /// `(row in the block, column, scale·δ)`.
     #[inline(always)]
     fn nonzeros(&self) -> impl Iterator<Item = (usize, usize, f32)> {
-        let places = self.rows.iter().zip(self.columns);
-        places.zip(self.deltas).map(|((row, column), delta)| {
+        let positions = self.rows.iter().zip(self.columns);
+        positions.zip(self.deltas).map(|((row, column), delta)| {
             (
                 usize::from(*row),
                 column.index(),

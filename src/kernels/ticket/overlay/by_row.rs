@@ -1,14 +1,15 @@
-//! The product of nonzeros that lie by row, in whole quads.
+//! Sparse product with nonzeros ordered by row, in whole quads.
 
 use super::layout::QUAD;
 use super::{Input, MAX_ROWS};
 use crate::kernels::cpu::element::{Column, Element};
 use crate::kernels::cpu::simd::{Arithmetic, Vectorised};
 
-/// One block's rows, for the rows of one tile.
+/// The rows of a block, for one tile of batch rows.
 pub struct ByRow<'a, C, D> {
+    /// Rows that have nonzeros, relative to the block's first row.
     pub rows: &'a [u16],
-    /// `[rows + 1]`: where each row's nonzeros begin in `columns` and `deltas`.
+    /// `[rows + 1]`: index of each row's first nonzero in `columns` and `deltas`.
     pub offsets: &'a [usize],
     pub columns: &'a [C],
     pub deltas: &'a [D],
@@ -108,7 +109,7 @@ impl<C: Column, D: Element> ByRow<'_, C, D> {
     }
 }
 
-/// The sum of a quad, in one order.
+/// Sum of a quad, in a fixed order.
 #[inline(always)]
 fn total([a, b, c, d]: [f32; QUAD]) -> f32 {
     (a + c) + (b + d)

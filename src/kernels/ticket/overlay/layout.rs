@@ -1,76 +1,82 @@
-//! A ticket's deltas for one weight, arranged for the sparse product.
+//! CPU layout of a ticket's deltas for one weight.
 
 use super::WeightDeltas;
 use crate::ticket::{Columns, DeltaDtype, Deltas, MAX_U16_COLUMNS, TensorDelta};
 
-/// The deltas of one weight `[out, in]`, in blocks of output rows, arranged as their density wants
-/// it.
+/// Deltas of one weight `[out, in]` in blocks of output rows, in the order that suits their
+/// density.
 pub struct OverlayLayout {
     pub(super) out: usize,
     pub(super) inner: usize,
-    /// Output rows of a block, the last one may have fewer.
+    /// Output rows per block; the last block may have fewer.
     pub(super) block_rows: usize,
     nonzeros: usize,
-    /// Whether its nonzeros are worth that `x` and `y` are transposed for several batch rows.
+    /// Whether the nonzeros are worth the transposition of `x` and `y` for several batch rows.
     pub(super) by_vector: bool,
     pub(super) order: Order,
-    /// Of the nonzeros in their order, and of what fills up.
+    /// Columns of the nonzeros in order, padding included.
     pub(super) columns: Columns,
+    /// Deltas in the same order.
     pub(super) deltas: Deltas,
 }
 
-/// In which order the nonzeros lie.
+/// Order of the nonzeros.
 pub(super) enum Order {
-    /// A block's together, by column, then row: for the sparse. In row order each sum would wait
-    /// for its last addition, and every row would be visited for the few nonzeros that it has.
+    /// Per block by column, then row; for sparse weights. In row order each sum would wait for its
+    /// previous addition, and each row would be visited for a few nonzeros.
     Column {
         /// `[blocks + 1]`: the nonzeros of block `b` are `offsets[b]..offsets[b + 1]`.
         offsets: Vec<usize>,
-        /// `[nnz]`: counted from the block's first row.
+        /// `[nnz]`: rows relative to the block's first row.
         rows: Vec<u16>,
     },
-    /// By row, then column, each row filled up to whole [`QUAD`]s with zeros: for the denser, whose
-    /// sums stay in registers from a row's first nonzero to its last.
+    /// By row, then column, with each row padded with zeros to whole [`QUAD`]s; for denser weights,
+    /// whose sums stay in registers for a whole row.
     Row {
         /// `[blocks + 1]`: block `b` has the rows `rows[blocks[b]..blocks[b + 1]]`.
         blocks: Vec<usize>,
-        /// The rows that have nonzeros, counted from their block's first.
+        /// Rows that have nonzeros, relative to their block's first row.
         rows: Vec<u16>,
-        /// `[rows + 1]`: where each row's nonzeros begin.
+        /// `[rows + 1]`: index of each row's first nonzero.
         offsets: Vec<usize>,
     },
 }
 
-/// Nonzeros of a row that are taken at once.
+/// Nonzeros of a row that are computed at once.
 pub(super) const QUAD: usize = 4;
-/// Nonzeros for each row of the weight from which on they lie by row.
+/// Mean nonzeros per row of the weight from which on the order is by row.
 const BY_ROW_FROM: usize = 24;
-/// Output rows of a block at most where batch rows are taken as a vector: the sums of
-/// [`super::MAX_ROWS`] take 16 KiB then, half of a small first-level cache.
-const BLOCK_ROWS: usize = 256;
-/// Output rows that a block's [`u16`]s can tell apart.
-const MOST_ROWS: usize = 1 << 16;
-/// Blocks that a weight is cut into where it has the nonzeros for them, so that several cores have
-/// work.
+/// Output rows per block, at most, if batch rows are computed as a vector: the sums of
+/// [`super::MAX_ROWS`] batch rows then take 16 KiB, half of a small L1 cache.
+const VECTOR_BLOCK_ROWS: usize = 256;
+/// Output rows per block, at most: row indices within a block are [`u16`]s.
+const MAX_BLOCK_ROWS: usize = 1 << 16;
+/// Blocks per weight, if it has enough nonzeros, so that several cores have work.
 const BLOCKS: usize = 8;
-/// Nonzeros below which a block is not cut further.
+/// Nonzeros per block, at least.
 const BLOCK_NONZEROS: usize = 512;
 
-/// The parameters that a weight is fused of, each with the row that it begins at, ascending.
+/// Deltas of the parameters that a weight is fused of, each with the parameter's first row,
+/// ascending.
 type Parts<'a> = [(usize, &'a TensorDelta)];
 
 impl OverlayLayout {
     /// Arranges a weight's deltas.
     ///
     /// # Panics
-    /// If a delta reaches beyond the weight, which a ticket that is bound to its base rules out.
+    /// If a delta reaches beyond the weight, which cannot be for a ticket that is bound to its
+    /// base.
     pub fn new(weight: &WeightDeltas) -> Self {
         let ([out, inner], parts) = (weight.shape, &weight.parts[..]);
         let nonzeros = weight.nonzeros();
         let by_vector = nonzeros >= inner + 2 * out;
-        let most = if by_vector { BLOCK_ROWS } else { MOST_ROWS };
+        let max = if by_vector {
+            VECTOR_BLOCK_ROWS
+        } else {
+            MAX_BLOCK_ROWS
+        };
         let blocks = (nonzeros / BLOCK_NONZEROS).clamp(1, BLOCKS);
-        let block_rows = out.div_ceil(blocks.max(out.div_ceil(most))).max(1);
+        let block_rows = out.div_ceil(blocks.max(out.div_ceil(max))).max(1);
         let arranged = if is_by_row(out, nonzeros) {
             by_row([out, inner], parts, block_rows)
         } else {
@@ -97,7 +103,11 @@ impl OverlayLayout {
         }
     }
 
+<<<<<<< HEAD
     /// Nonzeros of all parts.
+=======
+    /// Number of deltas.
+>>>>>>> bfb73d5 (Reword weights, layouts and the GPU's tests, wrap at 100 columns)
     pub fn nonzeros(&self) -> usize {
         self.nonzeros
     }
@@ -114,7 +124,7 @@ impl OverlayLayout {
         offsets.len() - 1
     }
 
-    /// Heap bytes.
+    /// Bytes on the heap.
     pub fn bytes(&self) -> usize {
         let order = match &self.order {
             Order::Column { offsets, rows } => size_of_val(&offsets[..]) + size_of_val(&rows[..]),
@@ -128,7 +138,7 @@ impl OverlayLayout {
         order + self.deltas.len() * entry
     }
 
-    /// Heap bytes of what [`Self::new`] makes of the same, at most.
+    /// Upper bound on the bytes on the heap that [`Self::new`] takes.
     pub fn bytes_for(weight: &WeightDeltas) -> usize {
         let ([out, _], nonzeros) = (weight.shape, weight.nonzeros());
         let column = if weight.has_wide_columns() {
@@ -137,7 +147,7 @@ impl OverlayLayout {
             size_of::<u16>()
         };
         let entry = column + weight.widest().size();
-        let blocks = (out.div_ceil(BLOCK_ROWS).max(BLOCKS) + 1) * size_of::<usize>();
+        let blocks = (out.div_ceil(VECTOR_BLOCK_ROWS).max(BLOCKS) + 1) * size_of::<usize>();
         if is_by_row(out, nonzeros) {
             let row = size_of::<u16>() + size_of::<usize>() + (QUAD - 1) * entry;
             blocks + size_of::<usize>() + out * row + nonzeros * entry
@@ -152,17 +162,21 @@ fn count(parts: &Parts) -> usize {
 }
 
 impl WeightDeltas<'_> {
+<<<<<<< HEAD
     /// Nonzeros of all parts.
+=======
+    /// Number of deltas.
+>>>>>>> bfb73d5 (Reword weights, layouts and the GPU's tests, wrap at 100 columns)
     pub fn nonzeros(&self) -> usize {
         count(&self.parts)
     }
 
-    /// Whether columns are kept in u32.
+    /// Whether columns are stored in u32.
     pub fn has_wide_columns(&self) -> bool {
         self.shape[1] > MAX_U16_COLUMNS
     }
 
-    /// A dtype that holds all of the deltas.
+    /// The narrowest dtype that holds all deltas exactly.
     pub fn widest(&self) -> DeltaDtype {
         let wide = |(_, delta): &(usize, &TensorDelta)| delta.deltas().dtype() == DeltaDtype::F32;
         if self.parts.iter().any(wide) {
@@ -193,26 +207,27 @@ struct Arranged {
 
 fn by_column([out, inner]: [usize; 2], parts: &Parts, block_rows: usize) -> Arranged {
     let (nonzeros, blocks) = (count(parts), out.div_ceil(block_rows));
-    // Where the nonzeros of each block and column go.
-    let mut places = vec![0usize; blocks * inner + 1];
+    // Index of the next nonzero of each block and column.
+    let mut next = vec![0usize; blocks * inner + 1];
     for (row, column, _) in entries(parts) {
         assert!(row < out && column < inner, "a delta beyond its weight");
-        places[row / block_rows * inner + column + 1] += 1;
+        next[row / block_rows * inner + column + 1] += 1;
     }
-    for i in 1..places.len() {
-        places[i] += places[i - 1];
+    for i in 1..next.len() {
+        next[i] += next[i - 1];
     }
-    let offsets = (0..=blocks).map(|block| places[block * inner]).collect();
+    let offsets = (0..=blocks).map(|block| next[block * inner]).collect();
     let mut rows = vec![0u16; nonzeros];
     let mut columns = vec![0u32; nonzeros];
     let mut deltas = vec![0f32; nonzeros];
     for (row, column, delta) in entries(parts) {
-        let place = &mut places[row / block_rows * inner + column];
-        // Lossless: a block has at most MOST_ROWS rows, and tickets keep columns in u32 at most.
-        rows[*place] = (row % block_rows) as u16;
-        columns[*place] = column as u32;
-        deltas[*place] = delta;
-        *place += 1;
+        let index = &mut next[row / block_rows * inner + column];
+        // Lossless: a block has at most MAX_BLOCK_ROWS rows, and tickets store columns in at most
+        // u32.
+        rows[*index] = (row % block_rows) as u16;
+        columns[*index] = column as u32;
+        deltas[*index] = delta;
+        *index += 1;
     }
     Arranged {
         order: Order::Column { offsets, rows },
@@ -229,19 +244,19 @@ fn by_row([out, inner]: [usize; 2], parts: &Parts, block_rows: usize) -> Arrange
     for (row, column, delta) in entries(parts) {
         assert!(row < out && column < inner, "a delta beyond its weight");
         if last != Some(row) {
-            fill_up(&mut columns, &mut deltas);
+            pad(&mut columns, &mut deltas);
             if last.is_some() {
                 offsets.push(deltas.len());
             }
             blocks.resize(row / block_rows + 1, rows.len());
-            // Lossless: a block has at most MOST_ROWS rows.
+            // Lossless: a block has at most MAX_BLOCK_ROWS rows.
             rows.push((row % block_rows) as u16);
             last = Some(row);
         }
         columns.push(column as u32);
         deltas.push(delta);
     }
-    fill_up(&mut columns, &mut deltas);
+    pad(&mut columns, &mut deltas);
     if last.is_some() {
         offsets.push(deltas.len());
     }
@@ -257,8 +272,8 @@ fn by_row([out, inner]: [usize; 2], parts: &Parts, block_rows: usize) -> Arrange
     }
 }
 
-/// Zeros up to a whole [`QUAD`].
-fn fill_up(columns: &mut Vec<u32>, deltas: &mut Vec<f32>) {
+/// Pads with zeros to whole [`QUAD`]s.
+fn pad(columns: &mut Vec<u32>, deltas: &mut Vec<f32>) {
     let whole = deltas.len().next_multiple_of(QUAD);
     let column = columns.last().copied().unwrap_or(0);
     columns.resize(whole, column);

@@ -17,7 +17,7 @@ fn random(shape: (usize, usize)) -> Tensor {
     Tensor::randn(0f32, 1., shape, &Device::Cpu).unwrap()
 }
 
-/// A ticket that touches one weight, which is fused of these parts.
+/// A ticket that touches one weight, fused of these parts.
 fn ticket(shape: [usize; 2], parts: &[&TensorDelta]) -> DeviceLayout {
     let weight = fused(shape, parts);
     let layouts = DeviceLayout::new(&[Some(weight.clone())], &Device::Cpu).unwrap();
@@ -36,8 +36,8 @@ fn fused<'a>(shape: [usize; 2], parts: &[&'a TensorDelta]) -> WeightDeltas<'a> {
     WeightDeltas { shape, parts }
 }
 
-/// Lays tickets over the rows of a weight's product, in place.
-fn lay(y: &Tensor, x: &Tensor, parts: &[OverlayRows]) -> Result<()> {
+/// Overlays tickets on the rows of a weight's product, in place.
+fn add_overlay(y: &Tensor, x: &Tensor, parts: &[OverlayRows]) -> Result<()> {
     let mut inputs = Inputs::new(&Device::Cpu);
     let overlays = Overlays::new(parts.to_vec(), y.dim(0)?, &mut inputs)?;
     overlay(y.clone(), x, &overlays, 0).map(|_| ())
@@ -47,15 +47,15 @@ fn rows_of(t: &Tensor) -> Vec<Vec<f32>> {
     t.to_vec2().unwrap()
 }
 
-/// A weight of two fused parts with some nonzeros each, in either dtype: few, that lie by column,
-/// in a small weight often worth a vector; or about half of all, that lie by row.
+/// A weight of two fused parts in either dtype: with a few nonzeros, ordered by column, which in a
+/// small weight are often computed as a vector; or with about half of all, ordered by row.
 fn weight() -> impl Strategy<Value = ([usize; 2], [TensorDelta; 2])> {
     let rows = prop_oneof![1usize..20, 1usize..700];
     let sparse = (rows, 1usize..40, 1usize..80, Just(false));
     let dense = (1usize..30, 1usize..20, 60usize..120, Just(true));
     prop_oneof![sparse, dense].prop_flat_map(|(first, second, inner, dense)| {
         let positions = move |rows: usize| {
-            // The first and the last weight among them, often.
+            // Often with the first and the last weight among them.
             let few = btree_set(
                 prop_oneof![Just(0), Just(rows * inner - 1), 0..rows * inner],
                 0..200,
@@ -109,23 +109,23 @@ proptest! {
             }
         }
         let rows = before..before + under;
-        lay(&y, &x, &[OverlayRows { rows: rows.clone(), ticket, scale }]).unwrap();
+        add_overlay(&y, &x, &[OverlayRows { rows: rows.clone(), ticket, scale }]).unwrap();
         let got = rows_of(&y);
         for (got, want) in got.iter().flatten().zip(want.iter().flatten()) {
             prop_assert!((got - want).abs() < 1e-3, "{got} {want}");
         }
-        // Alone, every row gives the very same bits.
+        // Each row alone gives the same bits.
         for row in rows {
             let y = Tensor::new(vec![dense[row].clone()], &Device::Cpu).unwrap();
             let x = x.narrow(0, row, 1).unwrap();
-            lay(&y, &x, &[OverlayRows { rows: 0..1, ticket, scale }]).unwrap();
+            add_overlay(&y, &x, &[OverlayRows { rows: 0..1, ticket, scale }]).unwrap();
             prop_assert_eq!(&rows_of(&y)[0], &got[row]);
         }
     }
 }
 
 #[test]
-fn rows_with_many_nonzeros_lie_by_row() {
+fn dense_weights_are_ordered_by_row() {
     let kept = |share: usize| (0..400 * 300).step_by(share).collect::<Vec<_>>();
     for (share, by_row) in [(100, false), (20, false), (10, true), (2, true)] {
         let delta = delta([400, 300], &kept(share), DeltaDtype::Bf16);
@@ -135,7 +135,7 @@ fn rows_with_many_nonzeros_lie_by_row() {
 }
 
 #[test]
-fn each_row_is_under_its_own_ticket() {
+fn each_row_gets_the_deltas_of_its_ticket() {
     let shape = [5, 3];
     let one = delta(shape, &[0, 7], DeltaDtype::Bf16);
     let other = delta(shape, &[14], DeltaDtype::F32);
@@ -151,7 +151,7 @@ fn each_row_is_under_its_own_ticket() {
     };
     let x = Tensor::new(&[[1f32, 10., 100.]; 4], &Device::Cpu).unwrap();
     let y = Tensor::zeros((4, 5), candle_core::DType::F32, &Device::Cpu).unwrap();
-    lay(&y, &x, &parts([0..1, 2..4])).unwrap();
+    add_overlay(&y, &x, &parts([0..1, 2..4])).unwrap();
     let [a, b] = [1.5, 1.5 + 0.37f32.sin()];
     let b = half::bf16::from_f32(b).to_f32();
     let under_one = vec![a, 0., 10. * b, 0., 0.];
@@ -161,11 +161,11 @@ fn each_row_is_under_its_own_ticket() {
         [under_one, vec![0.; 5], under_other.clone(), under_other]
     );
     for bad in [[0..3, 2..4], [0..1, 2..5]] {
-        let error = lay(&y, &x, &parts(bad)).unwrap_err().to_string();
+        let error = add_overlay(&y, &x, &parts(bad)).unwrap_err().to_string();
         assert!(error.contains("overlay: rows"), "{error}");
     }
     let narrow = Tensor::zeros((4, 2), candle_core::DType::F32, &Device::Cpu).unwrap();
-    let error = lay(&y, &narrow, &parts([0..1, 2..4]))
+    let error = add_overlay(&y, &narrow, &parts([0..1, 2..4]))
         .unwrap_err()
         .to_string();
     assert!(
@@ -191,7 +191,7 @@ fn many_nonzeros_are_cut_into_blocks_and_wide_weights_keep_their_columns() {
                 ticket,
                 scale: 1.0,
             };
-            lay(&y, &x, &[rows]).unwrap();
+            add_overlay(&y, &x, &[rows]).unwrap();
             for (x, got) in rows_of(&x).iter().zip(rows_of(&y)) {
                 let (mut want, mut size) = (vec![0f64; out], vec![0f64; out]);
                 for (r, c, d) in delta.entries() {

@@ -54,8 +54,7 @@ proptest! {
         window in prop::option::of(1usize..100),
     ) {
         let rows = lengths.iter().sum();
-        let heads = kv_heads * group;
-        let (q, dy) = (random((rows, heads, dim)), random((rows, heads, dim)));
+        let [q, dy] = [(); 2].map(|()| random((rows, kv_heads * group, dim)));
         let (k, v) = (random((rows, kv_heads, dim)), random((rows, kv_heads, dim)));
         let mut start = 0;
         let sequences: Vec<Range<usize>> = lengths.iter().map(|length| {

@@ -1,4 +1,4 @@
-//! Attention, and the keys and values that it sees.
+//! Attention and the KV cache, compared with the CPU's.
 
 use candle_core::{DType, Device, Result, Tensor};
 use proptest::prelude::*;
@@ -42,7 +42,7 @@ fn attend(
     let (mut spans, mut queries, mut next_block) = (Vec::new(), Vec::new(), total);
     for (&(positions, rows), table) in lengths.iter().zip(&tables) {
         let rows = rows.min(positions);
-        // Backwards, so that order in memory is not order in the sequence.
+        // In reverse, so that the order in memory is not that of the sequence.
         let blocks: Vec<u32> = (next_block - table..next_block)
             .rev()
             .map(|b| b as u32)
@@ -51,9 +51,9 @@ fn attend(
         let slot = |p: usize| blocks[p / BLOCK] * BLOCK as u32 + (p % BLOCK) as u32;
         let slots: Vec<u32> = (0..positions).map(slot).collect();
         let (fresh, fresh_there) = both(&random((positions, 2 * kv_heads, dim)), dtype, gpu);
-        let of = |device| Indices::uploaded(&slots, device).unwrap();
-        here.write(&fresh, &of(&Device::Cpu))?;
-        there.write(&fresh_there, &of(gpu))?;
+        let slots_on = |device| Indices::uploaded(&slots, device).unwrap();
+        here.write(&fresh, &slots_on(&Device::Cpu))?;
+        there.write(&fresh_there, &slots_on(gpu))?;
         spans.push(Span {
             first_row: queries.iter().map(|q: &Tensor| q.dim(0).unwrap()).sum(),
             rows,
@@ -63,9 +63,9 @@ fn attend(
         queries.push(random((rows, kv_heads * group, dim)));
     }
     let (queries, queries_there) = both(&Tensor::cat(&queries, 0)?, dtype, gpu);
-    let of = |device: &Device| uploaded(device, |inputs| Spans::new(&spans, group, inputs));
-    let want = attention(&queries, &here, &of(&Device::Cpu), window, 0.3)?;
-    let got = attention(&queries_there, &there, &of(gpu), window, 0.3)?;
+    let spans_on = |device: &Device| uploaded(device, |inputs| Spans::new(&spans, group, inputs));
+    let want = attention(&queries, &here, &spans_on(&Device::Cpu), window, 0.3)?;
+    let got = attention(&queries_there, &there, &spans_on(gpu), window, 0.3)?;
     assert_near(&want, &got, 2.0 * unit(dtype));
     Ok(())
 }

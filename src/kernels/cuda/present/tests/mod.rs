@@ -3,6 +3,8 @@
 mod attention;
 mod training;
 
+use std::ops::Range;
+
 use candle_core::{DType, Device, Result, Tensor};
 use proptest::prelude::*;
 use rand::rngs::StdRng;
@@ -199,11 +201,9 @@ proptest! {
         let (x, x_there) = both(&random((batch, inner)), dtype, &gpu);
         let y = random((batch, shape[0]));
         let (before, y_there) = (values(&y), y.to_device(&gpu).unwrap());
-        type Ranges = [std::ops::Range<usize>; 2];
-        let overlaid = |y: &Tensor, x: &Tensor, spans: Ranges, device: &Device| {
-            let layouts = weights
-                .each_ref()
-                .map(|weights| DeviceLayout::new(weights, device).unwrap());
+        let overlaid = |y: &Tensor, x: &Tensor, spans: [Range<usize>; 2], device: &Device| {
+            let layouts = weights.each_ref();
+            let layouts = layouts.map(|weights| DeviceLayout::new(weights, device).unwrap());
             for (layouts, weights) in layouts.iter().zip(&weights) {
                 assert!(layouts.bytes() <= DeviceLayout::bytes_for(weights, device));
                 assert_eq!(layouts.shape(1), Some(shape));
@@ -255,9 +255,12 @@ proptest! {
         let logits: Vec<f32> = (0..4 * vocabulary).map(logit).collect();
         let logits = Tensor::from_vec(logits, (4, vocabulary), &Device::Cpu).unwrap();
         let methods = params.into_iter().map(|(row, temperature, min_p, top_k, top_p, random)| {
-            let drawing = RandomSampling { temperature, min_p, top_k, top_p, random };
-            let greedy = top_k == Some(9);
-            (row, if greedy { SamplingMethod::Greedy } else { SamplingMethod::Random(drawing) })
+            let method = if top_k == Some(9) {
+                SamplingMethod::Greedy
+            } else {
+                SamplingMethod::Random(RandomSampling { temperature, min_p, top_k, top_p, random })
+            };
+            (row, method)
         });
         let methods: Vec<_> = methods.collect();
         let there = sample(&logits.to_device(&gpu()).unwrap(), &methods).unwrap();

@@ -1,4 +1,4 @@
-//! The trainer's kernels against the CPU's.
+//! The trainer's kernels, compared with the CPU's.
 
 use candle_core::{DType, Device, Tensor};
 use proptest::prelude::*;
@@ -15,13 +15,14 @@ use crate::kernels::training::cross_entropy::{cross_entropy, nll};
 use crate::kernels::training::optimizer::{Power, Step, sum_of_squares, update_mean};
 use crate::kernels::training::{accumulate, sddmm};
 
-/// The same tensor here and on the GPU.
+/// A tensor on the CPU and on the GPU.
 fn pair(tensor: Tensor, gpu: &Device) -> [Tensor; 2] {
     let there = tensor.to_device(gpu).unwrap();
     [tensor, there]
 }
 
-/// What `run` makes of a copy of the first tensor beside the others, here and on the GPU.
+/// Runs `run` on copies of the tensors on the CPU and on the GPU, and compares the first ones after
+/// it.
 fn both<const N: usize>(tensors: [Tensor; N], gpu: &Device, run: impl Fn(&[Tensor; N])) {
     let here = tensors.map(|tensor| tensor.copy().unwrap());
     let there = here.each_ref().map(|tensor| tensor.to_device(gpu).unwrap());
@@ -72,7 +73,7 @@ proptest! {
     }
 
     #[test]
-    fn kept_positions_equal_the_cpus(
+    fn trained_positions_equal_the_cpus(
         (rows, out, inner) in (1usize..70, 1usize..50, 1usize..60),
         every in 1usize..40,
     ) {
@@ -80,16 +81,16 @@ proptest! {
         let last = out * inner - 1;
         let kept: Vec<usize> = (0..=last).filter(|at| at % every == 0 || *at == last).collect();
         let pattern = Pattern::from_flat([out, inner], &kept);
-        let operands = [random(kept.len()), random((rows, inner)), random((rows, out))];
-        both(operands, &gpu, |[gradient, x, dy]| {
+        let tensors = [random(kept.len()), random((rows, inner)), random((rows, out))];
+        both(tensors, &gpu, |[gradient, x, dy]| {
             sddmm::add_sddmm_gradient(gradient, &pattern, x, dy).unwrap();
         });
         both([random((out, inner)), random(kept.len())], &gpu, |[weight, values]| {
             sddmm::set(weight, &pattern, values).unwrap();
         });
         let [weight, there] = pair(random((out, inner)), &gpu);
-        let gather = |weight: &Tensor| values(&sddmm::gather(weight, &pattern).unwrap());
-        let gathered = [&weight, &there].map(gather);
+        let gathered = |weight: &Tensor| values(&sddmm::gather(weight, &pattern).unwrap());
+        let gathered = [gathered(&weight), gathered(&there)];
         prop_assert_eq!(&gathered[0], &gathered[1]);
     }
 
@@ -112,7 +113,7 @@ proptest! {
         both([random((n, 5)), random((9, 5))], &gpu, |[sum, values]| {
             accumulate::add_rows(sum, &rows, values).unwrap();
         });
-        // A part of a larger tensor: what is around it stays.
+        // A part of a larger tensor, whose other values are unchanged.
         both([random((n + 2, 3))], &gpu, |[sum]| {
             accumulate::clear(&sum.narrow(0, 1, n).unwrap()).unwrap();
         });
@@ -131,7 +132,7 @@ proptest! {
             let first = sequences.last().map_or(0, |last: &std::ops::Range<usize>| last.end);
             sequences.push(first..first + length);
         }
-        // A row that is in no sequence.
+        // The last row is in no sequence.
         let rows = sequences[sequences.len() - 1].end + 1;
         let options = CausalOptions { sequences: &sequences, window, scale: 0.3 };
         let heads = kv_heads * group;
@@ -154,7 +155,7 @@ proptest! {
 }
 
 #[test]
-fn what_is_not_in_f32_is_refused() {
+fn tensors_in_other_dtypes_than_f32_are_refused() {
     let gpu = gpu();
     let half = random((2, 4))
         .to_dtype(DType::BF16)
