@@ -126,7 +126,7 @@ pub(super) struct Team {
     state: AtomicU64,
     /// The running operation. Written by the thread that holds `busy` while no worker is inside;
     /// read only by workers inside.
-    job: UnsafeCell<Option<Job>>,
+    operation: UnsafeCell<Option<ParallelFor>>,
     /// Start of the next range.
     next: AtomicUsize,
     /// Payload of the first panic in a worker.
@@ -151,15 +151,15 @@ struct WorkerSlot {
 
 /// One operation: `body` is called on ranges of `chunk` that cover `0..len`.
 #[derive(Clone, Copy)]
-struct Job {
+struct ParallelFor {
     body: *const (dyn Fn(Range<usize>) + Sync),
     len: usize,
     chunk: usize,
 }
 
-// SAFETY: `job` is the only field that is not `Sync` (and not `Send`, because of its pointer). It
-// is written while no worker is inside and read only by workers inside (see `run` and `work`). The
-// closure that it points to is `Sync` and outlives every worker's stay.
+// SAFETY: `operation` is the only field that is not `Sync` (and not `Send`, because of its
+// pointer). It is written while no worker is inside and read only by workers inside (see `run` and
+// `work`). The closure that it points to is `Sync` and outlives every worker's stay.
 unsafe impl Sync for Team {}
 // SAFETY: as above.
 unsafe impl Send for Team {}
@@ -169,7 +169,7 @@ impl Team {
         Self {
             busy: AtomicBool::new(false),
             state: AtomicU64::new(0),
-            job: UnsafeCell::new(None),
+            operation: UnsafeCell::new(None),
             next: AtomicUsize::new(0),
             panic: Mutex::new(None),
             slots,
@@ -193,15 +193,15 @@ impl Team {
         // workers enter only while the state is open, and this function closes it and waits for
         // those inside.
         let body: &'static (dyn Fn(Range<usize>) + Sync) = unsafe { std::mem::transmute(body) };
-        let job = Job { body, len, chunk };
+        let operation = ParallelFor { body, len, chunk };
         // SAFETY: no worker is inside, because the previous operation waited for that, and `busy`
         // excludes other callers.
-        unsafe { *self.job.get() = Some(job) };
+        unsafe { *self.operation.get() = Some(operation) };
         self.next.store(0, Ordering::Relaxed);
         let number = (self.state.load(Ordering::Relaxed) >> 32).wrapping_add(1);
         self.state.store(number << 32 | OPEN, Ordering::SeqCst);
         self.wake(len.div_ceil(chunk) - 1);
-        let own_part = catch_unwind(AssertUnwindSafe(|| self.take_part(job)));
+        let own_part = catch_unwind(AssertUnwindSafe(|| self.take_part(operation)));
         self.state.fetch_and(!OPEN, Ordering::AcqRel);
         let mut polls = 0;
         while self.state.load(Ordering::Acquire) & INSIDE != 0 {
@@ -224,15 +224,15 @@ impl Team {
     }
 
     /// Runs ranges until none are left.
-    fn take_part(&self, job: Job) {
+    fn take_part(&self, operation: ParallelFor) {
         loop {
-            let start = self.next.fetch_add(job.chunk, Ordering::Relaxed);
-            if start >= job.len {
+            let start = self.next.fetch_add(operation.chunk, Ordering::Relaxed);
+            if start >= operation.len {
                 return;
             }
             // SAFETY: `run` keeps the body alive until it and every worker inside have left.
-            let body = unsafe { &*job.body };
-            body(start..job.len.min(start + job.chunk));
+            let body = unsafe { &*operation.body };
+            body(start..operation.len.min(start + operation.chunk));
         }
     }
 
@@ -260,9 +260,11 @@ impl Team {
                 continue;
             }
             done = state >> 32;
-            // SAFETY: this worker is inside, and the job was written before the state was opened.
-            let job = unsafe { (*self.job.get()).expect("an open state has a job") };
-            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| self.take_part(job))) {
+            // SAFETY: this worker is inside, and the operation was written before the state was
+            // opened.
+            let operation =
+                unsafe { (*self.operation.get()).expect("an open state has an operation") };
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| self.take_part(operation))) {
                 self.panic
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)

@@ -105,7 +105,7 @@ fn product<W: Element>(x: &[f32], weight: &[W], inner: usize, y: &mut [f32]) {
         return;
     }
     let out = weight.len() / inner;
-    let y = Results::new(y, out);
+    let y = SharedOutput::new(y, out);
     let weights = |range: &Range<usize>| range.start * inner..range.end * inner;
     if let (Some(weight), true) = (W::as_bf16(weight), multiplies_pairs()) {
         let x = &pairs::Rows::new(x, inner);
@@ -119,7 +119,7 @@ fn product<W: Element>(x: &[f32], weight: &[W], inner: usize, y: &mut [f32]) {
             });
         });
     }
-    let x = Activations::new(x, inner, out);
+    let x = PackedActivations::new(x, inner, out);
     for_each_range(out, x.grain(), |range| {
         x.times(&weight[weights(&range)], inner, |row, o, values| {
             // SAFETY: ranges do not overlap.
@@ -132,12 +132,12 @@ fn product<W: Element>(x: &[f32], weight: &[W], inner: usize, y: &mut [f32]) {
 const PANEL_GRAIN: usize = 24;
 
 /// Activations `[rows, inner]`, arranged for the product that is fastest for their number of rows.
-pub(super) enum Activations {
+pub(super) enum PackedActivations {
     Panel(panel::Rows),
     Outer(outer::Rows),
 }
 
-impl Activations {
+impl PackedActivations {
     /// Arranges `x` `[rows, inner]` for a weight `[out, inner]`.
     pub fn new(x: &[f32], inner: usize, out: usize) -> Self {
         if x.len() / inner >= outer::MIN_ROWS && out.is_multiple_of(LANES) {
@@ -181,12 +181,12 @@ impl Activations {
 }
 
 /// A result `[rows, out]` whose columns are divided among threads.
-pub(super) struct Results<'a> {
+pub(super) struct SharedOutput<'a> {
     y: Scattered<'a, f32>,
     out: usize,
 }
 
-impl<'a> Results<'a> {
+impl<'a> SharedOutput<'a> {
     /// Borrows `y` `[rows, out]`.
     pub fn new(y: &'a mut [f32], out: usize) -> Self {
         let y = Scattered::new(y);

@@ -22,19 +22,19 @@ use super::bias;
 use super::cpu::element::elements;
 use super::cpu::parallel::for_each_range;
 use super::digest::hash_elements;
-use super::linear::{Activations, Results};
+use super::linear::{PackedActivations, SharedOutput};
 use blocks::{Widen, widener};
 
 /// A weight `[out, in]`: parameters `[rows, in]` concatenated along their rows. Each may be
 /// quantised differently. Clones share storage.
 #[derive(Clone, Debug)]
 pub struct QuantizedWeight {
-    parts: Vec<Arc<Part>>,
+    parts: Vec<Arc<StoredParameter>>,
     inner: usize,
 }
 
 /// The rows of one parameter.
-struct Part {
+struct StoredParameter {
     kind: GgmlDType,
     widen: Widen,
     rows: usize,
@@ -78,7 +78,7 @@ impl QuantizedWeight {
         if bytes.len() != data.len() {
             candle_core::bail!("the row order of a weight with {rows} rows has another length");
         }
-        let part = Part {
+        let part = StoredParameter {
             kind,
             widen,
             rows,
@@ -180,7 +180,7 @@ impl QuantizedWeight {
     }
 }
 
-impl fmt::Debug for Part {
+impl fmt::Debug for StoredParameter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} rows of {:?}", self.rows, self.kind)
     }
@@ -228,8 +228,8 @@ fn product(x: &[f32], weight: &QuantizedWeight, y: &mut [f32]) {
     if weight.inner == 0 {
         return;
     }
-    let y = Results::new(y, out);
-    let x = Activations::new(x, weight.inner, out);
+    let y = SharedOutput::new(y, out);
+    let x = PackedActivations::new(x, weight.inner, out);
     for_each_range(out, x.grain(), |range| {
         weight.in_tiles(range, x.grain(), |tile, values| {
             x.times(values, weight.inner, |row, o, values| {
