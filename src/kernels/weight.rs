@@ -30,20 +30,12 @@ impl Weight {
         }
     }
 
-<<<<<<< HEAD
-    /// Whether the weight is a dense tensor.
-=======
     /// Whether the values are a tensor.
->>>>>>> bfb73d5 (Reword weights, layouts and the GPU's tests, wrap at 100 columns)
     pub fn is_dense(&self) -> bool {
         matches!(self, Self::Dense(_))
     }
 
-<<<<<<< HEAD
-    /// Device of the weight; quantised weights are on the CPU.
-=======
     /// Device of the values.
->>>>>>> bfb73d5 (Reword weights, layouts and the GPU's tests, wrap at 100 columns)
     pub fn device(&self) -> &Device {
         match self {
             Self::Dense(tensor) => tensor.device(),

@@ -103,11 +103,7 @@ impl OverlayLayout {
         }
     }
 
-<<<<<<< HEAD
-    /// Nonzeros of all parts.
-=======
     /// Number of deltas.
->>>>>>> bfb73d5 (Reword weights, layouts and the GPU's tests, wrap at 100 columns)
     pub fn nonzeros(&self) -> usize {
         self.nonzeros
     }
@@ -162,11 +158,7 @@ fn count(parts: &Parts) -> usize {
 }
 
 impl WeightDeltas<'_> {
-<<<<<<< HEAD
-    /// Nonzeros of all parts.
-=======
     /// Number of deltas.
->>>>>>> bfb73d5 (Reword weights, layouts and the GPU's tests, wrap at 100 columns)
     pub fn nonzeros(&self) -> usize {
         count(&self.parts)
     }
