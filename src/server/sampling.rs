@@ -47,7 +47,6 @@ impl Sampling {
             include_stop_str_in_output: take_flag(fields, "include_stop_str_in_output", false)?,
             min_tokens: params.min_tokens,
             skip_special_tokens: take_flag(fields, "skip_special_tokens", true)?,
-            ..StreamOptions::default()
         };
         Ok(Self {
             n,

@@ -27,8 +27,8 @@ pub struct Metadata {
     pub density: f64,
     /// Licence of the ticket: an SPDX expression or free text.
     pub license: Option<String>,
-    /// Provenance: data, steps, losses, seed, tool. Numbers keep 15 significant digits when a file
-    /// is read and written again.
+    /// Provenance: data, steps, losses, seed, tool. Numbers keep their value
+    /// when a file is read and written again.
     pub training: Option<Value>,
 }
 
