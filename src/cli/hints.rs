@@ -1,11 +1,12 @@
-//! Flags that mend an error of the library, which knows no command line.
+//! Flags that fix an error of the library, which knows no command line.
 
+use crate::device_bench::DeviceBenchError;
 use crate::engine::EngineError;
 use crate::loadgen::LoadError;
 use crate::model::ModelError;
-use crate::train::TrainError;
+use crate::train::{ExtractError, TrainError};
 
-/// Appends the flag that mends an error, if there is one.
+/// Appends the flag that fixes an error, if there is one.
 pub fn add(error: anyhow::Error) -> anyhow::Error {
     match error.chain().find_map(hint) {
         Some(hint) => anyhow::anyhow!("{error:#}; {hint}"),
@@ -22,6 +23,10 @@ fn hint(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
         of_training(error)
     } else if let Some(error) = error.downcast_ref() {
         of_load_client(error)
+    } else if let Some(DeviceBenchError::Model(error)) = error.downcast_ref() {
+        of_model(error)
+    } else if let Some(ExtractError::Model(error)) = error.downcast_ref() {
+        of_model(error)
     } else {
         None
     }
@@ -33,7 +38,7 @@ fn of_model(error: &ModelError) -> Option<&'static str> {
         ModelError::Device { .. } => Some("choose another --device"),
         ModelError::QuantizedOnGpu => Some("use --device cpu, or leave --keep-quantized out"),
         ModelError::NoMemory { .. } => Some("lower --kv-cache-mib"),
-        ModelError::Fetch { .. } => Some("--model names another base"),
+        ModelError::FetchDefaultBase { .. } => Some("or pass another base with --model"),
         ModelError::KeepQuantized { .. } => Some("leave --keep-quantized out"),
         _ => None,
     }
@@ -72,9 +77,10 @@ mod tests {
     use anyhow::Context as _;
 
     use super::*;
+    use crate::train::Phase;
 
     #[test]
-    fn an_error_names_the_flag_that_mends_it() {
+    fn an_error_names_the_flag_that_fixes_it_in_any_layer() {
         let length = || ModelError::ContextLength {
             asked: 9000,
             trained: 8192,
@@ -90,6 +96,83 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn each_fixable_error_names_its_flags() {
+        let text = || "text".to_owned();
+        let device = || ModelError::Device {
+            device: text(),
+            reason: text(),
+        };
+        let cases: Vec<(anyhow::Error, &[&str])> = vec![
+            (device().into(), &["--device"]),
+            (DeviceBenchError::Model(device()).into(), &["--device"]),
+            (ExtractError::Model(device()).into(), &["--device"]),
+            (
+                ModelError::QuantizedOnGpu.into(),
+                &["--device cpu", "--keep-quantized"],
+            ),
+            (
+                ModelError::NoMemory { bytes: 1 }.into(),
+                &["--kv-cache-mib"],
+            ),
+            (
+                ModelError::FetchDefaultBase {
+                    what: text(),
+                    reason: text(),
+                }
+                .into(),
+                &["--model"],
+            ),
+            (
+                ModelError::KeepQuantized {
+                    path: "base".into(),
+                    reason: text(),
+                }
+                .into(),
+                &["--keep-quantized"],
+            ),
+            (
+                EngineError::Budget { tokens: 1, seqs: 2 }.into(),
+                &["--max-num-batched-tokens", "--max-num-seqs"],
+            ),
+            (
+                EngineError::Cache { given: 1, block: 2 }.into(),
+                &["--kv-cache-mib"],
+            ),
+            (EngineError::Quantized.into(), &["--ticket-mode overlay"]),
+            (
+                TrainError::Unfinished("run".into()).into(),
+                &["--resume", "--overwrite"],
+            ),
+            (
+                TrainError::Stopped {
+                    phase: Phase::Adapt,
+                    step: 1,
+                }
+                .into(),
+                &["--resume"],
+            ),
+            (LoadError::NoModel { url: text() }.into(), &["--model"]),
+        ];
+        for (error, flags) in cases {
+            let plain = format!("{error:#}");
+            assert!(!plain.contains("--"), "{plain}");
+            let hinted = format!("{:#}", add(error));
+            for flag in flags {
+                assert!(hinted.contains(flag), "{hinted}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_hub_that_fails_has_no_hint() {
+        let error = ModelError::Fetch {
+            what: "a/b".to_owned(),
+            reason: "404".to_owned(),
+        };
+        assert_eq!(format!("{:#}", add(error.into())), "cannot fetch a/b: 404");
     }
 
     #[test]

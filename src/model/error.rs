@@ -56,6 +56,8 @@ pub enum ModelError {
     NoMemory { bytes: usize },
     #[error("cannot fetch {what}: {reason}")]
     Fetch { what: String, reason: String },
+    #[error("cannot fetch the default base ({what}): {reason}")]
+    FetchDefaultBase { what: String, reason: String },
     #[error(
         "the ticket is bound to the base with fingerprint {ticket}, the resident base has {base}"
     )]

