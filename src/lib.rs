@@ -1,17 +1,17 @@
 //! Tombola keeps one dense base model resident and serves any number of **LoTA tickets** (sparse
 //! weight deltas, arXiv 2406.16797), swapped per request.
 //!
-//! `docs/design.md` walks a completion, an upload and a training run through the files; this page
-//! is the map.
+//! `docs/design.md` walks a completion, an upload, a training run and a shutdown through the files;
+//! this page lists the layers.
 //!
-//! # The map of the house
+//! # Layers
 //!
 //! A folder is a layer, and arrows point down only: a module may use those below it, never those
 //! above. `tests/layering/layers.rs` holds the exact table.
 //!
 //! | layer | what lives there |
 //! |---|---|
-//! | [`cli`] | one file per subcommand: parse, validate, call the library |
+//! | [`cli`] | one file or folder per subcommand: parse, validate, call the library |
 //! | [`server`] | HTTP only: wire types, routes, SSE, the table of errors |
 //! | [`device_bench`] | benchmark of a device on a synthetic base |
 //! | [`loadgen`] | load client of any OpenAI-compatible server |
@@ -20,7 +20,7 @@
 //! | [`registry`] | this server's tickets: names, generations, leases, memory budget, folder |
 //! | [`train`] | the offline trainer: calibrate, mask, adapt, extract, report |
 //! | [`model`] | the dense base: loader, weights, decoder, KV; tickets applied or overlaid |
-//! | [`kernels`] | one file per operation, and nearly all `unsafe` |
+//! | [`kernels`] | one file or folder per operation, and nearly all `unsafe` |
 //! | [`data`] | training and evaluation rows, encoded as the server encodes requests |
 //! | [`text`] | tokenizer, chat template, incremental decoding, stop strings |
 //! | [`ticket`] | what a ticket is: format, validation, binding to a base, top-k, merge, import |
@@ -28,7 +28,7 @@
 //!
 //! In [`kernels`], the operations of serving stand at the top. `cpu/` is the plumbing of the CPU
 //! (SIMD, thread pool, GEMM), `step/` holds what a step uploads and captures, `ticket/` applies and
-//! overlays, `training/` serves the trainer, and `cuda/` is the GPU behind one door.
+//! overlays, `training/` serves the trainer, and `cuda/` is the GPU behind one module.
 //!
 //! # One completion
 //!
@@ -48,17 +48,17 @@
 //!
 //! # One training run
 //!
-//! `cli::train` → `model` + `data` → [`train::train`]: calibrate → mask → adapt, with gradients and
-//! optimizer state at the ticket's positions only → `ticket` (write) → read back, applied to a
-//! fresh base, evaluated.
+//! `cli::train` → `model` + `data` → [`train::train`]: calibrate (a full fine-tune, with gradients
+//! and optimizer state of all weights) → mask → adapt (with those of the ticket's positions only) →
+//! `ticket` (write) → read back, applied to a fresh base, evaluated.
 //!
 //! # Invariants
 //!
 //! Tests hold each of them (`tests/layering/` reads the `use` lines):
 //!
-//! - `ticket` knows no tokio, no model and no HTTP; the `scheduler`, `policy` and `costs` of
-//!   `engine` know no tensor; `server`, `eval`, `registry` and `data` know no tensor; `engine`
-//!   knows no text; `train` knows neither `engine` nor `server`.
+//! - `ticket` does not depend on tokio, `model` or HTTP; the `scheduler`, `policy` and `costs` of
+//!   `engine`, and all of `server`, `eval`, `registry` and `data`, do not depend on candle;
+//!   `engine` does not depend on `text`; `train` depends on neither `engine` nor `server`.
 //! - Code decides by dtype, device or quantisation only in `kernels` and `model::device`.
 //! - The base is bit-identical to what was loaded after any history of swaps.
 //! - On the CPU, a row's result does not depend on its neighbours, its chunks or its place in the

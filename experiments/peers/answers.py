@@ -9,7 +9,7 @@ PROMPTS = [
     "Water boils at a temperature of",
 ]
 # No next word is likely, so that a small change of the weights shows early.
-LOOSE = "river candle seven marble"
+SENSITIVE_PROMPT = "river candle seven marble"
 TOKENS = 24
 
 
@@ -44,10 +44,10 @@ def complete(server, prompt, adapter=None):
 
 
 def answers(server):
-    """The base's texts of PROMPTS, and the texts of LOOSE by the base and by each adapter."""
+    """The base's texts of PROMPTS, and texts of SENSITIVE_PROMPT by the base and each adapter."""
     adapters = sorted({name for names in server.peer.adapters.values() for name in names})
     return {
         "texts": [complete(server, prompt) for prompt in PROMPTS],
-        "loose": complete(server, LOOSE),
-        "adapters": {name: complete(server, LOOSE, name) for name in adapters},
+        "loose": complete(server, SENSITIVE_PROMPT),
+        "adapters": {name: complete(server, SENSITIVE_PROMPT, name) for name in adapters},
     }

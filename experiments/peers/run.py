@@ -25,8 +25,8 @@ from cells import CELLS, rounded
 from processes import Others
 from servers import PEERS, DidNotStart, Server, Setup, version
 
-CLEAN = 0.1  # cores that other processes may keep busy
-PATIENCE = 1800  # seconds that a cell may take
+MAX_NOISE_CORES = 0.1  # cores that other processes may keep busy
+CELL_TIMEOUT_S = 1800  # seconds that a cell may take
 
 
 def arguments():
@@ -125,10 +125,10 @@ def load(a, server, cell, seed):
     others = Others(server.process.pid)
     try:
         done = subprocess.run(
-            [str(part) for part in command], capture_output=True, text=True, timeout=PATIENCE
+            [str(part) for part in command], capture_output=True, text=True, timeout=CELL_TIMEOUT_S
         )
     except subprocess.TimeoutExpired:
-        return {"failure": f"not done after {PATIENCE} s", "others": others.cores()}
+        return {"failure": f"not done after {CELL_TIMEOUT_S} s", "others": others.cores()}
     cores = others.cores()
     if not done.stdout:
         return {"failure": done.stderr.strip()[-500:], "others": cores}
@@ -141,7 +141,7 @@ def measure(a, results, server, dtype, round_, name):
     cell = CELLS[name].quick() if a.quick else CELLS[name]
     seed = 100 * round_ + list(CELLS).index(name)  # no prompt is repeated
     tried = []
-    while not tried or (len(tried) < a.tries and tried[-1]["others"] > CLEAN):
+    while not tried or (len(tried) < a.tries and tried[-1]["others"] > MAX_NOISE_CORES):
         tried.append(load(a, server, cell, seed))
     best = min(tried, key=lambda one: ("failure" in one, one["others"]))
     results.add(what="cell", peer=server.name, dtype=dtype, round=round_, cell=name, **best)
@@ -217,7 +217,7 @@ def main():
     )
     for dtype in a.dtypes:
         measure_dtype(a, results, dtype)
-    text = table.document(results.rows, a.threads, CLEAN)
+    text = table.document(results.rows, a.threads, MAX_NOISE_CORES)
     print(text)
     if not a.quick:
         a.out.write_text(text)

@@ -3,10 +3,13 @@
 usage: python3 experiments/train/speed.py --python PYTHON --reference train_reference.py \
            --folder BASE_FOLDER --data sql.train.jsonl --valid sql.valid.jsonl
 
-Writes experiments/results/train-speed.md. PYTHON has torch and transformers; BASE_FOLDER is the
-default base as a Hugging Face folder. Both train the same rows in the same order, 8 rows of at most
-128 tokens per step, in float32 on all cores. Both count the tokens without padding. Medians over
-the rounds.
+Writes experiments/results/train-speed.md; the committed one was made with --steps 4 --rounds 2.
+PYTHON has torch and transformers; BASE_FOLDER is the default base as a Hugging Face folder.
+train_reference.py, a LoTA trainer in plain PyTorch, is not part of this repository. It takes the
+arguments that `pytorch` passes below, and prints a JSON object per phase with `phase` and `tok_s`.
+The data files are described in adapters/README.md. Both train the same rows in the same order, 8
+rows of at most 128 tokens per step, in float32 on all cores. Both count the tokens without padding.
+Medians over the rounds.
 """
 
 import argparse
@@ -157,12 +160,12 @@ def log(line=""):
 out = []
 log("# Training beside PyTorch\n")
 log(
-    "Made by `experiments/train/speed.py` (see its usage). SmolLM2-135M, float32, steps of 8 SQL rows of at"
+    f"Made by `experiments/train/speed.py --steps {a.steps} --rounds {a.rounds} …` (see its usage). SmolLM2-135M,"
 )
 log(
-    f"most 128 tokens, {a.steps} to calibrate and {a.steps} to adapt, medians of {a.rounds} rounds in turn."
+    f"float32, steps of 8 SQL rows of at most 128 tokens, {a.steps} to calibrate and {a.steps} to adapt,"
 )
-log(f"{processor()}.\n")
+log(f"medians of {a.rounds} rounds in turn. {processor()}.\n")
 log("| | PyTorch | Tombola | ratio | products of the projections alone |")
 log("|---|---:|---:|---:|---:|")
 for phase in ("calibrate", "adapt"):

@@ -67,8 +67,8 @@ pub struct ServeArgs {
     /// overlaid; on the CPU only.
     #[arg(long, env = "TOMBOLA_DETERMINISTIC", help_heading = TICKETS)]
     deterministic: bool,
-    /// Memory for tickets in MiB; the least recently used ticket leaves it first. A ticket takes
-    /// about 2.5 times the size of its file, or about its size with --ticket-mode apply.
+    /// Memory for tickets in MiB; the least recently used ticket is evicted first. A ticket takes
+    /// about 2.5 times the size of its file; with --ticket-mode apply on the CPU, about its size.
     #[arg(
         long,
         value_name = "MIB",

@@ -16,8 +16,9 @@ use crate::kernels;
 use crate::metrics::Metrics;
 use crate::model::{BLOCK, Base, ModelError};
 
-/// Steps of a ticket's turn while others wait. A swap costs less than one step, so it adds little
-/// to a turn, and a newcomer waits for no more than one turn of each other group.
+/// Steps of a ticket's turn while others wait. On the CPU, a swap of a 1 % ticket costs about one
+/// decoding step, one of a 10 % ticket about two (`benches/results/cpu.md`): an eighth to a quarter
+/// of a turn. A newcomer waits for no more than one turn of each other group.
 pub const TURN_STEPS: usize = 8;
 
 /// Most alternatives per token that a request may ask for.

@@ -78,11 +78,11 @@ impl EngineMetrics {
             )?,
             ticket_swaps: registrar.counter(
                 "ticket_swaps_total",
-                "Swaps of the ticket applied to the resident weights.",
+                "Swaps of the applied ticket, including reverts to the base.",
             )?,
             ticket_swap_seconds: registrar.histogram(
                 "ticket_swap_seconds",
-                "Time to revert one ticket and apply another.",
+                "Time of a swap: reverting a ticket, applying one, or both.",
                 STEP_SECONDS,
             )?,
             steps: registrar.counter_vec(

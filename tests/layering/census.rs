@@ -181,8 +181,8 @@ fn print_journeys() {
         journeys += 1;
     }
     assert_eq!(
-        journeys, 3,
-        "docs/design.md: a completion, an upload, a training run"
+        journeys, 4,
+        "docs/design.md: a completion, an upload, a training run, a shutdown"
     );
 }
 

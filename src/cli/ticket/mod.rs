@@ -14,7 +14,7 @@ use serde_json::json;
 use super::base::{BaseArgs, print};
 use crate::ticket::import::import_flat;
 use crate::ticket::{DeltaDtype, Digest, Ticket, TicketError, read_bounded};
-use summary::Summary;
+use summary::{Summary, count_parameters, percent};
 
 /// Size limit of a file that the command line reads into memory, in bytes: about 4 billion nonzeros
 /// in bf16.
@@ -177,17 +177,17 @@ fn verify(args: &VerifyArgs) -> anyhow::Result<()> {
     let foreign = metadata.base_fingerprint != base.fingerprint;
     let density = ticket.nonzeros() as f64 / base.adaptable_weights() as f64;
     let mut text = format!(
-        "ok: `{}` fits {}`{}`\n    {} nonzeros in {} parameters, density {:.3} %\n",
+        "ok: `{}` fits {}`{}`\n    {} nonzeros in {}, density {}\n",
         metadata.name,
         if foreign { "the foreign base " } else { "" },
         base.name,
         HumanCount(ticket.nonzeros() as u64),
-        ticket.tensors().len(),
-        100.0 * density,
+        count_parameters(ticket.tensors().len()),
+        percent(density),
     );
     if (metadata.density - density).abs() > 0.01 * density {
-        let stated = 100.0 * metadata.density;
-        text += &format!("    note: the file states a density of {stated:.3} %\n");
+        let stated = percent(metadata.density);
+        text += &format!("    note: the file states a density of {stated}\n");
     }
     print(&text)
 }

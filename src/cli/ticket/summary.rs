@@ -83,11 +83,9 @@ impl Summary {
         line("digest", &self.digest)?;
         line("bytes", &HumanCount(self.bytes).to_string())?;
         let nonzeros = HumanCount(self.nonzeros as u64);
-        line(
-            "nonzeros",
-            &format!("{nonzeros} in {} parameters", self.parameters),
-        )?;
-        line("density", &format!("{:.3} %", 100.0 * self.density))?;
+        let parameters = count_parameters(self.parameters);
+        line("nonzeros", &format!("{nonzeros} in {parameters}"))?;
+        line("density", &percent(self.density))?;
         line("deltas", &self.dtype)?;
         line("license", self.license.as_deref().unwrap_or("not stated"))?;
         match &self.training {
@@ -173,6 +171,22 @@ fn layer(parameter: &str) -> Option<u32> {
     rest.split('.').next()?.parse().ok()
 }
 
+/// A number of parameters, in words.
+pub(super) fn count_parameters(n: usize) -> String {
+    format!("{n} parameter{}", if n == 1 { "" } else { "s" })
+}
+
+/// A share in percent with three decimals, or with more if two significant digits need them.
+pub(super) fn percent(share: f64) -> String {
+    let percent = 100.0 * share;
+    let decimals = if percent > 0.0 && percent < 0.001 {
+        (1.0 - percent.log10().floor()).min(12.0) as usize
+    } else {
+        3
+    };
+    format!("{percent:.decimals$} %")
+}
+
 fn dtypes<'a>(deltas: impl Iterator<Item = &'a TensorDelta>) -> String {
     let mut names: Vec<_> = deltas.map(|d| d.deltas().dtype().to_string()).collect();
     names.sort();
@@ -205,6 +219,13 @@ mod tests {
             training: Some(serde_json::json!({"seed": 7, "source": "a \u{9b}31m b"})),
         };
         Ticket::new(metadata, tensors).unwrap()
+    }
+
+    #[test]
+    fn small_shares_keep_two_digits() {
+        assert_eq!(percent(0.01), "1.000 %");
+        assert_eq!(percent(2.0 / 106_168_320.0), "0.0000019 %");
+        assert_eq!(count_parameters(1), "1 parameter");
     }
 
     #[test]

@@ -4,9 +4,10 @@
 //! account of the seconds that its steps would have cost less (or did cost less) if its group had
 //! run apart, with the ticket applied. Once that balance reaches the cost of a swap, and a turn
 //! would save as much again, the group runs apart: it takes turns with the rest, which stay
-//! together, and pays for each swap from its account. This is the ski-rental rule: a ticket by
-//! itself costs at most twice the optimum in hindsight, and nothing flaps, since each swap has to
-//! be earned again.
+//! together, and pays for each swap from its account. This is the ski-rental rule: while work keeps
+//! coming, a ticket by itself costs at most twice the optimum in hindsight, and tickets do not
+//! thrash, since each swap has to be earned again. The bound ends at an idle gap: the engine then
+//! reverts the applied ticket ([`ByCost::reverted`]), and the next request pays for a swap again.
 //!
 //! While other groups wait, a turn ends when it is used up, or when the steps of the applied ticket
 //! have cost as much more than steps together as its next swap will. The longest-waiting group is
@@ -21,7 +22,7 @@
 //!   14 steps the balance is 8.4 ms, and the 15th would complete the 9 ms: it runs with the ticket
 //!   applied. The swap takes 9 ms off the balance, which is 0 ms after that step. Altogether the
 //!   ticket has cost 8.4 + 9 = 17.4 ms; in hindsight, 9 ms would have been the least.
-//! - **In company.** A second group arrives, and both decode. A step of both takes 13.7 ms and a
+//! - **Two groups.** A second group arrives, and both decode. A step of both takes 13.7 ms and a
 //!   step of one 13 ms, so running apart saves 0.7 + 0.6 ms and costs 13 ms: a gain of −11.7 ms a
 //!   step. The 9 ms of the next swap are lost at once, so the coming step runs both together.
 
