@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benches"))
 import table
-from allowance import allowance
+from memory_bound import memory_bound
 from answers import answers
 from cells import CELLS, rounded
 from processes import Others
@@ -193,7 +193,7 @@ def measure_dtype(a, results, dtype):
                 measure(a, results, servers[name], dtype, round_, cell)
         for name, server in servers.items():
             now, peak = server.memory()
-            allowed = {"allowed": allowance(server.setup, dtype)} if name == "tombola" else {}
+            allowed = {"allowed": memory_bound(server.setup, dtype)} if name == "tombola" else {}
             results.add(what="memory", peer=name, dtype=dtype, now=now, peak=peak, **allowed)
 
 

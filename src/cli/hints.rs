@@ -1,4 +1,4 @@
-//! Flags that fix an error of the library, which knows no command line.
+//! Hints that name the command-line flag that fixes a library error.
 
 use crate::device_bench::DeviceBenchError;
 use crate::engine::EngineError;

@@ -72,7 +72,7 @@ enum Command {
 /// Parses the arguments of the process and runs the subcommand.
 ///
 /// # Errors
-/// The error of the subcommand, with the flag that mends it.
+/// The error of the subcommand, with the flag that fixes it.
 pub fn run() -> anyhow::Result<()> {
     let cli = Cli::parse();
     let result = match cli.command {

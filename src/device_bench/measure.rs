@@ -288,14 +288,14 @@ impl Bench {
             let overlay = base.lay_out(&*ticket(base, density, seed)?)?;
             Ok(Arc::new(overlay))
         };
-        let laid_out: Vec<Arc<TicketLayout>> = (0..tickets as u64)
+        let layouts: Vec<Arc<TicketLayout>> = (0..tickets as u64)
             .into_par_iter()
             .map(lay_out)
             .collect::<Result<_, _>>()?;
-        let nonzeros: usize = laid_out.iter().map(|ticket| ticket.nonzeros()).sum();
+        let nonzeros: usize = layouts.iter().map(|ticket| ticket.nonzeros()).sum();
         // The bare base right before, so that both run under the same conditions.
         let base = self.step(STREAMS, bandwidth)?;
-        let with = self.run_step(&self.batch(STREAMS, &laid_out), bandwidth)?;
+        let with = self.run_step(&self.batch(STREAMS, &layouts), bandwidth)?;
         Ok(Overlay {
             tickets,
             density,

@@ -14,11 +14,11 @@ use crate::ticket::Digest;
 /// Limits of a request; fixed for the life of the engine.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Most tokens of prompt and output together.
+    /// Maximum number of tokens of prompt and output together.
     pub max_model_len: usize,
     /// Number of token ids; each id is below it.
     pub vocab_size: usize,
-    /// Most alternatives per token that a request may ask for.
+    /// Maximum number of alternatives per token that a request may ask for.
     pub max_logprobs: usize,
 }
 
@@ -111,7 +111,7 @@ impl EngineHandle {
         &self.0.limits
     }
 
-    /// Most requests that are admitted at once.
+    /// Maximum number of requests admitted at once.
     pub fn capacity(&self) -> usize {
         self.0.capacity
     }
@@ -183,7 +183,7 @@ impl OutputStream {
         self.outputs.recv().await
     }
 
-    /// [`OutputStream::recv`] for threads outside a Tokio runtime.
+    /// [`Self::recv`] for threads outside a Tokio runtime.
     ///
     /// # Panics
     /// Inside a Tokio runtime.

@@ -61,7 +61,7 @@ pub struct EngineConfig {
     pub costs: Option<Costs>,
     /// Compute threads.
     pub threads: usize,
-    /// Launch each kernel of a step by itself, and capture no CUDA graphs.
+    /// Launch each kernel of a step separately, and capture no CUDA graphs.
     pub enforce_eager: bool,
     /// End-of-text tokens of the base.
     pub end_tokens: Vec<u32>,
@@ -75,7 +75,9 @@ pub enum EngineError {
          token of each"
     )]
     Budget { tokens: usize, seqs: usize },
-    #[error("{given} bytes of KV cache hold no block of {BLOCK} tokens, which takes {block} bytes")]
+    #[error(
+        "the KV cache of {given} bytes is smaller than one block ({BLOCK} tokens, {block} bytes)"
+    )]
     Cache { given: usize, block: usize },
     #[error("tickets cannot be applied to a base that is kept quantised, only overlaid")]
     Quantized,
@@ -111,7 +113,7 @@ impl Engine {
                     .engine
                     .observe_step(plan.mode(), start.elapsed(), output.overlaid);
             } else {
-                // All blocks and places are free when nothing runs, so some sequence fits.
+                // If nothing runs, all blocks and slots are free, so some sequence fits.
                 assert!(self.scheduler.is_idle(), "sequences wait and none can run");
             }
             self.report();
@@ -126,7 +128,7 @@ impl Engine {
             let groups = self.policy.next(&loads)?;
             let plan = self.scheduler.schedule(&groups);
             if let Some(plan) = &plan {
-                self.policy.planned(&plan.rows_by_group());
+                self.policy.record_step(&plan.rows_by_group());
             }
             // A group may have been preempted while it was planned; then the policy picks again.
             if plan.is_some() || groups == Groups::All {
@@ -143,7 +145,7 @@ impl Engine {
             group: demand.group,
             rows: demand.rows,
             nonzeros: ticket.map_or(0, |ticket| ticket.nonzeros()),
-            laid_out: ticket.is_none_or(|ticket| ticket.layout().is_some()),
+            has_layout: ticket.is_none_or(|ticket| ticket.layout().is_some()),
         }
     }
 
@@ -164,14 +166,14 @@ impl Engine {
             .step(plan, &self.sequences)
             .unwrap_or_else(|error| panic!("a step failed: {error}"));
         self.count_swap(output.swap);
-        for &took in &output.laid_out {
+        for &took in &output.layout_build_times {
             self.metrics.engine.observe_overlay_build(took);
         }
         output
     }
 
-    /// Hands each sequence its output of the step, on all cores: it scores its prompt by that and
-    /// samples its next token. Removes the sequences that end.
+    /// Scores prompts and samples next tokens from the step's output, one sequence per core. Removes
+    /// the sequences that end.
     fn postprocess(&mut self, plan: &Plan, outputs: Vec<ChunkOutput>) {
         let mut outputs: HashMap<SequenceId, (&Chunk, ChunkOutput)> = plan
             .chunks
@@ -185,12 +187,12 @@ impl Engine {
             .iter_mut()
             .filter_map(|(id, sequence)| Some((sequence, outputs.remove(id)?)))
             .collect();
-        let goes_on: Vec<(&Chunk, bool)> = work
+        let continues: Vec<(&Chunk, bool)> = work
             .into_par_iter()
             .map(|(sequence, (chunk, output))| (chunk, sequence.step(chunk, output)))
             .collect();
-        for (chunk, goes_on) in goes_on {
-            if !goes_on {
+        for (chunk, continues) in continues {
+            if !continues {
                 self.remove(chunk.id);
             } else if chunk.samples {
                 self.scheduler.extend(chunk.id);
@@ -198,14 +200,14 @@ impl Engine {
         }
     }
 
-    /// Takes in all submitted commands, and waits for one if there is no other work. Returns false
+    /// Processes all submitted commands, and waits for one if there is no other work. Returns false
     /// once the engine is shut down.
     fn receive(&mut self) -> bool {
         let mut digests = Vec::new();
         loop {
             let idle = self.scheduler.is_idle() && digests.is_empty();
             let command = if idle {
-                // An unused ticket must not keep its memory from one that waits for room.
+                // An applied ticket without requests must not keep memory that another ticket needs.
                 self.swap_to_base();
                 match self.inbox.recv() {
                     Some(command) => command,
@@ -243,7 +245,7 @@ impl Engine {
         self.swap_to_base();
         let digest = self.runner.digest().expect("resident values can be read");
         for answer in answers {
-            // The caller may have gone meanwhile.
+            // The caller may have stopped waiting.
             let _ = answer.send(digest);
         }
     }

@@ -46,12 +46,12 @@ impl Groups {
 pub struct Plan {
     /// The groups that the step was planned for.
     pub groups: Groups,
-    /// Chunks to compute, those of one group in a row.
+    /// Chunks to compute; the chunks of a group are adjacent.
     pub chunks: Vec<Chunk>,
 }
 
 impl Plan {
-    /// Tokens that the step computes of each group.
+    /// Number of tokens that the step computes for each group.
     pub fn rows_by_group(&self) -> Vec<(Group, usize)> {
         let groups = self.chunks.chunk_by(|a, b| a.group == b.group);
         let rows = |chunks: &[Chunk]| chunks.iter().map(|chunk| chunk.len).sum();
@@ -70,7 +70,7 @@ impl Plan {
     }
 }
 
-/// Tokens `start..start + len` of a sequence, with all that the runner needs to compute them.
+/// Tokens `start..start + len` of a sequence, with the metadata that the runner needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chunk {
     /// The sequence.

@@ -1,5 +1,5 @@
-//! Readout of a step's logits: whole rows, or sampled tokens alone if those are enough, so that no
-//! more than necessary is copied from the device.
+//! Readout of a step's logits: copies only what is needed from the device, whole rows or just the
+//! sampled tokens.
 
 use candle_core::Tensor;
 
@@ -10,7 +10,7 @@ use crate::kernels::sample::{SamplingMethod, sample};
 use crate::kernels::step::indices::Indices;
 use crate::model::ModelError;
 
-/// What the chunks of a plan read from the logits `[rows, vocab]` of its step.
+/// Reads that the chunks of a plan make from the logits `[rows, vocab]` of its step.
 #[derive(Debug, Default)]
 pub struct Readout {
     /// One per chunk.
@@ -23,7 +23,7 @@ pub struct Readout {
     rows: u32,
 }
 
-/// What one chunk reads.
+/// Reads of one chunk.
 #[derive(Debug)]
 struct ChunkReadout {
     /// Whole rows that score the prompt.
@@ -61,7 +61,7 @@ impl Readout {
         self.chunks.push(ChunkReadout { scored, next });
     }
 
-    /// Samples and copies from the logits; `None` if no chunk wants any. Returns the output of each
+    /// Samples and copies from the logits; `logits` is `None` if no chunk needs any. Returns the output of each
     /// chunk, in the order of the plan.
     ///
     /// # Errors

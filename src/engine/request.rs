@@ -21,7 +21,7 @@ pub struct Request {
 /// How tokens are sampled. The caller has validated all ranges.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplingParams {
-    /// Most tokens to generate; at least 1.
+    /// Maximum number of tokens to generate; at least 1.
     pub max_tokens: usize,
     /// Tokens before which end-of-text and stop tokens are not sampled.
     pub min_tokens: usize,
@@ -31,7 +31,7 @@ pub struct SamplingParams {
     pub top_p: f32,
     /// Keep the most likely `k` tokens.
     pub top_k: Option<usize>,
-    /// Keep tokens at least this share as likely as the likeliest, in [0, 1].
+    /// Keep tokens with at least this share of the highest probability, in [0, 1].
     pub min_p: f32,
     /// Divisor of positive and factor of negative logits of tokens seen in prompt or output; 1 is
     /// off.
@@ -41,7 +41,7 @@ pub struct SamplingParams {
     /// Subtracted from a token's logit once for each time it was seen in the output.
     pub frequency_penalty: f32,
     /// Seed of the random numbers: the same seed gives the same tokens in any batch. `None` draws
-    /// one.
+    /// a seed.
     pub seed: Option<u64>,
     /// Tokens that end the sequence, besides the base's end-of-text tokens.
     pub stop_token_ids: Vec<u32>,

@@ -1,4 +1,5 @@
-//! Runner: runs a plan on the model. Only this code touches weights and KV blocks after the start.
+//! Runner: executes a plan on the model. After startup, only this code touches weights and KV
+//! blocks.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ pub struct Runner {
     base: Base,
     cache: KvCache,
     graphs: Graphs,
-    /// Lease of the applied ticket: its memory stays in use while its values are in the weights.
+    /// Lease of the applied ticket; keeps it in memory while its values are in the weights.
     applied: Option<Lease>,
 }
 
@@ -31,7 +32,7 @@ pub struct StepOutput {
     /// Nonzeros of the tickets that were overlaid on rows of the step.
     pub overlaid: usize,
     /// Time of each layout that was built for a ticket's first overlay.
-    pub laid_out: Vec<Duration>,
+    pub layout_build_times: Vec<Duration>,
 }
 
 impl Runner {
@@ -53,7 +54,7 @@ impl Runner {
         })
     }
 
-    /// Measures what steps and tickets cost on this base.
+    /// Measures the costs of steps and tickets on this base.
     ///
     /// # Errors
     /// As [`measure_costs`].
@@ -65,7 +66,7 @@ impl Runner {
     /// base, each ticket overlaid on its rows.
     ///
     /// # Errors
-    /// A ticket is of another base, or the device has no memory for the step.
+    /// A ticket belongs to another base, or the device has no memory for the step.
     pub fn step(
         &mut self,
         plan: &Plan,
@@ -76,13 +77,13 @@ impl Runner {
         let ticket = plan.chunks.first().and_then(lease);
         let swap = self.swap(ticket.filter(|_| applies))?;
         let (mut batch, mut readout) = (Batch::default(), Readout::default());
-        let mut laid_out = Vec::new();
+        let mut layout_build_times = Vec::new();
         for chunk in &plan.chunks {
             let sequence = &sequences[&chunk.id];
             push(&mut batch, chunk, sequence);
             readout.push(chunk, sequence);
             if let Some(lease) = lease(chunk).filter(|_| !applies) {
-                batch.overlay(self.layout(lease, &mut laid_out)?);
+                batch.overlay(self.layout(lease, &mut layout_build_times)?);
             }
         }
         let overlaid = batch.overlaid.iter().map(|part| part.ticket.nonzeros());
@@ -93,21 +94,21 @@ impl Runner {
             chunks: readout.read(logits.as_ref())?,
             swap,
             overlaid,
-            laid_out,
+            layout_build_times,
         })
     }
 
     /// The layout of a leased ticket, kept with the ticket. Building it adds its time to
-    /// `laid_out`.
+    /// `layout_build_times`.
     fn layout<'a>(
         &self,
         lease: &'a Lease,
-        laid_out: &mut Vec<Duration>,
+        layout_build_times: &mut Vec<Duration>,
     ) -> Result<&'a Arc<TicketLayout>, ModelError> {
         lease.ticket().layout_or_build(|ticket| {
             let start = Instant::now();
             let layout = self.base.lay_out(ticket)?;
-            laid_out.push(start.elapsed());
+            layout_build_times.push(start.elapsed());
             Ok(layout)
         })
     }

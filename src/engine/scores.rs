@@ -28,16 +28,21 @@ impl PromptScores {
 
     /// Pending positions that the rows `computed` score: row p − 1 scores position p. A position is
     /// scored once, even if its sequence is preempted and computed again.
-    pub fn due(&self, computed: Range<usize>) -> &[usize] {
+    pub fn pending(&self, computed: Range<usize>) -> &[usize] {
         let pending = &self.positions[self.logprobs.len()..];
         &pending[..pending.partition_point(|&position| position <= computed.end)]
     }
 
-    /// Takes in a row of logits `[vocab]` for each position that is [due](Self::due). Returns false
-    /// if a row has no finite logit.
-    pub fn take(&mut self, computed: Range<usize>, rows: &mut [Vec<f32>], tokens: &[u32]) -> bool {
-        let due = self.due(computed).par_iter().zip(rows);
-        let scored: Option<Vec<f32>> = due
+    /// Records a row of logits `[vocab]` for each [pending](Self::pending) position. Returns false if
+    /// a row has no finite logit.
+    pub fn record(
+        &mut self,
+        computed: Range<usize>,
+        rows: &mut [Vec<f32>],
+        tokens: &[u32],
+    ) -> bool {
+        let pending = self.pending(computed).par_iter().zip(rows);
+        let scored: Option<Vec<f32>> = pending
             .map(|(&position, row)| logprob(row, tokens[position]))
             .collect();
         let Some(scored) = scored else { return false };
@@ -72,15 +77,15 @@ mod tests {
     fn a_position_is_scored_once_however_often_it_is_computed() {
         let tokens = [1; 12];
         let mut scores = PromptScores::new(&[1..3, 6..8, 11..12]).unwrap();
-        assert_eq!(scores.due(0..1), [1]);
-        assert_eq!(scores.due(0..6), [1, 2, 6]);
+        assert_eq!(scores.pending(0..1), [1]);
+        assert_eq!(scores.pending(0..6), [1, 2, 6]);
         assert!(scores.take(0..6, &mut rows(&[1, 2, 6]), &tokens));
         // The sequence is preempted, and computed again in chunks of another size.
-        assert!(scores.due(0..4).is_empty());
+        assert!(scores.pending(0..4).is_empty());
         assert!(scores.take(0..4, &mut [], &tokens));
-        assert_eq!(scores.due(4..8), [7]);
+        assert_eq!(scores.pending(4..8), [7]);
         assert!(scores.take(4..8, &mut rows(&[7]), &tokens));
-        assert!(scores.due(8..10).is_empty());
+        assert!(scores.pending(8..10).is_empty());
         assert!(scores.take(10..12, &mut rows(&[11]), &tokens));
         let want = [1, 2, 6, 7, 11].map(|position: i32| -(-f64::from(position)).exp().ln_1p());
         for (got, want) in scores.finish().into_iter().zip(want) {

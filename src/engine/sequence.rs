@@ -37,7 +37,7 @@ pub enum Next {
     Token(Option<u32>),
 }
 
-/// One stream of tokens.
+/// A prompt and its continuation.
 pub struct Sequence {
     /// The prompt and the generated tokens.
     pub tokens: Vec<u32>,
@@ -78,7 +78,7 @@ impl Sequence {
         }
     }
 
-    /// Group of the sequence: all sequences under the same content of a ticket.
+    /// Group of the sequence: the digest of its ticket's content, or `None` for the base.
     pub fn group(&self) -> Group {
         self.lease.as_ref().map(|lease| lease.ticket().digest())
     }
@@ -91,7 +91,7 @@ impl Sequence {
     /// Positions of the prompt that a chunk scores, each by the row before it.
     pub fn scored_by(&self, chunk: &Chunk) -> &[usize] {
         let scores = self.scores.as_ref();
-        scores.map_or(&[], |scores| scores.due(rows_of(chunk)))
+        scores.map_or(&[], |scores| scores.pending(rows_of(chunk)))
     }
 
     /// How the device can sample the next token; `None` if the host needs its logits.
@@ -99,20 +99,20 @@ impl Sequence {
         self.sampler.sampling_method()
     }
 
-    /// Takes in the output of a chunk. Returns whether the sequence goes on.
+    /// Processes the output of a chunk. Returns whether the sequence continues.
     pub fn step(&mut self, chunk: &Chunk, mut output: ChunkOutput) -> bool {
         if let Some(scores) = &mut self.scores
-            && !scores.take(rows_of(chunk), &mut output.scored, &self.tokens)
+            && !scores.record(rows_of(chunk), &mut output.scored, &self.tokens)
         {
             return self.fail(SequenceError::NotFinite);
         }
         output.next.is_none_or(|next| self.sample(next))
     }
 
-    /// Samples the next token and sends it. Returns whether the sequence goes on.
+    /// Samples the next token and sends it. Returns whether the sequence continues.
     fn sample(&mut self, next: Next) -> bool {
         let sampled = match next {
-            Next::Token(token) => token.map(|token| self.sampler.take(token)),
+            Next::Token(token) => token.map(|token| self.sampler.record(token)),
             Next::Logits(mut logits) => self.sampler.sample(&mut logits),
         };
         let Some(sampled) = sampled else {
@@ -135,11 +135,11 @@ impl Sequence {
         self.outputs.send(Ok(output)).is_ok() && finish.is_none()
     }
 
-    /// Sends the error that ends the sequence. Returns false: it does not go on.
+    /// Sends the error that ends the sequence. Returns false: it does not continue.
     fn fail(&self, error: SequenceError) -> bool {
         let ticket = self.lease.as_ref().map(Lease::alias);
-        tracing::warn!(ticket, "a sequence has failed: {error}");
-        // The caller may have gone.
+        tracing::warn!(ticket, "a sequence failed: {error}");
+        // The caller may have dropped the stream.
         let _ = self.outputs.send(Err(error));
         false
     }

@@ -21,7 +21,7 @@ use crate::model::{BLOCK, Base, ModelError};
 /// of a turn. A newcomer waits for no more than one turn of each other group.
 pub const TURN_STEPS: usize = 8;
 
-/// Most alternatives per token that a request may ask for.
+/// Maximum number of alternatives per token that a request may ask for.
 const MAX_LOGPROBS: usize = 20;
 
 /// The engine's thread; dropping it ends and joins the thread.
@@ -140,7 +140,7 @@ fn policy(
 /// not be served.
 fn or_exit(run: impl FnOnce()) {
     if catch_unwind(AssertUnwindSafe(run)).is_err() {
-        eprintln!("tombola: the engine has failed (its message is above); the process ends");
+        eprintln!("tombola: the engine failed (see the message above); exiting");
         std::process::exit(70);
     }
 }

@@ -1,3 +1,5 @@
+//! Series of the engine.
+
 use std::time::Duration;
 
 use prometheus::{Gauge, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, Result};

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
-use super::memory::Held;
+use super::memory::CachedTicket;
 use super::ticket_folder;
 use crate::model::LoadedTicket;
 use crate::ticket::{BoundTicket, Digest, Metadata};
@@ -109,7 +109,7 @@ impl Generation {
 #[derive(Clone)]
 pub struct Lease {
     pub(super) generation: Arc<Generation>,
-    pub(super) held: Arc<Held>,
+    pub(super) cached: Arc<CachedTicket>,
 }
 
 impl Lease {
@@ -120,7 +120,7 @@ impl Lease {
         let bytes = ticket.resident_bytes();
         Self {
             generation: Arc::new(Generation::new(alias, path, &ticket, bytes, created)),
-            held: Arc::new(Held::unbudgeted(ticket)),
+            cached: Arc::new(CachedTicket::unbudgeted(ticket)),
         }
     }
 
@@ -136,7 +136,7 @@ impl Lease {
 
     /// The ticket in memory, with its layout once that is built.
     pub fn ticket(&self) -> &Arc<LoadedTicket> {
-        &self.held.ticket
+        &self.cached.ticket
     }
 }
 

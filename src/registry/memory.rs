@@ -9,16 +9,16 @@ use super::lock;
 use crate::model::LoadedTicket;
 use crate::ticket::{BoundTicket, Digest};
 
-/// A loaded ticket; its bytes return to the budget when the last holder drops it.
+/// A loaded ticket; its bytes return to the budget when the last reference is dropped.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct CachedTicket {
     pub ticket: Arc<LoadedTicket>,
     /// Its share of the budget; `None` outside a registry.
     _room: Option<Room>,
 }
 
-impl Held {
-    /// Holds a ticket that no budget counts.
+impl CachedTicket {
+    /// A ticket outside any budget.
     pub fn unbudgeted(ticket: BoundTicket) -> Self {
         Self::new(ticket, None)
     }
@@ -31,14 +31,14 @@ impl Held {
     }
 }
 
-/// Bytes of the budget that are taken until this is dropped.
+/// Reserved bytes of the budget, released on drop.
 #[derive(Debug)]
 pub(super) struct Room {
     usage: Arc<Usage>,
     bytes: usize,
 }
 
-/// What is taken of the budget.
+/// Used part of the budget.
 #[derive(Debug, Default)]
 struct Usage {
     bytes: AtomicUsize,
@@ -50,10 +50,10 @@ struct Usage {
 pub(super) struct Memory {
     budget: usize,
     usage: Arc<Usage>,
-    /// All tickets in memory that have an alias, by content, leased ones too: so aliases of one
-    /// content share its memory. (A content that is uploaded again while a lease outlives its last
-    /// alias is loaded a second time.)
-    cache: Mutex<LruCache<Digest, Arc<Held>>>,
+    /// All tickets in memory that have an alias, by content, including leased ones, so that aliases
+    /// of the same content share its memory. (If a content is uploaded again while a lease outlives
+    /// its last alias, it is loaded a second time.)
+    cache: Mutex<LruCache<Digest, Arc<CachedTicket>>>,
 }
 
 impl Memory {
@@ -77,7 +77,7 @@ impl Memory {
     }
 
     /// The ticket of that content, if it is cached; marks it as used.
-    pub fn get(&self, content: Digest) -> Option<Arc<Held>> {
+    pub fn get(&self, content: Digest) -> Option<Arc<CachedTicket>> {
         lock(&self.cache).get(&content).cloned()
     }
 
@@ -94,7 +94,7 @@ impl Memory {
         {
             // Idle: only the cache holds it, and nothing can lease it before the lock is free.
             let mut oldest_first = cache.iter().rev();
-            let idle = oldest_first.find(|(_, held)| Arc::strong_count(held) == 1)?;
+            let idle = oldest_first.find(|(_, cached)| Arc::strong_count(cached) == 1)?;
             let content = *idle.0;
             cache.pop(&content);
         }
@@ -106,13 +106,13 @@ impl Memory {
 
     /// Caches a ticket under its reserved room. If another alias has loaded the same content
     /// meanwhile, returns that ticket instead and gives the room back.
-    pub fn keep(&self, ticket: BoundTicket, room: Room) -> Arc<Held> {
+    pub fn keep(&self, ticket: BoundTicket, room: Room) -> Arc<CachedTicket> {
         let content = ticket.digest();
-        let held = || Arc::new(Held::new(ticket, Some(room)));
-        Arc::clone(lock(&self.cache).get_or_insert(content, held))
+        let cached = || Arc::new(CachedTicket::new(ticket, Some(room)));
+        Arc::clone(lock(&self.cache).get_or_insert(content, cached))
     }
 
-    /// Drops a content that no alias names any more from the cache; leases keep it alive.
+    /// Removes a content without aliases from the cache; leases keep it alive.
     pub fn forget(&self, content: Digest) {
         lock(&self.cache).pop(&content);
     }

@@ -22,7 +22,7 @@ pub use generation::{Generation, GenerationId, Lease};
 
 use crate::model::TicketMemory;
 use crate::ticket::{BaseManifest, BoundTicket, Ticket, TicketError, validate_name};
-use memory::{Held, Memory};
+use memory::{CachedTicket, Memory};
 use ticket_folder::Folder;
 
 /// Limits of a registry.
@@ -62,7 +62,7 @@ pub enum RegistryError {
         needed: usize,
         budget: usize,
     },
-    #[error("the file of ticket `{alias}`, {}, is not what it was: {reason}", path.display())]
+    #[error("the file of ticket `{alias}`, {}, changed since publication: {reason}", path.display())]
     Changed {
         alias: String,
         path: PathBuf,
@@ -178,7 +178,7 @@ impl Registry {
         let mut generation = self.known(alias)?;
         loop {
             let error = match self.load(&generation) {
-                Ok(held) => return Ok(Lease { generation, held }),
+                Ok(cached) => return Ok(Lease { generation, cached }),
                 Err(error @ RegistryError::Changed { .. }) => error,
                 Err(error) => return Err(error),
             };
@@ -326,14 +326,14 @@ impl Registry {
     }
 
     /// Loads the generation's ticket: from memory, or else from its file.
-    fn load(&self, generation: &Generation) -> Result<Arc<Held>, RegistryError> {
+    fn load(&self, generation: &Generation) -> Result<Arc<CachedTicket>, RegistryError> {
         let content = generation.digest();
-        if let Some(held) = self.memory.get(content) {
-            return Ok(held);
+        if let Some(cached) = self.memory.get(content) {
+            return Ok(cached);
         }
         let _loading = lock(&generation.loading);
-        if let Some(held) = self.memory.get(content) {
-            return Ok(held);
+        if let Some(cached) = self.memory.get(content) {
+            return Ok(cached);
         }
         let needed = generation.resident_bytes();
         let full = || RegistryError::MemoryFull {
@@ -355,10 +355,10 @@ impl Registry {
             let reason = format!("its digest is {found}, expected {content}");
             return Err(changed(reason));
         }
-        let held = self.memory.keep(ticket, room);
+        let cached = self.memory.keep(ticket, room);
         // If it was replaced or deleted while it was read, no alias leads to it any more.
         self.forget(generation);
-        Ok(held)
+        Ok(cached)
     }
 
     /// Drops a generation's content from the cache, unless an alias still names it.

@@ -41,7 +41,7 @@ impl Default for ServerOptions {
 pub struct ServedBase {
     /// Name, fingerprint and parameter shapes.
     pub manifest: Arc<BaseManifest>,
-    /// Resident dtype of the parameters that are not quantised: `f32` or `bf16`.
+    /// Resident dtype of the parameters that are not quantised: `f32`, `bf16` or `f16`.
     pub dtype: String,
     /// Whether quantised weights stay quantised, as in the base's file.
     pub quantized: bool,

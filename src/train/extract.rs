@@ -111,7 +111,7 @@ pub enum ExtractError {
         density: f64,
         weights: usize,
     },
-    #[error("there is nothing to extract: {0}, and in no other")]
+    #[error("there is nothing to extract: {0}, and the adaptable parameters are equal")]
     OnlyNonAdaptable(NonAdaptable),
     #[error("there is nothing to extract: `{base}` and `{tuned}` hold the same weights")]
     Equal { base: String, tuned: String },

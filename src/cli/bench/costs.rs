@@ -30,7 +30,7 @@ Examples:
 
 /// Densities of the example tickets.
 const DENSITIES: [f64; 3] = [0.001, 0.01, 0.1];
-/// Largest number of groups that [`Outlook::together_from`] considers.
+/// Largest number of groups that [`Estimate::together_from`] considers.
 const MAX_GROUPS: usize = 64;
 
 /// Loads the base, measures the costs and prints them.
@@ -44,7 +44,7 @@ pub fn run(args: &CostsArgs) -> anyhow::Result<()> {
     let mut graphs = Graphs::new(base.device());
     let Measured { costs, took } = pool.install(|| measure_costs(&mut base, &mut graphs))?;
     let weights = base.manifest.adaptable_weights();
-    let tickets = DENSITIES.map(|density| Outlook::new(&costs, weights, density));
+    let tickets = DENSITIES.map(|density| Estimate::new(&costs, weights, density));
     let (name, dtype) = (&base.manifest.name, args.compute.dtype);
     let text = if args.json {
         let report = json!({
@@ -59,13 +59,13 @@ pub fn run(args: &CostsArgs) -> anyhow::Result<()> {
     } else {
         let took = took.as_secs_f64();
         let title = format!("{name} in {dtype}, {threads} threads, measured in {took:.2} s\n\n");
-        title + &table(&costs) + &outlook(&tickets)
+        title + &table(&costs) + &estimates(&tickets)
     };
     print(&text)
 }
 
 /// Consequences of the costs for tickets of one density, each with one row per step.
-struct Outlook {
+struct Estimate {
     density: f64,
     nonzeros: usize,
     /// Seconds to apply and revert a ticket.
@@ -79,14 +79,14 @@ struct Outlook {
     together_from: Option<usize>,
 }
 
-impl Outlook {
+impl Estimate {
     fn new(costs: &Costs, weights: usize, density: f64) -> Self {
         let nonzeros = (density * weights as f64).round() as usize;
         let load = Load {
             group: None,
             rows: 1,
             nonzeros,
-            laid_out: true,
+            has_layout: true,
         };
         let pays = |groups: &usize| {
             let loads = vec![load; *groups];
@@ -164,7 +164,7 @@ fn table(costs: &Costs) -> String {
     text
 }
 
-fn outlook(tickets: &[Outlook]) -> String {
+fn estimates(tickets: &[Estimate]) -> String {
     let mut text = "\nTickets, each with one row per step:\n".to_owned();
     for ticket in tickets {
         let together = match ticket.together_from {

@@ -114,7 +114,7 @@ fn train(args: &TrainArgs, base: &OpenBase, data: &Data) -> anyhow::Result<Train
         license: args.run.license.clone(),
         eval_every: args.run.eval_every,
         save_every: args.run.save_every,
-        stop: &stop.asked,
+        stop: &stop.requested,
         threads: args.compute.threads(),
     };
     let existing = args.run.existing();

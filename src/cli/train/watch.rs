@@ -125,7 +125,7 @@ impl<'a> Watch<'a> {
 /// after the training, ends the process at once.
 pub struct Stop {
     /// True once the run has to stop.
-    pub asked: Arc<AtomicBool>,
+    pub requested: Arc<AtomicBool>,
     over: Arc<AtomicBool>,
 }
 
@@ -136,10 +136,10 @@ impl Stop {
     /// The signal handlers cannot be installed.
     pub fn listen() -> anyhow::Result<Self> {
         let stop = Self {
-            asked: Arc::new(AtomicBool::new(false)),
+            requested: Arc::new(AtomicBool::new(false)),
             over: Arc::new(AtomicBool::new(false)),
         };
-        let (asked, over) = (Arc::clone(&stop.asked), Arc::clone(&stop.over));
+        let (requested, over) = (Arc::clone(&stop.requested), Arc::clone(&stop.over));
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -151,7 +151,7 @@ impl Stop {
         std::thread::spawn(move || {
             runtime.block_on(signals.recv());
             if !over.load(Ordering::Relaxed) {
-                asked.store(true, Ordering::Relaxed);
+                requested.store(true, Ordering::Relaxed);
                 eprintln!("stopping before the next step; a second signal ends at once");
                 runtime.block_on(signals.recv());
             }

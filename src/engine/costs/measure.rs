@@ -108,14 +108,14 @@ fn ticket_costs(base: &mut Base, density: f64, end: Instant) -> Result<TicketCos
     }
     let start = Instant::now();
     let layout = base.lay_out(&ticket)?;
-    let laid_out = start.elapsed();
+    let layout_time = start.elapsed();
     let time = |&rows: &usize| median(end, || time_overlay(&layout, rows, base));
     Ok(TicketCosts {
         nonzeros: ticket.nonzeros(),
         layers_per_touched: all as f64 / touched as f64,
         apply: median_seconds(applies),
         revert: median_seconds(reverts),
-        layout: laid_out.as_secs_f64(),
+        layout: layout_time.as_secs_f64(),
         overlays: OVERLAY_ROWS.iter().map(time).collect::<Result<_, _>>()?,
     })
 }

@@ -11,18 +11,18 @@ use super::plan::Group;
 pub struct Load {
     /// The group.
     pub group: Group,
-    /// Tokens that it would compute in a step by itself.
+    /// Tokens that it would compute if it ran apart.
     pub rows: usize,
     /// Nonzeros of its ticket; 0 for the base.
     pub nonzeros: usize,
-    /// Whether its ticket has its layout, which an overlay needs.
-    pub laid_out: bool,
+    /// Whether the layout of its ticket, which an overlay needs, is already built.
+    pub has_layout: bool,
 }
 
 /// A cost that is linear in the nonzeros of a ticket, in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct PerTicket {
-    /// Cost of any ticket: every weight of the base is visited.
+    /// Cost independent of the nonzeros: every weight matrix of the base is visited.
     pub fixed: f64,
     /// Cost per nonzero.
     pub per_nonzero: f64,
@@ -60,8 +60,8 @@ pub struct Costs {
 }
 
 impl Costs {
-    /// Costs through measured points, in any order of their rows. A step of more rows never costs
-    /// less: a measurement that says so is noise, and is raised.
+    /// Costs through measured points, in any order of their rows. Step times are made
+    /// monotonic in the rows: a larger step measured as faster is noise, and is raised.
     ///
     /// # Panics
     /// If there is no point of a step or none of an overlay.
@@ -148,17 +148,17 @@ impl Costs {
     }
 
     /// Seconds saved if this group runs apart, with its ticket applied, instead of together with
-    /// the others; negative if it is better off with them. The swap is not counted. `total` is the
+    /// the others; negative if running together is faster. The swap is not counted. `total` is the
     /// number of rows of all groups.
-    pub fn gain(&self, load: &Load, total: usize) -> f64 {
+    pub fn apply_savings(&self, load: &Load, total: usize) -> f64 {
         let others = total.saturating_sub(load.rows);
         let share = self.step(total) - self.step(others);
         share + self.overlay(load.nonzeros, load.rows) - self.step(load.rows)
     }
 }
 
-/// Value at `rows`, linear between the points. Before the first point it is that point's value, and
-/// beyond the last point the last slope goes on. Zero rows cost nothing.
+/// Linear interpolation at `rows`. Before the first point, that point's value; beyond the last
+/// point, extrapolation with the last slope. Zero rows cost nothing.
 fn interpolate(points: &[(usize, f64)], rows: usize) -> f64 {
     let (first, last) = (points[0], points[points.len() - 1]);
     if rows == 0 {
@@ -233,7 +233,7 @@ pub(super) mod tests {
             group: None,
             rows,
             nonzeros,
-            laid_out: true,
+            has_layout: true,
         }
     }
 
@@ -287,10 +287,10 @@ pub(super) mod tests {
         assert!(costs.together(&decoding) < costs.in_turns(&decoding, 8));
         let prompts = [load(256, 10_000_000), load(256, 10_000_000)];
         assert!(costs.together(&prompts) > costs.in_turns(&prompts, 1));
-        assert!(costs.gain(&decoding[1], 4) < 0.0);
-        assert!(costs.gain(&prompts[0], 512) > costs.swap(10_000_000));
+        assert!(costs.apply_savings(&decoding[1], 4) < 0.0);
+        assert!(costs.apply_savings(&prompts[0], 512) > costs.swap(10_000_000));
         // Alone, a group can save no more than its overlay.
-        let alone = costs.gain(&decoding[2], 2);
+        let alone = costs.apply_savings(&decoding[2], 2);
         assert!((alone - costs.overlay(1_000_000, 2)).abs() < 1e-12);
     }
 }

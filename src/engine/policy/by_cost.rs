@@ -23,8 +23,8 @@
 //!   applied. The swap takes 9 ms off the balance, which is 0 ms after that step. Altogether the
 //!   ticket has cost 8.4 + 9 = 17.4 ms; in hindsight, 9 ms would have been the least.
 //! - **Two groups.** A second group arrives, and both decode. A step of both takes 13.7 ms and a
-//!   step of one 13 ms, so running apart saves 0.7 + 0.6 ms and costs 13 ms: a gain of −11.7 ms a
-//!   step. The 9 ms of the next swap are lost at once, so the coming step runs both together.
+//!   step of one 13 ms, so running apart saves 0.7 + 0.6 ms and costs 13 ms: a saving of −11.7 ms
+//!   per step. The 9 ms of the next swap are lost at once, so the coming step runs both together.
 
 use std::collections::HashMap;
 
@@ -60,20 +60,20 @@ struct Applied {
 struct Account {
     /// Seconds saved by the steps so far, up to the cost of a swap.
     balance: f64,
-    /// Whether the balance has had the ticket's layout in it, which counts once.
+    /// Whether the balance has counted the ticket's layout, which counts once.
     layout_counted: bool,
     /// The step that is decided next.
     forecast: Forecast,
 }
 
-/// A ticket's next step: what running apart would save.
+/// Predicted savings if a ticket's group runs apart in the next step.
 #[derive(Debug, Default)]
 struct Forecast {
-    /// Tokens of the group, if all of them are in the step.
+    /// Tokens of the group, if the step takes all of them.
     rows: usize,
     /// Seconds saved by those rows; negative if the group is better off with the others.
-    gain: f64,
-    /// Whether the gain has the layout in it.
+    savings: f64,
+    /// Whether the savings include the cost of the layout.
     counts_layout: bool,
     /// Seconds of applying and reverting the ticket.
     swap: f64,
@@ -91,8 +91,8 @@ impl ByCost {
         }
     }
 
-    /// Chooses the groups of the next step; see [`super::Policy::next`]. Only [`Self::planned`]
-    /// books the step.
+    /// Chooses the groups of the next step; see [`super::Policy::next`]. Only
+    /// [`Self::record_step`] records the step.
     pub fn next(&mut self, loads: &[Load]) -> Option<Groups> {
         let alone = loads.len() == 1;
         self.forecast(loads);
@@ -124,10 +124,10 @@ impl ByCost {
         })
     }
 
-    /// Books the planned step, with the tokens that it computes of each group: each ticket earns
+    /// Records the planned step, with its number of tokens per group: each ticket earns
     /// the part of its forecast that was planned, and a newly applied one pays for its swap.
-    pub fn planned(&mut self, rows: &[(Group, usize)]) {
-        self.turns.planned(rows);
+    pub fn record_step(&mut self, rows: &[(Group, usize)]) {
+        self.turns.record_step(rows);
         if let Some(Applied { ticket, .. }) = self.next_applied
             && !self.is_applied(ticket)
             && let Some(account) = self.accounts.get_mut(&ticket)
@@ -142,7 +142,7 @@ impl ByCost {
         }
     }
 
-    /// Notes that the applied ticket was reverted outside of a step.
+    /// Records that the applied ticket was reverted outside of a step.
     pub fn reverted(&mut self) {
         self.applied = None;
     }
@@ -159,15 +159,15 @@ impl ByCost {
         for load in loads {
             let Some(ticket) = load.group else { continue };
             let mut account = self.accounts.remove(&ticket).unwrap_or_default();
-            let mut gain = self.costs.gain(load, total);
-            // Beside others a ticket will be overlaid sooner or later; alone it may never be.
-            let counts_layout = alone && !load.laid_out && !account.layout_counted;
+            let mut savings = self.costs.apply_savings(load, total);
+            // A ticket beside others needs its layout sooner or later; a ticket alone may never.
+            let counts_layout = alone && !load.has_layout && !account.layout_counted;
             if counts_layout {
-                gain += self.costs.layout.of(load.nonzeros);
+                savings += self.costs.layout.of(load.nonzeros);
             }
             account.forecast = Forecast {
                 rows: load.rows,
-                gain,
+                savings,
                 counts_layout,
                 swap: self.costs.swap(load.nonzeros),
             };
@@ -180,8 +180,8 @@ impl ByCost {
     fn lost(&self) -> f64 {
         self.applied.map_or(0.0, |applied| {
             let account = self.accounts.get(&applied.ticket);
-            let gain = account.map_or(0.0, |account| account.forecast.gain);
-            applied.lost + (-gain).max(0.0)
+            let savings = account.map_or(0.0, |account| account.forecast.savings);
+            applied.lost + (-savings).max(0.0)
         })
     }
 
@@ -199,16 +199,19 @@ impl Account {
     /// another swap. A group alone has no turns: its ticket stays applied.
     fn earned_swap(&self, limits: TurnLimits, alone: bool) -> bool {
         let Forecast {
-            rows, gain, swap, ..
+            rows,
+            savings,
+            swap,
+            ..
         } = self.forecast;
-        let lasts = alone || gain * limits.steps_of(rows) as f64 >= swap;
-        gain > 0.0 && lasts && self.balance + gain >= swap
+        let lasts = alone || savings * limits.steps_of(rows) as f64 >= swap;
+        savings > 0.0 && lasts && self.balance + savings >= swap
     }
 
     /// Adds the forecast savings of `rows` of the rows.
     fn earn(&mut self, rows: usize) {
         let share = rows as f64 / self.forecast.rows.max(1) as f64;
-        let balance = self.balance + share * self.forecast.gain;
+        let balance = self.balance + share * self.forecast.savings;
         self.balance = balance.clamp(0.0, self.forecast.swap);
         self.layout_counted |= self.forecast.counts_layout;
     }

@@ -31,16 +31,16 @@ impl Policy {
         }
     }
 
-    /// Books a planned step, with the tokens that it computes of each group.
-    pub fn planned(&mut self, rows: &[(Group, usize)]) {
+    /// Records a planned step, with its number of tokens per group.
+    pub fn record_step(&mut self, rows: &[(Group, usize)]) {
         match self {
             Self::Together => {}
-            Self::Turns(turns) => turns.planned(rows),
-            Self::ByCost(by_cost) => by_cost.planned(rows),
+            Self::Turns(turns) => turns.record_step(rows),
+            Self::ByCost(by_cost) => by_cost.record_step(rows),
         }
     }
 
-    /// Notes that the applied ticket was reverted outside of a step.
+    /// Records that the applied ticket was reverted outside of a step.
     pub fn reverted(&mut self) {
         if let Self::ByCost(by_cost) = self {
             by_cost.reverted();

@@ -25,7 +25,7 @@ fn load(group: Group, rows: usize, nonzeros: usize) -> Load {
         group,
         rows,
         nonzeros,
-        laid_out: true,
+        has_layout: true,
     }
 }
 
@@ -38,7 +38,7 @@ fn step(policy: &mut ByCost, loads: &[Load]) -> Groups {
     let groups = policy.next(loads).expect("there is something to do");
     let ran = loads.iter().filter(|load| groups.contain(load.group));
     let rows: Vec<_> = ran.map(|load| (load.group, load.rows)).collect();
-    policy.planned(&rows);
+    policy.record_step(&rows);
     groups
 }
 
@@ -78,9 +78,9 @@ fn only_what_was_planned_is_booked() {
         let groups = policy.next(&loads).expect("there is something to do");
         // The second one never finds room in a step.
         if groups.contain(ticket(1)) {
-            policy.planned(&[(ticket(1), 64)]);
+            policy.record_step(&[(ticket(1), 64)]);
         } else {
-            policy.planned(&[]);
+            policy.record_step(&[]);
         }
         seen.push(groups);
     }
@@ -91,7 +91,7 @@ fn only_what_was_planned_is_booked() {
 #[test]
 fn a_step_that_is_not_planned_is_not_paid() {
     let fresh = Load {
-        laid_out: false,
+        has_layout: false,
         ..load(ticket(1), 1, MILLION)
     };
     let mut policy = by_cost();
@@ -105,7 +105,7 @@ fn a_step_that_is_not_planned_is_not_paid() {
 #[test]
 fn a_ticket_alone_is_not_laid_out_for_a_few_steps() {
     let fresh = Load {
-        laid_out: false,
+        has_layout: false,
         ..load(ticket(1), 1, MILLION)
     };
     let mut policy = by_cost();
@@ -265,7 +265,7 @@ proptest! {
             let groups = step(&mut policy, &loads);
             for load in loads.iter().filter(|load| groups.contain(load.group)) {
                 let (swaps, saved) = paid.entry(load.group).or_default();
-                *saved += costs.gain(load, total).max(0.0);
+                *saved += costs.apply_savings(load, total).max(0.0);
                 if groups == Groups::One(load.group) && applied != load.group {
                     *swaps += costs.swap(load.nonzeros);
                 }
@@ -374,7 +374,7 @@ fn run_to_the_end(mut policy: ByCost, jobs: &[Job], sizes: &[usize]) -> Result<(
             prop_assert!(groups != Groups::All);
             continue;
         };
-        policy.planned(&plan.rows_by_group());
+        policy.record_step(&plan.rows_by_group());
         served(&mut scheduler, &plan, &mut left);
         last_served.extend(plan.chunks.iter().map(|chunk| (chunk.group, now)));
     }

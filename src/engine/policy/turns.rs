@@ -79,8 +79,8 @@ impl Turns {
         }
     }
 
-    /// Counts a planned step, with the tokens that it computes of each group.
-    pub fn planned(&mut self, rows: &[(Group, usize)]) {
+    /// Counts a planned step, with its number of tokens per group.
+    pub fn record_step(&mut self, rows: &[(Group, usize)]) {
         if let Some(turn) = &mut self.turn {
             turn.use_step(rows.iter().map(|(_, rows)| rows).sum());
         }

@@ -91,7 +91,7 @@ impl Sampler {
     }
 
     /// Takes in a token that was sampled by [`Self::sampling_method`].
-    pub fn take(&mut self, token: u32) -> Sampled {
+    pub fn record(&mut self, token: u32) -> Sampled {
         self.count(token);
         Sampled {
             token,

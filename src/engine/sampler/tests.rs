@@ -36,7 +36,7 @@ fn the_device_samples_only_from_raw_logits() {
         &[1],
     );
     assert_eq!(plain(&sampler), None);
-    assert_eq!(sampler.take(3).token, 3);
+    assert_eq!(sampler.record(3).token, 3);
     assert_eq!(plain(&sampler), best);
     let others: [fn(&mut SamplingParams); 5] = [
         |params| params.logprobs = Some(0),
@@ -69,7 +69,7 @@ fn the_device_samples_the_token_that_the_host_would() {
         let logits: Vec<f32> = (0..9).map(|i| (i * i + step) as f32 % 7.0 * 0.4).collect();
         let method = device.sampling_method().unwrap();
         let token = method.sample(&logits).unwrap();
-        device.take(token);
+        device.record(token);
         assert_eq!(host.sample(&mut logits.clone()).unwrap().token, token);
         seen.insert(token);
     }

@@ -51,7 +51,7 @@ impl ByTurns {
             let loads: Vec<Load> = self.demand().iter().map(load).collect();
             let group = self.turns.next(&loads)?;
             if let Some(plan) = self.scheduler.schedule(&Groups::One(group)) {
-                self.turns.planned(&plan.rows_by_group());
+                self.turns.record_step(&plan.rows_by_group());
                 return Some(plan);
             }
         }
@@ -94,7 +94,7 @@ fn load(demand: &Demand) -> Load {
         group: demand.group,
         rows: demand.rows,
         nonzeros: 0,
-        laid_out: true,
+        has_layout: true,
     }
 }
 

@@ -95,7 +95,8 @@ impl LayerPass<'_> {
         let dmiddle = (dy + self.mlp_backward(saved, dy, gradients)?)?;
         let dqkv = self.attention_backward(saved, &dmiddle, gradients)?;
         let h = pass.norm(x, &layer.input_norm)?;
-        let Some(dh) = self.linear(Projection::Qkv, &h, &dqkv, needs_dx, gradients)? else {
+        let Some(dh) = self.linear_gradients(Projection::Qkv, &h, &dqkv, needs_dx, gradients)?
+        else {
             return Ok(None);
         };
         pass.norm_gradient(Slot::InputNorm(index), x, &dh, gradients)?;
@@ -114,11 +115,11 @@ impl LayerPass<'_> {
             layer, pass, index, ..
         } = *self;
         let activated = silu_mul(&saved.gate_up)?;
-        let d = self.factor(Projection::Down, &activated, dy, gradients)?;
+        let d = self.linear_backward(Projection::Down, &activated, dy, gradients)?;
         drop(activated);
         let d = silu_mul_backward(&saved.gate_up, &d)?;
         let h = pass.norm(&saved.middle, &layer.post_attention_norm)?;
-        let d = self.factor(Projection::GateUp, &h, &d, gradients)?;
+        let d = self.linear_backward(Projection::GateUp, &h, &d, gradients)?;
         let slot = Slot::PostAttentionNorm(index);
         pass.norm_gradient(slot, &saved.middle, &d, gradients)?;
         pass.norm_backward(&saved.middle, &layer.post_attention_norm, &d)
@@ -141,7 +142,7 @@ impl LayerPass<'_> {
             ..
         } = saved;
         let flat = attended.reshape((rows, heads * dim))?;
-        let d = self.factor(Projection::O, &flat, dmiddle, gradients)?;
+        let d = self.linear_backward(Projection::O, &flat, dmiddle, gradients)?;
         let d = d.reshape((rows, heads, dim))?;
         let options = self.options();
         let [dq, dk, dv] = causal_attention_backward([q, k, v], attended, log_sums, &d, &options)?;
@@ -163,20 +164,20 @@ impl LayerPass<'_> {
 
     /// Adds the weight gradient of a projection, as its factors, and returns the gradient of its
     /// input.
-    fn factor(
+    fn linear_backward(
         &self,
         projection: Projection,
         x: &Tensor,
         dy: &Tensor,
         gradients: &mut dyn Gradients,
     ) -> Result<Tensor> {
-        let dx = self.linear(projection, x, dy, true, gradients)?;
+        let dx = self.linear_gradients(projection, x, dy, true, gradients)?;
         Ok(dx.expect("the gradient was requested"))
     }
 
-    /// As [`Self::factor`], with the bias gradient if it is trained; returns `None` unless
+    /// As [`Self::linear_backward`], with the bias gradient if it is trained; returns `None` unless
     /// `needs_dx`.
-    fn linear(
+    fn linear_gradients(
         &self,
         projection: Projection,
         x: &Tensor,

@@ -7,7 +7,7 @@ import subprocess
 BYTES = {"f32": 4, "bf16": 2}  # per weight
 
 
-def allowance(setup, dtype):
+def memory_bound(setup, dtype):
     """The bound in MiB without the KV cache: the weights, 50 MB, and for each ticket 16 bytes per
     nonzero and 4 per row."""
     total = parameters(setup.folder / "model/model.safetensors") * BYTES[dtype] + 50e6
