@@ -79,14 +79,14 @@ mod tests {
         let mut scores = PromptScores::new(&[1..3, 6..8, 11..12]).unwrap();
         assert_eq!(scores.pending(0..1), [1]);
         assert_eq!(scores.pending(0..6), [1, 2, 6]);
-        assert!(scores.take(0..6, &mut rows(&[1, 2, 6]), &tokens));
+        assert!(scores.record(0..6, &mut rows(&[1, 2, 6]), &tokens));
         // The sequence is preempted, and computed again in chunks of another size.
         assert!(scores.pending(0..4).is_empty());
-        assert!(scores.take(0..4, &mut [], &tokens));
+        assert!(scores.record(0..4, &mut [], &tokens));
         assert_eq!(scores.pending(4..8), [7]);
-        assert!(scores.take(4..8, &mut rows(&[7]), &tokens));
+        assert!(scores.record(4..8, &mut rows(&[7]), &tokens));
         assert!(scores.pending(8..10).is_empty());
-        assert!(scores.take(10..12, &mut rows(&[11]), &tokens));
+        assert!(scores.record(10..12, &mut rows(&[11]), &tokens));
         let want = [1, 2, 6, 7, 11].map(|position: i32| -(-f64::from(position)).exp().ln_1p());
         for (got, want) in scores.finish().into_iter().zip(want) {
             assert!((f64::from(got) - want).abs() < 1e-6, "{got} {want}");
@@ -97,6 +97,6 @@ mod tests {
     fn a_row_without_a_finite_logit_is_refused() {
         let mut scores = PromptScores::new(&[1..2, 2..3]).unwrap();
         let mut rows = vec![vec![0.0, 1.0], vec![f32::NAN, f32::INFINITY]];
-        assert!(!scores.take(0..2, &mut rows, &[0, 1, 1]));
+        assert!(!scores.record(0..2, &mut rows, &[0, 1, 1]));
     }
 }

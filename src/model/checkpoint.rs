@@ -189,7 +189,7 @@ impl Checkpoint {
             Err(ModelError::KeepQuantized { path, reason })
         };
         if let Format::Safetensors(_) = &self.format {
-            let reason = "it is a safetensors folder, and only GGUF files hold quantised weights";
+            let reason = "it is a safetensors folder; only GGUF files hold quantised weights";
             return refuse(reason.to_owned());
         }
         let kinds: Vec<_> = names
@@ -201,7 +201,7 @@ impl Checkpoint {
         }
         match kinds.iter().find(|(_, k)| !quantized::is_supported(*k)) {
             Some((name, kind)) => refuse(format!(
-                "{name} is {kind:?}, but there are only kernels for {}",
+                "{name} is {kind:?}; there are kernels only for {}",
                 quantized::SUPPORTED
             )),
             None => Ok(()),

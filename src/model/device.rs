@@ -1,4 +1,4 @@
-//! Choice of the device and its dtypes, which is made nowhere else.
+//! Choice of the device and its dtypes; no other module of this layer makes it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -99,7 +99,7 @@ impl fmt::Display for DeviceSpec {
 }
 
 impl DeviceSpec {
-    /// The same device, with the CPU for [`Self::Auto`].
+    /// The same device, but the CPU for [`Self::Auto`].
     pub fn or_cpu(self) -> Self {
         match self {
             Self::Auto => Self::Cpu,
@@ -220,8 +220,8 @@ impl Placement {
         }
     }
 
-    /// Checks that the CPU has room for that many bytes of keys and values. They are allocated at
-    /// once, and an allocation that fails would abort the process.
+    /// Checks that the CPU has room for so many bytes of keys and values: they are allocated at once,
+    /// and a failed allocation would abort the process.
     ///
     /// # Errors
     /// There is not enough memory.

@@ -37,7 +37,7 @@ pub fn save_folder(
 }
 
 /// Checks that [`save_folder`] can export `config` to `folder`, which must be missing or empty, so
-/// that no file of another base is left in it.
+/// that files of different bases are not mixed.
 ///
 /// # Errors
 /// The folder is not empty or cannot be read, or a `config.json` cannot express the decoder's

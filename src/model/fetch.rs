@@ -168,7 +168,7 @@ fn download_wheel(
     };
     if !status.success() {
         let text = errors.join().ok().and_then(Result::ok).unwrap_or_default();
-        // pip's last line is about versions; the reason for finding none is above it.
+        // pip's last line is about versions; the reason is on the line above.
         let error = text.lines().find(|line| line.starts_with("ERROR:"));
         let warning = text.lines().find(|line| line.contains("connection"));
         let reason = warning.or(error).unwrap_or("no message");
@@ -179,7 +179,7 @@ fn download_wheel(
     Ok(wheel)
 }
 
-/// Bytes of all files below a folder. Files that vanish meanwhile count 0.
+/// Bytes of all files below a folder. Files that vanish during the walk count as 0.
 fn bytes_below(folder: &Path) -> u64 {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let size = |entry: fs::DirEntry| match entry.metadata() {

@@ -36,7 +36,7 @@ pub fn fetch(id: &str) -> Result<PathBuf, ModelError> {
             return Ok(folder);
         }
     };
-    // The same commit for all files, even if another is pushed meanwhile.
+    // All files of the same commit, even if another commit is pushed meanwhile.
     let revision = Repo::with_revision(id.to_owned(), RepoType::Model, info.sha.clone());
     let repo = api.repo(revision);
     let get = |name: &str| repo.get(name).map_err(|e| failed(name, e));

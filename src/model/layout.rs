@@ -1,4 +1,4 @@
-//! Device layout of a ticket: its deltas by fused weight, as the kernels walk them.
+//! Device layout of a ticket: its deltas by fused weight, in the order in which kernels read them.
 
 use std::fmt;
 
@@ -9,8 +9,8 @@ use super::weights::{Projection, layers};
 use crate::kernels::ticket::overlay::{DeviceLayout, WeightDeltas};
 use crate::ticket::{BaseManifest, BoundTicket, Ticket};
 
-/// Layout of a ticket on the base's device, for the sparse product beside the resident weights. On
-/// a GPU, apply and revert walk it too.
+/// Layout of a ticket on the base's device, for the sparse product that an overlay adds. On a GPU,
+/// apply and revert use it too.
 pub struct TicketLayout {
     layouts: DeviceLayout,
 }
@@ -50,7 +50,7 @@ impl TicketLayout {
         self.layouts.nonzeros()
     }
 
-    /// Bytes that the layout takes of the device's memory.
+    /// Bytes of device memory that the layout takes.
     pub fn bytes(&self) -> usize {
         self.layouts.bytes()
     }
@@ -64,7 +64,7 @@ impl fmt::Debug for TicketLayout {
     }
 }
 
-/// Memory that loaded tickets of one base take.
+/// Memory model of the loaded tickets of one base.
 #[derive(Clone, Debug)]
 pub struct TicketMemory {
     /// Device that layouts are built on; `None` if no ticket gets one.

@@ -27,7 +27,7 @@ pub struct LoadOptions {
     pub dtype: Dtype,
     /// Device of the weights, the KV cache and the ticket layouts.
     pub device: DeviceSpec,
-    /// Positions that sequences may have; `None` takes the model's trained context length.
+    /// Maximum positions of a sequence; `None` is the model's trained context length.
     pub max_positions: Option<usize>,
     /// Keep the weights of a GGUF file quantised. Tickets can then be overlaid, not applied.
     pub keep_quantized: bool,
@@ -43,7 +43,7 @@ pub struct Base {
     pub resident: Resident,
     /// [`Resident::digest`] right after loading: the reference of every later digest.
     pub loaded_digest: Digest,
-    /// Positions that sequences may have.
+    /// Maximum positions of a sequence.
     pub max_positions: usize,
     place: Placement,
 }
@@ -89,7 +89,7 @@ impl Base {
         let mut count = report(Stage::Load, progress);
         let (weights, views) =
             Loader::new(checkpoint, &place, options.keep_quantized, &mut count).load()?;
-        let resident = Resident::new(views, &weights, Arc::clone(&manifest));
+        let resident = Resident::new(views, &weights, Arc::clone(&manifest))?;
         Ok(Self {
             manifest,
             decoder: Decoder::new(config, weights, max_positions)?,
@@ -145,15 +145,15 @@ impl Base {
         self.place.name()
     }
 
-    /// Memory budget of tickets in bytes: `asked`, or less if the device lacks room for that beside
-    /// `kv_cache` bytes of keys and values and the buffers of the steps.
-    pub fn room_for_tickets(&self, asked: usize, kv_cache: usize) -> usize {
+    /// Memory budget of tickets in bytes: `requested`, or less if the device lacks room for it
+    /// besides `kv_cache` bytes of keys and values and the buffers of the steps.
+    pub fn room_for_tickets(&self, requested: usize, kv_cache: usize) -> usize {
         /// Bytes kept free for the steps: activations, expanded deltas and partial attention, once
-        /// for eager steps and once more for captured ones, which have memory of their own.
+        /// for eager steps and once more for captured ones, which use separate memory.
         const STEPS: usize = 3 << 29;
         match self.place.free_memory() {
-            Some(free) => asked.min(free.saturating_sub(kv_cache + STEPS)),
-            None => asked,
+            Some(free) => requested.min(free.saturating_sub(kv_cache + STEPS)),
+            None => requested,
         }
     }
 
@@ -162,8 +162,8 @@ impl Base {
         self.place.weights.size_in_bytes()
     }
 
-    /// Bytes of the weights that a step reads whole: all but an untied embedding, of which it reads
-    /// single rows.
+    /// Bytes of the weights that each step reads completely: all except an untied embedding, of which
+    /// it reads single rows.
     pub fn step_bytes(&self) -> usize {
         let embedding = if self.decoder.config().tie_word_embeddings {
             0

@@ -1,4 +1,4 @@
-//! A ticket in memory, with the device layout that is built from it on first use.
+//! A ticket in memory, with its device layout, which is built on first use.
 
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
@@ -6,8 +6,8 @@ use std::sync::{Arc, OnceLock};
 use super::layout::TicketLayout;
 use crate::ticket::BoundTicket;
 
-/// A bound ticket and, once it was needed, its layout. The layout is built once, all holders share
-/// it, and it is freed together with the ticket.
+/// A bound ticket and its layout, built on first use. All holders share the layout, and it is
+/// freed together with the ticket.
 #[derive(Debug)]
 pub struct LoadedTicket {
     ticket: BoundTicket,
@@ -15,7 +15,7 @@ pub struct LoadedTicket {
 }
 
 impl LoadedTicket {
-    /// Takes over a ticket, without a layout yet.
+    /// A ticket whose layout is not built yet.
     pub fn new(ticket: BoundTicket) -> Self {
         Self {
             ticket,
@@ -31,7 +31,7 @@ impl LoadedTicket {
     /// The layout, built by `build` if there is none yet.
     ///
     /// # Errors
-    /// Those of `build`; the ticket stays without a layout then.
+    /// Those of `build`; the ticket then stays without a layout.
     pub fn layout_or_build<E>(
         &self,
         build: impl FnOnce(&BoundTicket) -> Result<TicketLayout, E>,

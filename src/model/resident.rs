@@ -29,7 +29,7 @@ pub struct Resident {
     applied: Option<Applied>,
 }
 
-/// The applied ticket, and how to revert it.
+/// The applied ticket, and the values that revert it.
 struct Applied {
     /// Holds the positions that a revert restores.
     ticket: Arc<LoadedTicket>,
@@ -48,23 +48,32 @@ pub struct SwapReport {
 }
 
 impl Resident {
+    /// The loaded parameters, with no ticket applied.
+    ///
+    /// # Errors
+    /// All parameters are dense, but a fused weight is not.
     pub(super) fn new(
         parameters: BTreeMap<String, Weight>,
         weights: &Weights,
         manifest: Arc<BaseManifest>,
-    ) -> Self {
-        let fused = weights.layers.iter().flat_map(|layer| {
-            Projection::ALL.map(|projection| layer.linear(projection).weight().cloned())
-        });
-        Self {
+    ) -> Result<Self, ModelError> {
+        let mut resident = Self {
             parameters,
-            weights: fused
-                .collect::<candle_core::Result<_>>()
-                .unwrap_or_default(),
+            weights: Vec::new(),
             manifest,
             device: weights.embedding.device().clone(),
             applied: None,
+        };
+        if resident.can_apply() {
+            let linears = weights
+                .layers
+                .iter()
+                .flat_map(|layer| Projection::ALL.map(|projection| layer.linear(projection)));
+            resident.weights = linears
+                .map(|linear| linear.weight().cloned())
+                .collect::<candle_core::Result<_>>()?;
         }
+        Ok(resident)
     }
 
     /// Hands the parameters over for training, by checkpoint name.
@@ -162,7 +171,7 @@ impl Resident {
         Ok(nonzeros)
     }
 
-    /// Runs `write` on the ticket's deltas and their weights, in the form that the device takes.
+    /// Runs `write` on the ticket's deltas and their weights, in the form that the device needs.
     fn at_positions<T>(
         &self,
         ticket: &LoadedTicket,

@@ -9,8 +9,8 @@ use sha2::{Digest as _, Sha256};
 use super::config::ModelConfig;
 use crate::ticket::Digest;
 
-/// A generator of weights with the magnitude of trained ones. It copies runs of values from random
-/// places of one table, which is as fast as copying memory and makes all rows differ.
+/// Generator of weights with the magnitude of trained ones. It copies runs of values from random
+/// offsets of one table, which is as fast as copying memory and makes all rows differ.
 pub struct Synthetic {
     table: Vec<bf16>,
 }

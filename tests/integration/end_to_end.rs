@@ -198,7 +198,7 @@ fn the_drain_is_bounded() {
     assert!(reported && start.elapsed() < Duration::from_secs(30));
     let (status, log) = server.wait();
     assert!(
-        status.success() && log.contains("they are cut off"),
+        status.success() && log.contains("were cut off"),
         "{status}: {log}"
     );
 }

@@ -1,4 +1,4 @@
-//! The graph of which file uses which, unit tests left out.
+//! The graph of uses between files, without unit tests.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,9 +6,9 @@ use crate::source::{Import, Token, imports, lex, paths, without_imports, without
 use crate::{is_test_file, module_of};
 
 /// Followed imports before a name counts as not found: imports may form a circle.
-const MOST_HOPS: usize = 8;
+const MAX_HOPS: usize = 8;
 
-/// A file and all that its paths need.
+/// A file, with the names that resolve its paths.
 struct Node {
     file: String,
     module: Vec<String>,
@@ -42,9 +42,9 @@ impl Graph {
         self.nodes.iter().map(|node| node.file.as_str()).collect()
     }
 
-    /// The files that each file uses, itself left out. A re-export (`pub use`) is no use, unless
-    /// the file names the item elsewhere; a use of a re-exported item leads to the file that
-    /// defines it.
+    /// The files that each file uses, except itself. A re-export (`pub use`) does not count as a
+    /// use, unless the file names the item elsewhere; a use of a re-exported item counts as a use
+    /// of the file that defines it.
     pub fn edges(&self) -> Vec<BTreeSet<usize>> {
         (0..self.nodes.len())
             .map(|user| {
@@ -52,7 +52,7 @@ impl Graph {
                 let imported = node.imports.iter().filter(|import| !import.public);
                 let written = imported.map(|import| &import.path).chain(&node.paths);
                 written
-                    .filter_map(|path| self.target(user, path, MOST_HOPS))
+                    .filter_map(|path| self.target(user, path, MAX_HOPS))
                     .filter(|&used| used != user)
                     .collect()
             })

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{is_test_file, root, rust_files};
 
-/// Columns of the longest line.
+/// Maximum length of a line, in columns.
 const WIDTH: usize = 100;
 
 /// A module with submodules is `foo/mod.rs`, never `foo.rs` beside `foo/`.
@@ -45,7 +45,7 @@ fn lines_are_at_most_100_columns() {
 }
 
 /// Public items have doc comments, modules their own. Fields and variants need none: their names
-/// and messages may say enough. The absent GPU door has the documentation of its present twin.
+/// and messages can suffice. The absent GPU door has the documentation of its present twin.
 #[test]
 fn public_items_are_documented() {
     let files: BTreeMap<String, String> = rust_files(root(), "src").into_iter().collect();
@@ -65,7 +65,7 @@ fn is_documentable(file: &str) -> bool {
     !is_test_file(file) && file != "src/kernels/cuda/absent.rs"
 }
 
-/// The lines, from 0, of the public items of a file without a doc comment, unit tests left out.
+/// The lines, from 0, of the public items of a file without a doc comment, without unit tests.
 fn undocumented(text: &str) -> Vec<usize> {
     const ITEMS: &[&str] = &[
         "fn", "struct", "enum", "union", "trait", "type", "const", "static", "mod", "unsafe",

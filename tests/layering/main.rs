@@ -49,7 +49,7 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// Whether a file holds only unit tests, which may reach further than the code that they test.
+/// Whether a file holds only unit tests, which may use more than the code that they test.
 fn is_test_file(file: &str) -> bool {
     file.contains("/tests/") || file.ends_with("tests.rs")
 }

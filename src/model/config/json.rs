@@ -1,4 +1,4 @@
-//! Reading `config.json`, in its old or new spelling.
+//! Parser of `config.json`, with old or new field names.
 
 use std::path::Path;
 
@@ -36,7 +36,7 @@ impl ModelConfig {
     /// Parses the text of a `config.json`.
     ///
     /// # Errors
-    /// A description of the fault: invalid JSON, an unsupported architecture, or impossible sizes.
+    /// A description of the problem: invalid JSON, an unsupported architecture, or impossible sizes.
     pub(in crate::model) fn from_json(text: &str) -> Result<Self, String> {
         let raw: RawConfig = serde_json::from_str(text).map_err(|e| e.to_string())?;
         let family = Family::from_model_type(&raw.model_type)?;

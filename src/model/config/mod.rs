@@ -103,7 +103,7 @@ impl Family {
 }
 
 impl ModelConfig {
-    /// Refuses sizes that no decoder can have, before weights are read.
+    /// Rejects impossible sizes before weights are read.
     pub(super) fn check(&self) -> Result<(), String> {
         let sizes = [
             ("hidden_size", self.hidden_size),

@@ -7,7 +7,7 @@ use crate::kernels::attention::Span;
 use crate::model::kv::BLOCK;
 use crate::model::layout::TicketLayout;
 
-/// Tokens of one step: rows of several sequences, one sequence after the other.
+/// Tokens of one step: the rows of several sequences, sequence by sequence.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     /// Token id of each row.
@@ -18,7 +18,7 @@ pub struct Batch {
     pub slots: Vec<u32>,
     /// The sequences, in the order of their rows.
     pub spans: Vec<Span>,
-    /// Rows whose logits are wanted, ascending.
+    /// Rows whose logits are computed, ascending.
     pub logits_rows: Vec<u32>,
     /// Rows that a ticket is overlaid on, ascending.
     pub overlaid: Vec<OverlaidRows>,

@@ -105,12 +105,12 @@ fn replayed_steps_give_the_bits_of_launched_ones() {
         let caches = [(); 2].map(|()| base.kv_cache(blocks).unwrap());
         let mut graphs = Graphs::new(base.device());
         let mut rng = StdRng::seed_from_u64(5);
-        // Some sequences soon reach the next part of their positions.
+        // Some sequences soon cross into their next segment of positions.
         let mut sequences = Sequences {
             next: std::array::from_fn(|at| if at % 2 == 0 { at } else { 240 + at }),
         };
         for round in 0..90 {
-            // Batches of several graph keys in turn: one row, some rows, more than eight segments.
+            // Batches with different graph keys: one row, several rows, more than eight segments.
             let rows = [1, 3, 3, SEQUENCES][round / 2 % 4];
             let overlaid = |row: usize| match round % 3 {
                 0 => None,
@@ -121,8 +121,8 @@ fn replayed_steps_give_the_bits_of_launched_ones() {
             let chosen: Vec<_> = (0..rows)
                 .map(|row| ((first + row) % SEQUENCES, overlaid(row)))
                 .collect();
-            // Chunks of prompts in between; the longest needs more room for its inputs, so they
-            // move.
+            // Chunks of prompts in between. The inputs of the longest need more room, so the
+            // buffer is reallocated.
             let tokens = match round {
                 46 => 40,
                 _ if round % 9 == 8 => 2,

@@ -21,7 +21,7 @@ use crate::kernels::step::inputs::Inputs;
 use crate::kernels::ticket::overlay::{OverlayRows, Overlays, overlay};
 pub use batch::{Batch, OverlaidRows};
 
-/// A batch as the kernels take it: its indices, uploaded to the device together.
+/// Indices of a batch, uploaded to the device together.
 struct Step<'a> {
     tokens: Indices<'a>,
     positions: Indices<'a>,
@@ -63,7 +63,7 @@ impl Decoder {
         &self.weights
     }
 
-    /// Rotary angles of all positions that sequences may have.
+    /// Rotary angles of all positions.
     pub fn rope(&self) -> &RopeTable {
         &self.rope
     }
@@ -127,8 +127,8 @@ impl Decoder {
             positions: Indices::new(&batch.positions, inputs),
             slots: Indices::new(&batch.slots, inputs),
             overlays: Overlays::new(overlaid.collect(), batch.tokens.len(), inputs)?,
-            // Their places in the upload vary among the steps of one graph, so no captured launch
-            // reads anything from here on.
+            // Their offsets in the upload vary among the steps of one graph, so no captured launch
+            // reads these.
             spans: Spans::new(&batch.spans, group, inputs)?,
             logits_rows: Indices::new(&batch.logits_rows, inputs),
         })

@@ -1,0 +1,162 @@
+//! `tombola serve`: makes a base resident, opens the ticket folder, and serves until a signal.
+
+mod args;
+
+use std::io::IsTerminal as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+pub use args::{EXAMPLES, ServeArgs};
+use tokio::net::TcpListener;
+
+use super::banner::announce;
+use super::base::OpenBase;
+use super::signals::Signals;
+use crate::engine::{self, EngineConfig, TicketMode};
+use crate::metrics::Metrics;
+use crate::model::{Base, LoadOptions};
+use crate::registry::{Registry, RegistryOptions};
+use crate::server::{self, AppState, Drained, ServedBase, ServerOptions, StartupGate};
+
+/// Serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// The base cannot be loaded, the ticket folder not opened, the address not bound, or the limits
+/// contradict each other.
+pub fn run(args: ServeArgs) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter.unwrap_or_else(|_| "warn,tombola=info".into()))
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+    let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
+    runtime.block_on(serve(args))
+}
+
+async fn serve(args: ServeArgs) -> anyhow::Result<()> {
+    let mode = args.mode()?;
+    // First, so that a port in use fails before minutes of loading.
+    let listener = TcpListener::bind((args.host.as_str(), args.port))
+        .await
+        .with_context(|| format!("cannot listen on {}:{}", args.host, args.port))?;
+    let address = listener.local_addr()?;
+    let drain = Duration::from_secs(args.drain_seconds);
+    let mut signals = Signals::new()?;
+    let shutdown = async move {
+        signals.recv().await;
+        tracing::info!("received a signal: finishing running responses, accepting no new ones");
+        tokio::spawn(async move {
+            signals.recv().await;
+            tracing::warn!("received a second signal: cutting off running responses");
+            std::process::exit(0);
+        });
+    };
+    let gate = StartupGate::default();
+    let serving = tokio::spawn(server::serve(listener, gate.clone(), shutdown, drain));
+    let mut signals = Signals::new()?;
+    let (state, _engine) = tokio::select! {
+        // On a blocking thread, because loading takes long.
+        started = tokio::task::spawn_blocking(move || start(&args, mode)) => started??,
+        () = signals.recv() => {
+            tracing::info!("received a signal before the start was complete");
+            std::process::exit(0);
+        }
+    };
+    let state = Arc::new(state);
+    gate.open(Arc::clone(&state));
+    announce(address, &state)?;
+    if serving.await?? == Drained::TimedOut {
+        tracing::warn!(
+            "responses still running after {} seconds were cut off",
+            drain.as_secs()
+        );
+    }
+    Ok(())
+}
+
+/// State of the HTTP routes, and the engine thread, which ends when dropped.
+fn start(args: &ServeArgs, mode: TicketMode) -> anyhow::Result<(AppState, engine::EngineThread)> {
+    let mut opened = args.base.open()?;
+    if let Some(name) = &args.served_model_name {
+        opened.name.clone_from(name);
+    }
+    let mut compute = args.compute.load_options();
+    if args.deterministic {
+        compute.device = compute.device.or_cpu();
+    }
+    let base = opened.load(&LoadOptions {
+        max_positions: args.max_model_len,
+        keep_quantized: args.quantized.keep_quantized,
+        ..compute
+    })?;
+    let manifest = Arc::clone(&base.manifest);
+    let served = ServedBase {
+        manifest: Arc::clone(&manifest),
+        dtype: args.compute.dtype.to_string(),
+        quantized: args.quantized.keep_quantized,
+        weight_bytes: base.resident.bytes(),
+        loaded_digest: base.loaded_digest,
+    };
+    let max_ticket_bytes = args.max_ticket_mib.bytes() as u64;
+    let registry_options = RegistryOptions {
+        max_ticket_bytes,
+        memory_budget: ticket_memory(args, &base),
+        ticket_memory: base.ticket_memory(mode != TicketMode::Apply),
+        allow_foreign_base: args.allow_foreign_base,
+    };
+    let folder = Registry::open(&args.folder.tickets, manifest, registry_options)?;
+    for (path, error) in &folder.refused {
+        tracing::warn!("{} is not served: {error}", path.display());
+    }
+    let config = engine_config(args, mode, &opened);
+    let metrics = Arc::new(Metrics::new(base.max_positions)?);
+    let (engine, thread) = engine::spawn(base, &config, Arc::clone(&metrics))?;
+    let limit = engine.limits().max_model_len;
+    if let Some(requested) = args.max_model_len.filter(|&requested| requested > limit) {
+        let mib = args.kv_cache_mib.bytes() >> 20;
+        bail!(
+            "--max-model-len {requested} exceeds the {limit} tokens that --kv-cache-mib {mib} holds"
+        );
+    }
+    let options = ServerOptions {
+        max_body_bytes: args.max_body_mib.bytes(),
+        max_ticket_bytes,
+        ..ServerOptions::default()
+    };
+    let registry = Arc::new(folder.registry);
+    Ok((
+        AppState::new(engine, registry, opened.text, served, metrics, options),
+        thread,
+    ))
+}
+
+/// Bytes of memory for tickets: the requested budget, or the free memory of the device if that is
+/// less.
+fn ticket_memory(args: &ServeArgs, base: &Base) -> usize {
+    let requested = args.ticket_memory_mib.bytes();
+    let room = base.room_for_tickets(requested, args.kv_cache_mib.bytes());
+    if room < requested {
+        tracing::warn!(
+            "only {} MiB are free for tickets, less than --ticket-memory-mib {}",
+            room >> 20,
+            requested >> 20
+        );
+    }
+    room
+}
+
+fn engine_config(args: &ServeArgs, mode: TicketMode, base: &OpenBase) -> EngineConfig {
+    EngineConfig {
+        max_num_seqs: args.max_num_seqs,
+        max_num_batched_tokens: args.max_num_batched_tokens,
+        max_queue: args.max_queue,
+        kv_cache_bytes: args.kv_cache_mib.bytes(),
+        ticket_mode: mode,
+        costs: None,
+        threads: args.compute.threads(),
+        enforce_eager: args.enforce_eager,
+        end_tokens: base.end_tokens(),
+    }
+}
