@@ -231,7 +231,7 @@ fn the_budget_holds_and_the_least_recently_used_goes_first() {
     let full = registry.lease("c").unwrap_err();
     assert!(matches!(full, RegistryError::MemoryFull { .. }), "{full}");
     let same_payload = registry.lease("a").unwrap();
-    assert!(Arc::ptr_eq(&same_payload.held, &a.held));
+    assert!(Arc::ptr_eq(&same_payload.cached, &a.cached));
     drop((a, same_payload));
     let idle_a = registry.get("a").unwrap().digest();
     let c = registry.lease("c").unwrap();
