@@ -8,7 +8,7 @@
 //! | `{"text": "…"}` | the whole text |
 //!
 //! Other fields are ignored, and `null` counts as absent. A file is read completely or not at all:
-//! the first malformed row is an error. This layer knows no tensor and no HTTP.
+//! the first malformed row is an error. This layer depends on neither candle nor HTTP.
 
 mod encode;
 mod error;

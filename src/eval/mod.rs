@@ -1,7 +1,8 @@
 //! Evaluation of a base on a data file, bare or under a ticket: the loss on the learned tokens, and
 //! how often the greedy answer matches the expected one.
 //!
-//! The serving engine computes everything, in batches; this layer knows no tensor and no HTTP.
+//! The serving engine computes everything, in batches; this layer depends on neither candle nor
+//! HTTP.
 
 mod error;
 mod matching;
