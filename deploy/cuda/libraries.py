@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """Builds stand-ins for the CUDA libraries that candle links, such as libcuda.a, in a folder.
 
-The first call of a function opens the real library and continues there. So a binary that is linked
-with the stand-ins starts on any machine, and needs the driver only if it uses a GPU. If a library
+The first call of each function opens the real library and forwards the call. A binary linked with
+the stand-ins therefore starts on any machine, and needs the driver only to use a GPU. If a library
 is missing, its functions return one of its error codes, and the reason is printed once.
 
-usage: libraries.py FOLDER    (run within the project, whose cudarc declares the functions;
-                               x86-64 Linux)
+usage: libraries.py FOLDER
+
+Run it in the project's folder: the functions are those that the project's cudarc declares. Needs
+x86-64 Linux.
 """
 
 import json
@@ -20,12 +22,12 @@ from typing import NamedTuple
 
 class Library(NamedTuple):
     name: str  # linked as -lNAME
-    prefix: str  # of its functions
-    file: str  # of the real library
-    missing: int  # error code for a missing library
+    prefix: str  # prefix of its functions
+    file: str  # file name of the real library
+    missing: int  # error code that its functions return if the library is missing
 
 
-# Longer prefixes first, since a function belongs to the first that fits.
+# Longer prefixes first: a function belongs to the first library whose prefix it has.
 LIBRARIES = [
     Library("cublasLt", "cublasLt", "libcublasLt.so.13", 1),
     Library("cublas", "cublas", "libcublas.so.13", 1),
@@ -43,12 +45,12 @@ __attribute__((visibility("hidden"))) void *LIB_functions[COUNT];
 static long missing(void) { return MISSING; }
 __attribute__((visibility("hidden"), used)) void *LIB_find(long index) {
     static void *library;
-    static int told;
+    static int reported;
     if (!library) library = dlopen("FILE", RTLD_NOW | RTLD_LOCAL);
     void *function = library ? dlsym(library, names[index]) : 0;
     if (!function) {
         const char *reason = dlerror();
-        if (!__atomic_exchange_n(&told, 1, __ATOMIC_RELAXED)) fprintf(stderr, "%s\\n", reason);
+        if (!__atomic_exchange_n(&reported, 1, __ATOMIC_RELAXED)) fprintf(stderr, "%s\\n", reason);
         function = (void *)missing;
     }
     __atomic_store_n(&LIB_functions[index], function, __ATOMIC_RELEASE);
@@ -56,8 +58,8 @@ __attribute__((visibility("hidden"), used)) void *LIB_find(long index) {
 }
 """
 
-# Saves and restores the caller's arguments (six integer and eight float registers; those on the
-# stack are not touched), then jumps to the function that was found.
+# Saves the caller's arguments (six integer and eight float registers), finds the function, restores
+# the arguments, and jumps to the function. Arguments on the stack stay in place.
 FIRST_CALL = """
 .text
 LIB_first_call:
@@ -110,7 +112,7 @@ def filled(template: str, **values: object) -> str:
 
 
 def declared() -> list[str]:
-    """Returns all functions of these libraries that the project's cudarc declares."""
+    """Returns the functions of these libraries that the project's cudarc declares."""
     command = ["cargo", "metadata", "--format-version=1", "--features=cuda"]
     metadata = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
     packages = json.loads(metadata)["packages"]
@@ -159,7 +161,7 @@ def main() -> None:
         left = [name for name in left if name not in functions]
         write(library, functions, folder)
     if left:
-        sys.exit(f"libraries.py: no library has the prefix of {', '.join(left)}")
+        sys.exit(f"libraries.py: no library for {', '.join(left)}; add its prefix to LIBRARIES")
 
 
 main()

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Installs a CUDA 13.0 toolkit for `cargo build --features cuda` from PyPI packages, without root:
-# the compiler, headers, and stand-ins for CUDA's libraries, which open the real ones on the first
-# call (see libraries.py), so that the binary also starts on a machine without a GPU. It downloads
-# about 100 MB, takes 270 MB on disk, and does nothing if all is installed. An existing toolkit
-# (CUDA_HOME, nvcc on PATH) works too.
+# Installs a CUDA 13.0 toolkit for `cargo build --features cuda`, from PyPI packages and without
+# root: the compiler, the headers, and stand-ins for CUDA's libraries. The stand-ins open the real
+# libraries on the first call (see libraries.py), so the binary also starts on machines without a
+# GPU. The download is about 100 MB, the installation 270 MB; a repeated run installs nothing. An
+# installed toolkit (CUDA_HOME, nvcc on PATH) also works.
 #
-# Installs to FOLDER and prints the variables for the build:
+# Installs to FOLDER and prints the build's environment variables:
 #   variables=$(deploy/cuda/toolkit.sh FOLDER)
 #   eval "$variables" && cargo build --release --features cuda
 #
-# CUDA_COMPUTE_CAP (default 90, for H100 and H200) is the architecture of candle's kernels; ours are
+# CUDA_COMPUTE_CAP (default 90: H100 and H200) is the architecture for candle's kernels; ours are
 # compiled for 80 and 90.
 set -euo pipefail
 
@@ -18,16 +18,16 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 mkdir -p "$1"
 folder=$(cd "$1" && pwd)
 
-# All of one CUDA release, which the driver must support, since it compiles the PTX for newer GPUs.
+# All from one CUDA release. The driver must support it, since it compiles the PTX for newer GPUs.
 packages=(
   nvidia-cuda-nvcc==13.0.88    # the compiler driver, ptxas, fatbinary
   nvidia-nvvm==13.0.88         # its optimizer
-  nvidia-cuda-crt==13.0.88     # headers that it includes implicitly
+  nvidia-cuda-crt==13.0.88     # headers that nvcc includes implicitly
   nvidia-cuda-runtime==13.0.96 # headers like cuda_bf16.h, and the static runtime
-  nvidia-cuda-cccl==13.0.85    # headers that these include
+  nvidia-cuda-cccl==13.0.85    # headers that the others include
 )
 
-lay_out() {
+install_packages() {
   local new
   new=$(mktemp -d "$folder/new.XXXXXX")
   python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps \
@@ -35,17 +35,17 @@ lay_out() {
   rm -rf "$folder/cuda" "$folder/libraries-of"
   mv "$new/nvidia/cu13" "$folder/cuda"
   rm -rf "$new"
-  # Where build scripts look. Only the static runtime, so that the binary needs no library at its
-  # start.
+  # The paths where build scripts look. Linking the static runtime lets the binary start without any
+  # CUDA library.
   ln -s lib "$folder/cuda/lib64"
   ln -s libcudart_static.a "$folder/cuda/lib/libcudart.a"
   printf '%s\n' "${packages[@]}" >"$folder/packages"
 }
 
 if ! printf '%s\n' "${packages[@]}" | cmp -s - "$folder/packages"; then
-  lay_out
+  install_packages
 fi
-# The stand-ins are built again if cudarc's version in Cargo.lock or libraries.py changes.
+# Rebuilds the stand-ins if libraries.py or the cudarc version in Cargo.lock has changed.
 lock=$(sed -n '/^name = "cudarc"/,/^$/p' "$here/../../Cargo.lock"; sha256sum <"$here/libraries.py")
 if [ "$lock" != "$(cat "$folder/libraries-of" 2>/dev/null)" ]; then
   (cd "$here/../.." && python3 deploy/cuda/libraries.py "$folder/cuda/lib") >&2

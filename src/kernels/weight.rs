@@ -67,9 +67,9 @@ impl Weight {
     ///
     /// # Errors
     /// As there.
-    pub fn wide(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    pub fn linear_f32(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         match self {
-            Self::Dense(tensor) => linear::wide(x, tensor, bias),
+            Self::Dense(tensor) => linear::linear_f32(x, tensor, bias),
             Self::Quantized(weight) => quantized::linear(x, weight, bias),
         }
     }

@@ -48,8 +48,8 @@ impl Linear {
     ///
     /// # Errors
     /// Those of [`Self::forward`].
-    pub fn wide(&self, x: &Tensor) -> CandleResult<Tensor> {
-        self.weight.wide(x, self.bias.as_ref())
+    pub fn forward_f32(&self, x: &Tensor) -> CandleResult<Tensor> {
+        self.weight.linear_f32(x, self.bias.as_ref())
     }
 }
 

@@ -1,5 +1,5 @@
-// Replacement of the `compatibility.cuh` of candle's kernels: the parts of CUDA that they use
-// besides those of emulation.h. One thread runs at a time, so atomics are plain operations.
+// Replaces `compatibility.cuh` in candle's kernels: defines the parts of CUDA that they use and
+// emulation.h lacks. Only one thread runs at a time, so atomics are plain operations.
 #pragma once
 #include "emulation.h"
 
@@ -7,7 +7,7 @@
 
 #include <cassert>
 
-// For deploy/cuda/emulated, which searches the preprocessed source for the kernels' names.
+// For kernel-name extraction by deploy/cuda/emulated, which searches the preprocessed source.
 #ifdef FIND_KERNELS
 #undef __global__
 #define __global__ A_KERNEL

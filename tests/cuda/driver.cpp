@@ -1,10 +1,10 @@
-// Stand-in for libcuda, libcublas and libcurand that runs this project's kernels on the host. With
-// it the binary of `--features cuda` and its tests run without a GPU, slowly, through the same
-// calls as on one. `deploy/cuda/emulated` builds it and puts it on the library path.
+// Stand-in for libcuda, libcublas and libcurand that runs this project's kernels on the host. The
+// binary of `--features cuda` and its tests then run without a GPU, slowly, through the same driver
+// calls. `deploy/cuda/emulated` builds this library and puts it on the library path.
 //
-// Device memory is host memory. All work is done when a call returns, or, if captured, by each
-// launch of the graph. Of cuBLAS only the products that are used exist. Some of candle's kernels
-// are linked in (see deploy/cuda/emulated); a request for another is an error that names it.
+// Device memory is host memory. Calls are synchronous; captured work runs on each launch of its
+// graph. cuBLAS is limited to the products that we use. Some of candle's kernels are linked in (see
+// deploy/cuda/emulated); looking up a missing kernel fails with a message that names it.
 #include "emulation.h"
 #include "kernels.cu"
 
@@ -26,25 +26,25 @@ enum {
 };
 using Pointer = unsigned long long;
 
-// Targets of the handles, so that none is null.
+// Targets for handles, which must not be null.
 int context, stream_handle, module_handle, pool, blas, generator;
 
 void *at(Pointer pointer) { return reinterpret_cast<void *>(pointer); }
 
-// Fills memory that is not written yet, or freed, with a recognisable pattern.
-void spoil(Pointer pointer, size_t bytes) { std::memset(at(pointer), 0xa5, bytes); }
+// Poisons unwritten and freed memory.
+void poison(Pointer pointer, size_t bytes) { std::memset(at(pointer), 0xa5, bytes); }
 
 Pointer allocate(size_t bytes) {
     void *memory = std::aligned_alloc(256, (bytes + 511) / 256 * 256);
-    if (memory != nullptr) spoil(reinterpret_cast<Pointer>(memory), bytes);
+    if (memory != nullptr) poison(reinterpret_cast<Pointer>(memory), bytes);
     return reinterpret_cast<Pointer>(memory);
 }
 
-// Captured work in order, with the memory that it allocates.
+// Captured operations in order, with the memory that they allocate.
 struct Graph {
     std::vector<std::function<void()>> nodes;
     std::map<Pointer, size_t> memory;
-    size_t allocated = 0; // allocations that the graph does not free
+    size_t allocated = 0; // number of allocations that the graph does not free
     bool launched = false;
 
     ~Graph() {
@@ -53,10 +53,10 @@ struct Graph {
 };
 
 std::recursive_mutex one_at_a_time;
-std::shared_ptr<Graph> capture; // set while the stream is captured
+std::shared_ptr<Graph> capture; // null unless the stream is being captured
 bool invalid;                   // whether the capture has failed
 
-// Does work on the stream, or captures it.
+// Runs work, or captures it if the stream is being captured.
 template <typename Work>
 int enqueue(Work work) {
     const std::lock_guard lock(one_at_a_time);
@@ -66,7 +66,7 @@ int enqueue(Work work) {
     return SUCCESS;
 }
 
-// Does work that cannot be captured: during a capture it is an error.
+// Runs work that cannot be captured; an error during a capture.
 template <typename Work>
 int at_once(Work work) {
     const std::lock_guard lock(one_at_a_time);
@@ -121,7 +121,7 @@ API int cuMemAllocAsync(Pointer *result, size_t bytes, void *) {
     if (*result == 0) return OUT_OF_MEMORY;
     if (capture != nullptr) {
         capture->memory[*result] = bytes, ++capture->allocated;
-        capture->nodes.push_back([pointer = *result, bytes] { spoil(pointer, bytes); });
+        capture->nodes.push_back([pointer = *result, bytes] { poison(pointer, bytes); });
     }
     return SUCCESS;
 }
@@ -132,10 +132,10 @@ API int cuMemFreeAsync(Pointer pointer, void *) {
     const std::lock_guard lock(one_at_a_time);
     if (capture == nullptr) return std::free(at(pointer)), SUCCESS;
     if (invalid) return INVALIDATED;
-    const auto own = capture->memory.find(pointer);
-    if (own == capture->memory.end()) return invalid = true, INVALID_VALUE;
+    const auto allocation = capture->memory.find(pointer);
+    if (allocation == capture->memory.end()) return invalid = true, INVALID_VALUE;
     --capture->allocated;
-    capture->nodes.push_back([pointer, bytes = own->second] { spoil(pointer, bytes); });
+    capture->nodes.push_back([pointer, bytes = allocation->second] { poison(pointer, bytes); });
     return SUCCESS;
 }
 API int cuMemFree_v2(Pointer pointer) { return cuMemFreeAsync(pointer, nullptr); }
@@ -177,7 +177,7 @@ API int cuGraphExecDestroy(void *executable) { return cuGraphDestroy(executable)
 API int cuGraphLaunch(void *executable, void *) {
     const std::lock_guard lock(one_at_a_time);
     Graph &graph = **static_cast<std::shared_ptr<Graph> *>(executable);
-    // The memory of an earlier launch would still be allocated.
+    // An earlier launch's allocations are still live, as CUDA would report.
     if (capture != nullptr || (graph.launched && graph.allocated > 0)) return INVALID_VALUE;
     graph.launched = true;
     for (const auto &node : graph.nodes) node();
@@ -202,7 +202,7 @@ API int cuModuleUnload(void *) { return SUCCESS; }
 API int cuModuleGetFunction(void **function, void *, const char *name) {
     const auto kernel = emulation::kernels().find(name);
     if (kernel == emulation::kernels().end()) {
-        std::fprintf(stderr, "emulation: there is no kernel %s\n", name);
+        std::fprintf(stderr, "emulation: no kernel named %s\n", name);
         return NOT_FOUND;
     }
     *function = &kernel->second;
@@ -213,7 +213,7 @@ API int cuFuncSetAttribute(void *, int, int) { return SUCCESS; }
 API int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx,
                        unsigned by, unsigned bz, unsigned shared, void *, void **arguments,
                        void **) {
-    // A GPU refuses these too.
+    // Limits of a GPU.
     const bool grid = gx > 0 && gy > 0 && gz > 0 && gy <= 65535 && gz <= 65535;
     const bool block = bx > 0 && by > 0 && bz > 0 && bx * by * bz <= 1024;
     if (!grid || !block || shared > 227 << 10) return INVALID_VALUE;
@@ -221,7 +221,7 @@ API int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, un
                                                                  arguments));
 }
 API int cuGetErrorName(int, const char **text) {
-    return *text = "an error of the emulation", SUCCESS;
+    return *text = "error in the CUDA emulation", SUCCESS;
 }
 API int cuGetErrorString(int, const char **text) { return cuGetErrorName(0, text); }
 
@@ -250,7 +250,7 @@ void set(void *matrix, int type, size_t i, float value) {
     }
 }
 
-// A column-major matrix as floats: `[columns, rows]` in row-major order, or its transpose.
+// A column-major matrix, widened to floats in row-major order: `[columns, rows]`, or its transpose.
 std::vector<float> widened(const void *matrix, int type, int rows, int columns, int stride,
                            bool transposed) {
     std::vector<float> result(size_t(rows) * columns);
@@ -262,7 +262,7 @@ std::vector<float> widened(const void *matrix, int type, int rows, int columns, 
 }
 } // namespace
 
-// C = alpha op(A) op(B) + beta C, all column-major, summed in float.
+// C = alpha op(A) op(B) + beta C, all column-major, with sums in float.
 API int cublasGemmEx(void *, int trans_a, int trans_b, int m, int n, int k, const void *alpha,
                      const void *a, int a_type, int lda, const void *b, int b_type, int ldb,
                      const void *beta, void *c, int c_type, int ldc, int compute, int) {
@@ -270,7 +270,7 @@ API int cublasGemmEx(void *, int trans_a, int trans_b, int m, int n, int k, cons
     if (compute != COMPUTE_32F || !known(a_type) || b_type != a_type || !known(c_type)) return 15;
     const float by = *static_cast<const float *>(alpha), keep = *static_cast<const float *>(beta);
     return enqueue([=] {
-        // [m, k] and [n, k] in row-major order, so that both are read contiguously.
+        // [m, k] and [n, k] in row-major order, so that the inner loop reads both contiguously.
         const auto left = widened(a, a_type, k, m, lda, !(trans_a == TRANSPOSED));
         const auto right = widened(b, b_type, k, n, ldb, trans_b == TRANSPOSED);
         for (int j = 0; j < n; ++j)
@@ -308,7 +308,7 @@ API int cublasGemmStridedBatchedEx(void *handle, int trans_a, int trans_b, int m
     return SUCCESS;
 }
 
-// --- libcurand, of which candle creates a generator per device
+// --- libcurand: candle creates a generator per device
 
 API int curandCreateGenerator(void **result, int) { return *result = &generator, SUCCESS; }
 API int curandDestroyGenerator(void *) { return SUCCESS; }

@@ -1,15 +1,15 @@
-// Emulation of CUDA on the host, to test the kernels' logic without a GPU. Include it before the
-// kernels: it defines CUDA's names.
+// CUDA emulation on the host, to test the kernels' logic without a GPU. It defines CUDA's names, so
+// include it before the kernels.
 //
 // The threads of a block are fibers of one OS thread. Each runs until it waits for others, at a
-// barrier or in a shuffle. Blocks run one after the other, so `__shared__` is `static`. A barrier
-// that not all threads reach ends the process with a message; on a GPU it would hang or worse.
+// barrier or in a shuffle. Blocks run sequentially, so `__shared__` is `static`. If some threads
+// never reach a barrier, the process aborts with a message; on a GPU it would hang, or worse.
 //
-// x86-64 Linux, g++ or clang++, C++20.
+// Needs x86-64 Linux and C++20 (g++ or clang++).
 #pragma once
 #define HOST_EMULATION
 
-#include <cuda_bf16.h> // CUDA's own, whose conversions compile on the host
+#include <cuda_bf16.h> // CUDA's headers, whose conversions also compile for the host
 #include <cuda_fp16.h>
 
 #include <algorithm>
@@ -50,7 +50,7 @@ struct Fiber {
     void *fake_stack = nullptr;
 };
 
-// Barrier of the threads that have not returned.
+// Barrier among the threads that have not returned.
 struct Barrier {
     uint32_t members = 0, arrived = 0, phase = 0;
 
@@ -70,7 +70,7 @@ inline std::vector<Barrier> warp_barriers;
 inline std::vector<uint64_t> slots;
 inline std::vector<unsigned char> dynamic_shared;
 inline const std::function<void()> *body;
-// Counts the events of a block, to detect a deadlock.
+// Number of barrier arrivals and thread exits, to detect deadlocks.
 inline uint64_t progress;
 
 // Switches fibers: saves the callee-saved registers, stores the stack pointer in `*from`, and
@@ -87,13 +87,13 @@ emulation_switch:
     ret
 )");
 
-inline void to_scheduler(bool for_good) {
+inline void to_scheduler(bool returned) {
     Fiber &self = fibers[current];
 #ifdef __SANITIZE_ADDRESS__
-    __sanitizer_start_switch_fiber(for_good ? nullptr : &self.fake_stack, scheduler_bottom,
+    __sanitizer_start_switch_fiber(returned ? nullptr : &self.fake_stack, scheduler_bottom,
                                    scheduler_size);
 #else
-    (void)for_good;
+    (void)returned;
 #endif
     emulation_switch(&self.stack_pointer, scheduler);
 #ifdef __SANITIZE_ADDRESS__
@@ -111,7 +111,7 @@ inline void fiber_main() {
     __sanitizer_finish_switch_fiber(nullptr, &scheduler_bottom, &scheduler_size);
 #endif
     (*body)();
-    // Barriers do not wait for a thread that has returned.
+    // A returned thread no longer takes part in barriers.
     leave(warp_barriers[current / 32]);
     leave(block_barrier);
     fibers[current].done = true;
@@ -165,7 +165,7 @@ inline void run_block(uint32_t threads) {
         for (uint32_t t = 0; t < threads; ++t)
             if (!fibers[t].done) any = true, resume(t);
         if (any && progress == before) {
-            std::fprintf(stderr, "emulation: not all threads of a block came to a barrier\n");
+            std::fprintf(stderr, "emulation: deadlock, some threads of a block never reach the barrier\n");
             abort();
         }
     }
@@ -194,8 +194,8 @@ V shuffle(V value, uint32_t source_lane) {
     return value;
 }
 
-// All kernels by name. An entry takes pointers to the arguments, as the driver does, and returns
-// the launch as a function, to be called at once or, if captured, later.
+// All kernels by name. An entry takes pointers to the arguments, like the driver, and returns a
+// function that launches the kernel: called immediately, or later if captured.
 using Kernel = std::function<std::function<void()>(dim3, dim3, size_t, void **)>;
 
 inline std::map<std::string, Kernel> &kernels() {
@@ -240,7 +240,8 @@ inline unsigned __float_as_uint(float v) { return std::bit_cast<unsigned>(v); }
 inline float __uint_as_float(unsigned bits) { return std::bit_cast<float>(bits); }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
-#define __expf expf // CUDA's is an approximation within 2 ulp, besides the rounding of its argument
+// CUDA's __expf is approximate: within 2 ulp, plus the rounding of its argument.
+#define __expf expf
 
 #define SHARED_MEMORY(type, name)                                                                  \
     type *const name = reinterpret_cast<type *>(                                                   \

@@ -1,6 +1,6 @@
-// Tests of the kernels' logic on the host, under sanitizers, against plain loops. These need no
-// build of feature `cuda`. (`src/kernels/cuda/present/tests/` needs one, and compares the kernels
-// with the CPU's over random shapes.)
+// Tests of the kernels' logic on the host: under sanitizers, against naive loops, without a build
+// of feature `cuda`. (`src/kernels/cuda/present/tests/` needs such a build; those tests compare the
+// GPU's kernels with the CPU's over random shapes.)
 //
 //   g++ -std=c++20 -g -ffp-contract=off -fsanitize=address,undefined \
 //       -I CUDA/include -I src/kernels/cuda/device tests/cuda/kernels.cpp
@@ -27,11 +27,12 @@ std::vector<V> random(size_t n) {
     return values;
 }
 
-// Whether a result in V is within tolerance of one in double.
+// Whether a result in V is close to the reference in double: relative and absolute tolerance 1e-5
+// for float, 1/64 for 16-bit dtypes.
 template <typename V>
 bool near(V got, double want) {
-    const double unit = sizeof(V) == 4 ? 1e-5 : 1.0 / 64;
-    return std::abs(widen(got) - want) <= unit * (1 + std::abs(want));
+    const double tolerance = sizeof(V) == 4 ? 1e-5 : 1.0 / 64;
+    return std::abs(widen(got) - want) <= tolerance * (1 + std::abs(want));
 }
 
 template <typename V>
@@ -43,7 +44,7 @@ const char *suffix<__nv_bfloat16>() { return "_bf16"; }
 template <>
 const char *suffix<__half>() { return "_f16"; }
 
-// Launches a kernel by its name, as the driver does. The arguments must have exactly its types.
+// Launches a kernel by name. The arguments must have exactly the types of its parameters.
 template <typename... Arguments>
 void run(const std::string &name, dim3 grid, uint32_t threads, size_t shared,
          Arguments... arguments) {
@@ -51,7 +52,7 @@ void run(const std::string &name, dim3 grid, uint32_t threads, size_t shared,
     emulation::kernels().at(name)(grid, {threads}, shared, pointers)();
 }
 
-// A CSR matrix with nonzeros at its corners, of which every fifth row is empty.
+// Random CSR matrix with nonzeros in its first and last corner; every fifth row is empty.
 template <typename Column, typename Value>
 struct Csr {
     std::vector<uint32_t> offsets{0};
@@ -88,7 +89,7 @@ struct Csr {
 
 template <typename V>
 void apply_and_revert() {
-    // More nonzeros than a block takes, a few, and a single row.
+    // A weight that needs several blocks, a small one, and a single row.
     const Csr<uint16_t, __nv_bfloat16> a(41, 96, 0.7f);
     const Csr<uint32_t, float> b(7, 30, 0.1f), c(1, 5, 0.5f);
     const uint32_t shapes[][2] = {{41, 96}, {7, 30}, {1, 5}};
@@ -186,13 +187,13 @@ void attention(const char *kernel, uint32_t positions, uint32_t rows, uint32_t a
     const uint32_t kv_heads = 2, heads = kv_heads * group,
                    blocks = (positions + KV_BLOCK - 1) / KV_BLOCK;
     const float scale = 0.4f;
-    // Positions that are never written are NaN.
+    // Unwritten positions are NaN.
     const uint64_t half = blocks * kv_heads * dim * KV_BLOCK;
     std::vector<V> cache(2 * half);
     for (V &value : cache) store(&value, NAN);
     std::vector<uint32_t> table(blocks);
     for (uint32_t i = 0; i < blocks; ++i) table[i] = blocks - 1 - i;
-    // The keys and values of a row are adjacent, between other values.
+    // The keys and values of a row are adjacent, in a wider row, as in a fused product.
     const uint64_t own = kv_heads * dim, stride = 2 * own + dim;
     const auto fresh = random<V>(positions * stride);
     std::vector<uint32_t> slots(positions);
@@ -203,7 +204,7 @@ void attention(const char *kernel, uint32_t positions, uint32_t rows, uint32_t a
     run(std::string("kv_write") + suffix<V>(), positions, 32, 0, cache.data(), half, fresh_data,
         stride, slots_data, kv_heads, dim);
 
-    // The queries are between other values, as in a fused product.
+    // The queries are part of a wider row too.
     const uint64_t query_stride = heads * dim + 3 * dim;
     const auto queries = random<V>(rows * query_stride);
     std::vector<Tile> tiles;
@@ -248,7 +249,7 @@ void attention(const char *kernel, uint32_t positions, uint32_t rows, uint32_t a
 }
 
 template <typename V>
-void around_products() {
+void decoder_operations() {
     const uint32_t rows = 3, heads = 3, dim = 34, width = heads * dim, half = dim / 2;
     const float eps = 1e-5f;
     const auto x = random<float>(rows * width), cos = random<float>(rows * half),
@@ -293,17 +294,17 @@ void around_products() {
     for (const bool normed : {false, true}) {
         const uint64_t stride = width + dim;
         const auto before = random<V>(rows * stride);
-        auto turned = before;
+        auto rotated = before;
         const V *const query_norm = normed ? norm_data : nullptr;
         const V *const head_norm = normed ? key_norm_data : nullptr;
-        run(std::string("rotate") + suffix<V>(), rows, 64, 0, turned.data(), stride, cos_data,
+        run(std::string("rotate") + suffix<V>(), rows, 64, 0, rotated.data(), stride, cos_data,
             sin_data, query_norm, head_norm, queries, eps, heads, dim);
         for (uint32_t row = 0; row < rows; ++row)
             for (uint32_t head = 0; head <= heads; ++head) {
                 const V *from = &before[row * stride + head * dim],
-                        *to = &turned[row * stride + head * dim];
+                        *to = &rotated[row * stride + head * dim];
                 if (head == heads) {
-                    CHECK(!std::memcmp(from, to, dim * sizeof(V))); // after the heads: unchanged
+                    CHECK(!std::memcmp(from, to, dim * sizeof(V))); // values past the heads: unchanged
                     continue;
                 }
                 const auto &weight = head < queries ? norm : key_norm;
@@ -336,28 +337,28 @@ void around_products() {
     run(std::string("bias_add") + suffix<V>(), 2, 64, 0, biased.data(), weight_data, width, count);
     for (uint32_t i = 0; i < count; ++i)
         CHECK(near(biased[i], double(widen(added[i])) + widen(weight[i % width])));
-    auto wide = random<float>(count);
-    const auto before = wide;
-    run(std::string("bias_add_wide") + suffix<V>(), 2, 64, 0, wide.data(), weight_data, width,
-        count);
-    for (uint32_t i = 0; i < count; ++i) CHECK(wide[i] == before[i] + widen(weight[i % width]));
+    auto biased_f32 = random<float>(count);
+    const auto before = biased_f32;
+    run(std::string("bias_add_to_f32") + suffix<V>(), 2, 64, 0, biased_f32.data(), weight_data,
+        width, count);
+    for (uint32_t i = 0; i < count; ++i) CHECK(biased_f32[i] == before[i] + widen(weight[i % width]));
     const std::vector<uint32_t> ids{2, 0, 2};
     const uint32_t *ids_data = ids.data();
-    std::vector<float> rows_of(ids.size() * width);
-    run(std::string("gather_rows") + suffix<V>(), 3, 64, 0, rows_of.data(), added_data, ids_data,
+    std::vector<float> gathered(ids.size() * width);
+    run(std::string("gather_rows") + suffix<V>(), 3, 64, 0, gathered.data(), added_data, ids_data,
         width);
-    for (uint32_t i = 0; i < rows_of.size(); ++i)
-        CHECK(rows_of[i] == widen(added[ids[i / width] * width + i % width]));
+    for (uint32_t i = 0; i < gathered.size(); ++i)
+        CHECK(gathered[i] == widen(added[ids[i / width] * width + i % width]));
 }
 
 void tokens() {
     const uint32_t vocabulary = 301;
     auto logits = random<float>(4 * vocabulary);
-    logits[170] = logits[44] = 2;                                             // the first wins
-    for (uint32_t i = 0; i < vocabulary; ++i) logits[vocabulary + i] = NAN;   // none
+    logits[170] = logits[44] = 2; // a tie: the first wins
+    for (uint32_t i = 0; i < vocabulary; ++i) logits[vocabulary + i] = NAN; // no token
     logits[2 * vocabulary + 9] = INFINITY; // counts as -infinity
     logits[2 * vocabulary + 300] = 1.5;
-    // Weights 1, 1/2 and 1/4, many times each, and a few NaN.
+    // Many ties: weights 1, 1/2 and 1/4, and some NaN.
     float *const row = &logits[3 * vocabulary];
     for (uint32_t i = 0; i < vocabulary; ++i)
         row[i] = i % 10 == 7 ? NAN : -std::log(float(1 << i % 3));
@@ -384,7 +385,7 @@ void tokens() {
     CHECK(got[0] == 44 && got[1] == NO_TOKEN && got[2] == 300);
     for (size_t c = 3; c < params.size(); ++c) {
         const SamplingParams &method = params[c];
-        std::vector<std::pair<double, uint32_t>> kept; // heaviest first, then by token
+        std::vector<std::pair<double, uint32_t>> kept; // by descending weight, then by token
         for (uint32_t i = 0; i < vocabulary; ++i)
             if (!std::isnan(row[i]) && std::exp(row[i]) >= method.min_p)
                 kept.push_back({-std::exp(double(row[i])), i});
@@ -408,23 +409,23 @@ void tokens() {
 }
 
 template <typename V>
-void everything() {
+void all_kernels() {
     apply_and_revert<V>();
     overlays<V>(4, true), overlays<V>(16, true), overlays<V>(32, false);
     attention<V>("attention_1x2", 37, 1, 1, 1, 16, ~0u);
     attention<V>("attention_8x2", 50, 13, 2, 3, 64, ~0u);
     attention<V>("attention_8x4", 41, 20, 4, 2, 80, 17);
     attention<V>("attention_1x4", 19, 1, 1, 1, 128, 5);
-    attention<V>("attention_8x2", 600, 5, 8, 1, 6, ~0u);   // in parts
-    attention<V>("attention_8x2", 520, 4, 8, 1, 6, 30);    // parts outside of the window
-    around_products<V>();
+    attention<V>("attention_8x2", 600, 5, 8, 1, 6, ~0u); // several parts
+    attention<V>("attention_8x2", 520, 4, 8, 1, 6, 30);  // parts outside the window
+    decoder_operations<V>();
 }
 } // namespace
 
 int main() {
-    everything<float>();
-    everything<__nv_bfloat16>();
-    everything<__half>();
+    all_kernels<float>();
+    all_kernels<__nv_bfloat16>();
+    all_kernels<__half>();
     attention<__nv_bfloat16>("attention_8x8", 33, 9, 2, 4, 136, ~0u);
     attention<__nv_bfloat16>("attention_1x8", 33, 1, 1, 1, 256, ~0u);
     tokens();

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Checks of the CUDA side without a GPU, in about a minute: the kernels compile for sm_80 and sm_90,
-# clippy passes on the code that launches them, and their logic passes its tests on the host under
-# sanitizers. FOLDER is for the CUDA toolkit, which deploy/cuda/toolkit.sh installs there.
+# CUDA checks that need no GPU, in about a minute: the kernels compile for sm_80 and sm_90, clippy
+# passes on the code that launches them, and the kernels' logic passes its tests on the host, under
+# sanitizers. deploy/cuda/toolkit.sh installs the CUDA toolkit in FOLDER, if it is not there yet.
 set -euo pipefail
 
 [ $# -eq 1 ] || { echo "usage: run.sh FOLDER" >&2; exit 2; }
@@ -12,7 +12,7 @@ scratch=$(mktemp -d)
 host=""
 trap 'kill $host 2>/dev/null || true; rm -rf "$scratch"' EXIT
 
-# In parallel with clippy, which takes longer.
+# Runs in parallel with clippy, which takes longer.
 (
   c++ -std=c++20 -ffp-contract=off -fsanitize=address,undefined -fno-sanitize-recover=undefined \
     -I "$CUDA_HOME/include" -I src/kernels/cuda/device tests/cuda/kernels.cpp -o "$scratch/kernels"

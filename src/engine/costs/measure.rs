@@ -143,7 +143,7 @@ fn time_overlay(layout: &TicketLayout, rows: usize, base: &Base) -> Result<Durat
         let start = Instant::now();
         for layer in 0..layers(manifest) {
             let weight = weight_number(layer, projection);
-            if overlays.touch(weight) {
+            if overlays.touches(weight) {
                 overlay(y.clone(), &x, &overlays, weight)?;
             }
         }

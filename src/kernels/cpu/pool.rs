@@ -18,7 +18,7 @@ const POLLS: usize = 64;
 /// The threads that operations are split among. Code within [`Pool::install`] may also use rayon,
 /// whose separate threads, the same number, sleep between uses.
 pub struct Pool {
-    crew: Crew,
+    workers: Workers,
     rayon: rayon::ThreadPool,
 }
 
@@ -37,14 +37,14 @@ impl Pool {
     /// # Errors
     /// The system cannot start the threads.
     pub fn new(threads: usize) -> Result<Self, PoolError> {
-        let crew = Crew::new(threads)?;
-        let team = Arc::clone(&crew.team);
+        let workers = Workers::new(threads)?;
+        let team = Arc::clone(&workers.team);
         let rayon = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|i| format!("kernel-{i}"))
             .start_handler(move |_| enter(&team))
             .build()?;
-        Ok(Self { crew, rayon })
+        Ok(Self { workers, rayon })
     }
 
     /// Runs `body` with all of its operations split among the pool's threads.
@@ -54,7 +54,7 @@ impl Pool {
 
     /// Number of threads, counting the caller of an operation.
     pub fn threads(&self) -> usize {
-        self.crew.team.threads()
+        self.workers.team.threads()
     }
 }
 
@@ -63,10 +63,10 @@ thread_local! {
     static TEAM: RefCell<Option<Arc<Team>>> = const { RefCell::new(None) };
 }
 
-/// A crew for all cores, used by threads that have not entered a pool.
-static ALL: LazyLock<Crew> = LazyLock::new(|| {
+/// Workers for all cores, used by threads that have not entered a pool.
+static ALL: LazyLock<Workers> = LazyLock::new(|| {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    Crew::new(threads).expect("threads for all cores")
+    Workers::new(threads).expect("threads for all cores")
 });
 
 /// Makes `team` the team of this thread.
@@ -80,38 +80,38 @@ pub(super) fn team() -> Arc<Team> {
 }
 
 /// A team and its worker threads, which are joined on drop.
-struct Crew {
+struct Workers {
     team: Arc<Team>,
-    workers: Vec<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
-impl Crew {
+impl Workers {
     fn new(threads: usize) -> Result<Self, std::io::Error> {
         let slots = (1..threads).map(|_| WorkerSlot::default()).collect();
-        let mut crew = Self {
+        let mut workers = Self {
             team: Arc::new(Team::new(slots)),
-            workers: Vec::new(),
+            threads: Vec::new(),
         };
         for index in 0..threads.saturating_sub(1) {
-            let team = Arc::clone(&crew.team);
+            let team = Arc::clone(&workers.team);
             let builder = std::thread::Builder::new().name(format!("team-{index}"));
             let worker = builder.spawn(move || {
                 enter(&team);
                 team.work(&team.slots[index]);
             })?;
             // A worker does not sleep before its handle is set.
-            let _ = crew.team.slots[index].thread.set(worker.thread().clone());
-            crew.workers.push(worker);
+            let _ = workers.team.slots[index].thread.set(worker.thread().clone());
+            workers.threads.push(worker);
         }
-        Ok(crew)
+        Ok(workers)
     }
 }
 
-impl Drop for Crew {
+impl Drop for Workers {
     fn drop(&mut self) {
         self.team.closing.store(true, Ordering::SeqCst);
-        self.team.wake(self.workers.len());
-        for worker in self.workers.drain(..) {
+        self.team.wake(self.threads.len());
+        for worker in self.threads.drain(..) {
             // Never an error: the worker catches panics of operations.
             let _ = worker.join();
         }

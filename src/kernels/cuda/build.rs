@@ -1,5 +1,5 @@
-//! Build script of feature `cuda`: compiles the kernels to one image, with machine code for sm_80
-//! and sm_90, and PTX for the drivers of newer GPUs.
+//! Build script: sets the commit that `tombola --version` shows and, with feature `cuda`, compiles
+//! the kernels to one fat binary: machine code for sm_80 and sm_90, and PTX for newer GPUs.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -41,22 +41,22 @@ fn main() {
         .status();
     let status = status.unwrap_or_else(|error| {
         let nvcc = nvcc.display();
-        panic!("feature cuda needs nvcc, which deploy/cuda/toolkit.sh installs: {nvcc}: {error}")
+        panic!("feature cuda needs nvcc (deploy/cuda/toolkit.sh installs it): {nvcc}: {error}")
     });
     assert!(status.success(), "nvcc failed on {FOLDER}/kernels.cu");
 }
 
-/// Sets `TOMBOLA_COMMIT`, which `tombola --version` shows: the variable of that name, else the
-/// short id of the checkout's commit, else `unknown`.
+/// Sets `TOMBOLA_COMMIT`, which `tombola --version` shows: the environment variable of that name,
+/// else the short commit id of the checkout, else `unknown`.
 fn set_commit() {
     println!("cargo:rerun-if-env-changed=TOMBOLA_COMMIT");
-    // A new commit changes the log of HEAD. With feature `cuda` a rerun compiles the kernels again,
-    // so that only a checkout of another branch causes one.
+    // Each commit changes the log of HEAD. With feature `cuda` a rerun recompiles the kernels, so
+    // only a checkout of another branch triggers one.
     let watched = match env::var_os("CARGO_FEATURE_CUDA") {
         None => ".git/logs/HEAD",
         Some(_) => ".git/HEAD",
     };
-    // Cargo takes a watched file that is missing as changed in each build.
+    // Cargo treats a missing watched file as changed in every build.
     if Path::new(watched).exists() {
         println!("cargo:rerun-if-changed={watched}");
     }
@@ -68,9 +68,9 @@ fn set_commit() {
     );
 }
 
-/// Short id of the checkout's commit; `None` outside of a checkout, or without git.
+/// Short commit id of the checkout; `None` outside a checkout, or without git.
 fn commit() -> Option<String> {
-    // A repository further up may be another one.
+    // A repository in a parent folder may belong to another project.
     if !Path::new(".git").exists() {
         return None;
     }

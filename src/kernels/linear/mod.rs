@@ -31,20 +31,20 @@ use panel::Panel;
 /// # Errors
 /// The shapes do not fit, a tensor is not contiguous, or a dtype has no kernel.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    Linear { wide: false }.run(x, weight, bias)
+    Linear { f32_output: false }.run(x, weight, bias)
 }
 
 /// Like [`linear`], but returns f32 for activations of any dtype: the result is not yet rounded.
 ///
 /// # Errors
 /// Those of [`linear`].
-pub fn wide(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    Linear { wide: true }.run(x, weight, bias)
+pub fn linear_f32(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    Linear { f32_output: true }.run(x, weight, bias)
 }
 
 struct Linear {
     /// Whether the result is f32 on a GPU too.
-    wide: bool,
+    f32_output: bool,
 }
 
 impl Linear {
@@ -95,7 +95,7 @@ impl CustomOp2 for Linear {
         weight: &CudaStorage,
         weight_layout: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
-        cuda::linear((x, x_layout), (weight, weight_layout), self.wide)
+        cuda::linear((x, x_layout), (weight, weight_layout), self.f32_output)
     }
 }
 

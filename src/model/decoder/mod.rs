@@ -111,7 +111,7 @@ impl Decoder {
             &self.weights.norm,
             eps,
         )?;
-        self.weights.head.wide(&x).map(Some)
+        self.weights.head.forward_f32(&x).map(Some)
     }
 
     /// Places a batch's indices among `inputs`, to be uploaded with them.
@@ -228,10 +228,10 @@ impl Decoder {
     ) -> Result<Tensor> {
         let linear = self.weights.layers[layer].linear(projection);
         let weight = weight_number(layer, projection);
-        if !step.overlays.touch(weight) {
+        if !step.overlays.touches(weight) {
             return linear.forward(x);
         }
-        overlay(linear.wide(x)?, x, &step.overlays, weight)
+        overlay(linear.forward_f32(x)?, x, &step.overlays, weight)
     }
 }
 

@@ -53,7 +53,7 @@ struct FusedAvx512;
 /// A product and a sum, with two roundings: for machines without fused multiply-add, where it would
 /// be a library call.
 #[derive(Clone, Copy)]
-pub struct Separate;
+pub struct Unfused;
 
 /// Like [`FusedAvx512`], with bf16 dot products.
 #[cfg(target_arch = "x86_64")]
@@ -93,7 +93,7 @@ impl Arithmetic for FusedAvx512Bf16 {
     }
 }
 
-impl Arithmetic for Separate {
+impl Arithmetic for Unfused {
     type Wide = Lanes<Self>;
     const SUMS: usize = 6;
 
@@ -184,7 +184,7 @@ unsafe fn run_as<V: Vectorised>(isa: Isa, op: V) -> V::Output {
         Isa::Avx2 => unsafe { avx2(op) },
         #[cfg(target_arch = "aarch64")]
         Isa::Neon => op.run::<Fused>(),
-        Isa::Portable => op.run::<Separate>(),
+        Isa::Portable => op.run::<Unfused>(),
     }
 }
 
@@ -300,7 +300,7 @@ mod tests {
         let c: Vec<bf16> = b.iter().map(|&b| bf16::from_f32(b)).collect();
         let probe = Probe(&a, &b, &c);
         let fused = probe.run::<Fused>();
-        assert!((fused - probe.run::<Separate>()).abs() < 1e-3 * fused.abs());
+        assert!((fused - probe.run::<Unfused>()).abs() < 1e-3 * fused.abs());
         #[cfg(target_arch = "x86_64")]
         {
             let all = [Isa::Avx512Bf16, Isa::Avx512, Isa::Avx2];

@@ -5,7 +5,7 @@ use half::bf16;
 use super::{Arithmetic, LANES, sum_lanes};
 
 /// `LANES` lanes of f32. All implementations compute the same values lane by lane, except that
-/// [`super::Separate`] also rounds the product of a multiply-add.
+/// [`super::Unfused`] also rounds the product of a multiply-add.
 ///
 /// The implementations by intrinsics are private to `simd`: only [`super::dispatch`] names them,
 /// and only after it has detected their instruction set.

@@ -1,9 +1,8 @@
-// Apply and revert of a ticket, in place: one launch for all weights that it touches.
+// In-place apply and revert of a ticket: one launch for all weights that it touches.
 
 #ifndef TOMBOLA_APPLY
 #define TOMBOLA_APPLY
-// One weight `[rows, inner]` that a ticket is written into. `present/ticket/apply.rs` has the same
-// struct.
+// A weight `[rows, inner]` with its deltas. `present/ticket/apply.rs` has the same struct.
 struct AppliedWeight {
     void *weight;
     Deltas deltas;
@@ -12,7 +11,7 @@ struct AppliedWeight {
     uint32_t first_block, blocks;
 };
 
-// The weight that a block works on; weights are in the order of their blocks.
+// Weight of a block, by binary search; weights are ordered by `first_block`.
 __device__ inline const AppliedWeight &weight_of(const AppliedWeight *weights, uint32_t count,
                                                  uint32_t block) {
     uint32_t first = 0, last = count;
@@ -28,7 +27,7 @@ __device__ inline const AppliedWeight &weight_of(const AppliedWeight *weights, u
 #endif
 
 // Saves the base's values, then writes `round(w + scale * delta)`. Product and sum are rounded
-// separately, as on the CPU, not by a fused multiply-add.
+// separately, as on the CPU: no fused multiply-add.
 KERNEL(ticket_apply, const AppliedWeight *weights, uint32_t count, T *saved, float scale) {
     const AppliedWeight applied = weight_of(weights, count, blockIdx.x);
     T *weight = static_cast<T *>(applied.weight);
@@ -43,7 +42,7 @@ KERNEL(ticket_apply, const AppliedWeight *weights, uint32_t count, T *saved, flo
         });
 }
 
-// Writes the saved values back.
+// Restores the saved values.
 KERNEL(ticket_revert, const AppliedWeight *weights, uint32_t count, const T *saved) {
     const AppliedWeight applied = weight_of(weights, count, blockIdx.x);
     T *weight = static_cast<T *>(applied.weight);

@@ -1,14 +1,14 @@
-// Causal attention over blocks of keys and values, with grouped queries and a sliding window, for
-// decoding and for chunks of prompts. As in FlashDecoding, parts of the positions are attended to
-// separately and combined by their softmax sums.
+// Causal attention over a blocked KV cache, with grouped queries and a sliding window, for decoding
+// and chunked prefill. As in FlashDecoding, the positions are split into parts, which are processed
+// separately, then combined by their softmax sums.
 //
-// The keys of a layer are `[blocks, kv heads, dim, KV_BLOCK]`, the values
-// `[blocks, kv heads, KV_BLOCK, dim]`. The parts of the positions, and the blocks of each warp, are
-// counted from the start of the sequence, so the sums of a row have one order in any batch.
+// A layer's keys are `[blocks, kv heads, dim, KV_BLOCK]`, its values `[blocks, kv heads, KV_BLOCK,
+// dim]`. Parts, and the blocks of each warp, are counted from the start of the sequence, so a row's
+// summation order does not depend on its batch.
 
 #ifndef TOMBOLA_ATTENTION
 #define TOMBOLA_ATTENTION
-// Neighbouring rows of one sequence. `present/attention.rs` has the same struct.
+// Consecutive rows of one sequence. `present/attention.rs` has the same struct.
 struct Tile {
     uint32_t first_row, rows;
     uint32_t first_position;
@@ -17,8 +17,8 @@ struct Tile {
 
 constexpr uint32_t ATTENTION_WARPS = 4;
 
-// Score of one position from the partial sums of the lanes. A lane has partial sums over some dims
-// for the 8 positions from `8 * (lane % 2)` on, and gets the score of position `position_of(lane)`.
+// Transposing reduction of a block's scores. On entry each lane holds, for the 8 positions from
+// `8 * (lane % 2)`, partial sums over some dims; it returns the score of `position_of(lane)`.
 __device__ inline float gather_score(float (&s)[8]) {
     const uint32_t lane = threadIdx.x % WARP;
 #pragma unroll
@@ -26,9 +26,9 @@ __device__ inline float gather_score(float (&s)[8]) {
         const bool upper = lane & (half * 4);
 #pragma unroll
         for (uint32_t j = 0; j < half; ++j) {
-            const float given = upper ? s[j] : s[j + half];
+            const float sent = upper ? s[j] : s[j + half];
             const float kept = upper ? s[j + half] : s[j];
-            s[j] = kept + __shfl_xor_sync(ALL_LANES, given, half * 4);
+            s[j] = kept + __shfl_xor_sync(ALL_LANES, sent, half * 4);
         }
     }
     return s[0] + __shfl_xor_sync(ALL_LANES, s[0], 2);
@@ -42,12 +42,12 @@ __device__ inline uint32_t lane_of(uint32_t position) {
     return (position >> 3 & 1) | (position & 7) << 2;
 }
 
-// Running softmax: the greatest score and the sum of the weights.
+// Running softmax: the maximum score and the sum of weights relative to it.
 struct Softmax {
     float most = -INFINITY, sum = 0.f;
 
-    // Adds the scores of a block, one per lane. `score` becomes its weight. Returns the factor for
-    // earlier sums.
+    // Adds a block of scores, one per lane, and replaces `score` with its weight. Returns the
+    // factor that rescales earlier sums.
     __device__ float take(float &score) {
         float best = score, weights;
         for (uint32_t step : {16u, 8u, 4u, 1u})
@@ -63,7 +63,7 @@ struct Softmax {
     }
 };
 
-// Operands of the attention.
+// Arguments of `attend`.
 template <typename V>
 struct Attention {
     V *y;           // [rows, heads, dim]
@@ -74,12 +74,13 @@ struct Attention {
     const Tile *tiles;
     const uint32_t *block_tables;
     uint32_t group, kv_heads, dim, window;
-    uint32_t per_part; // positions of a part, whole blocks
+    uint32_t per_part; // positions per part, a multiple of KV_BLOCK
     float scale;
 };
 
-// Grid `(tiles, kv heads, parts)` of ATTENTION_WARPS warps. A tile has at most QUERIES queries, its
-// rows times `group`; a head has at most `DIMS * 32` dims, a multiple of DIMS.
+// Attention of one tile, KV head and part. Grid: (tiles, kv heads, parts), blocks of
+// ATTENTION_WARPS warps. A tile has at most QUERIES queries (rows times `group`); `dim` is a
+// multiple of DIMS and at most `DIMS * 32`.
 template <uint32_t QUERIES, uint32_t DIMS, typename V>
 __device__ inline void attend(const Attention<V> &a) {
     __shared__ float queries[QUERIES][DIMS * WARP];
@@ -89,7 +90,7 @@ __device__ inline void attend(const Attention<V> &a) {
     const uint32_t kv_head = blockIdx.y, part = blockIdx.z, dim = a.dim;
     const uint32_t count = tile.rows * a.group, heads = a.kv_heads * a.group;
     const uint32_t end = tile.first_position + tile.rows;
-    if (uint64_t(part) * a.per_part >= end) { // a part that only longer sequences have
+    if (uint64_t(part) * a.per_part >= end) { // the part is past the end of this sequence
         for (uint32_t q = threadIdx.x; q < count; q += blockDim.x) {
             const uint64_t row = tile.first_row + q / a.group;
             const uint64_t result = row * heads + kv_head * a.group + q % a.group;
@@ -109,7 +110,7 @@ __device__ inline void attend(const Attention<V> &a) {
     }
     __syncthreads();
 
-    // The blocks within the part that any of the rows attends to.
+    // Blocks of the part that at least one row attends to.
     const uint32_t start = tile.first_position >= a.window ? tile.first_position + 1 - a.window : 0;
     const uint32_t per_part = a.per_part / KV_BLOCK;
     const uint32_t last = min((end + KV_BLOCK - 1) / KV_BLOCK, (part + 1) * per_part);
@@ -147,8 +148,8 @@ __device__ inline void attend(const Attention<V> &a) {
         }
         for (uint32_t p = 0; p < KV_BLOCK; ++p) {
             float v[DIMS] = {};
-            // The last positions of a block may never have been written. They have no weight, but
-            // could be NaN, so they are not read.
+            // Unwritten positions at the end of a block have weight 0 but may hold NaN, so they are
+            // not read.
             const bool written = block * KV_BLOCK + p < end;
             if (written && lane * DIMS < dim) load(v, values + p * dim + lane * DIMS);
 #pragma unroll
@@ -205,20 +206,20 @@ ATTENTION(1, 8)
 ATTENTION(8, 8)
 #undef ATTENTION
 
-// Combines the parts of a row and head; one block per row and head.
+// Combines the parts of each row and head. One block per row and head.
 KERNEL(attention_combine, T *y, const float *parts, uint32_t count, uint32_t dim) {
     const float *from = parts + uint64_t(blockIdx.x) * count * (dim + 2);
     float best = -INFINITY, sum = 0.f;
     for (uint32_t part = 0; part < count; ++part) best = fmaxf(best, from[part * (dim + 2) + dim]);
     for (uint32_t part = 0; part < count; ++part) {
-        const float *of = from + part * (dim + 2);
-        sum += of[dim] == -INFINITY ? 0.f : __expf(of[dim] - best) * of[dim + 1];
+        const float *partial = from + part * (dim + 2);
+        sum += partial[dim] == -INFINITY ? 0.f : __expf(partial[dim] - best) * partial[dim + 1];
     }
     for (uint32_t d = threadIdx.x; d < dim; d += blockDim.x) {
         float value = 0.f;
         for (uint32_t part = 0; part < count; ++part) {
-            const float *of = from + part * (dim + 2);
-            value += of[dim] == -INFINITY ? 0.f : __expf(of[dim] - best) * of[d];
+            const float *partial = from + part * (dim + 2);
+            value += partial[dim] == -INFINITY ? 0.f : __expf(partial[dim] - best) * partial[d];
         }
         store(y + uint64_t(blockIdx.x) * dim + d, value / sum);
     }

@@ -1,7 +1,7 @@
-// Dtypes and reductions that all kernels share.
+// Dtype conversions and reductions shared by all kernels.
 //
-// `kernels.cu` includes the kernels once per dtype that a base may be resident in, with T defined
-// as the dtype and KERNEL as the declaration of a kernel for it. All arithmetic is in float.
+// `kernels.cu` includes the kernels once per resident dtype, with T defined as the dtype and KERNEL
+// as the declaration of a kernel for it. All arithmetic is in float.
 #pragma once
 #include <cstdint>
 #include <cuda_bf16.h>
@@ -9,7 +9,7 @@
 
 constexpr uint32_t WARP = 32;
 constexpr uint32_t ALL_LANES = 0xffffffffu;
-// Positions per block of keys and values, as `kernels::kv::BLOCK`.
+// Positions per KV cache block; equals `kernels::kv::BLOCK`.
 constexpr uint32_t KV_BLOCK = 16;
 
 __device__ inline float widen(float v) { return v; }
@@ -21,14 +21,14 @@ __device__ inline void store(float *to, float v) { *to = v; }
 __device__ inline void store(__nv_bfloat16 *to, float v) { *to = __float2bfloat16_rn(v); }
 __device__ inline void store(__half *to, float v) { *to = __float2half_rn(v); }
 
-// N neighbouring values that are read at once, aligned to all of them.
+// N adjacent values, aligned so that one instruction reads them.
 template <typename V, uint32_t N>
 struct alignas(sizeof(V) * N) Neighbours {
     V values[N];
 };
 
-// Loads and widens N neighbouring values, in reads of 16 bytes at most. `from` is aligned to a
-// read.
+// Loads and widens N adjacent values, in reads of up to 16 bytes. `from` must be aligned to the
+// size of one read.
 template <uint32_t N, typename V>
 __device__ inline void load(float (&to)[N], const V *from) {
     constexpr uint32_t READ = N * sizeof(V) <= 16 ? N : 16 / sizeof(V);
@@ -40,13 +40,13 @@ __device__ inline void load(float (&to)[N], const V *from) {
     }
 }
 
-// Sum over `lanes` neighbouring lanes, a power of two. All of them get it.
+// Sum over a group of `lanes` adjacent lanes (a power of two), returned to all of them.
 __device__ inline float sum_over(float v, uint32_t lanes) {
     for (uint32_t step = lanes / 2; step > 0; step /= 2) v += __shfl_xor_sync(ALL_LANES, v, step);
     return v;
 }
 
-// Sum over a block of at most 32 warps. All threads get it.
+// Sum over a block of at most 32 warps, returned to all threads.
 __device__ inline float sum_over_block(float v) {
     __shared__ float sums[WARP];
     const uint32_t warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;

@@ -1,4 +1,4 @@
-// Deltas of a ticket: a CSR matrix per weight, and the search for the row of a nonzero.
+// Ticket deltas, as one CSR matrix per weight, and iteration over their nonzeros.
 #pragma once
 #include "common.cuh"
 
@@ -9,7 +9,7 @@ struct Deltas {
     const void *columns;         // [nonzeros], u16 or u32
     const void *values;          // [nonzeros], bf16 or f32
     uint32_t kinds;
-    uint32_t lanes; // that share a row in the overlay, a power of two
+    uint32_t lanes; // lanes per row in the overlay, a power of two
 };
 constexpr uint32_t WIDE_COLUMNS = 1, WIDE_VALUES = 2;
 
@@ -24,7 +24,7 @@ __device__ inline float value_of(const Deltas &deltas, uint32_t nonzero) {
                : widen(static_cast<const __nv_bfloat16 *>(deltas.values)[nonzero]);
 }
 
-// Row of a nonzero that lies in one of the rows `first..last`, by binary search.
+// Row of a nonzero, by binary search among the rows `first..last`.
 __device__ inline uint32_t row_of(const uint32_t *row_offsets, uint32_t first, uint32_t last,
                                   uint32_t nonzero) {
     while (last - first > 1) {
@@ -37,11 +37,11 @@ __device__ inline uint32_t row_of(const uint32_t *row_offsets, uint32_t first, u
     return first;
 }
 
-// Nonzeros per block of `for_each_nonzero`, in which neighbouring lanes read neighbouring nonzeros.
+// Nonzeros per block of `for_each_nonzero`. Adjacent lanes read adjacent nonzeros.
 constexpr uint32_t CHUNK = 1024;
 
-// Calls `visit(nonzero, row)` for the nonzeros of the block, from `first` on. All threads of the
-// block must call it.
+// Calls `visit(nonzero, row)` for the block's nonzeros, which start at `first`; each thread visits
+// its share. All threads of the block must call this.
 template <typename Visit>
 __device__ inline void for_each_nonzero(const uint32_t *row_offsets, uint32_t rows, uint32_t first,
                                         Visit visit) {

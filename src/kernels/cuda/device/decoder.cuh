@@ -1,14 +1,15 @@
-// Operations of a decoder layer besides products and attention. The residual stream is in float,
-// all other activations in the base's dtype.
+// Non-GEMM operations of a decoder layer, except attention: embedding lookup, norms, RoPE, KV cache
+// writes, SiLU, residual and bias. The residual stream is float; all other activations have the
+// base's dtype.
 
-// `to[i] = from[ids[i]]` for rows of `width` values, widened; one block per row.
+// `to[i] = from[ids[i]]` for rows of `width` values, widened to float. One block per row.
 KERNEL(gather_rows, float *to, const T *from, const uint32_t *ids, uint32_t width) {
     from += uint64_t(ids[blockIdx.x]) * width;
     to += uint64_t(blockIdx.x) * width;
     for (uint32_t i = threadIdx.x; i < width; i += blockDim.x) to[i] = widen(from[i]);
 }
 
-// `y = w * x / sqrt(mean(x^2) + eps)`; one block per row.
+// `y = w * x / sqrt(mean(x^2) + eps)`. One block per row.
 KERNEL(rms_norm, T *y, const float *x, const T *weight, uint32_t width, float eps) {
     x += uint64_t(blockIdx.x) * width;
     y += uint64_t(blockIdx.x) * width;
@@ -19,8 +20,8 @@ KERNEL(rms_norm, T *y, const float *x, const T *weight, uint32_t width, float ep
         store(y + i, x[i] * (inverse * widen(weight[i])));
 }
 
-// `x += y`, and the sum normalised as by rms_norm; one block per row. A thread has the same columns
-// in both passes, so it needs no barrier between them.
+// `x += y`, then `normed = rms_norm(x)`. One block per row. Each thread handles the same columns in
+// both passes, so `x` needs no barrier between them.
 KERNEL(add_rms_norm, T *normed, float *x, const T *y, const T *weight, uint32_t width, float eps) {
     x += uint64_t(blockIdx.x) * width;
     y += uint64_t(blockIdx.x) * width;
@@ -67,8 +68,8 @@ KERNEL(rotate, T *x, uint64_t row_stride, const float *cos, const float *sin, co
     }
 }
 
-// Stores the new keys and values of a row at its slot. In the row the values follow the keys; in
-// the cache they begin `half` values after them. One block per row.
+// Writes the keys and values of each new row to its slot. In a row, the values follow the keys; in
+// the cache, the values start `half` elements after the keys. One block per row.
 KERNEL(kv_write, T *keys, uint64_t half, const T *fresh, uint64_t row_stride, const uint32_t *slots,
        uint32_t heads, uint32_t dim) {
     const uint32_t slot = slots[blockIdx.x], offset = slot % KV_BLOCK;
@@ -81,7 +82,7 @@ KERNEL(kv_write, T *keys, uint64_t half, const T *fresh, uint64_t row_stride, co
     }
 }
 
-// `silu(gate) * up`; a row has `width` gate values, then `width` up values.
+// `y = silu(gate) * up`. A row of `gate_up` has `width` gate values, then `width` up values.
 KERNEL(silu_mul, T *y, const T *gate_up, uint32_t width, uint64_t count) {
     for (uint64_t i = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
          i += uint64_t(gridDim.x) * blockDim.x) {
@@ -91,7 +92,7 @@ KERNEL(silu_mul, T *y, const T *gate_up, uint32_t width, uint64_t count) {
     }
 }
 
-// `x += y`, where `x` is the residual stream in float.
+// `x += y`; `x` is the residual stream in float.
 KERNEL(residual_add, float *x, const T *y, uint64_t count) {
     for (uint64_t i = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
          i += uint64_t(gridDim.x) * blockDim.x)
@@ -113,7 +114,7 @@ KERNEL(bias_add, T *y, const T *bias, uint32_t width, uint64_t count) {
     add_to_rows(y, bias, width, count);
 }
 
-// The same for a product in float.
-KERNEL(bias_add_wide, float *y, const T *bias, uint32_t width, uint64_t count) {
+// `y += bias` in every row, for `y` in float.
+KERNEL(bias_add_to_f32, float *y, const T *bias, uint32_t width, uint64_t count) {
     add_to_rows(y, bias, width, count);
 }

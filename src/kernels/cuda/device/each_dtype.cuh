@@ -1,4 +1,4 @@
-// The kernels that are compiled for each dtype; included once per dtype.
+// Kernels compiled per resident dtype: `kernels.cu` includes this once per T and KERNEL.
 #include "attention.cuh"
 #include "decoder.cuh"
 #include "overlay.cuh"

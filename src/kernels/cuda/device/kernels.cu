@@ -1,7 +1,7 @@
-// All kernels, for each dtype: one translation unit, one image.
+// All kernels, in one translation unit.
 //
-// If `HOST_EMULATION` is defined, tests/cuda/emulation.h was included before and defines the CUDA
-// keywords and functions for the host, and NAMED_KERNEL, which registers a kernel by its name.
+// On the host (`HOST_EMULATION`), tests/cuda/emulation.h is included first: it defines the CUDA
+// keywords and functions, and a NAMED_KERNEL that registers each kernel by name.
 #include "common.cuh"
 #include "csr.cuh"
 

@@ -1,10 +1,10 @@
-// `y + scale * x * Delta^T` for a ragged batch, whose rows are in segments under one ticket or
-// none. The product `y` is in float and the sum is rounded once, since a ticket often adds less
-// than half a unit in the last place of a rounded product, which would be lost.
+// `y + scale * x * Delta^T` for a ragged batch, divided into segments of rows with the same ticket
+// or none. The product `y` is in float and the sum is rounded once: a ticket often adds less than
+// half a unit in the last place of a rounded product, and that would be lost.
 
 #ifndef TOMBOLA_OVERLAY
 #define TOMBOLA_OVERLAY
-// Batch rows under one ticket, or under none (null). `present/ticket/overlay.rs` has the same
+// Batch rows with the same ticket, or with none (null). `present/ticket/overlay.rs` has the same
 // struct.
 struct Segment {
     const Deltas *ticket; // one entry per weight
@@ -13,11 +13,11 @@ struct Segment {
     uint32_t padding;
 };
 
-// Batch rows that share the read of a nonzero.
+// Batch rows computed per read of a nonzero.
 constexpr uint32_t OVERLAY_ROWS = 4;
 
-// Rounds values to which no ticket adds, with all blocks of a segment. A thread reads several
-// values before it writes, so that it waits only once.
+// Rounds rows without deltas, using all blocks of the segment. Each thread issues several reads
+// before its first write, to hide their latency.
 template <typename V>
 __device__ inline void round_all(V *to, const float *y, uint64_t count) {
     constexpr uint32_t AT_ONCE = 8;
@@ -34,16 +34,16 @@ __device__ inline void round_all(V *to, const float *y, uint64_t count) {
     }
 }
 
-// Adds the sparse product of a few batch rows. The lanes of a group share the nonzeros of a row of
-// the weight, then add up their sums. The order of a sum depends on the ticket only, not on other
-// batch rows. `x(row, column)` reads the input.
+// Adds the sparse product for up to OVERLAY_ROWS batch rows. Each group of lanes divides the
+// nonzeros of one weight row among its lanes, then adds their partial sums. The summation order
+// depends only on the ticket. `x(row, column)` reads the input.
 template <typename V, typename Input>
 __device__ inline void add_rows(V *to, const float *y, uint32_t out, uint32_t rows,
                                 const Deltas &deltas, float scale, uint32_t first, uint32_t last,
                                 Input x) {
     const uint32_t lanes = deltas.lanes, lane = threadIdx.x % lanes;
     const uint32_t at_once = blockDim.x / lanes;
-    // All lanes of a warp stay in the loop, since the sums need all of them.
+    // All lanes of a warp stay in the loop, because the shuffles of `sum_over` need all of them.
     for (uint32_t start = first; start < last; start += at_once) {
         const uint32_t row = start + threadIdx.x / lanes;
         const bool inside = row < last;
@@ -67,8 +67,8 @@ __device__ inline void add_rows(V *to, const float *y, uint32_t out, uint32_t ro
 }
 #endif
 
-// Grid `(ranges of the weight's rows, segments)`. If `staged`, dynamic shared memory has room for
-// `at_once` rows of x, at most OVERLAY_ROWS.
+// Overlay of one weight. Grid: (ranges of weight rows, segments). If `staged`, dynamic shared
+// memory holds `at_once` rows of x, at most OVERLAY_ROWS.
 KERNEL(overlay, T *sums, const float *y, const T *x, const Segment *segments, uint32_t weight,
        uint32_t inner, uint32_t out, uint32_t at_once, uint32_t staged) {
     SHARED_MEMORY(float, stage);
@@ -88,7 +88,7 @@ KERNEL(overlay, T *sums, const float *y, const T *x, const Segment *segments, ui
         const float *dense = y + row * out;
         T *to = sums + row * out;
         if (staged) {
-            __syncthreads(); // the rows before may still be read
+            __syncthreads(); // wait until the previous rows are consumed
             for (uint32_t i = threadIdx.x; i < rows * inner; i += blockDim.x)
                 stage[i] = widen(from[i]);
             __syncthreads();
@@ -103,8 +103,8 @@ KERNEL(overlay, T *sums, const float *y, const T *x, const Segment *segments, ui
     }
 }
 
-// Writes the deltas of a weight, times `factor`, into a matrix of zeros, for a dense product with
-// many batch rows.
+// Expands the deltas of a weight, times `factor`, into a zeroed dense matrix, for a dense product
+// with many batch rows.
 KERNEL(overlay_expand, T *dense, const Deltas *ticket, uint32_t weight, uint32_t inner,
        uint32_t out, float factor) {
     const Deltas deltas = ticket[weight];

@@ -1,7 +1,7 @@
-// Token sampling from rows of logits, which are in float for every dtype of the base.
+// Token sampling from rows of logits; logits are float for every dtype of the base.
 #pragma once
 
-// How one token is sampled: greedily if the temperature is 0. `present/sample.rs` has the same
+// Sampling parameters of one token; temperature 0 means greedy. `present/sample.rs` has the same
 // struct.
 struct SamplingParams {
     double random;
@@ -12,7 +12,7 @@ struct SamplingParams {
 constexpr uint32_t NO_TOKEN = 0xffffffffu;
 constexpr uint32_t MAX_WARPS = 32;
 
-// Sum over a block. All threads get it. The order is irrelevant for integers.
+// Sum over a block, returned to all threads. Integer sums do not depend on their order.
 __device__ inline uint64_t total_over_block(uint64_t v) {
     __shared__ uint64_t sums[MAX_WARPS];
     for (uint32_t step = WARP / 2; step > 0; step /= 2) v += __shfl_xor_sync(ALL_LANES, v, step);
@@ -24,9 +24,9 @@ __device__ inline uint64_t total_over_block(uint64_t v) {
     return total;
 }
 
-// Token of the greatest finite logit of a row, the first among equals, for all threads; NO_TOKEN if
-// there is none.
-__device__ inline uint32_t greatest(const float *logits, uint32_t vocabulary) {
+// Token with the largest finite logit of a row (the first among equals), returned to all threads;
+// NO_TOKEN if no logit is finite.
+__device__ inline uint32_t argmax(const float *logits, uint32_t vocabulary) {
     __shared__ float values[MAX_WARPS];
     __shared__ uint32_t tokens[MAX_WARPS];
     float best = -INFINITY;
@@ -47,9 +47,9 @@ __device__ inline uint32_t greatest(const float *logits, uint32_t vocabulary) {
     return token;
 }
 
-// Distribution of a row. The weight of a token is relative to the likeliest token, which has 1. Its
-// key is the bits of the weight, which have the same order. Its mass is the weight in units of
-// 2^-40, an integer, so that sums do not depend on their order.
+// Distribution of a row. A token's weight is its probability relative to the likeliest token, which
+// has weight 1. Its key is the bit pattern of the weight, which sorts like the weight. Its mass is
+// the weight in units of 2^-40: an integer, so that sums do not depend on their order.
 struct Row {
     const uint32_t *keys;
     uint32_t vocabulary;
@@ -60,7 +60,7 @@ struct Row {
         return uint64_t(__uint_as_float(key) * 0x1p40f);
     }
 
-    // The sum of `measure(key)` over all tokens.
+    // Sum of `measure(key)` over all tokens.
     template <typename Measure>
     __device__ uint64_t sum(Measure measure) const {
         uint64_t part = 0;
@@ -68,71 +68,74 @@ struct Row {
         return total_over_block(part);
     }
 
-    // The greatest key for which the tokens from it on reach `wanted`, as `from(key)` measures
-    // them.
-    template <typename From>
-    static __device__ uint32_t lightest(uint64_t wanted, From from) {
+    // Largest key whose tokens at or above it sum to at least `wanted`; `sum_from(key)` is that
+    // sum.
+    template <typename SumFrom>
+    static __device__ uint32_t threshold_key(uint64_t wanted, SumFrom sum_from) {
         uint32_t key = 0;
-        for (uint32_t bit = 1u << 29; bit > 0;
-             bit /= 2)  // weights are at most 1, whose bits are below 2^30
-            if (from(key | bit) >= wanted) key |= bit;
+        // Weights are at most 1, and the bit pattern of 1 is below 2^30.
+        for (uint32_t bit = 1u << 29; bit > 0; bit /= 2)
+            if (sum_from(key | bit) >= wanted) key |= bit;
         return key;
     }
 };
 
-// Tokens of a distribution that are kept: those whose keys are above `key`, and the first `ties` of
-// those whose key it is.
-struct Kept {
+// The tokens that remain after min_p, top_k and top_p: all with keys above `key`, and the first
+// `ties` of those with exactly this key.
+struct Filter {
     uint32_t key, ties;
 };
 
-__device__ inline Kept kept_of(const Row &row, const SamplingParams &params) {
-    const uint32_t least = params.min_p > 0.f ? __float_as_uint(params.min_p) : 0; // -0 counts as 0
-    Kept kept{least > 0 ? least - 1 : 0, 0};
+__device__ inline Filter filter_of(const Row &row, const SamplingParams &params) {
+    // A min_p of -0 counts as 0.
+    const uint32_t min_key = params.min_p > 0.f ? __float_as_uint(params.min_p) : 0;
+    Filter filter{min_key > 0 ? min_key - 1 : 0, 0};
     const auto count_from = [&](uint32_t first) {
-        first = max(first, kept.key + 1);
+        first = max(first, filter.key + 1);
         return row.sum([&](uint32_t key) { return uint64_t(key >= first); });
     };
     if (params.top_k < row.vocabulary && count_from(0) > params.top_k) {
-        const uint32_t key = Row::lightest(params.top_k, count_from);
-        kept = {key, params.top_k - uint32_t(count_from(key + 1))};
+        const uint32_t key = Row::threshold_key(params.top_k, count_from);
+        filter = {key, params.top_k - uint32_t(count_from(key + 1))};
     }
     if (params.top_p < 1.f) {
         const auto mass_from = [&](uint32_t first) {
-            const uint64_t above = row.sum(
-                [&](uint32_t key) { return key >= first && key > kept.key ? Row::mass(key) : 0; });
-            return above + (first <= kept.key ? kept.ties * Row::mass(kept.key) : 0);
+            const uint64_t above = row.sum([&](uint32_t key) {
+                return key >= first && key > filter.key ? Row::mass(key) : 0;
+            });
+            return above + (first <= filter.key ? filter.ties * Row::mass(filter.key) : 0);
         };
         const uint64_t wanted =
             max(uint64_t(ceil(double(mass_from(0)) * params.top_p)), uint64_t(1));
-        const uint32_t key = Row::lightest(wanted, mass_from);
+        const uint32_t key = Row::threshold_key(wanted, mass_from);
         const uint64_t left = wanted - mass_from(key + 1), each = Row::mass(key);
         const uint64_t ties = (left + each - 1) / each;
-        kept = {key, key == kept.key ? min(kept.ties, uint32_t(ties)) : uint32_t(ties)};
+        filter = {key, key == filter.key ? min(filter.ties, uint32_t(ties)) : uint32_t(ties)};
     }
-    return kept;
+    return filter;
 }
 
-// Calls `visit(token, mass)` for the tokens `first..last`, WARP at a time in ascending order, one
-// per lane. Tokens that are not kept have mass 0. `ties` is the number of tied tokens before
-// `first`. Stops when a visit returns true, which it must do on all lanes alike.
+// Calls `visit(token, mass)` for the tokens `first..last` in ascending order, one per lane. Tokens
+// outside the filter have mass 0. `ties` is the number of tied tokens before `first`. All lanes
+// participate; stops when `visit` returns true, which it must do on all lanes at once.
 template <typename Visit>
-__device__ inline void walk(const Row &row, Kept kept, uint32_t first, uint32_t last, uint32_t ties,
-                            Visit visit) {
+__device__ inline void for_each_token(const Row &row, Filter filter, uint32_t first,
+                                      uint32_t last, uint32_t ties, Visit visit) {
     const uint32_t lane = threadIdx.x % WARP;
     for (uint32_t start = first; start < last; start += WARP) {
         const uint32_t token = start + lane, key = token < last ? row.key(token) : 0;
-        const bool tied = key == kept.key && key > 0;
+        const bool tied = key == filter.key && key > 0;
         const uint32_t all_tied = __ballot_sync(ALL_LANES, tied);
         const uint32_t rank = ties + __popc(all_tied & ((1u << lane) - 1));
         ties += __popc(all_tied);
-        const bool stays = key > kept.key || (tied && rank < kept.ties);
+        const bool stays = key > filter.key || (tied && rank < filter.ties);
         if (visit(token, stays ? Row::mass(key) : 0)) return;
     }
 }
 
-// Samples from the kept tokens, in ascending order.
-__device__ inline uint32_t draw(const Row &row, Kept kept, double random) {
+// Samples one of the remaining tokens: the one whose interval of cumulative mass, in ascending
+// token order, contains `random` times the total.
+__device__ inline uint32_t draw(const Row &row, Filter filter, double random) {
     __shared__ uint64_t masses[MAX_WARPS];
     __shared__ uint32_t ties[MAX_WARPS];
     __shared__ uint32_t drawn;
@@ -140,7 +143,7 @@ __device__ inline uint32_t draw(const Row &row, Kept kept, double random) {
     const uint32_t first = uint64_t(row.vocabulary) * warp / warps;
     const uint32_t last = uint64_t(row.vocabulary) * (warp + 1) / warps;
     uint32_t tied = 0;
-    for (uint32_t i = first + lane; i < last; i += WARP) tied += row.key(i) == kept.key;
+    for (uint32_t i = first + lane; i < last; i += WARP) tied += row.key(i) == filter.key;
     for (uint32_t step = WARP / 2; step > 0; step /= 2)
         tied += __shfl_xor_sync(ALL_LANES, tied, step);
     if (lane == 0) ties[warp] = tied;
@@ -148,8 +151,8 @@ __device__ inline uint32_t draw(const Row &row, Kept kept, double random) {
     uint32_t ties_before = 0;
     for (uint32_t w = 0; w < warp; ++w) ties_before += ties[w];
     uint64_t mass = 0;
-    walk(row, kept, first, last, ties_before,
-         [&](uint32_t, uint64_t own) { return mass += own, false; });
+    for_each_token(row, filter, first, last, ties_before,
+                   [&](uint32_t, uint64_t own) { return mass += own, false; });
     for (uint32_t step = WARP / 2; step > 0; step /= 2)
         mass += __shfl_xor_sync(ALL_LANES, mass, step);
     if (lane == 0) masses[warp] = mass;
@@ -158,7 +161,7 @@ __device__ inline uint32_t draw(const Row &row, Kept kept, double random) {
     for (uint32_t w = 0; w < warps; ++w) before += w < warp ? masses[w] : 0, total += masses[w];
     const uint64_t wanted = min(uint64_t(random * double(total)), total - 1);
     if (before <= wanted && wanted < before + mass)
-        walk(row, kept, first, last, ties_before, [&](uint32_t token, uint64_t own) {
+        for_each_token(row, filter, first, last, ties_before, [&](uint32_t token, uint64_t own) {
             uint64_t group = own;
             for (uint32_t step = WARP / 2; step > 0; step /= 2)
                 group += __shfl_xor_sync(ALL_LANES, group, step);
@@ -174,24 +177,25 @@ __device__ inline uint32_t draw(const Row &row, Kept kept, double random) {
     return drawn;
 }
 
-// Samples one token per block. `keys` has room for a row per block, if any of them is sampled at
-// random.
+// Samples one token per block. `keys` is scratch space for one row per block; it may be empty if
+// all rows are sampled greedily.
 NAMED_KERNEL(sample, uint32_t *tokens, uint32_t *keys, const float *logits,
              const SamplingParams *all, uint32_t vocabulary) {
     const SamplingParams params = all[blockIdx.x];
     logits += uint64_t(params.row) * vocabulary;
-    uint32_t token = greatest(logits, vocabulary);
+    uint32_t token = argmax(logits, vocabulary);
     if (token != NO_TOKEN && params.temperature > 0.f) {
-        const float most = logits[token];
+        const float max_logit = logits[token];
         keys += uint64_t(blockIdx.x) * vocabulary;
         for (uint32_t i = threadIdx.x; i < vocabulary; i += blockDim.x) {
-            // Comparisons with NaN are false.
-            const bool weighs = logits[i] > -INFINITY && logits[i] <= most;
-            keys[i] = weighs ? __float_as_uint(expf((logits[i] - most) / params.temperature)) : 0;
+            // NaN fails both comparisons.
+            const bool counts = logits[i] > -INFINITY && logits[i] <= max_logit;
+            const float exponent = (logits[i] - max_logit) / params.temperature;
+            keys[i] = counts ? __float_as_uint(expf(exponent)) : 0;
         }
         __syncthreads();
         const Row row{keys, vocabulary};
-        token = draw(row, kept_of(row, params), params.random);
+        token = draw(row, filter_of(row, params), params.random);
     }
     if (threadIdx.x == 0) tokens[blockIdx.x] = token;
 }

@@ -1,16 +1,16 @@
-// Operations of the trainer besides products, all in float. Sums have a fixed order, so a run can
-// be repeated bit for bit.
+// Non-GEMM operations of the trainer, all in float. Sums have a fixed order, so runs are
+// reproducible bit for bit.
 #pragma once
 
-// `target += values`, or their absolute values.
+// `target += values`, or `target += |values|` if `absolute`.
 NAMED_KERNEL(accumulate, float *target, const float *values, uint64_t count, uint32_t absolute) {
     for (uint64_t i = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
          i += uint64_t(gridDim.x) * blockDim.x)
         target[i] += absolute ? fabsf(values[i]) : values[i];
 }
 
-// `target[ids[i]] += values[i]` for rows of `width` values; one thread per column, since `ids` may
-// repeat.
+// `target[ids[i]] += values[i]` for rows of `width` values. One thread per column, because `ids`
+// may repeat.
 NAMED_KERNEL(accumulate_rows, float *target, const uint32_t *ids, const float *values,
              uint32_t rows, uint32_t width) {
     const uint32_t column = blockIdx.x * blockDim.x + threadIdx.x;
@@ -19,7 +19,7 @@ NAMED_KERNEL(accumulate_rows, float *target, const uint32_t *ids, const float *v
         target[uint64_t(ids[row]) * width + column] += values[uint64_t(row) * width + column];
 }
 
-// `mean = beta * mean + (1 - beta) * scale * gradient`, or of its square.
+// `mean = beta * mean + (1 - beta) * g` with `g = scale * gradient`, or `g^2` if `square`.
 NAMED_KERNEL(update_mean, float *mean, const float *gradient, uint64_t count, uint32_t square,
              float beta, float scale) {
     for (uint64_t i = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
@@ -37,7 +37,7 @@ NAMED_KERNEL(optimizer_step, float *weights, const float *direction, const float
         weights[i] = keep * weights[i] - rate * direction[i] / (root * sqrtf(mean_square[i]) + eps);
 }
 
-// Sum of squares of each chunk of `chunk` values; one block per chunk.
+// Sum of squares of each chunk of `chunk` values. One block per chunk.
 NAMED_KERNEL(sum_of_squares, float *sums, const float *values, uint64_t count, uint32_t chunk) {
     const uint64_t first = uint64_t(blockIdx.x) * chunk;
     const uint64_t end = count - first < chunk ? count : first + chunk;
@@ -47,8 +47,8 @@ NAMED_KERNEL(sum_of_squares, float *sums, const float *values, uint64_t count, u
     if (threadIdx.x == 0) sums[blockIdx.x] = sum;
 }
 
-// Transposes a matrix. Grid `(columns / 32, rows / 32)`, with 32 x 8 threads per block in one
-// dimension.
+// Transposes a matrix through shared memory, in tiles of 32 x 32. Grid: (columns / 32, rows / 32),
+// rounded up; 256 threads per block.
 NAMED_KERNEL(transpose, float *to, const float *from, uint32_t rows, uint32_t columns) {
     __shared__ float tile[WARP][WARP + 1];
     const uint32_t x = threadIdx.x % WARP, y = threadIdx.x / WARP;
@@ -63,9 +63,9 @@ NAMED_KERNEL(transpose, float *to, const float *from, uint32_t rows, uint32_t co
     }
 }
 
-// Adds the weight gradient at the trained positions: at `(row, column)`, the dot product of a row
-// of `dy` `[out, tokens]` and a row of `x` `[in, tokens]`. One position per warp at a time, CHUNK
-// per block.
+// Adds the weight gradient at the trained positions: for `(row, column)`, the dot product of row
+// `row` of `dy` `[out, tokens]` and row `column` of `x` `[in, tokens]`. Each warp computes one
+// position at a time; CHUNK positions per block.
 NAMED_KERNEL(sddmm_gradient, float *gradient, const uint32_t *row_offsets, const uint32_t *columns,
              const float *x, const float *dy, uint32_t out, uint32_t tokens) {
     const uint32_t nonzeros = row_offsets[out], first = blockIdx.x * CHUNK,
@@ -97,7 +97,7 @@ NAMED_KERNEL(set_positions, float *weight, const float *values, const uint32_t *
     });
 }
 
-// With s the logistic function of the gate: `dup = dy * gate * s` and
+// Gradient of `silu_mul`. With s the logistic function of the gate: `dup = dy * gate * s`,
 // `dgate = dy * up * s * (1 + gate * (1 - s))`.
 NAMED_KERNEL(silu_mul_backward, float *dx, const float *gate_up, const float *dy, uint32_t width,
              uint64_t count) {
@@ -111,14 +111,15 @@ NAMED_KERNEL(silu_mul_backward, float *dx, const float *gate_up, const float *dy
     }
 }
 
-// `1 / sqrt(mean(row^2) + eps)`, for all threads of a block.
+// `1 / sqrt(mean(row^2) + eps)`, returned to all threads of the block.
 __device__ inline float inverse_root(const float *row, uint32_t width, float eps) {
     float square = 0.f;
     for (uint32_t i = threadIdx.x; i < width; i += blockDim.x) square += row[i] * row[i];
     return 1.f / sqrtf(sum_over_block(square) / width + eps);
 }
 
-// `r * (w * dy - x * r^2 * mean(w * dy * x))`; one block per row.
+// Input gradient of `rms_norm`: `dx = r * (w * dy - x * r^2 * mean(w * dy * x))` with
+// `r = 1 / sqrt(mean(x^2) + eps)`. One block per row.
 NAMED_KERNEL(rms_norm_backward, float *dx, const float *x, const float *weight, const float *dy,
              uint32_t width, float eps) {
     x += uint64_t(blockIdx.x) * width;
@@ -132,13 +133,13 @@ NAMED_KERNEL(rms_norm_backward, float *dx, const float *x, const float *weight, 
         dx[i] = inverse * (weight[i] * dy[i] - x[i] * back);
 }
 
-// `1 / sqrt(mean(x^2) + eps)` of each row; one block per row.
+// `1 / sqrt(mean(x^2) + eps)` per row. One block per row.
 NAMED_KERNEL(rms_inverse, float *inverse, const float *x, uint32_t width, float eps) {
-    const float of_row = inverse_root(x + uint64_t(blockIdx.x) * width, width, eps);
-    if (threadIdx.x == 0) inverse[blockIdx.x] = of_row;
+    const float row_inverse = inverse_root(x + uint64_t(blockIdx.x) * width, width, eps);
+    if (threadIdx.x == 0) inverse[blockIdx.x] = row_inverse;
 }
 
-// Sum over rows of `dy * x * inverse`; one thread per column.
+// Weight gradient of `rms_norm`: the sum over rows of `dy * x * inverse`. One thread per column.
 NAMED_KERNEL(rms_norm_weight_gradient, float *gradient, const float *x, const float *dy,
              const float *inverse, uint32_t rows, uint32_t width) {
     const uint32_t column = blockIdx.x * blockDim.x + threadIdx.x;
@@ -151,8 +152,8 @@ NAMED_KERNEL(rms_norm_weight_gradient, float *gradient, const float *x, const fl
     gradient[column] = sum;
 }
 
-// Loss of each row's target. If `replaces`, the logits become the gradient of `weight` times the
-// sum of the losses. One block per row.
+// Cross-entropy loss per row. If `replaces`, overwrites the logits with the gradient of `weight`
+// times the sum of the losses. One block per row.
 NAMED_KERNEL(cross_entropy, float *losses, float *logits, const uint32_t *targets,
              uint32_t vocabulary, float weight, uint32_t replaces) {
     __shared__ float largest[WARP];
@@ -176,17 +177,17 @@ NAMED_KERNEL(cross_entropy, float *losses, float *logits, const uint32_t *target
         logits[i] = weight * (expf(logits[i] - log_sum) - (i == target ? 1.f : 0.f));
 }
 
-// Attention over whole sequences, one row and head per warp. Rows in no sequence have
-// `last <= first`. `present/training/attention.rs` passes this struct.
+// Arguments of the attention over whole sequences, which computes one row and head per warp. Rows
+// outside every sequence have `last <= first`. `present/training/attention.rs` passes this struct.
 struct CausalAttention {
     const float *q, *k, *v;       // [rows, heads or kv heads, dim]
-    const uint32_t *first, *last; // per row, the first row of its sequence and its end
+    const uint32_t *first, *last; // per row: first row of its sequence, and end of the sequence
     uint32_t rows, heads, kv_heads, dim, window;
     float scale;
 };
 constexpr uint32_t CAUSAL_DIMS = 8; // values per lane: heads of up to 256
 
-// Loads a lane's values of a head, zeros beyond it.
+// Loads a lane's values of a head, padded with zeros.
 __device__ inline void load_head(float (&to)[CAUSAL_DIMS], const float *from, uint32_t dim) {
 #pragma unroll
     for (uint32_t i = 0; i < CAUSAL_DIMS; ++i) {
@@ -218,13 +219,13 @@ __device__ inline void add(float (&to)[CAUSAL_DIMS], float factor,
     for (uint32_t i = 0; i < CAUSAL_DIMS; ++i) to[i] += factor * from[i];
 }
 
-// The first row that a row attends to.
+// First row that `row` attends to.
 __device__ inline uint32_t first_seen(const CausalAttention &a, uint32_t row) {
     const uint32_t by_window = row + 1 > a.window ? row + 1 - a.window : 0;
     return a.first[row] > by_window ? a.first[row] : by_window;
 }
 
-// The result, and the logarithms of the softmax sums.
+// Forward pass: the result, and the logarithm of each softmax sum.
 NAMED_KERNEL(causal_attention, float *y, float *log_sums, CausalAttention a) {
     const uint32_t item = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP;
     if (item >= a.rows * a.heads) return;
@@ -250,8 +251,8 @@ NAMED_KERNEL(causal_attention, float *y, float *log_sums, CausalAttention a) {
     if (threadIdx.x % WARP == 0) log_sums[item] = total > 0.f ? most + logf(total) : 0.f;
 }
 
-// Gradient of the queries and, for the next kernel, the product of `y` with its gradient per row
-// and head.
+// Backward pass, first part: the gradient of the queries and, for the second part, `dot(y, dy)` per
+// row and head.
 NAMED_KERNEL(causal_attention_dq, float *dq, float *products, const float *y, const float *log_sums,
              const float *dy, CausalAttention a) {
     const uint32_t item = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP;
@@ -275,7 +276,7 @@ NAMED_KERNEL(causal_attention_dq, float *dq, float *products, const float *y, co
     if (threadIdx.x % WARP == 0) products[item] = product;
 }
 
-// Gradients of keys and values; one row and key head per warp.
+// Backward pass, second part: the gradients of keys and values. One row and KV head per warp.
 NAMED_KERNEL(causal_attention_dkv, float *dk, float *dv, const float *log_sums, const float *dy,
              const float *products, CausalAttention a) {
     const uint32_t item = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP;
@@ -286,7 +287,7 @@ NAMED_KERNEL(causal_attention_dkv, float *dk, float *dv, const float *log_sums, 
     float to_k[CAUSAL_DIMS] = {}, to_v[CAUSAL_DIMS] = {};
     load_head(k, a.k + uint64_t(item) * a.dim, a.dim);
     load_head(v, a.v + uint64_t(item) * a.dim, a.dim);
-    // The rows that attend to this one: from itself on, within its sequence and the window.
+    // Rows that attend to this one: `row..end`, limited by the sequence and the window.
     const uint32_t left = a.last[row] > row ? a.last[row] - row : 0;
     const uint32_t end = a.last[row] > a.first[row] ? row + (left < a.window ? left : a.window) : 0;
     for (uint32_t query = row; query < end; ++query)

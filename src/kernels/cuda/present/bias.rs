@@ -15,7 +15,7 @@ pub fn bias_add(y: InOut, bias: Input) -> Result<()> {
     let (kernel, dtype) = if y.dtype() == bias.dtype() {
         ("bias_add", bias.dtype())
     } else {
-        ("bias_add_wide", DType::F32)
+        ("bias_add_to_f32", DType::F32)
     };
     let launch = Launch::new(&device, kernel, bias.dtype())?
         .write(&y.of_dtype(dtype)?)

@@ -8,11 +8,11 @@ use crate::kernels::cpu::gemm;
 use crate::kernels::cuda::{InOut, Input, Output};
 use crate::kernels::linear;
 
-/// `x·Wᵀ` in the weight's dtype, or in f32 if `wide`.
-pub fn linear(x: Input, weight: Input, wide: bool) -> Result<Output> {
+/// `x·Wᵀ` in the weight's dtype, or in f32 if `f32_output`.
+pub fn linear(x: Input, weight: Input, f32_output: bool) -> Result<Output> {
     let [rows, inner, out] = linear::check(x.1, weight.1)?;
     let (device, weight) = (&x.0.device, View::new(weight)?);
-    let dtype = if wide { DType::F32 } else { weight.dtype() };
+    let dtype = if f32_output { DType::F32 } else { weight.dtype() };
     let mut y = NewTensor::new(device, dtype, (rows, out))?;
     let operands = Product {
         x: View::new(x)?,

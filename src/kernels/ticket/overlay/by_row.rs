@@ -25,10 +25,10 @@ impl<C: Column, D: Element> Vectorised for ByRow<'_, C, D> {
     #[inline(always)]
     fn run<A: Arithmetic>(self) {
         match self.input {
-            Input::Rows(x) => self.by_row::<A>(x),
-            Input::Columns { values, lanes: 4 } => self.by_vector::<A, 4>(values),
-            Input::Columns { values, lanes: 8 } => self.by_vector::<A, 8>(values),
-            Input::Columns { values, .. } => self.by_vector::<A, MAX_ROWS>(values),
+            Input::Rows(x) => self.run_rows::<A>(x),
+            Input::Transposed { values, lanes: 4 } => self.run_transposed::<A, 4>(values),
+            Input::Transposed { values, lanes: 8 } => self.run_transposed::<A, 8>(values),
+            Input::Transposed { values, .. } => self.run_transposed::<A, MAX_ROWS>(values),
         }
     }
 }
@@ -49,7 +49,7 @@ impl<C: Column, D: Element> ByRow<'_, C, D> {
     }
 
     #[inline(always)]
-    fn by_row<A: Arithmetic>(mut self, x: &[f32]) {
+    fn run_rows<A: Arithmetic>(mut self, x: &[f32]) {
         let inner = x.len() / self.y.len();
         let mut y = std::mem::take(&mut self.y);
         for (y, x) in y.chunks_mut(2).zip(x.chunks(2 * inner.max(1))) {
@@ -88,7 +88,7 @@ impl<C: Column, D: Element> ByRow<'_, C, D> {
     }
 
     #[inline(always)]
-    fn by_vector<A: Arithmetic, const LANES: usize>(mut self, x: &[f32]) {
+    fn run_transposed<A: Arithmetic, const LANES: usize>(mut self, x: &[f32]) {
         let (x, _) = x.as_chunks::<LANES>();
         let mut y = std::mem::take(&mut self.y);
         for (row, quads) in self.quads() {

@@ -12,7 +12,7 @@ pub struct OverlayLayout {
     pub(super) block_rows: usize,
     nonzeros: usize,
     /// Whether the nonzeros are worth the transposition of `x` and `y` for several batch rows.
-    pub(super) by_vector: bool,
+    pub(super) worth_transposing: bool,
     pub(super) order: Order,
     /// Columns of the nonzeros in order, padding included.
     pub(super) columns: Columns,
@@ -48,7 +48,7 @@ pub(super) const QUAD: usize = 4;
 const BY_ROW_FROM: usize = 24;
 /// Output rows per block, at most, if batch rows are computed as a vector: the sums of
 /// [`super::MAX_ROWS`] batch rows then take 16 KiB, half of a small L1 cache.
-const VECTOR_BLOCK_ROWS: usize = 256;
+const TRANSPOSED_BLOCK_ROWS: usize = 256;
 /// Output rows per block, at most: row indices within a block are [`u16`]s.
 const MAX_BLOCK_ROWS: usize = 1 << 16;
 /// Blocks per weight, if it has enough nonzeros, so that several cores have work.
@@ -69,9 +69,9 @@ impl OverlayLayout {
     pub fn new(weight: &WeightDeltas) -> Self {
         let ([out, inner], parts) = (weight.shape, &weight.parts[..]);
         let nonzeros = weight.nonzeros();
-        let by_vector = nonzeros >= inner + 2 * out;
-        let max = if by_vector {
-            VECTOR_BLOCK_ROWS
+        let worth_transposing = nonzeros >= inner + 2 * out;
+        let max = if worth_transposing {
+            TRANSPOSED_BLOCK_ROWS
         } else {
             MAX_BLOCK_ROWS
         };
@@ -92,7 +92,7 @@ impl OverlayLayout {
             inner,
             block_rows,
             nonzeros,
-            by_vector,
+            worth_transposing,
             order,
             columns: if weight.has_wide_columns() {
                 Columns::U32(columns)
@@ -143,7 +143,7 @@ impl OverlayLayout {
             size_of::<u16>()
         };
         let entry = column + weight.widest().size();
-        let blocks = (out.div_ceil(VECTOR_BLOCK_ROWS).max(BLOCKS) + 1) * size_of::<usize>();
+        let blocks = (out.div_ceil(TRANSPOSED_BLOCK_ROWS).max(BLOCKS) + 1) * size_of::<usize>();
         if is_by_row(out, nonzeros) {
             let row = size_of::<u16>() + size_of::<usize>() + (QUAD - 1) * entry;
             blocks + size_of::<usize>() + out * row + nonzeros * entry

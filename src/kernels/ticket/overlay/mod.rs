@@ -160,13 +160,13 @@ impl<'a> Overlays<'a> {
     pub(in crate::kernels) fn graph_key(&self) -> Option<Vec<usize>> {
         let mut counts = self.on_gpu.as_ref()?.graph_key()?.to_vec();
         let weights = self.overlaid.iter().map(|rows| rows.ticket.weights());
-        let touched = (0..weights.max().unwrap_or(0)).filter(|&weight| self.touch(weight));
+        let touched = (0..weights.max().unwrap_or(0)).filter(|&weight| self.touches(weight));
         counts.extend(touched);
         Some(counts)
     }
 
     /// Whether any of the tickets touches a weight.
-    pub fn touch(&self, weight: usize) -> bool {
+    pub fn touches(&self, weight: usize) -> bool {
         self.overlaid
             .iter()
             .any(|rows| rows.ticket.shape(weight).is_some())
@@ -292,7 +292,7 @@ fn tiles<'a>(tile_rows: &'a [(Segment<'a>, Range<usize>)], x: &'a [f32]) -> Vec<
     let made = Scattered::new(&mut tiles);
     let transposes = tile_rows
         .iter()
-        .any(|(segment, rows)| Tile::is_vector(segment, rows));
+        .any(|(segment, rows)| Tile::is_transposed(segment, rows));
     let grain = if transposes { 1 } else { tile_rows.len() };
     for_each_range(tile_rows.len(), grain, |range| {
         for index in range {

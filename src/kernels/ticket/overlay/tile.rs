@@ -21,7 +21,7 @@ pub struct Segment<'a> {
 pub const MAX_ROWS: usize = 16;
 /// Batch rows per tile from which on they are computed as one vector, with `x` and `y` transposed,
 /// if the layout has enough nonzeros.
-const MIN_VECTOR_ROWS: usize = 3;
+const MIN_TRANSPOSED_ROWS: usize = 3;
 
 /// A few rows of a segment.
 pub struct Tile<'a> {
@@ -35,23 +35,23 @@ pub enum Input<'a> {
     /// Unchanged, `[rows, in]`.
     Rows(&'a [f32]),
     /// Transposed, `[in, lanes]`, with zeros in the lanes beyond the rows.
-    Columns { values: Vec<f32>, lanes: usize },
+    Transposed { values: Vec<f32>, lanes: usize },
 }
 
 impl<'a> Tile<'a> {
     /// Whether the rows are computed as one vector.
-    pub fn is_vector(segment: &Segment, rows: &Range<usize>) -> bool {
-        rows.len() >= MIN_VECTOR_ROWS && segment.layout.by_vector
+    pub fn is_transposed(segment: &Segment, rows: &Range<usize>) -> bool {
+        rows.len() >= MIN_TRANSPOSED_ROWS && segment.layout.worth_transposing
     }
 
     /// Tile of those rows of the segment, for all rows of `x`.
     pub fn new(segment: &'a Segment<'a>, rows: Range<usize>, x: &'a [f32]) -> Self {
         let inner = segment.layout.inner;
         let x = &x[rows.start * inner..rows.end * inner];
-        let input = if Self::is_vector(segment, &rows) {
+        let input = if Self::is_transposed(segment, &rows) {
             let lanes = rows.len().next_power_of_two();
             let values = transposed(x, inner, lanes);
-            Input::Columns { values, lanes }
+            Input::Transposed { values, lanes }
         } else {
             Input::Rows(x)
         };

@@ -14,7 +14,7 @@ use super::ticket::overlay::{DeviceRows, is_dense};
 use crate::kernels::activation::silu_mul;
 use crate::kernels::attention::{Span, Spans};
 use crate::kernels::gather_rows::gather_rows;
-use crate::kernels::linear::{linear, wide};
+use crate::kernels::linear::{linear, linear_f32};
 use crate::kernels::residual;
 use crate::kernels::rms_norm::rms_norm;
 use crate::kernels::rope::{HeadNorms, rotate};
@@ -174,7 +174,7 @@ proptest! {
         let there = linear(&x_there, &weight_there, Some(&bias_there)).unwrap();
         prop_assert_eq!(there.dtype(), dtype);
         assert_near(&here, &there, 4.0 * unit(dtype));
-        let there = wide(&x_there, &weight_there, Some(&bias_there)).unwrap();
+        let there = linear_f32(&x_there, &weight_there, Some(&bias_there)).unwrap();
         prop_assert_eq!(there.dtype(), DType::F32);
         assert_near(&here, &there, 1e-4);
     }
@@ -212,7 +212,7 @@ proptest! {
             let parts = parts.map(|(rows, ticket)| OverlayRows { rows, ticket, scale: -0.7 });
             let batch = x.dim(0).unwrap();
             let overlays = uploaded(device, |inputs| Overlays::new(parts.collect(), batch, inputs));
-            assert!(overlays.touch(1) && !overlays.touch(0));
+            assert!(overlays.touches(1) && !overlays.touches(0));
             overlay(y.copy().unwrap(), x, &overlays, 1).unwrap()
         };
         let spans = || [rows[0]..rows[0] + rows[1], rows[0] + rows[1]..batch - 1];
