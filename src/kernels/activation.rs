@@ -1,4 +1,4 @@
-//! The gated activation of the MLP.
+//! Gated activation of the MLP (SwiGLU), and its backward pass.
 
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 
@@ -8,8 +8,8 @@ use super::cpu::parallel::{Scattered, for_each_range};
 use super::cpu::simd::{Arithmetic, Vectorised, dispatch};
 use super::cuda;
 
-/// `silu(gate)·up` for `gate_up` `[rows, 2·n]`, in which the `n` gate values of a row come before
-/// its `n` up values. The result is `[rows, n]`.
+/// `silu(gate)·up`, `[rows, n]`, for `gate_up` `[rows, 2·n]`: in each row `n` gate values, then `n`
+/// up values.
 pub fn silu_mul(gate_up: &Tensor) -> Result<Tensor> {
     gate_up.apply_op1_no_bwd(&SiluMul)
 }
@@ -120,13 +120,13 @@ impl CustomOp2 for SiluMulBackward {
     }
 }
 
-/// Half the width of `gate_up`, if the gradient fits it.
+/// Checks that the gradient fits `gate_up`, and returns half the width of `gate_up`.
 pub(super) fn check_gradient(gate_up: &Layout, dy: &Layout) -> Result<usize> {
     let (rows, width) = gate_up.shape().dims2()?;
     let n = width / 2;
     if dy.shape().dims() != [rows, n] {
         let dy = dy.shape();
-        candle_core::bail!("silu-mul backward: {dy:?} is no gradient for [{rows}, {width}]");
+        candle_core::bail!("silu-mul backward: gradient {dy:?} does not fit [{rows}, {width}]");
     }
     Ok(n)
 }
@@ -161,7 +161,7 @@ mod tests {
     use super::*;
     use candle_core::{Device, Var};
 
-    /// Largest difference, relative for values beyond 1: a few units in the last place.
+    /// Largest difference, relative to values above 1.
     fn worst(got: &Tensor, want: &Tensor) -> f32 {
         let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let (got, want) = (values(got), values(want));
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn equals_candles_own_operations() {
+    fn equals_candles_operations() {
         let x = Tensor::randn(0f32, 4., (5, 46), &Device::Cpu).unwrap();
         let gate = candle_nn::ops::silu(&x.narrow(1, 0, 23).unwrap()).unwrap();
         let want = (gate * x.narrow(1, 23, 23).unwrap()).unwrap();

@@ -1,11 +1,11 @@
-//! A bias, added in place.
+//! In-place addition of a bias.
 
 use candle_core::{CpuStorage, CudaStorage, InplaceOp2, Layout, Result, Tensor};
 
 use super::cpu::element::{elements, elements_mut};
 use super::cuda;
 
-/// `y += bias` in every row of `y` `[rows, out]`. The bias is `[out]`, of the dtype of `y`; on a
+/// `y += bias` in every row of `y` `[rows, out]`. The bias is `[out]`, in the dtype of `y`; on a
 /// GPU `y` may also be in f32.
 pub fn add(y: &Tensor, bias: &Tensor) -> Result<()> {
     y.inplace_op2(bias, &Add)
@@ -13,7 +13,7 @@ pub fn add(y: &Tensor, bias: &Tensor) -> Result<()> {
 
 struct Add;
 
-/// Values per row, if the bias fits them.
+/// Checks that the bias fits the rows, and returns the values per row.
 pub(super) fn check(y: &Layout, bias: &Layout) -> Result<usize> {
     let (rows, out) = y.shape().dims2()?;
     if bias.shape().dims() != [out] {

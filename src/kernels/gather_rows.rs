@@ -1,4 +1,4 @@
-//! Rows of a matrix by their indices, widened.
+//! Rows of a matrix by index (embedding lookup), widened to f32.
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Result, Shape, Tensor};
@@ -7,10 +7,10 @@ use super::cpu::element::{Element, elements, with_element};
 use super::cuda;
 use super::step::indices::Indices;
 
-/// `from[ids[i]]` of a matrix `[n, width]` in any dtype: `[ids, width]` in f32.
+/// Rows `from[ids[i]]` of a matrix `[n, width]` in any dtype, as `[ids, width]` in f32.
 ///
 /// # Errors
-/// An index is not below `n`.
+/// An index is out of range.
 pub fn gather_rows(from: &Tensor, ids: &Indices) -> Result<Tensor> {
     from.apply_op1_no_bwd(&GatherRows { ids })
 }
@@ -19,11 +19,11 @@ struct GatherRows<'a> {
     ids: &'a Indices<'a>,
 }
 
-/// Width of the matrix, if it has every row.
+/// Checks the indices, and returns the width of the matrix.
 pub(super) fn check(ids: &Indices, layout: &Layout) -> Result<usize> {
     let (n, width) = layout.shape().dims2()?;
     match ids.host().iter().find(|&&id| id as usize >= n) {
-        Some(id) => candle_core::bail!("gather-rows: row {id} of {n}"),
+        Some(id) => candle_core::bail!("gather-rows: row {id} out of range ({n} rows)"),
         None => Ok(width),
     }
 }
@@ -69,7 +69,7 @@ mod tests {
             assert_eq!(got, [6, 0, 0, 3].map(|row: usize| all[row].clone()));
             let beyond = Indices::uploaded(&[7], &Device::Cpu).unwrap();
             let error = gather_rows(&matrix, &beyond).unwrap_err().to_string();
-            assert!(error.contains("row 7 of 7"), "{error}");
+            assert!(error.contains("row 7 out of range (7 rows)"), "{error}");
         }
     }
 }

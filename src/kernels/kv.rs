@@ -1,7 +1,7 @@
-//! KV cache in fixed blocks of positions.
+//! KV cache in blocks of a fixed number of positions.
 //!
-//! The keys of a layer are `[blocks, kv heads, head dim, BLOCK]`, with positions innermost so that
-//! the scores of a block are computed in whole vectors; the values are
+//! A layer's keys are `[blocks, kv heads, head dim, BLOCK]`, with positions innermost so that the
+//! scores of a block are computed in whole vectors. Its values are
 //! `[blocks, kv heads, BLOCK, head dim]`.
 
 use candle_core::backend::BackendStorage;
@@ -16,29 +16,29 @@ use super::step::indices::Indices;
 /// Positions per block.
 pub const BLOCK: usize = 16;
 
-/// Keys and values of a layer, in blocks.
+/// KV cache of one layer.
 #[derive(Debug)]
 pub struct KvBlocks {
-    /// `[2, blocks, kv heads, head dim · BLOCK]`: first the keys, then the values.
+    /// `[2, blocks, kv heads, head dim · BLOCK]`: the keys, then the values.
     both: Tensor,
     keys: Tensor,
     values: Tensor,
 }
 
 impl KvBlocks {
-    /// Blocks of zeros, for `[blocks, kv heads, head dim]`.
+    /// Zeroed cache for `[blocks, kv heads, head dim]`.
     ///
     /// # Errors
-    /// There is no memory for them.
+    /// The device is out of memory.
     pub fn zeros([blocks, heads, dim]: [usize; 3], dtype: DType, device: &Device) -> Result<Self> {
         let both = zeros((2, blocks, heads, dim * BLOCK), dtype, device)?;
         Self::new(both, dim)
     }
 
-    /// Blocks in a tensor `[2, blocks, kv heads, head dim · BLOCK]`.
+    /// Cache in an existing tensor `[2, blocks, kv heads, head dim · BLOCK]`.
     ///
     /// # Errors
-    /// The tensor has another shape.
+    /// The tensor does not have this shape.
     pub fn new(both: Tensor, dim: usize) -> Result<Self> {
         let (_, blocks, heads, _) = both.dims4()?;
         Ok(Self {
@@ -58,20 +58,20 @@ impl KvBlocks {
         &self.values
     }
 
-    /// Stores new keys and values. A row of `fresh` `[rows, 2 · kv heads, head dim]` has the keys
-    /// of all heads, then the values; it is in the activations' dtype and may be a view with
-    /// contiguous rows. Row `r` goes to `slots[r] = block · BLOCK + offset`.
+    /// Writes new keys and values: row `r` of `fresh` to `slots[r] = block · BLOCK + offset`.
+    /// `fresh` is `[rows, 2 · kv heads, head dim]`, in each row the keys of all heads, then the
+    /// values. It is in the activations' dtype and may be a view with contiguous rows.
     ///
     /// # Errors
-    /// The heads are not those of the blocks, or a slot lies beyond them.
+    /// The heads do not match the cache's, or a slot is out of range.
     pub fn write(&self, fresh: &Tensor, slots: &Indices) -> Result<()> {
         self.both.inplace_op2(fresh, &Write { slots })
     }
 }
 
-/// Zeros that take CPU memory only once they are written.
+/// Zeroed tensor, which on the CPU takes physical memory only where it is written.
 fn zeros(shape: (usize, usize, usize, usize), dtype: DType, device: &Device) -> Result<Tensor> {
-    // `vec![x; n]` allocates zeroed pages lazily for plain numbers only, hence u16.
+    // `vec![x; n]` allocates zeroed pages lazily only for primitive numbers, hence u16.
     let (halves, blocks, heads, size) = shape;
     let zeros = || vec![0u16; halves * blocks * heads * size];
     match (device, dtype) {
@@ -123,17 +123,17 @@ impl InplaceOp2 for Write<'_> {
     }
 }
 
-/// `[rows, kv heads, head dim]`, if the rows fit the blocks and every slot lies in them.
+/// Checks the shapes and slots, and returns `[rows, kv heads, head dim]`.
 pub(super) fn check(slots: &Indices, blocks: &Layout, fresh: &Layout) -> Result<[usize; 3]> {
     let (rows, heads, dim) = fresh.shape().dims3()?;
     let (halves, count, kv_heads, size) = blocks.shape().dims4()?;
     if halves != 2 || 2 * kv_heads != heads || size != dim * BLOCK {
         let blocks = blocks.shape();
-        candle_core::bail!("kv-write: {heads} heads of {dim} do not fit blocks {blocks:?}");
+        candle_core::bail!("kv-write: {heads} heads of {dim} do not fit KV blocks {blocks:?}");
     }
     let (given, slots) = (slots.host(), count * BLOCK);
     if rows != given.len() || given.iter().any(|&slot| slot as usize >= slots) {
-        candle_core::bail!("kv-write: {rows} rows for slots {given:?} of {slots}");
+        candle_core::bail!("kv-write: {rows} rows do not fit slots {given:?} ({slots} slots)");
     }
     Ok([rows, kv_heads, dim])
 }
@@ -152,14 +152,14 @@ impl Write<'_> {
             let (block, offset) = (slot as usize / BLOCK, slot as usize % BLOCK);
             let (new_keys, new_values) = row.split_at(heads * dim);
             let at = block * heads * size..(block + 1) * heads * size;
-            let of_heads = keys[at.clone()].chunks_exact_mut(size);
-            for (key, fresh) in of_heads.zip(new_keys.chunks_exact(dim)) {
+            let head_blocks = keys[at.clone()].chunks_exact_mut(size);
+            for (key, fresh) in head_blocks.zip(new_keys.chunks_exact(dim)) {
                 for (d, fresh) in fresh.iter().enumerate() {
                     key[d * BLOCK + offset] = T::round(*fresh);
                 }
             }
-            let of_heads = values[at].chunks_exact_mut(size);
-            for (value, fresh) in of_heads.zip(new_values.chunks_exact(dim)) {
+            let head_blocks = values[at].chunks_exact_mut(size);
+            for (value, fresh) in head_blocks.zip(new_values.chunks_exact(dim)) {
                 let value = &mut value[offset * dim..][..dim];
                 for (value, fresh) in value.iter_mut().zip(fresh) {
                     *value = T::round(*fresh);

@@ -1,4 +1,4 @@
-//! The residual stream.
+//! Additions to the residual stream.
 
 use std::sync::OnceLock;
 
@@ -12,15 +12,14 @@ use super::cpu::simd::dispatch;
 use super::cuda;
 use super::rms_norm::{self, Normalise};
 
-/// `x += y` for two tensors of one shape: `x` in f32, `y` in the activations' dtype (f32 on the
-/// CPU).
+/// `x += y` for tensors of equal shape: `x` in f32, `y` in the activations' dtype (f32 on the CPU).
 pub fn add(x: &Tensor, y: &Tensor) -> Result<()> {
     x.inplace_op2(y, &Add)
 }
 
 struct Add;
 
-/// Values per thread, at least: fewer are added faster than they are shared out.
+/// Minimum values per range of a thread: fewer are added faster than they are distributed.
 const GRAIN: usize = 16 << 10;
 
 impl InplaceOp2 for Add {
@@ -59,8 +58,8 @@ impl InplaceOp2 for Add {
     }
 }
 
-/// `x += y` as by [`add`], and the normalised sum as by [`rms_norm::rms_norm`]: the operations
-/// between two blocks of a layer.
+/// Fused [`add`] and [`rms_norm::rms_norm`], as between the blocks of a layer: `x += y`, and
+/// returns the RMS norm of the sum.
 pub fn add_norm(x: &Tensor, y: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
     let op = AddNorm {
         eps,
@@ -73,7 +72,7 @@ pub fn add_norm(x: &Tensor, y: &Tensor, weight: &Tensor, eps: f32) -> Result<Ten
 
 struct AddNorm {
     eps: f32,
-    /// The second result, for which candle's op has no place; in the weight's dtype.
+    /// Second result, which a candle in-place op cannot return; in the weight's dtype.
     normed: OnceLock<Storage>,
 }
 
@@ -138,11 +137,11 @@ impl InplaceOp3 for AddNorm {
     }
 }
 
-/// Checks that both have one shape.
+/// Checks that both have the same shape.
 pub(super) fn check(x: &Layout, y: &Layout) -> Result<()> {
     if x.shape() != y.shape() {
         let (x, y) = (x.shape(), y.shape());
-        candle_core::bail!("residual-add: {x:?} and {y:?}");
+        candle_core::bail!("residual-add: shapes do not match: {x:?} and {y:?}");
     }
     Ok(())
 }
@@ -154,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn adds_and_normalises_as_one_after_the_other() {
+    fn the_fused_operation_equals_add_then_norm() {
         for shape in [(1, 3), (70, 100)] {
             let random = |shape| Tensor::randn(0f32, 1., shape, &Device::Cpu).unwrap();
             let (x, y, weight) = (random(shape), random(shape), random((1, shape.1)));

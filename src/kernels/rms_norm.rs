@@ -7,8 +7,8 @@ use super::cpu::parallel::{Scattered, for_each_range};
 use super::cpu::simd::{Arithmetic, LANES, Vectorised, dispatch, sum_lanes};
 use super::cuda;
 
-/// Rows `[…, n]` normalised, times the weight `[n]`. `x` is in f32, the result in the weight's
-/// dtype (f32 on the CPU).
+/// RMS norm of each row of `x` `[…, n]`, times the weight `[n]`. `x` is in f32, the result in the
+/// weight's dtype (f32 on the CPU).
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
     x.apply_op2_no_bwd(weight, &Forward { eps })
 }
@@ -62,19 +62,19 @@ impl CustomOp2 for Forward {
     }
 }
 
-/// Values per row, if the weight fits them.
+/// Checks that the weight fits the rows, and returns the values per row.
 pub(super) fn check(x: &Layout, weight: &Layout) -> Result<usize> {
     let (shape, n) = (x.shape(), weight.shape().elem_count());
     if shape.dims().last() != Some(&n) {
-        candle_core::bail!("rms-norm: x {shape:?}, {n} weights");
+        candle_core::bail!("rms-norm: shapes do not match: x {shape:?}, {n} weights");
     }
     Ok(n)
 }
 
-/// Rows per thread, at least.
+/// Minimum rows per range of a thread.
 pub(super) const GRAIN: usize = 8;
 
-/// Normalises a row in place.
+/// In-place RMS norm of a row.
 pub(super) struct Normalise<'a> {
     pub x: &'a mut [f32],
     pub weight: &'a [f32],
@@ -94,7 +94,7 @@ impl Vectorised for Normalise<'_> {
     }
 }
 
-/// Gradient of `x` `[…, n]` from the gradient of the result: `r·(w∘dy − x·r²·mean(w∘dy∘x))`.
+/// Gradient of `x` `[…, n]` from the gradient `dy` of the result: `r·(w∘dy − x·r²·mean(w∘dy∘x))`.
 pub fn rms_norm_backward(x: &Tensor, weight: &Tensor, dy: &Tensor, eps: f32) -> Result<Tensor> {
     x.apply_op3_no_bwd(weight, dy, &Backward { eps })
 }
@@ -176,21 +176,23 @@ impl CustomOp3 for Backward {
     }
 }
 
-/// `[rows, n]` of `x`, if the gradient has its size.
+/// Checks that the gradient has the size of `x`, and returns `[rows, n]` of `x`.
 pub(super) fn check_weight_gradient(x: &Tensor, dy: &Tensor) -> Result<[usize; 2]> {
     let n = x.dim(candle_core::D::Minus1)?;
     if x.elem_count() != dy.elem_count() {
-        candle_core::bail!("rms-norm backward: x {x:?}, gradient {dy:?}");
+        candle_core::bail!("rms-norm backward: shapes do not match: x {x:?}, gradient {dy:?}");
     }
     Ok([x.elem_count() / n.max(1), n])
 }
 
-/// Values per row, if the weight and the gradient fit them.
+/// Checks that weight and gradient fit `x`, and returns the values per row.
 pub(super) fn check_gradient(x: &Layout, weight: &Layout, dy: &Layout) -> Result<usize> {
     let (shape, n) = (x.shape(), weight.shape().elem_count());
     if shape.dims().last() != Some(&n) || dy.shape() != shape {
         let dy = dy.shape();
-        candle_core::bail!("rms-norm backward: x {shape:?}, {n} weights, gradient {dy:?}");
+        candle_core::bail!(
+            "rms-norm backward: shapes do not match: x {shape:?}, {n} weights, gradient {dy:?}"
+        );
     }
     Ok(n)
 }

@@ -1,4 +1,4 @@
-//! Rotary position embedding, in place, since the heads are part of a fused product.
+//! Rotary position embedding (RoPE), in place, because the heads are views of a fused product.
 
 use candle_core::{CpuStorage, CudaStorage, InplaceOp3, Layout, Result, Tensor};
 
@@ -8,22 +8,22 @@ use super::cpu::simd::{Arithmetic, Vectorised, dispatch};
 use super::cuda;
 use super::rms_norm::Normalise;
 
-/// Rotates heads `[rows, heads, dim]` by the angles of their rows: value `i` of a head together
-/// with value `i + dim / 2`. The heads are in the activations' dtype and may be a view with
-/// contiguous rows; `cos` and `sin` are `[rows, dim / 2]`. If heads have norms, each is normalised
-/// first (see [`super::rms_norm`]).
+/// Rotates heads `[rows, heads, dim]` by the angles of their rows; the pairs are values `i` and `i
+/// + dim / 2` of a head. The heads are in the activations' dtype and may be a view with contiguous
+/// rows; `cos` and `sin` are `[rows, dim / 2]`. With `norms`, each head is first normalised (see
+/// [`super::rms_norm`]).
 pub fn rotate(heads: &Tensor, cos: &Tensor, sin: &Tensor, norms: Option<HeadNorms>) -> Result<()> {
     heads.inplace_op3(cos, sin, &Rotate { norms })
 }
 
-/// RMS norms of the heads, each with a weight `[dim]`.
+/// RMS norms of query and key heads, with weights `[dim]`.
 #[derive(Clone, Copy)]
 pub struct HeadNorms<'a> {
-    /// Weight for the first heads.
+    /// Weight of the query heads, which come first.
     pub queries: &'a Tensor,
-    /// Number of these.
+    /// Number of query heads.
     pub query_heads: usize,
-    /// Weight for the heads after them.
+    /// Weight of the key heads.
     pub keys: &'a Tensor,
     pub eps: f32,
 }
@@ -32,7 +32,7 @@ struct Rotate<'a> {
     norms: Option<HeadNorms<'a>>,
 }
 
-/// Rows per thread, at least.
+/// Minimum rows per range of a thread.
 const GRAIN: usize = 8;
 
 impl InplaceOp3 for Rotate<'_> {
@@ -97,7 +97,7 @@ impl InplaceOp3 for Rotate<'_> {
     }
 }
 
-/// `[rows, heads, dim]`, if the angles and the norms fit.
+/// Checks the shapes, and returns `[rows, heads, dim]`.
 pub(super) fn check(
     x: &Layout,
     angles: [&Layout; 2],
@@ -109,7 +109,7 @@ pub(super) fn check(
     let angles_fit = angles.map(|layout| layout.shape().dims() == [rows, dim / 2]);
     if dim % 2 != 0 || angles_fit != [true, true] || !norms_fit {
         let (x, cos) = (x.shape(), angles[0].shape());
-        candle_core::bail!("rotate: heads {x:?}, angles {cos:?}");
+        candle_core::bail!("rotate: shapes do not match: heads {x:?}, angles {cos:?}");
     }
     Ok([rows, heads, dim])
 }
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn turns_a_view_as_candle_turns_a_copy_and_leaves_the_rest() {
+    fn rotates_a_view_as_candle_rotates_a_copy() {
         for (rows, dim) in [(1, 8), (5, 64), (40, 20)] {
             let fused = random(&[rows, 7, dim]);
             let before = fused.copy().unwrap();
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_angles_of_other_rows() {
+    fn refuses_angles_for_a_different_number_of_rows() {
         let heads = random(&[3, 2, 8]);
         let (cos, sin) = (random(&[2, 4]), random(&[2, 4]));
         assert!(rotate(&heads, &cos, &sin, None).is_err());

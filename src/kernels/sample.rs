@@ -9,9 +9,9 @@ use super::cuda;
 /// How a token is sampled from its row of logits.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum SamplingMethod {
-    /// The token with the greatest logit, the first among equals.
+    /// The token with the largest logit, the first among equals.
     Greedy,
-    /// A random token of a distribution.
+    /// A random token, drawn from the distribution.
     Random(RandomSampling),
 }
 
@@ -20,14 +20,15 @@ pub enum SamplingMethod {
 pub struct RandomSampling {
     /// Above 0.
     pub temperature: f32,
-    /// Tokens below this share of the likeliest token's probability are dropped.
+    /// Minimum probability, relative to that of the likeliest token; 0 keeps all tokens.
     pub min_p: f32,
-    /// Number of the likeliest tokens that are kept; at least 1.
+    /// Number of likeliest tokens to keep; at least 1.
     pub top_k: Option<usize>,
-    /// The likeliest tokens that together reach this share of the remaining probability are kept,
+    /// Share of the remaining probability: the fewest likeliest tokens that reach it are kept, and
     /// at least one.
     pub top_p: f32,
-    /// Position within the remaining probability, with tokens in ascending order; in `[0, 1)`.
+    /// Uniform random number in `[0, 1)`: a position in the cumulative distribution of the
+    /// remaining tokens in ascending order.
     pub random: f64,
 }
 
@@ -42,13 +43,13 @@ impl SamplingMethod {
     }
 }
 
-/// Samples one token for each method, from its row of logits `[rows, vocab]` in f32; `None` if the
-/// row has no finite logit. From a GPU only the tokens are copied. A GPU sums weights in units of
-/// 2⁻⁴⁰ of the likeliest token's weight, so with the same `random` it may sample another token
-/// where rounding decides.
+/// Samples one token per `(row, method)`, from logits `[rows, vocab]` in f32; `None` if the row has
+/// no finite logit. On a GPU, only the tokens are copied to the host. There, weights are summed in
+/// units of 2⁻⁴⁰ of the likeliest token's weight, so at a rounding boundary the same `random` may
+/// give a different token than on the CPU.
 ///
 /// # Errors
-/// There is no such row.
+/// A row is out of range.
 pub fn sample(logits: &Tensor, methods: &[(u32, SamplingMethod)]) -> Result<Vec<Option<u32>>> {
     if logits.device().is_cuda() {
         return cuda::sample(logits, methods);
@@ -68,16 +69,16 @@ pub fn sample(logits: &Tensor, methods: &[(u32, SamplingMethod)]) -> Result<Vec<
     Ok(tokens)
 }
 
-/// Logits per row, if there are all rows.
+/// Checks the rows, and returns the vocabulary size.
 pub(super) fn check(logits: &Tensor, methods: &[(u32, SamplingMethod)]) -> Result<usize> {
     let (rows, vocabulary) = logits.dims2()?;
     match methods.iter().find(|(row, _)| *row as usize >= rows) {
-        Some((row, _)) => candle_core::bail!("sample: row {row} of {rows}"),
+        Some((row, _)) => candle_core::bail!("sample: row {row} out of range ({rows} rows)"),
         None => Ok(vocabulary),
     }
 }
 
-/// Token of the greatest finite logit of a row, the first among equals; `None` if there is none.
+/// Token with the largest finite logit, the first among equals; `None` if no logit is finite.
 pub fn argmax(logits: &[f32]) -> Option<u32> {
     let finite = |logit: f32| {
         if logit.is_finite() {
@@ -94,7 +95,7 @@ pub fn argmax(logits: &[f32]) -> Option<u32> {
 }
 
 impl RandomSampling {
-    /// Samples a token from a row of logits, of which `best` is the argmax.
+    /// Samples a token from a row of logits; `best` is its argmax.
     fn sample(&self, logits: &[f32], best: u32) -> u32 {
         let max = logits[best as usize];
         // Relative to the best token, so that no exponential overflows.
@@ -118,8 +119,8 @@ impl RandomSampling {
         if self.top_p < 1.0 {
             keep_top_p(&mut kept, self.top_p);
         }
-        // In a fixed order, so that the tokens of a seed do not depend on how a partial sort left
-        // them.
+        // A fixed order, so that a seed gives the same token however the partial sort left the
+        // rest.
         kept.sort_unstable_by_key(|&(token, _)| token);
         let total: f64 = kept.iter().map(|&(_, weight)| f64::from(weight)).sum();
         let mut left = self.random * total;
@@ -129,22 +130,22 @@ impl RandomSampling {
                 return token;
             }
         }
-        // Rounding may leave a rest of the total.
+        // Rounding may leave a remainder.
         kept.last().map_or(best, |&(token, _)| token)
     }
 }
 
-/// Order by descending weight; equal weights by ascending token.
+/// Order by descending weight, then by ascending token.
 pub fn heavier(a: &(u32, f32), b: &(u32, f32)) -> std::cmp::Ordering {
     b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
 }
 
-/// Keeps the heaviest tokens whose weights together reach the share `top_p` of the total, at least
-/// one.
+/// Keeps the fewest heaviest tokens whose weights sum to at least `top_p` of the total, and at
+/// least one.
 fn keep_top_p(kept: &mut Vec<(u32, f32)>, top_p: f32) {
     let total: f64 = kept.iter().map(|&(_, weight)| f64::from(weight)).sum();
     let wanted = total * f64::from(top_p);
-    // Usually a few tokens suffice: sort no more than needed.
+    // Usually a few tokens suffice, so sort as few as possible.
     let mut sorted = 64;
     loop {
         sorted = sorted.min(kept.len());
@@ -173,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_of_the_greatest_finite_logits_is_taken() {
+    fn greedy_sampling_takes_the_first_of_the_largest_finite_logits() {
         let rows = [
             [1.0, 3.0, 2.0, 3.0],
             [f32::NAN, f32::INFINITY, -5.0, f32::NEG_INFINITY],
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn random_tokens_come_in_the_order_of_their_ids() {
+    fn random_sampling_walks_the_tokens_in_ascending_order() {
         // Weights 1, 1/2, 1/4, 0, 1/4.
         let logits = [0f32, -2f32.ln(), -4f32.ln(), f32::NAN, -4f32.ln()];
         let sampled = |random, change: fn(&mut RandomSampling)| {

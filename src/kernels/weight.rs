@@ -1,4 +1,4 @@
-//! A weight, dense or quantised; nothing else distinguishes the two.
+//! Dense or quantised weight, with the operations of both.
 
 use candle_core::{Device, Result, Tensor};
 use sha2::Sha256;
@@ -19,18 +19,18 @@ pub enum Weight {
 }
 
 impl Weight {
-    /// The tensor, to write into or to train.
+    /// The dense tensor, for in-place writes and training.
     ///
     /// # Errors
     /// The weight is quantised.
     pub fn dense(&self) -> Result<&Tensor> {
         match self {
             Self::Dense(tensor) => Ok(tensor),
-            Self::Quantized(_) => candle_core::bail!("the weight is kept quantised, not dense"),
+            Self::Quantized(_) => candle_core::bail!("the weight is quantised, not dense"),
         }
     }
 
-    /// Whether the values are a tensor.
+    /// Whether the weight is dense.
     pub fn is_dense(&self) -> bool {
         matches!(self, Self::Dense(_))
     }
@@ -43,7 +43,7 @@ impl Weight {
         }
     }
 
-    /// Bytes of the values.
+    /// Size of the values in bytes.
     pub fn bytes(&self) -> usize {
         match self {
             Self::Dense(tensor) => tensor.elem_count() * tensor.dtype().size_in_bytes(),
@@ -51,8 +51,8 @@ impl Weight {
         }
     }
 
-    /// `x·Wᵀ + b`, from `[rows, in]` to `[rows, out]`. The result of a row is independent of the
-    /// others.
+    /// `x·Wᵀ + b`, from `[rows, in]` to `[rows, out]`. Each row's result is independent of the
+    /// other rows.
     ///
     /// # Errors
     /// The shapes do not fit.
@@ -63,10 +63,10 @@ impl Weight {
         }
     }
 
-    /// As [`Self::linear`], in f32 on any device.
+    /// Like [`Self::linear`], with a result in f32 on every device.
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`Self::linear`].
     pub fn linear_f32(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         match self {
             Self::Dense(tensor) => linear::linear_f32(x, tensor, bias),
@@ -77,7 +77,7 @@ impl Weight {
     /// Rows by index, `[ids, in]`, in f32.
     ///
     /// # Errors
-    /// There is no such row.
+    /// An index is out of range.
     pub fn gather_rows(&self, ids: &Indices) -> Result<Tensor> {
         match self {
             Self::Dense(tensor) => gather_rows(tensor, ids),
@@ -85,8 +85,8 @@ impl Weight {
         }
     }
 
-    /// Adds the values, widened to f32, to a digest, which is the same for dense and quantised
-    /// values.
+    /// Adds the values, widened to f32, to a digest. Dense and quantised weights of equal values
+    /// give the same digest.
     ///
     /// # Errors
     /// The values cannot be read from the device.

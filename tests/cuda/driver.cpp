@@ -177,7 +177,7 @@ API int cuGraphExecDestroy(void *executable) { return cuGraphDestroy(executable)
 API int cuGraphLaunch(void *executable, void *) {
     const std::lock_guard lock(one_at_a_time);
     Graph &graph = **static_cast<std::shared_ptr<Graph> *>(executable);
-    // An earlier launch's allocations are still live, as CUDA would report.
+    // As on a GPU, a launch fails while the allocations of an earlier one are live.
     if (capture != nullptr || (graph.launched && graph.allocated > 0)) return INVALID_VALUE;
     graph.launched = true;
     for (const auto &node : graph.nodes) node();

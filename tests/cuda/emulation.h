@@ -165,7 +165,7 @@ inline void run_block(uint32_t threads) {
         for (uint32_t t = 0; t < threads; ++t)
             if (!fibers[t].done) any = true, resume(t);
         if (any && progress == before) {
-            std::fprintf(stderr, "emulation: deadlock, some threads of a block never reach the barrier\n");
+            std::fprintf(stderr, "emulation: deadlock at a barrier that not all threads reach\n");
             abort();
         }
     }

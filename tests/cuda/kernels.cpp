@@ -304,7 +304,8 @@ void decoder_operations() {
                 const V *from = &before[row * stride + head * dim],
                         *to = &rotated[row * stride + head * dim];
                 if (head == heads) {
-                    CHECK(!std::memcmp(from, to, dim * sizeof(V))); // values past the heads: unchanged
+                    // Values past the heads are unchanged.
+                    CHECK(!std::memcmp(from, to, dim * sizeof(V)));
                     continue;
                 }
                 const auto &weight = head < queries ? norm : key_norm;
@@ -341,7 +342,8 @@ void decoder_operations() {
     const auto before = biased_f32;
     run(std::string("bias_add_to_f32") + suffix<V>(), 2, 64, 0, biased_f32.data(), weight_data,
         width, count);
-    for (uint32_t i = 0; i < count; ++i) CHECK(biased_f32[i] == before[i] + widen(weight[i % width]));
+    for (uint32_t i = 0; i < count; ++i)
+        CHECK(biased_f32[i] == before[i] + widen(weight[i % width]));
     const std::vector<uint32_t> ids{2, 0, 2};
     const uint32_t *ids_data = ids.data();
     std::vector<float> gathered(ids.size() * width);

@@ -170,15 +170,15 @@ pub(in crate::kernels) fn row_range(layout: &Layout) -> Result<(Range<usize>, us
     let mut size = 1;
     for (&dim, &stride) in dims.iter().zip(strides).skip(1).rev() {
         if dim != 1 && stride != size {
-            candle_core::bail!("a kernel wants contiguous rows, not {layout:?}");
+            candle_core::bail!("a kernel needs contiguous rows, got {layout:?}");
         }
         size *= dim;
     }
     let (Some(&rows), Some(&stride)) = (dims.first(), strides.first()) else {
-        candle_core::bail!("a kernel wants rows, not {layout:?}");
+        candle_core::bail!("a kernel needs a tensor with rows, got {layout:?}");
     };
     if rows > 1 && stride < size {
-        candle_core::bail!("a kernel wants rows apart, not {layout:?}");
+        candle_core::bail!("a kernel needs rows that do not overlap, got {layout:?}");
     }
     let start = layout.start_offset();
     let len = if rows == 0 {
@@ -196,7 +196,7 @@ pub fn values(tensor: &Tensor) -> Result<impl Deref<Target = [f32]>> {
     let range = contiguous(layout)?;
     match &*storage {
         Storage::Cpu(CpuStorage::F32(_)) => Ok(Values { storage, range }),
-        _ => candle_core::bail!("a kernel wants f32 on the CPU, not {tensor:?}"),
+        _ => candle_core::bail!("a kernel needs an f32 tensor on the CPU, got {tensor:?}"),
     }
 }
 
@@ -221,7 +221,7 @@ impl<S: Deref<Target = Storage>> Deref for Values<S> {
 pub(in crate::kernels) fn contiguous(layout: &Layout) -> Result<(usize, usize)> {
     match layout.contiguous_offsets() {
         Some(range) => Ok(range),
-        None => candle_core::bail!("a kernel wants a contiguous tensor, not {layout:?}"),
+        None => candle_core::bail!("a kernel needs a contiguous tensor, got {layout:?}"),
     }
 }
 

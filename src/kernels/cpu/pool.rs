@@ -100,7 +100,9 @@ impl Workers {
                 team.work(&team.slots[index]);
             })?;
             // A worker does not sleep before its handle is set.
-            let _ = workers.team.slots[index].thread.set(worker.thread().clone());
+            let _ = workers.team.slots[index]
+                .thread
+                .set(worker.thread().clone());
             workers.threads.push(worker);
         }
         Ok(workers)

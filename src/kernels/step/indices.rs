@@ -1,12 +1,12 @@
-//! Indices that go with the rows of a step: token ids, positions, slots, rows.
+//! Per-row indices of a step: token ids, positions, slots, row numbers.
 
 use candle_core::{Device, Result};
 
 use super::inputs::Inputs;
 use crate::kernels::cuda;
 
-/// Indices on the host and, if kernels run there, on a GPU: uploaded once per step, however many
-/// operations use them.
+/// Indices on the host and, for steps on a GPU, in its memory: uploaded once per step for all
+/// operations.
 pub struct Indices<'a> {
     host: &'a [u32],
     on_gpu: Option<cuda::StagedSlice>,
@@ -22,10 +22,10 @@ impl<'a> Indices<'a> {
         }
     }
 
-    /// Uploads indices alone.
+    /// Uploads indices immediately, by themselves.
     ///
     /// # Errors
-    /// There is no memory for them.
+    /// The device is out of memory.
     pub fn uploaded(host: &'a [u32], device: &Device) -> Result<Self> {
         let mut inputs = Inputs::new(device);
         let indices = Self::new(host, &mut inputs);
@@ -38,22 +38,21 @@ impl<'a> Indices<'a> {
         self.host
     }
 
-    /// Checks that there are `count` indices, all below `limit`; `what` names one of them in
-    /// errors.
+    /// Checks that there are `count` indices, all below `limit`. Errors call an index `what`.
     pub(crate) fn check(&self, what: &str, count: usize, limit: usize) -> Result<()> {
         if self.host.len() != count {
-            candle_core::bail!("{} {what}s for {count} rows", self.host.len());
+            candle_core::bail!("{count} rows need {count} {what}s, not {}", self.host.len());
         }
         match self.host.iter().find(|&&index| index as usize >= limit) {
-            Some(index) => candle_core::bail!("{what} {index} of {limit}"),
+            Some(index) => candle_core::bail!("{what} {index} out of range (0..{limit})"),
             None => Ok(()),
         }
     }
 
-    /// The same indices on the GPU.
+    /// The indices in GPU memory.
     ///
     /// # Errors
-    /// They were made for the CPU.
+    /// They are on the CPU only.
     pub(in crate::kernels) fn on_gpu(&self) -> Result<&cuda::StagedSlice> {
         match &self.on_gpu {
             Some(slice) => Ok(slice),

@@ -1,4 +1,4 @@
-//! The numbers of a step, put where the kernels run, and captured steps.
+//! Inputs of a step, staged and uploaded for its kernels, and CUDA graphs of captured steps.
 
 pub mod graphs;
 pub mod indices;

@@ -12,11 +12,11 @@ use crate::kernels::cpu::simd::prefetch;
 use crate::kernels::cuda;
 use crate::ticket::{Columns, Deltas, TensorDelta};
 
-/// Deltas of a ticket with the weights that they are written into.
+/// Deltas of a ticket, with the weights that they change.
 pub enum SwapTarget<'a> {
     /// Parameter by parameter, on the CPU: each `[out, in]`, possibly a view of a fused weight.
     Parameters(Vec<(&'a Tensor, &'a TensorDelta)>),
-    /// All weights at once, on a GPU: the ticket's layout there, and the base's weights by number.
+    /// All weights at once, on a GPU: the ticket's device layout, and the base's weights by number.
     Weights(&'a DeviceLayout, &'a [Tensor]),
 }
 
@@ -25,8 +25,7 @@ pub fn applies_by_layout(device: &Device) -> bool {
     !device.is_cpu()
 }
 
-/// Base values that an applied ticket has replaced, in the order of its deltas and in the resident
-/// dtype.
+/// Base values that an applied ticket replaced, in the order of its deltas, in the resident dtype.
 pub enum Saved {
     /// Values in CPU memory, per parameter.
     Cpu(Vec<CpuStorage>),
@@ -34,14 +33,14 @@ pub enum Saved {
     Gpu(cuda::DeviceSaved),
 }
 
-/// Sets `w[r, c] = round(w[r, c] + scale·δ)` at the positions of the deltas, and returns the values
-/// that were there.
+/// Sets `w[r, c] = round(w[r, c] + scale·δ)` at the positions of the deltas, and returns the
+/// replaced values.
 ///
 /// # Errors
-/// A weight has another shape than its deltas. Nothing is written then.
+/// A weight does not have the shape of its deltas. Nothing is written in that case.
 ///
 /// # Panics
-/// If a column lies beyond its weight, which cannot be for a ticket that is bound to its base.
+/// If a column is outside its weight, which is impossible for a bound ticket.
 pub fn apply(target: &SwapTarget, scale: f32) -> Result<Saved> {
     match target {
         SwapTarget::Parameters(parameters) => {
@@ -92,7 +91,7 @@ pub fn add(weight: &Tensor, delta: &TensorDelta, scale: f32) -> Result<()> {
 /// Writes the saved values back: the weights are then bit-identical to those before [`apply`].
 ///
 /// # Errors
-/// The values were saved from other weights.
+/// The values were saved from different weights.
 pub fn revert(target: &SwapTarget, saved: &Saved) -> Result<()> {
     match (target, saved) {
         (SwapTarget::Parameters(parameters), Saved::Cpu(saved)) => {
@@ -146,7 +145,7 @@ impl InplaceOp1 for Revert<'_> {
             let saved = self.saved.as_slice::<T>()?;
             if saved.len() != self.delta.nonzeros() {
                 let nonzeros = self.delta.nonzeros();
-                candle_core::bail!("{} saved values for {nonzeros} nonzeros", saved.len());
+                candle_core::bail!("revert: {} saved values for {nonzeros} deltas", saved.len());
             }
             revert_any(elements_mut::<T>(weight, layout)?, inner, self.delta, saved);
         });
@@ -154,12 +153,12 @@ impl InplaceOp1 for Revert<'_> {
     }
 }
 
-/// The weight's `in`, if the delta fits.
+/// Checks that the delta fits the weight, and returns the weight's `in`.
 fn check(delta: &TensorDelta, layout: &Layout) -> Result<usize> {
     let (out, inner) = layout.shape().dims2()?;
     if delta.rows() != out {
         candle_core::bail!(
-            "a delta of {} rows for a weight [{out}, {inner}]",
+            "a delta of {} rows does not fit a weight [{out}, {inner}]",
             delta.rows()
         );
     }
@@ -189,16 +188,16 @@ fn revert_any<T: Element>(weight: &mut [T], inner: usize, delta: &TensorDelta, s
     }
 }
 
-/// Rows per thread, at least: with fewer than about `NONZEROS` a fork costs more than it saves.
+/// Minimum rows per range of a thread: below about `NONZEROS`, a fork costs more than it saves.
 fn grain(offsets: &[u32], nonzeros: usize) -> usize {
     const NONZEROS: usize = 2048;
     let rows = offsets.len() - 1;
     (rows * NONZEROS).div_ceil(nonzeros.max(1)).max(1)
 }
 
-/// Number of rows that weights are prefetched ahead. At densities of about 0.3 % to 5 % nearly
-/// every nonzero is a cache miss of its own, and most of the time is spent waiting for them. Below,
-/// looking ahead costs more than it saves; above, cache lines are close enough to each other.
+/// Prefetch distance in rows. At densities of about 0.3 % to 5 %, nearly every nonzero is a cache
+/// miss, and most of the time is spent waiting for memory. Below, prefetching costs more than it
+/// saves; above, the cache lines are close enough to each other without it.
 fn rows_ahead(offsets: &[u32], nonzeros: usize) -> Option<usize> {
     let rows = offsets.len() - 1;
     let per_row = nonzeros / rows.max(1);
@@ -292,8 +291,8 @@ mod tests {
         tensor.flatten_all().unwrap().to_vec1().unwrap()
     }
 
-    /// Apply equals the formula at the delta's positions and changes no other value, even in a view
-    /// of a larger weight; revert restores the bits.
+    /// Checks that apply equals the formula at the delta's positions and changes no other value,
+    /// even in a view of a larger weight, and that revert restores the bits.
     fn check(dtype: DType, shape: [usize; 2], kept: &[bool], half: bool, scale: f32) {
         let [rows, inner] = shape;
         let fused = Tensor::randn(0f32, 1., (rows + 3, inner), &Device::Cpu).unwrap();
@@ -331,7 +330,7 @@ mod tests {
             use rand::{Rng, SeedableRng};
             let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
             let mut kept: Vec<bool> = (0..rows * inner).map(|_| rng.random_bool(density)).collect();
-            // The edges of the first and the last row.
+            // The first and the last position.
             kept[0] = true;
             kept[rows * inner - 1] = true;
             check(dtype, [rows, inner], &kept, half, scale);
@@ -353,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn a_delta_of_another_height_writes_nothing() {
+    fn a_delta_with_the_wrong_number_of_rows_writes_nothing() {
         let weight = Tensor::ones((3, 4), DType::F32, &Device::Cpu).unwrap();
         let delta = delta([2, 4], &[true; 8], false);
         let fitting = self::delta([3, 4], &[true; 12], false);

@@ -1,4 +1,4 @@
-//! Sums in place: gradients over the parts of a step, scores over steps.
+//! In-place accumulation: of gradients within a step, and of scores over steps.
 
 use candle_core::{CpuStorage, CudaStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor};
 
@@ -6,26 +6,26 @@ use crate::kernels::cpu::element::{elements, elements_mut};
 use crate::kernels::cpu::parallel::{Scattered, for_each_range};
 use crate::kernels::cuda;
 
-/// Values per task of the pool, at least.
+/// Minimum values per range of a thread.
 const GRAIN: usize = 1 << 14;
 
-/// Sets every value to zero.
+/// Sets all values to zero.
 pub fn clear(target: &Tensor) -> Result<()> {
     target.inplace_op1(&Clear)
 }
 
-/// `target += values`, for tensors of one shape.
+/// `target += values`, for tensors of equal shape.
 pub fn add(target: &Tensor, values: &Tensor) -> Result<()> {
     target.inplace_op2(values, &Add { absolute: false })
 }
 
-/// `target += |values|`, for tensors of one shape.
+/// `target += |values|`, for tensors of equal shape.
 pub fn add_absolute(target: &Tensor, values: &Tensor) -> Result<()> {
     target.inplace_op2(values, &Add { absolute: true })
 }
 
 /// `target[rows[i]] += values[i]`, for `target` `[n, width]` and `values` `[rows, width]`. `rows`
-/// may repeat a row.
+/// may contain duplicates.
 pub fn add_rows(target: &Tensor, rows: &[u32], values: &Tensor) -> Result<()> {
     target.inplace_op2(values, &AddRows { rows })
 }
@@ -97,11 +97,13 @@ impl InplaceOp2 for Add {
     }
 }
 
-/// Checks that both have one shape.
+/// Checks that both have the same shape.
 pub(in crate::kernels) fn check(target: &Layout, values: &Layout) -> Result<()> {
     if target.shape() != values.shape() {
         let (target, values) = (target.shape(), values.shape());
-        candle_core::bail!("{values:?} cannot be added to {target:?}");
+        candle_core::bail!(
+            "accumulate: shapes do not match: {values:?} cannot be added to {target:?}"
+        );
     }
     Ok(())
 }
@@ -145,7 +147,7 @@ impl InplaceOp2 for AddRows<'_> {
     }
 }
 
-/// Width of the target, if it has all rows and the values fit them.
+/// Checks the rows and the shape of the values, and returns the width of the target.
 pub(in crate::kernels) fn check_rows(
     rows: &[u32],
     target: &Layout,
@@ -155,7 +157,9 @@ pub(in crate::kernels) fn check_rows(
     let inside = rows.iter().all(|&row| (row as usize) < n);
     if values.shape().dims() != [rows.len(), width] || !inside {
         let (values, rows) = (values.shape(), rows.len());
-        candle_core::bail!("{rows} rows of {values:?} cannot be added to [{n}, {width}]");
+        candle_core::bail!(
+            "accumulate: {rows} rows of {values:?} cannot be added to [{n}, {width}]"
+        );
     }
     Ok(width)
 }
@@ -170,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn sums_are_kept_in_place() {
+    fn sums_accumulate_in_place() {
         let sum = tensor(&[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]);
         let view = sum.narrow(0, 1, 2).unwrap();
         add(&view, &tensor(&[[1.0, -1.0], [0.5, 0.0]])).unwrap();
@@ -189,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused() {
+    fn shapes_and_rows_that_do_not_fit_are_refused() {
         let sum = tensor(&[[1.0, 2.0]]);
         assert!(add(&sum, &tensor(&[[1.0, 2.0], [1.0, 2.0]])).is_err());
         assert!(add_rows(&sum, &[1], &tensor(&[[1.0, 2.0]])).is_err());

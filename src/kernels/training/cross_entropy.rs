@@ -1,5 +1,5 @@
-//! Cross-entropy loss of next tokens, `−ln softmax(logits)[target]`, and its gradient in place of
-//! the logits.
+//! Cross-entropy loss of next tokens, `−ln softmax(logits)[target]`, and its gradient, which
+//! replaces the logits.
 
 use std::sync::Mutex;
 
@@ -14,7 +14,7 @@ use crate::kernels::cuda;
 /// Loss of each row of `logits` `[rows, vocab]`, in nats, for one target per row.
 ///
 /// # Errors
-/// The number of targets is not that of the rows, or a target is not below `vocab`.
+/// The number of targets differs from the number of rows, or a target is not below `vocab`.
 pub fn nll(logits: &Tensor, targets: &[u32]) -> Result<Vec<f32>> {
     if logits.device().is_cuda() {
         return cuda::nll(logits, targets);
@@ -34,11 +34,11 @@ pub fn nll(logits: &Tensor, targets: &[u32]) -> Result<Vec<f32>> {
     Ok(losses)
 }
 
-/// As [`nll`], but also replaces the logits by the gradient of `weight` times the sum of the
-/// losses: `weight·(softmax − [target])`.
+/// Like [`nll`], but also replaces the logits with the gradient of `weight` times the sum of the
+/// losses: `weight·(softmax − one_hot(target))`.
 ///
 /// # Errors
-/// As there.
+/// Those of [`nll`].
 pub fn cross_entropy(logits: &Tensor, targets: &[u32], weight: f32) -> Result<Vec<f32>> {
     let losses = Mutex::new(Vec::new());
     logits.inplace_op1(&CrossEntropy {
@@ -49,12 +49,12 @@ pub fn cross_entropy(logits: &Tensor, targets: &[u32], weight: f32) -> Result<Ve
     Ok(losses.into_inner().expect("no thread panicked"))
 }
 
-/// Size of the vocabulary, if the targets fit the logits.
+/// Checks that the targets fit the logits, and returns the vocabulary size.
 pub(in crate::kernels) fn check(logits: &Shape, targets: &[u32]) -> Result<usize> {
     let (rows, vocab) = logits.dims2()?;
     if targets.len() != rows || targets.iter().any(|&t| t as usize >= vocab) {
         let targets = targets.len();
-        candle_core::bail!("{targets} targets do not fit logits [{rows}, {vocab}]");
+        candle_core::bail!("cross-entropy: {targets} targets do not fit logits [{rows}, {vocab}]");
     }
     Ok(vocab)
 }
@@ -126,7 +126,7 @@ impl Vectorised for LogSum<'_> {
     }
 }
 
-/// Replaces logits by `weight` times their probabilities.
+/// Replaces logits with `weight` times their probabilities.
 struct Shares<'a> {
     logits: &'a mut [f32],
     log_sum: f32,
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn equals_candles_loss_and_its_gradient() {
+    fn equals_candles_loss_and_gradient() {
         for vocab in [5, 16, 100] {
             let logits = Tensor::randn(0f32, 3., (7, vocab), &Device::Cpu).unwrap();
             let targets: Vec<u32> = (0..7).map(|i| i * 3 % vocab as u32).collect();

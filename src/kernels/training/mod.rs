@@ -1,5 +1,5 @@
-//! Operations that only the trainer uses: attention with its gradient, cross-entropy, the
-//! optimizer, gradient accumulation, and the sampled weight gradient (SDDMM).
+//! Trainer-only operations: attention and its gradient, cross-entropy, the optimizer, gradient
+//! accumulation, and the sampled weight gradient (SDDMM).
 
 pub mod accumulate;
 pub mod attention;

@@ -1,5 +1,5 @@
-//! Optimizer step over a tensor, in place: running means of its gradient, then its values. And the
-//! norm that gradients are clipped by.
+//! In-place optimizer step of a tensor (running means of its gradient, then its values), and the
+//! sum of squares for gradient clipping.
 
 use candle_core::{CpuStorage, CudaStorage, InplaceOp2, InplaceOp3, Layout, Result, Tensor};
 
@@ -8,12 +8,12 @@ use crate::kernels::cpu::parallel::{Scattered, for_each_range};
 use crate::kernels::cpu::simd::{Arithmetic, LANES, Vectorised, dispatch, sum_lanes};
 use crate::kernels::cuda;
 
-/// The power of the gradient that a running mean averages.
+/// Power of the gradient in a running mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Power {
     /// The gradient itself.
     Gradient,
-    /// Its square.
+    /// The squared gradient.
     Square,
 }
 
@@ -35,18 +35,18 @@ pub fn update_mean(
 /// `w = keep·w − rate·d / (root·√v + eps)`, for a direction `d` and a mean of squares `v`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Step {
-    /// The learning rate, times whatever scales the direction.
+    /// Learning rate, times any scale of the direction.
     pub rate: f32,
-    /// Factor of the root of the mean of squares.
+    /// Factor of `√v`.
     pub root: f32,
-    /// Term that keeps the divisor above 0.
+    /// Term that keeps the denominator above 0.
     pub eps: f32,
-    /// Factor of the weights: 1 less the weight decay.
+    /// Factor of the weights: 1 minus the decoupled weight decay.
     pub keep: f32,
 }
 
 impl Step {
-    /// Takes the step for weights in f32.
+    /// Takes the step on f32 weights, in place.
     ///
     /// # Errors
     /// The tensors differ in size.
@@ -55,7 +55,7 @@ impl Step {
     }
 }
 
-/// Sum of squares of a contiguous f32 tensor, in one order for any number of threads.
+/// Sum of squares of a contiguous f32 tensor, in the same order for any number of threads.
 pub fn sum_of_squares(tensor: &Tensor) -> Result<f64> {
     if tensor.device().is_cuda() {
         return cuda::sum_of_squares(tensor);
@@ -73,7 +73,7 @@ pub fn sum_of_squares(tensor: &Tensor) -> Result<f64> {
     Ok(sums.iter().sum())
 }
 
-/// Values per task.
+/// Values per chunk of a sum, and minimum values per range of a thread.
 const GRAIN: usize = 1 << 14;
 
 struct Squares<'a>(&'a [f32]);
@@ -243,11 +243,11 @@ impl Vectorised for StepOf<'_> {
     }
 }
 
-/// Checks that both have one size.
+/// Checks that both have the same number of values.
 pub(in crate::kernels) fn check(a: &Layout, b: &Layout) -> Result<()> {
     if a.shape().elem_count() != b.shape().elem_count() {
         let (a, b) = (a.shape(), b.shape());
-        candle_core::bail!("optimizer: tensors of different sizes, {a:?} and {b:?}");
+        candle_core::bail!("optimizer: sizes do not match: {a:?} and {b:?}");
     }
     Ok(())
 }
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn squares_are_summed_in_one_order() {
+    fn the_sum_of_squares_is_independent_of_the_number_of_threads() {
         let x = Tensor::randn(0f32, 1., 5 * GRAIN + 3, &Device::Cpu).unwrap();
         let want: f64 = vec(&x).iter().map(|v| f64::from(*v).powi(2)).sum();
         let one = crate::kernels::Pool::new(1)

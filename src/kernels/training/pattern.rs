@@ -1,4 +1,4 @@
-//! The positions of a matrix that are trained.
+//! Sparsity pattern of a matrix: the positions that are trained.
 
 use std::sync::OnceLock;
 
@@ -6,13 +6,13 @@ use candle_core::{CudaDevice, Result};
 
 use crate::kernels::cuda;
 
-/// Positions of a matrix `[rows, width]` in compressed rows, in row-major order.
+/// Positions of a matrix `[rows, width]` in row-major order, as compressed sparse rows (CSR).
 #[derive(Debug)]
 pub struct Pattern {
     width: usize,
     row_offsets: Vec<u32>,
     columns: Vec<u32>,
-    /// Copy on the GPU, made on first use.
+    /// Copy in GPU memory, created on first use.
     on_gpu: OnceLock<cuda::DevicePattern>,
 }
 
@@ -21,8 +21,8 @@ impl Pattern {
     ///
     /// # Panics
     /// If a position is out of order or outside the matrix, or if a dimension or the number of
-    /// positions does not fit 32 bits. Neither can be, since positions come from a mask or a
-    /// checked ticket.
+    /// positions does not fit 32 bits. Both are impossible for positions from a mask or a checked
+    /// ticket.
     pub fn from_flat([rows, width]: [usize; 2], positions: &[usize]) -> Self {
         assert!(u32::try_from(width).is_ok() && u32::try_from(positions.len()).is_ok());
         assert!(positions.windows(2).all(|pair| pair[0] < pair[1]));
@@ -47,10 +47,10 @@ impl Pattern {
         }
     }
 
-    /// Copy of the pattern on the GPU, which is the same one in every call.
+    /// Copy of the pattern in GPU memory, created by the first call.
     ///
     /// # Errors
-    /// There is no memory for it.
+    /// The GPU is out of memory.
     pub(in crate::kernels) fn on_gpu(&self, device: &CudaDevice) -> Result<&cuda::DevicePattern> {
         if let Some(on_gpu) = self.on_gpu.get() {
             return Ok(on_gpu);
@@ -59,15 +59,15 @@ impl Pattern {
         Ok(self.on_gpu.get_or_init(|| on_gpu))
     }
 
-    /// Pattern of matrices of one width, stacked by rows.
+    /// Pattern of matrices of equal width, stacked by rows.
     ///
     /// # Panics
-    /// If there are none, their widths differ, or the positions do not fit 32 bits.
+    /// If `parts` is empty, the widths differ, or the number of positions does not fit 32 bits.
     pub fn stack(parts: &[&Self]) -> Self {
         let width = parts[0].width;
         let mut all = Self::new(width, vec![0], Vec::new());
         for part in parts {
-            assert_eq!(part.width, width, "stacked matrices have one width");
+            assert_eq!(part.width, width, "stacked matrices have equal widths");
             let start = u32::try_from(all.columns.len()).expect("positions fit 32 bits");
             let offsets = part.row_offsets[1..].iter();
             all.row_offsets.extend(offsets.map(|offset| start + offset));
@@ -77,12 +77,12 @@ impl Pattern {
         all
     }
 
-    /// Rows of the matrix.
+    /// Number of rows of the matrix.
     pub fn rows(&self) -> usize {
         self.row_offsets.len() - 1
     }
 
-    /// Columns of the matrix.
+    /// Number of columns of the matrix.
     pub fn width(&self) -> usize {
         self.width
     }
@@ -97,12 +97,12 @@ impl Pattern {
         &self.row_offsets
     }
 
-    /// `[nonzeros]`: all below [`Self::width`], strictly increasing within a row.
+    /// `[nonzeros]`: columns below [`Self::width`], strictly increasing within a row.
     pub fn columns(&self) -> &[u32] {
         &self.columns
     }
 
-    /// The positions as `row · width + column`, strictly increasing.
+    /// Positions as `row · width + column`, strictly increasing.
     pub fn flat(&self) -> impl Iterator<Item = usize> + '_ {
         let rows = self.row_offsets.windows(2).enumerate();
         rows.flat_map(move |(row, bounds)| {
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn positions_come_back_alone_and_stacked() {
+    fn positions_round_trip_alone_and_stacked() {
         let first = Pattern::from_flat([3, 4], &[0, 3, 9]);
         let second = Pattern::from_flat([2, 4], &[5]);
         assert_eq!(first.row_offsets(), [0, 2, 2, 3]);

@@ -1,5 +1,5 @@
-//! The trained weights of a matrix: their gradient by a sampled dense-dense product (SDDMM),
-//! without the dense gradient, and their values, read and written.
+//! Trained positions of a weight: their gradient by a sampled dense-dense product (SDDMM), which
+//! never computes the dense gradient, and reads and writes of their values.
 
 use std::sync::Mutex;
 
@@ -31,7 +31,7 @@ pub fn add_sddmm_gradient(
 /// Values of the weight at the pattern's positions, `[nonzeros]`, widened to f32.
 ///
 /// # Errors
-/// The weight has another shape than the pattern.
+/// The weight does not have the pattern's shape.
 pub fn gather(weight: &Tensor, pattern: &Pattern) -> Result<Tensor> {
     let values = Mutex::new(Vec::new());
     weight.inplace_op1(&Gather {
@@ -55,7 +55,9 @@ pub(in crate::kernels) fn check(pattern: &Pattern, layout: &Layout) -> Result<()
     let (rows, width) = layout.shape().dims2()?;
     if (pattern.rows(), pattern.width()) != (rows, width) {
         let (height, across) = (pattern.rows(), pattern.width());
-        candle_core::bail!("positions of [{height}, {across}] for a matrix [{rows}, {width}]");
+        candle_core::bail!(
+            "sddmm: a pattern [{height}, {across}] does not fit a matrix [{rows}, {width}]"
+        );
     }
     Ok(())
 }
@@ -109,7 +111,7 @@ impl InplaceOp2 for Set<'_> {
         with_element!(weight, T => {
             let weight = elements_mut::<T>(weight, layout)?;
             for (position, value) in self.pattern.flat().zip(values) {
-                // Spelled out, since a plain `round` would be f32's, which rounds to integers.
+                // Qualified: `f32::round` would round to integers.
                 weight[position] = <T as Element>::round(*value);
             }
         });
@@ -131,11 +133,11 @@ impl InplaceOp2 for Set<'_> {
     }
 }
 
-/// Checks that there is a value for each position.
+/// Checks that there is one value per position.
 pub(in crate::kernels) fn check_values(pattern: &Pattern, values: &Layout) -> Result<()> {
     let (values, nonzeros) = (values.shape().elem_count(), pattern.nonzeros());
     if values != nonzeros {
-        candle_core::bail!("{values} values for {nonzeros} positions");
+        candle_core::bail!("sddmm: {nonzeros} positions need as many values, got {values}");
     }
     Ok(())
 }
@@ -192,7 +194,7 @@ impl InplaceOp3 for SddmmGradient<'_> {
     }
 }
 
-/// Shape of `x`, if everything fits the pattern.
+/// Checks that all shapes fit the pattern, and returns the shape of `x`.
 pub(in crate::kernels) fn check_gradient(
     pattern: &Pattern,
     gradient: &Layout,
@@ -208,8 +210,8 @@ pub(in crate::kernels) fn check_gradient(
     Ok([rows, width])
 }
 
-/// Rows of activations per tile: few enough that all columns of `x` stay in the L2 cache, since the
-/// positions are scattered among them.
+/// Rows of activations per tile: few enough that all columns of `x` stay in the L2 cache, because
+/// access to them is random.
 fn tile(width: usize) -> usize {
     const VALUES: usize = 160 << 10;
     (VALUES / width.max(1))
@@ -217,8 +219,8 @@ fn tile(width: usize) -> usize {
         .clamp(64, 512)
 }
 
-/// A matrix in column-major order, with columns padded with zeros to whole vectors. The gradient of
-/// a position is then the dot product of two contiguous slices.
+/// Matrix in column-major order, with columns zero-padded to whole vectors: the gradient of a
+/// position is the dot product of two contiguous slices.
 struct Columns {
     values: Vec<f32>,
     height: usize,
@@ -268,7 +270,7 @@ fn add_tile(gradient: &mut [f32], pattern: &Pattern, x: &Columns, dy: &Columns) 
     });
 }
 
-/// Consecutive rows of a pattern over one tile of activations.
+/// Gradient update of consecutive rows of a pattern, for one tile of activations.
 struct Rows<'a> {
     offsets: &'a [u32],
     columns: &'a [u32],
@@ -283,7 +285,7 @@ impl Vectorised for Rows<'_> {
 
     #[inline(always)]
     fn run<A: Arithmetic>(self) {
-        /// Positions of a row that share the loads of `dy`.
+        /// Positions of a row per load of `dy`.
         const AT_ONCE: usize = 4;
         let base = self.offsets[0] as usize;
         for (row, bounds) in self.offsets.windows(2).enumerate() {
@@ -310,7 +312,7 @@ impl Vectorised for Rows<'_> {
     }
 }
 
-/// `N` dot products with one vector, each summed in the same order for any `N`.
+/// `N` dot products with the same vector `y`, each summed in the same order for any `N`.
 #[inline(always)]
 fn dots<A: Arithmetic, const N: usize>(y: &[f32], x: [&[f32]; N]) -> [f32; N] {
     let mut sums = [[0f32; LANES]; N];
@@ -370,7 +372,7 @@ mod tests {
         }
 
         #[test]
-        fn values_are_read_and_written_at_the_positions_alone(
+        fn only_the_values_at_the_positions_are_read_and_written(
             inner in 1usize..40, out in 1usize..40, seed in any::<u64>(),
             dtype in prop::sample::select(vec![DType::F32, DType::BF16, DType::F16]),
         ) {

@@ -12,7 +12,11 @@ use crate::kernels::linear;
 pub fn linear(x: Input, weight: Input, f32_output: bool) -> Result<Output> {
     let [rows, inner, out] = linear::check(x.1, weight.1)?;
     let (device, weight) = (&x.0.device, View::new(weight)?);
-    let dtype = if f32_output { DType::F32 } else { weight.dtype() };
+    let dtype = if f32_output {
+        DType::F32
+    } else {
+        weight.dtype()
+    };
     let mut y = NewTensor::new(device, dtype, (rows, out))?;
     let operands = Product {
         x: View::new(x)?,

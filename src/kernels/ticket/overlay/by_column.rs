@@ -1,10 +1,10 @@
-//! Sparse product with nonzeros ordered by column.
+//! Sparse product over nonzeros in column order.
 
 use super::{Input, MAX_ROWS};
 use crate::kernels::cpu::element::{Column, Element};
 use crate::kernels::cpu::simd::{Arithmetic, Vectorised};
 
-/// The nonzeros of a block, for one tile of batch rows.
+/// Product of the nonzeros of a block with one tile of batch rows.
 pub struct ByColumn<'a, C, D> {
     /// Row of each nonzero, relative to the block's first row.
     pub rows: &'a [u16],
@@ -31,7 +31,7 @@ impl<C: Column, D: Element> Vectorised for ByColumn<'_, C, D> {
 }
 
 impl<C: Column, D: Element> ByColumn<'_, C, D> {
-    /// `(row in the block, column, scale·δ)`.
+    /// Nonzeros as `(row in the block, column, scale·δ)`.
     #[inline(always)]
     fn nonzeros(&self) -> impl Iterator<Item = (usize, usize, f32)> {
         let positions = self.rows.iter().zip(self.columns);

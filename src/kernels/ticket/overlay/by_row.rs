@@ -1,13 +1,13 @@
-//! Sparse product with nonzeros ordered by row, in whole quads.
+//! Sparse product over nonzeros in row order, one quad per iteration.
 
 use super::layout::QUAD;
 use super::{Input, MAX_ROWS};
 use crate::kernels::cpu::element::{Column, Element};
 use crate::kernels::cpu::simd::{Arithmetic, Vectorised};
 
-/// The rows of a block, for one tile of batch rows.
+/// Product of the rows of a block with one tile of batch rows.
 pub struct ByRow<'a, C, D> {
-    /// Rows that have nonzeros, relative to the block's first row.
+    /// Rows with nonzeros, relative to the block's first row.
     pub rows: &'a [u16],
     /// `[rows + 1]`: index of each row's first nonzero in `columns` and `deltas`.
     pub offsets: &'a [usize],
@@ -34,7 +34,7 @@ impl<C: Column, D: Element> Vectorised for ByRow<'_, C, D> {
 }
 
 impl<C: Column, D: Element> ByRow<'_, C, D> {
-    /// Each row with its quads of columns and deltas.
+    /// Rows, each with its quads of columns and deltas.
     #[inline(always)]
     fn quads(
         &self,

@@ -3,60 +3,60 @@
 use super::WeightDeltas;
 use crate::ticket::{Columns, DeltaDtype, Deltas, MAX_U16_COLUMNS, TensorDelta};
 
-/// Deltas of one weight `[out, in]` in blocks of output rows, in the order that suits their
-/// density.
+/// Deltas of one weight `[out, in]`, in blocks of output rows, in an order chosen by density.
 pub struct OverlayLayout {
     pub(super) out: usize,
     pub(super) inner: usize,
     /// Output rows per block; the last block may have fewer.
     pub(super) block_rows: usize,
     nonzeros: usize,
-    /// Whether the nonzeros are worth the transposition of `x` and `y` for several batch rows.
+    /// Whether the weight is dense enough to justify transposing `x` and `y` for several batch
+    /// rows.
     pub(super) worth_transposing: bool,
     pub(super) order: Order,
-    /// Columns of the nonzeros in order, padding included.
+    /// Columns of the nonzeros in this order, including padding.
     pub(super) columns: Columns,
-    /// Deltas in the same order.
+    /// Deltas in the same order, including padding.
     pub(super) deltas: Deltas,
 }
 
 /// Order of the nonzeros.
 pub(super) enum Order {
-    /// Per block by column, then row; for sparse weights. In row order each sum would wait for its
-    /// previous addition, and each row would be visited for a few nonzeros.
+    /// By block, then column, then row: for sparse weights. By row, each addition to a sum would
+    /// wait for the previous one, and each row would be visited for only a few nonzeros.
     Column {
         /// `[blocks + 1]`: the nonzeros of block `b` are `offsets[b]..offsets[b + 1]`.
         offsets: Vec<usize>,
-        /// `[nnz]`: rows relative to the block's first row.
+        /// `[nonzeros]`: rows relative to the block's first row.
         rows: Vec<u16>,
     },
-    /// By row, then column, with each row padded with zeros to whole [`QUAD`]s; for denser weights,
-    /// whose sums stay in registers for a whole row.
+    /// By row, then column, with each row padded with zeros to a multiple of [`QUAD`]: for denser
+    /// weights, whose sums stay in registers for a whole row.
     Row {
-        /// `[blocks + 1]`: block `b` has the rows `rows[blocks[b]..blocks[b + 1]]`.
+        /// `[blocks + 1]`: block `b` contains `rows[blocks[b]..blocks[b + 1]]`.
         blocks: Vec<usize>,
-        /// Rows that have nonzeros, relative to their block's first row.
+        /// Rows with nonzeros, relative to their block's first row.
         rows: Vec<u16>,
         /// `[rows + 1]`: index of each row's first nonzero.
         offsets: Vec<usize>,
     },
 }
 
-/// Nonzeros of a row that are computed at once.
+/// Nonzeros of a row per iteration.
 pub(super) const QUAD: usize = 4;
-/// Mean nonzeros per row of the weight from which on the order is by row.
-const BY_ROW_FROM: usize = 24;
-/// Output rows per block, at most, if batch rows are computed as a vector: the sums of
+/// Minimum mean number of nonzeros per row for row order.
+const MIN_BY_ROW: usize = 24;
+/// Maximum output rows per block if batch rows are computed as a vector: the sums of
 /// [`super::MAX_ROWS`] batch rows then take 16 KiB, half of a small L1 cache.
 const TRANSPOSED_BLOCK_ROWS: usize = 256;
-/// Output rows per block, at most: row indices within a block are [`u16`]s.
+/// Maximum output rows per block: row indices within a block are [`u16`]s.
 const MAX_BLOCK_ROWS: usize = 1 << 16;
-/// Blocks per weight, if it has enough nonzeros, so that several cores have work.
+/// Blocks per weight with enough nonzeros, so that several cores can share it.
 const BLOCKS: usize = 8;
-/// Nonzeros per block, at least.
+/// Minimum nonzeros per block.
 const BLOCK_NONZEROS: usize = 512;
 
-/// Deltas of the parameters that a weight is fused of, each with the parameter's first row,
+/// Deltas of the parameters that are fused into a weight, each with the parameter's first row;
 /// ascending.
 type Parts<'a> = [(usize, &'a TensorDelta)];
 
@@ -64,8 +64,7 @@ impl OverlayLayout {
     /// Arranges a weight's deltas.
     ///
     /// # Panics
-    /// If a delta reaches beyond the weight, which cannot be for a ticket that is bound to its
-    /// base.
+    /// If a delta is outside the weight, which is impossible for a bound ticket.
     pub fn new(weight: &WeightDeltas) -> Self {
         let ([out, inner], parts) = (weight.shape, &weight.parts[..]);
         let nonzeros = weight.nonzeros();
@@ -120,7 +119,7 @@ impl OverlayLayout {
         offsets.len() - 1
     }
 
-    /// Bytes on the heap.
+    /// Size in bytes on the heap.
     pub fn bytes(&self) -> usize {
         let order = match &self.order {
             Order::Column { offsets, rows } => size_of_val(&offsets[..]) + size_of_val(&rows[..]),
@@ -134,7 +133,7 @@ impl OverlayLayout {
         order + self.deltas.len() * entry
     }
 
-    /// Upper bound on the bytes on the heap that [`Self::new`] takes.
+    /// Upper bound on [`Self::bytes`] of the layout that [`Self::new`] would return.
     pub fn bytes_for(weight: &WeightDeltas) -> usize {
         let ([out, _], nonzeros) = (weight.shape, weight.nonzeros());
         let column = if weight.has_wide_columns() {
@@ -170,8 +169,8 @@ impl WeightDeltas<'_> {
 
     /// The narrowest dtype that holds all deltas exactly.
     pub fn widest(&self) -> DeltaDtype {
-        let wide = |(_, delta): &(usize, &TensorDelta)| delta.deltas().dtype() == DeltaDtype::F32;
-        if self.parts.iter().any(wide) {
+        let is_f32 = |(_, delta): &(usize, &TensorDelta)| delta.deltas().dtype() == DeltaDtype::F32;
+        if self.parts.iter().any(is_f32) {
             DeltaDtype::F32
         } else {
             DeltaDtype::Bf16
@@ -180,10 +179,10 @@ impl WeightDeltas<'_> {
 }
 
 fn is_by_row(out: usize, nonzeros: usize) -> bool {
-    nonzeros >= out * BY_ROW_FROM
+    nonzeros >= out * MIN_BY_ROW
 }
 
-/// `(row of the weight, column, delta)`, by row, then column.
+/// Entries `(row of the weight, column, delta)`, by row, then column.
 fn entries<'a>(parts: &'a Parts) -> impl Iterator<Item = (usize, usize, f32)> + 'a {
     parts.iter().flat_map(|&(first, delta)| {
         let entries = delta.entries();
@@ -202,7 +201,7 @@ fn by_column([out, inner]: [usize; 2], parts: &Parts, block_rows: usize) -> Arra
     // Index of the next nonzero of each block and column.
     let mut next = vec![0usize; blocks * inner + 1];
     for (row, column, _) in entries(parts) {
-        assert!(row < out && column < inner, "a delta beyond its weight");
+        assert!(row < out && column < inner, "a delta is outside its weight");
         next[row / block_rows * inner + column + 1] += 1;
     }
     for i in 1..next.len() {
@@ -214,8 +213,7 @@ fn by_column([out, inner]: [usize; 2], parts: &Parts, block_rows: usize) -> Arra
     let mut deltas = vec![0f32; nonzeros];
     for (row, column, delta) in entries(parts) {
         let index = &mut next[row / block_rows * inner + column];
-        // Lossless: a block has at most MAX_BLOCK_ROWS rows, and tickets store columns in at most
-        // u32.
+        // Lossless: a block has at most MAX_BLOCK_ROWS rows, and ticket columns fit u32.
         rows[*index] = (row % block_rows) as u16;
         columns[*index] = column as u32;
         deltas[*index] = delta;
@@ -234,7 +232,7 @@ fn by_row([out, inner]: [usize; 2], parts: &Parts, block_rows: usize) -> Arrange
     let (mut blocks, mut rows, mut offsets) = (vec![0], Vec::new(), vec![0]);
     let mut last = None;
     for (row, column, delta) in entries(parts) {
-        assert!(row < out && column < inner, "a delta beyond its weight");
+        assert!(row < out && column < inner, "a delta is outside its weight");
         if last != Some(row) {
             pad(&mut columns, &mut deltas);
             if last.is_some() {
@@ -264,7 +262,7 @@ fn by_row([out, inner]: [usize; 2], parts: &Parts, block_rows: usize) -> Arrange
     }
 }
 
-/// Pads with zeros to whole [`QUAD`]s.
+/// Pads with zeros to a multiple of [`QUAD`].
 fn pad(columns: &mut Vec<u32>, deltas: &mut Vec<f32>) {
     let whole = deltas.len().next_multiple_of(QUAD);
     let column = columns.last().copied().unwrap_or(0);

@@ -1,5 +1,5 @@
-//! Tickets overlaid on the rows of a batch: sparse products `y[rows] += scale·x[rows]·Δᵀ` beside
-//! the dense one.
+//! Tickets overlaid on the rows of a batch: sparse products `y[rows] += scale·x[rows]·Δᵀ` next to
+//! the dense product.
 
 mod by_column;
 mod by_row;
@@ -25,16 +25,16 @@ use tile::{Input, MAX_ROWS, Segment, Tile};
 pub struct WeightDeltas<'a> {
     /// `[out, in]`.
     pub shape: [usize; 2],
-    /// Deltas of the parameters that the weight is fused of, each with the parameter's first row,
-    /// ascending.
+    /// Deltas of the parameters that are fused into the weight, each with the parameter's first
+    /// row; ascending.
     pub parts: Vec<(usize, &'a TensorDelta)>,
 }
 
-/// Device layout of a ticket: its deltas by weight number, arranged for the sparse products.
+/// Device layout of a ticket: its deltas per weight, arranged for the sparse products.
 pub enum DeviceLayout {
     /// Layouts on the CPU; `None` for weights that the ticket does not touch.
     Cpu(Vec<Option<OverlayLayout>>),
-    /// Layout on a GPU, which apply and revert use too.
+    /// Layout on a GPU, also used by apply and revert.
     Gpu(Box<cuda::DeviceTicket>),
 }
 
@@ -43,11 +43,10 @@ impl DeviceLayout {
     /// touch.
     ///
     /// # Errors
-    /// The GPU has no room for them.
+    /// The GPU is out of memory.
     ///
     /// # Panics
-    /// If a delta reaches beyond its weight, which cannot be for a ticket that is bound to its
-    /// base.
+    /// If a delta is outside its weight, which is impossible for a bound ticket.
     pub fn new(weights: &[Option<WeightDeltas>], device: &Device) -> Result<Self> {
         match device {
             Device::Cuda(device) => {
@@ -62,7 +61,7 @@ impl DeviceLayout {
         }
     }
 
-    /// Number of the base's weights, touched or not.
+    /// Number of weights of the base, whether touched or not.
     fn weights(&self) -> usize {
         match self {
             Self::Cpu(layouts) => layouts.len(),
@@ -78,7 +77,7 @@ impl DeviceLayout {
         }
     }
 
-    /// Number of deltas, in all weights.
+    /// Number of deltas in all weights.
     pub fn nonzeros(&self) -> usize {
         match self {
             Self::Cpu(layouts) => layouts.iter().flatten().map(OverlayLayout::nonzeros).sum(),
@@ -86,7 +85,7 @@ impl DeviceLayout {
         }
     }
 
-    /// Bytes of device memory.
+    /// Size in bytes of device memory.
     pub fn bytes(&self) -> usize {
         match self {
             Self::Cpu(layouts) => {
@@ -97,7 +96,7 @@ impl DeviceLayout {
         }
     }
 
-    /// Upper bound on the bytes of device memory that [`Self::new`] takes.
+    /// Upper bound on [`Self::bytes`] of the layout that [`Self::new`] would return.
     pub fn bytes_for(weights: &[Option<WeightDeltas>], device: &Device) -> usize {
         let deltas = |weight: &WeightDeltas| match device {
             Device::Cuda(_) => cuda::DeviceTicket::bytes_for(weight),
@@ -111,7 +110,7 @@ impl DeviceLayout {
     }
 }
 
-/// Rows of a batch under one ticket.
+/// Rows of a batch with the same ticket.
 #[derive(Clone)]
 pub struct OverlayRows<'a> {
     /// The batch rows.
@@ -125,23 +124,23 @@ pub struct OverlayRows<'a> {
 /// Tickets overlaid on the rows of a step, staged for the device.
 pub struct Overlays<'a> {
     overlaid: Vec<OverlayRows<'a>>,
-    /// Number of the step's rows, under a ticket or not.
+    /// Number of rows of the step, with and without a ticket.
     rows: usize,
     pub(in crate::kernels) on_gpu: Option<cuda::DeviceSegments<'a>>,
 }
 
 impl<'a> Overlays<'a> {
-    /// Overlays for a step of `rows` rows, staged with the step's other inputs. `overlaid` ascends
-    /// and does not overlap.
+    /// Overlays for a step of `rows` rows, staged with the step's other inputs. The ranges of
+    /// `overlaid` must ascend and not overlap.
     ///
     /// # Errors
-    /// It does not ascend, reaches beyond the step's rows, or a ticket's layout is for another
+    /// The ranges do not ascend or exceed the step's rows, or a ticket's layout is for another
     /// device.
     pub fn new(overlaid: Vec<OverlayRows<'a>>, rows: usize, inputs: &mut Inputs) -> Result<Self> {
         let mut free = 0;
         for OverlayRows { rows: part, .. } in &overlaid {
             if part.start < free || part.end < part.start || part.end > rows {
-                candle_core::bail!("overlay: rows {part:?} behind row {free} of {rows}");
+                candle_core::bail!("overlay: rows {part:?} must lie in {free}..{rows} and ascend");
             }
             free = part.end;
         }
@@ -156,7 +155,8 @@ impl<'a> Overlays<'a> {
         })
     }
 
-    /// Part of the step's graph key; `None` if the launches are unique to the step, and on the CPU.
+    /// Part of the step's graph key; `None` on the CPU, and if the step's launches are unique to
+    /// it.
     pub(in crate::kernels) fn graph_key(&self) -> Option<Vec<usize>> {
         let mut counts = self.on_gpu.as_ref()?.graph_key()?.to_vec();
         let weights = self.overlaid.iter().map(|rows| rows.ticket.weights());
@@ -165,14 +165,15 @@ impl<'a> Overlays<'a> {
         Some(counts)
     }
 
-    /// Whether any of the tickets touches a weight.
+    /// Whether any of the tickets touches the weight.
     pub fn touches(&self, weight: usize) -> bool {
         self.overlaid
             .iter()
             .any(|rows| rows.ticket.shape(weight).is_some())
     }
 
-    /// `[out, in]` of the weight, if `y` and `x` have the step's rows and the deltas fit.
+    /// Checks that `y` and `x` have the step's rows and that the deltas fit, and returns the
+    /// weight's `[out, in]`.
     pub(in crate::kernels) fn check(
         &self,
         weight: usize,
@@ -181,38 +182,38 @@ impl<'a> Overlays<'a> {
     ) -> Result<[usize; 2]> {
         let ((rows, out), (x_rows, inner)) = (y.shape().dims2()?, x.shape().dims2()?);
         if rows != x_rows {
-            candle_core::bail!("overlay: x has {x_rows} rows, y {rows}");
+            candle_core::bail!("overlay: x has {x_rows} rows, but y has {rows}");
         }
         self.check_fit(weight, [out, inner], rows)?;
         Ok([out, inner])
     }
 
-    /// Checks that the deltas for a weight have its shape, and that the step has that many rows.
+    /// Checks that the deltas have the weight's shape, and that the step has `rows` rows.
     pub(crate) fn check_fit(&self, weight: usize, shape: [usize; 2], rows: usize) -> Result<()> {
         if rows != self.rows {
-            candle_core::bail!("overlay: {rows} rows for a step of {}", self.rows);
+            candle_core::bail!("overlay: {rows} rows in a step of {}", self.rows);
         }
         for overlaid in &self.overlaid {
             let deltas = overlaid.ticket.shape(weight);
             if deltas.is_some_and(|deltas| deltas != shape) {
-                candle_core::bail!("overlay: a delta {deltas:?} for a weight {shape:?}");
+                candle_core::bail!("overlay: a delta {deltas:?} does not fit a weight {shape:?}");
             }
         }
         Ok(())
     }
 }
 
-/// `y[rows] + scale·x[rows]·Δᵀ` for the overlaid rows, and `y` in all other rows, with the deltas
-/// of the weight of that number. `x` is `[rows, in]`; `y` is `[rows, out]` in f32 and the result in
-/// the dtype of `x`, since what a ticket adds would be lost in a product that is rounded already.
-/// `y` is consumed: it may be overwritten, and on the CPU it is the result.
+/// `y[rows] + scale·x[rows]·Δᵀ` in the overlaid rows, with the deltas of weight number `weight`,
+/// and `y` in all other rows. `x` is `[rows, in]`. `y` is `[rows, out]` in f32 and the result in
+/// the dtype of `x`: added to a rounded product, small deltas would be lost. `y` is consumed: it
+/// may be overwritten, and on the CPU it is the result.
 ///
-/// The nonzeros of a row of the weight are added in one order for any number of batch rows, so a
-/// row's result, given its `y`, does not depend on its batch. (On a GPU this holds unless one
-/// ticket has so many rows that its deltas are expanded for a dense product.)
+/// The nonzeros of a weight row are added in the same order for any number of batch rows. So for
+/// given `y`, a row's result does not depend on its batch. (Exception: if a ticket has many rows on
+/// a GPU, its deltas are expanded for a dense product.)
 ///
 /// # Errors
-/// The shapes do not fit.
+/// The shapes do not match.
 pub fn overlay(y: Tensor, x: &Tensor, overlays: &Overlays, weight: usize) -> Result<Tensor> {
     let op = Overlay {
         overlays,
@@ -229,7 +230,7 @@ pub fn overlay(y: Tensor, x: &Tensor, overlays: &Overlays, weight: usize) -> Res
 struct Overlay<'a> {
     overlays: &'a Overlays<'a>,
     weight: usize,
-    /// The sum in the dtype of `x`, on a GPU.
+    /// Result on a GPU, in the dtype of `x`.
     rounded: OnceLock<Storage>,
 }
 
@@ -286,10 +287,10 @@ impl InplaceOp2 for Overlay<'_> {
     }
 }
 
-/// The tiles of those rows, made in parallel if any of them transposes its rows of `x`.
+/// Tiles for `tile_rows`, built in parallel if any of them transposes its rows of `x`.
 fn tiles<'a>(tile_rows: &'a [(Segment<'a>, Range<usize>)], x: &'a [f32]) -> Vec<Tile<'a>> {
     let mut tiles: Vec<Option<Tile>> = tile_rows.iter().map(|_| None).collect();
-    let made = Scattered::new(&mut tiles);
+    let built = Scattered::new(&mut tiles);
     let transposes = tile_rows
         .iter()
         .any(|(segment, rows)| Tile::is_transposed(segment, rows));
@@ -297,15 +298,15 @@ fn tiles<'a>(tile_rows: &'a [(Segment<'a>, Range<usize>)], x: &'a [f32]) -> Vec<
     for_each_range(tile_rows.len(), grain, |range| {
         for index in range {
             let (segment, rows) = &tile_rows[index];
-            // SAFETY: each tile is made once.
-            unsafe { made.write(index, Some(Tile::new(segment, rows.clone(), x))) };
+            // SAFETY: each tile is written once.
+            unsafe { built.write(index, Some(Tile::new(segment, rows.clone(), x))) };
         }
     });
     tiles.into_iter().flatten().collect()
 }
 
 impl OverlayRows<'_> {
-    /// The rows with their layout of a weight on the CPU, if the ticket touches it.
+    /// The rows with the CPU layout of a weight, if the ticket touches it.
     fn segment(&self, weight: usize) -> Option<Segment<'_>> {
         match self.ticket {
             DeviceLayout::Cpu(layouts) => Some(Segment {

@@ -6,7 +6,7 @@ use super::layout::Order;
 use super::*;
 use crate::ticket::{DeltaDtype, Deltas, TensorDelta};
 
-/// A delta `[rows, inner]` at some positions.
+/// Delta `[rows, inner]` with nonzeros at `positions`.
 fn delta([rows, inner]: [usize; 2], positions: &[usize], dtype: DeltaDtype) -> TensorDelta {
     let value = |(i, _): (usize, &usize)| (i as f32 * 0.37).sin() + 1.5;
     let values: Vec<f32> = positions.iter().enumerate().map(value).collect();
@@ -17,12 +17,12 @@ fn random(shape: (usize, usize)) -> Tensor {
     Tensor::randn(0f32, 1., shape, &Device::Cpu).unwrap()
 }
 
-/// A ticket that touches one weight, fused of these parts.
+/// Layout of a ticket that touches one weight, which is fused from `parts`.
 fn ticket(shape: [usize; 2], parts: &[&TensorDelta]) -> DeviceLayout {
     let weight = fused(shape, parts);
     let layouts = DeviceLayout::new(&[Some(weight.clone())], &Device::Cpu).unwrap();
-    let counted = DeviceLayout::bytes_for(&[Some(weight)], &Device::Cpu);
-    assert!(layouts.bytes() <= counted, "{} {counted}", layouts.bytes());
+    let bound = DeviceLayout::bytes_for(&[Some(weight)], &Device::Cpu);
+    assert!(layouts.bytes() <= bound, "{} {bound}", layouts.bytes());
     layouts
 }
 
@@ -47,15 +47,16 @@ fn rows_of(t: &Tensor) -> Vec<Vec<f32>> {
     t.to_vec2().unwrap()
 }
 
-/// A weight of two fused parts in either dtype: with a few nonzeros, ordered by column, which in a
-/// small weight are often computed as a vector; or with about half of all, ordered by row.
+/// Deltas of a weight fused from two parts, each in either dtype. Either a few nonzeros, in column
+/// order (in small weights still enough to transpose), or about half of all positions, in row
+/// order.
 fn weight() -> impl Strategy<Value = ([usize; 2], [TensorDelta; 2])> {
     let rows = prop_oneof![1usize..20, 1usize..700];
     let sparse = (rows, 1usize..40, 1usize..80, Just(false));
     let dense = (1usize..30, 1usize..20, 60usize..120, Just(true));
     prop_oneof![sparse, dense].prop_flat_map(|(first, second, inner, dense)| {
         let positions = move |rows: usize| {
-            // Often with the first and the last weight among them.
+            // Often includes the first and the last position.
             let few = btree_set(
                 prop_oneof![Just(0), Just(rows * inner - 1), 0..rows * inner],
                 0..200,
@@ -125,7 +126,7 @@ proptest! {
 }
 
 #[test]
-fn dense_weights_are_ordered_by_row() {
+fn dense_weights_are_in_row_order() {
     let kept = |share: usize| (0..400 * 300).step_by(share).collect::<Vec<_>>();
     for (share, by_row) in [(100, false), (20, false), (10, true), (2, true)] {
         let delta = delta([400, 300], &kept(share), DeltaDtype::Bf16);
@@ -175,7 +176,7 @@ fn each_row_gets_the_deltas_of_its_ticket() {
 }
 
 #[test]
-fn many_nonzeros_are_cut_into_blocks_and_wide_weights_keep_their_columns() {
+fn many_nonzeros_are_split_into_blocks_and_wide_weights_keep_their_columns() {
     for (shape, step, blocks) in [([2000, 90], 7, 8), ([3, 70_000], 11, 3)] {
         let [out, inner] = shape;
         let positions: Vec<usize> = (0..out * inner).step_by(step).collect();

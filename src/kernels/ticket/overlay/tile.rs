@@ -1,4 +1,4 @@
-//! The CPU's work on a ragged batch: tiles of a few rows under one ticket.
+//! Tiles of the overlay on the CPU: a few batch rows with the same ticket.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use crate::kernels::cpu::parallel::Scattered;
 use crate::kernels::cpu::simd::dispatch;
 use crate::ticket::{Columns, Deltas};
 
-/// Batch rows under one ticket, with the ticket's layout of one weight.
+/// Batch rows with the same ticket, and the ticket's layout of one weight.
 #[derive(Clone)]
 pub struct Segment<'a> {
     pub rows: Range<usize>,
@@ -17,10 +17,10 @@ pub struct Segment<'a> {
     pub scale: f32,
 }
 
-/// Batch rows per tile, at most.
+/// Maximum batch rows per tile.
 pub const MAX_ROWS: usize = 16;
-/// Batch rows per tile from which on they are computed as one vector, with `x` and `y` transposed,
-/// if the layout has enough nonzeros.
+/// Minimum batch rows per tile to compute them as one vector, with `x` and `y` transposed, if the
+/// layout is dense enough.
 const MIN_TRANSPOSED_ROWS: usize = 3;
 
 /// A few rows of a segment.
@@ -30,21 +30,21 @@ pub struct Tile<'a> {
     input: Input<'a>,
 }
 
-/// The tile's rows of `x`.
+/// Rows of `x` of a tile.
 pub enum Input<'a> {
-    /// Unchanged, `[rows, in]`.
+    /// `[rows, in]`, as given.
     Rows(&'a [f32]),
-    /// Transposed, `[in, lanes]`, with zeros in the lanes beyond the rows.
+    /// `[in, lanes]`, with zeros in the lanes past the last row.
     Transposed { values: Vec<f32>, lanes: usize },
 }
 
 impl<'a> Tile<'a> {
-    /// Whether the rows are computed as one vector.
+    /// Whether a tile of these rows computes them as one vector.
     pub fn is_transposed(segment: &Segment, rows: &Range<usize>) -> bool {
         rows.len() >= MIN_TRANSPOSED_ROWS && segment.layout.worth_transposing
     }
 
-    /// Tile of those rows of the segment, for all rows of `x`.
+    /// Tile of `rows` of the segment; `x` has all rows of the batch.
     pub fn new(segment: &'a Segment<'a>, rows: Range<usize>, x: &'a [f32]) -> Self {
         let inner = segment.layout.inner;
         let x = &x[rows.start * inner..rows.end * inner];
@@ -62,15 +62,15 @@ impl<'a> Tile<'a> {
         }
     }
 
-    /// Adds the nonzeros of a block to the tile's rows of `y`. No other thread may add the same
-    /// block.
+    /// Adds the products of a block's nonzeros to the tile's rows of `y`. No other thread may add
+    /// the same block at the same time.
     pub fn add(&self, block: usize, y: &Scattered<f32>) {
         let layout = self.segment.layout;
         let first = block * layout.block_rows;
         let last = layout.out.min(first + layout.block_rows);
         let out = layout.out;
         let y = self.rows.clone().map(|row| {
-            // SAFETY: tiles have different batch rows, and blocks different columns of `y`.
+            // SAFETY: tiles have distinct batch rows, and blocks have distinct columns of `y`.
             unsafe { y.slice(row * out + first..row * out + last) }
         });
         let y: Vec<&mut [f32]> = y.collect();
@@ -117,9 +117,9 @@ impl<'a> Tile<'a> {
     }
 }
 
-/// Rows `[rows, inner]` as `[inner, lanes]`, with zeros in the lanes beyond the rows.
+/// Transposes `[rows, inner]` to `[inner, lanes]`, with zeros in the lanes past the last row.
 fn transposed(x: &[f32], inner: usize, lanes: usize) -> Vec<f32> {
-    /// Columns per pass, so that the written values stay in the cache.
+    /// Columns per pass, so that written cache lines stay in the L1 cache.
     const COLUMNS: usize = 32;
     let mut values = vec![0.0; inner * lanes];
     for (at, values) in values.chunks_mut(COLUMNS * lanes).enumerate() {

@@ -15,12 +15,12 @@ use crate::kernels::cpu::parallel::{Scattered, for_each_range};
 use crate::kernels::cpu::simd::{Arithmetic, LANES, Vectorised, dispatch};
 use crate::kernels::cuda;
 
-/// Parameters of the attention besides queries, keys and values.
+/// Options of the attention.
 #[derive(Clone, Copy, Debug)]
 pub struct CausalOptions<'a> {
-    /// Rows of each sequence, ascending.
+    /// Row ranges of the sequences, ascending.
     pub sequences: &'a [Range<usize>],
-    /// Number of positions that a row attends to, its own included; `None` for all up to its own.
+    /// Sliding window: number of positions that a row attends to, including itself; `None` for all.
     pub window: Option<usize>,
     /// Factor of the scores.
     pub scale: f32,
@@ -29,10 +29,9 @@ pub struct CausalOptions<'a> {
 /// Queries per tile.
 const TILE: usize = 64;
 
-/// `softmax(q·Kᵀ·scale)·V` of each row over the rows of its sequence up to itself, for queries
-/// `[rows, heads, dim]` and keys and values `[rows, kv heads, dim]`. Returns the result
-/// `[rows, heads, dim]` and, for the backward pass, the natural logarithm of each softmax's sum,
-/// `[rows, heads]`.
+/// Causal attention `softmax(q·Kᵀ·scale)·V` within each sequence, for queries `[rows, heads, dim]`
+/// and keys and values `[rows, kv heads, dim]`. Returns the result `[rows, heads, dim]` and, for
+/// the backward pass, the natural logarithm of each softmax sum, `[rows, heads]`.
 ///
 /// # Errors
 /// The shapes do not fit each other or the sequences.
@@ -118,7 +117,10 @@ pub(in crate::kernels) fn check(
     let fits = (key_rows, key_dim, values.dims()) == (rows, dim, keys.dims());
     if !fits || !heads.is_multiple_of(kv_heads) || !ordered || last > rows {
         let (q, k) = (queries.shape(), keys.shape());
-        candle_core::bail!("causal attention: queries {q:?}, keys {k:?}, sequences to {last}");
+        candle_core::bail!(
+            "causal attention: shapes do not match: queries {q:?}, keys {k:?}, \
+             sequences to row {last}"
+        );
     }
     Ok(())
 }
@@ -133,7 +135,7 @@ pub(in crate::kernels) fn check_gradients(
     let (rows, heads, _) = q.dims3()?;
     let shapes = y.dims() == q.dims() && dy.dims() == q.dims();
     if !shapes || log_sums.dims() != [rows, heads] {
-        candle_core::bail!("causal attention: gradients and results have the queries' shape");
+        candle_core::bail!("causal attention: results and gradients must have the queries' shape");
     }
     Ok(())
 }
@@ -170,7 +172,7 @@ impl<'a> Inputs<'a> {
         })
     }
 
-    /// Runs `body` for each sequence and key head, on all cores.
+    /// Runs `body` for each sequence and KV head, on all cores.
     fn each(&self, body: impl Fn(Group) + Sync) {
         let sequences = self.options.sequences;
         for_each_range(sequences.len() * self.kv_heads, 1, |range| {
@@ -185,7 +187,7 @@ impl<'a> Inputs<'a> {
     }
 }
 
-/// The query heads of one sequence that share a key head.
+/// Query heads of one sequence that share a KV head.
 struct Group<'a> {
     inputs: &'a Inputs<'a>,
     rows: Range<usize>,
@@ -199,14 +201,14 @@ struct BackwardInputs<'a> {
     dy: &'a [f32],
 }
 
-/// The gradients to write.
+/// Gradients to write.
 struct Gradients<'a> {
     dq: &'a Scattered<'a, f32>,
     dk: &'a Scattered<'a, f32>,
     dv: &'a Scattered<'a, f32>,
 }
 
-/// A tile of queries, and the keys that any of them attends to.
+/// Tile of queries, with the keys that at least one of them attends to.
 #[derive(Clone)]
 struct Tile {
     queries: Range<usize>,
@@ -214,7 +216,7 @@ struct Tile {
 }
 
 impl Tile {
-    /// Row stride of the scores: whole vectors.
+    /// Row stride of the scores, a multiple of [`LANES`].
     fn stride(&self) -> usize {
         self.keys.len().next_multiple_of(LANES)
     }
@@ -223,7 +225,7 @@ impl Tile {
         [self.queries.len(), self.keys.len()]
     }
 
-    /// Columns of the scores for the keys that a query attends to.
+    /// Columns of the scores that a query attends to.
     fn seen(&self, query: usize, window: usize) -> Range<usize> {
         let first = (query + 1).saturating_sub(window).max(self.keys.start);
         first - self.keys.start..query + 1 - self.keys.start
@@ -255,7 +257,7 @@ impl Group<'_> {
         (row * heads + head) * self.inputs.dim
     }
 
-    /// Matrix of one head in some rows, for `heads` heads per row.
+    /// Matrix `[rows, dim]` of one head, for `heads` heads per row.
     fn part<'v>(
         &self,
         values: &'v [f32],
@@ -268,7 +270,7 @@ impl Group<'_> {
         Matrix::new(&values[start..], [rows.len(), dim], heads * dim)
     }
 
-    /// As [`Self::part`], to write.
+    /// Like [`Self::part`], for writes.
     ///
     /// # Safety
     /// No other reference to these values of the rows is used while the matrix lives.
@@ -285,7 +287,7 @@ impl Group<'_> {
         unsafe { MatrixMut::scattered(values, start, [rows.len(), dim], heads * dim) }
     }
 
-    /// Computes `scale·q·kᵀ` of a tile, in rows of the tile's stride.
+    /// Computes `scale·q·kᵀ` of a tile, with rows of the tile's stride.
     fn scores(&self, tile: &Tile, head: usize, scores: &mut Vec<f32>) {
         let Inputs {
             heads, kv_heads, ..
@@ -361,7 +363,7 @@ impl Group<'_> {
         }
     }
 
-    /// Adds the tile's products to all three gradients.
+    /// Adds the tile's contribution to the three gradients.
     fn products(
         &self,
         tile: &Tile,
@@ -391,7 +393,7 @@ impl Group<'_> {
     }
 }
 
-/// Replaces a row of scores by their softmax over the columns `seen`, and by zeros elsewhere.
+/// Replaces a row of scores with their softmax over the columns `seen`, and zeros elsewhere.
 /// Returns the logarithm of the sum of `e^score`.
 struct Softmax<'a> {
     scores: &'a mut [f32],
@@ -414,7 +416,7 @@ impl Vectorised for Softmax<'_> {
     }
 }
 
-/// Replaces a row of scores by their softmax, and `dy·Vᵀ` by the gradient of the scores.
+/// Replaces a row of scores with their softmax, and `dy·Vᵀ` with the gradient of the scores.
 struct SoftmaxBackward<'a> {
     weights: &'a mut [f32],
     slopes: &'a mut [f32],

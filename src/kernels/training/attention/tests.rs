@@ -3,7 +3,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Attention of one sequence in f64, by candle's operations: what autograd can go back through.
+/// Attention of one sequence in f64, from candle operations that autograd can differentiate.
 fn reference(q: &Tensor, k: &Tensor, v: &Tensor, window: Option<usize>, scale: f64) -> Tensor {
     let (rows, heads, dim) = q.dims3().unwrap();
     let kv_heads = k.dim(1).unwrap();
@@ -86,7 +86,7 @@ proptest! {
 }
 
 #[test]
-fn rows_of_no_sequence_are_refused() {
+fn sequences_past_the_last_row_are_refused() {
     let x = random((4, 2, 8));
     let options = CausalOptions {
         sequences: std::slice::from_ref(&(0..5)),
@@ -96,5 +96,5 @@ fn rows_of_no_sequence_are_refused() {
     let error = causal_attention(&x, &x, &x, &options)
         .unwrap_err()
         .to_string();
-    assert!(error.contains("sequences to 5"), "{error}");
+    assert!(error.contains("sequences to row 5"), "{error}");
 }
