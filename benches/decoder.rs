@@ -1,7 +1,7 @@
 //! Single steps of the default base in f32 and bf16: decoding of one stream, of 16 streams, and of
-//! 16 streams with random tickets overlaid, and a 512-token prefill. All but the tickets also run
-//! with quantised weights. Throughput is in tokens. The floor of the decoding steps is a plain read
-//! of the weights' bytes.
+//! 16 streams with random tickets overlaid, and a 512-token prefill. All except those with tickets
+//! also run with quantised weights. Throughput is in tokens. The floor of the decoding steps is a
+//! plain read of the weights' bytes.
 //!
 //! `cargo bench --bench decoder`
 
@@ -118,7 +118,8 @@ fn overlaid(group: &mut BenchmarkGroup<WallTime>, pool: &Pool, base: &Base) {
         let cache = cache.expect("a cache");
         group.throughput(Throughput::Elements(STREAMS as u64));
         let name = format!("decode x16, {tickets} x {label}");
-        // Layouts take a while: they are built only for the benches that a filter selects.
+        // Layouts are slow to build, so they are built only for the benches that the filter
+        // selects.
         group.bench_function(name, |b| {
             let overlays: Vec<_> = (0..tickets as u64).map(overlay).collect();
             let ticket = |stream: usize| Some(&overlays[stream * tickets / STREAMS]);

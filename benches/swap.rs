@@ -16,7 +16,7 @@ use tombola::ticket::BoundTicket;
 
 use common::{load, pool, random_ticket};
 
-/// Bytes that `apply` moves in one direction: touched lines, columns, deltas and kept values.
+/// Bytes that `apply` moves in one direction: touched lines, columns, deltas and saved values.
 fn floor_bytes(base: &Base, ticket: &BoundTicket, dtype: Dtype) -> usize {
     const LINE: usize = 64;
     let weights = base.manifest.adaptable_weights();

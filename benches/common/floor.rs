@@ -1,4 +1,4 @@
-//! Floors: the least time for the bytes and for the arithmetic of a case on this machine.
+//! Floors: the minimum time for the bytes and for the arithmetic of a case on this machine.
 
 use std::hint::black_box;
 

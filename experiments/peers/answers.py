@@ -8,7 +8,7 @@ PROMPTS = [
     "Once upon a time there was a",
     "Water boils at a temperature of",
 ]
-# No next word is likely, so that a small change of the weights shows early.
+# No next word is likely, so that a small change of the weights changes the text early.
 SENSITIVE_PROMPT = "river candle seven marble"
 TOKENS = 24
 

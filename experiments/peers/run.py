@@ -56,9 +56,9 @@ def arguments():
         "--tries",
         type=int,
         default=2,
-        help="most measurements of a cell while other processes disturb it",
+        help="maximum number of measurements of a cell while other processes disturb it",
     )
-    ap.add_argument("--quick", action="store_true", help="a smoke test; its figures mean nothing")
+    ap.add_argument("--quick", action="store_true", help="a smoke test; its figures are not meaningful")
     ap.add_argument("--out", type=Path, default="experiments/results/peers.md")
     a = ap.parse_args()
     a.servers, a.tombola = a.servers.resolve(), a.tombola.resolve()
@@ -128,7 +128,7 @@ def load(a, server, cell, seed):
             [str(part) for part in command], capture_output=True, text=True, timeout=CELL_TIMEOUT_S
         )
     except subprocess.TimeoutExpired:
-        return {"failure": f"not done after {CELL_TIMEOUT_S} s", "others": others.cores()}
+        return {"failure": f"timed out after {CELL_TIMEOUT_S} s", "others": others.cores()}
     cores = others.cores()
     if not done.stdout:
         return {"failure": done.stderr.strip()[-500:], "others": cores}
@@ -200,7 +200,7 @@ def measure_dtype(a, results, dtype):
 def main():
     a = arguments()
     signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit("ended")
+        signal.SIGTERM, lambda *_: sys.exit("terminated")
     )  # otherwise the servers would keep running
     (a.work / "logs").mkdir(parents=True, exist_ok=True)
     results = Results(a.work / ("quick.jsonl" if a.quick else "results.jsonl"))

@@ -1,4 +1,4 @@
-//! Banner of a ready server: its address, what it serves, and a command to try it.
+//! Banner of a ready server: its address, base and tickets, and a command to try it.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -50,7 +50,8 @@ pub fn announce(address: SocketAddr, state: &AppState) -> anyhow::Result<()> {
             "  {label:<7}  {alias} ({nonzeros} nonzeros, density {density:.2} %)"
         )?;
     }
-    // The question suits the shipped ticket; without it, the first ticket or the base answers.
+    // The question fits the shipped ticket; without it, the command names the first ticket or
+    // the base.
     let aliases = || tickets.iter().map(|ticket| ticket.alias());
     let model = aliases()
         .find(|alias| *alias == "sql")

@@ -98,7 +98,7 @@ impl ModelFiles {
         })
     }
 
-    /// The same, borrowed for an extraction.
+    /// Borrows the model for an extraction.
     pub fn on_disk(&self) -> ModelOnDisk<'_> {
         ModelOnDisk {
             manifest: &self.manifest,

@@ -1,4 +1,4 @@
-//! Measures steps, swaps and overlays, and computes the memory traffic that none of them can avoid.
+//! Measures steps, swaps and overlays, and computes their minimum memory traffic.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,14 +29,14 @@ const OVERLAYS: [(usize, f64); 6] = [
     (8, 0.01),
     (32, 0.01),
 ];
-/// Bytes of each operand of the sum in place that measures the memory bandwidth.
+/// Bytes per operand of the in-place sum that measures the memory bandwidth.
 const ADDED: usize = 256 << 20;
 /// Smallest number of bytes that a memory access transfers.
 const SECTOR: usize = 32;
 
 /// Measured times. All times are medians, in seconds.
 pub struct Figures {
-    /// Bytes per second that a sum in place reads and writes.
+    /// Bytes per second that an in-place sum reads and writes.
     pub bandwidth: f64,
     pub steps: Vec<Step>,
     pub swaps: Vec<Swap>,
@@ -141,7 +141,7 @@ impl Bench {
         })
     }
 
-    /// Bytes per second that a sum in place reads and writes.
+    /// Bytes per second that an in-place sum reads and writes.
     fn bandwidth(&self) -> Result<f64, DeviceBenchError> {
         let zeros = || Tensor::zeros(ADDED / 4, DType::F32, self.base.device());
         let (sum, values) = (zeros()?, zeros()?);
@@ -253,7 +253,7 @@ impl Bench {
         let ticket = ticket(&self.base, density, 0)?;
         let resident = &mut self.base.resident;
         let (mut applies, mut reverts) = (Vec::new(), Vec::new());
-        // The first run builds the layout of the ticket, and does not count.
+        // The first run builds the layout of the ticket and is discarded.
         for run in 0..=self.repeats {
             for (ticket, times) in [(Some(&ticket), &mut applies), (None, &mut reverts)] {
                 let report = resident.swap(ticket, 1.0)?;
@@ -262,8 +262,8 @@ impl Bench {
         }
         let weights = self.base.manifest.adaptable_weights();
         let size = self.base.weight_bytes();
-        // A sector with at least one nonzero is read and written. Besides, the table of nonzeros is
-        // read, and the base's values are saved (apply) or read back (revert).
+        // Each sector with at least one nonzero is read and written. In addition, the table of
+        // nonzeros is read, and the base's values are saved (apply) or read back (revert).
         let touched = 1.0 - (1.0 - density).powf(SECTOR as f64 / size as f64);
         let sectors = 2.0 * touched * (weights * size) as f64;
         let nonzeros = ticket.nonzeros();

@@ -14,7 +14,7 @@ use crate::model::{Base, CacheDir, Checkpoint, LoadOptions, ModelError};
 use crate::ticket::TicketError;
 use measure::Bench;
 
-/// Base, device and extent of a benchmark.
+/// Base, device and size of a benchmark.
 #[derive(Clone, Debug)]
 pub struct Options {
     pub shape: Shape,
@@ -22,13 +22,13 @@ pub struct Options {
     pub load: LoadOptions,
     /// Positions per sequence.
     pub context: usize,
-    /// Runs per measurement, of which the median counts.
+    /// Runs per measurement; the median is reported.
     pub repeats: usize,
     /// Compute threads.
     pub threads: usize,
 }
 
-/// Why a device could not be measured.
+/// Reason why a device could not be measured.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceBenchError {
     #[error("threads cannot be started: {0}")]

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::measure::{Figures, Launches, Overlay, Sampling, Step, Swap};
 
-/// Figures of a device, and the conditions that they were measured under.
+/// Figures of a device, and the conditions of the measurement.
 pub struct Report {
     pub shape: String,
     pub dtype: String,
@@ -29,7 +29,7 @@ impl Overlay {
         self.base.seconds / self.seconds
     }
 
-    /// [`Self::of_base`] if both steps took their floors.
+    /// [`Self::of_base`] if both steps ran at their floors.
     fn floor_of_base(&self) -> f64 {
         self.base.floor / self.floor
     }
@@ -126,7 +126,7 @@ fn sampling_json(sampling: &[Sampling]) -> Map<String, Value> {
     sampling.iter().map(entry).collect()
 }
 
-/// Table with these columns; empty names stand for no column.
+/// Table with these columns; columns with empty names are left out.
 fn lines(columns: [&str; 6], rows: impl Iterator<Item = String>) -> String {
     let columns: Vec<&str> = columns
         .into_iter()

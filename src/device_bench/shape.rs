@@ -14,7 +14,7 @@ pub enum Shape {
     B1,
     /// SmolLM2 135M.
     M135,
-    /// Two small layers, to try the benchmark; the times mean nothing.
+    /// Two small layers, for a smoke test; the times are not meaningful.
     Tiny,
 }
 

@@ -172,8 +172,8 @@ impl Engine {
         output
     }
 
-    /// Scores prompts and samples next tokens from the step's output, one sequence per core. Removes
-    /// the sequences that end.
+    /// Scores prompts and samples next tokens from the step's output, one sequence per core.
+    /// Removes the sequences that end.
     fn postprocess(&mut self, plan: &Plan, outputs: Vec<ChunkOutput>) {
         let mut outputs: HashMap<SequenceId, (&Chunk, ChunkOutput)> = plan
             .chunks
@@ -207,7 +207,8 @@ impl Engine {
         loop {
             let idle = self.scheduler.is_idle() && digests.is_empty();
             let command = if idle {
-                // An applied ticket without requests must not keep memory that another ticket needs.
+                // An applied ticket without requests must not keep memory that another ticket
+                // needs.
                 self.swap_to_base();
                 match self.inbox.recv() {
                     Some(command) => command,

@@ -61,8 +61,8 @@ impl Readout {
         self.chunks.push(ChunkReadout { scored, next });
     }
 
-    /// Samples and copies from the logits; `logits` is `None` if no chunk needs any. Returns the output of each
-    /// chunk, in the order of the plan.
+    /// Samples and copies from the logits; `logits` is `None` if no chunk needs any. Returns the
+    /// output of each chunk, in the order of the plan.
     ///
     /// # Errors
     /// The device fails to run a kernel or to copy.

@@ -33,8 +33,8 @@ impl PromptScores {
         &pending[..pending.partition_point(|&position| position <= computed.end)]
     }
 
-    /// Records a row of logits `[vocab]` for each [pending](Self::pending) position. Returns false if
-    /// a row has no finite logit.
+    /// Records a row of logits `[vocab]` for each [pending](Self::pending) position. Returns false
+    /// if a row has no finite logit.
     pub fn record(
         &mut self,
         computed: Range<usize>,

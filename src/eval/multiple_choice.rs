@@ -1,6 +1,6 @@
 //! The option that an answer to a multiple-choice question names.
 
-/// Words that mark the letter after them as an option, whatever follows it.
+/// Words that mark the letter after them as an option, regardless of what follows it.
 const OPTION_MARKERS: [&str; 3] = ["answer", "option", "choice"];
 
 /// A run of letters and digits.

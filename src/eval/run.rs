@@ -54,7 +54,7 @@ pub fn evaluate(
             let stream = stream.map_err(|error| EvalError::Submit { line, error })?;
             running.push_back((*query, stream));
         }
-        // Wait in the order of the rows; the sequences behind keep running meanwhile.
+        // Wait in the order of the rows; later sequences keep running meanwhile.
         let (query, stream) = running.pop_front().expect("a query is running");
         tally.add(&query, stream, text)?;
         progress(done + 1, queries.len());
@@ -157,7 +157,7 @@ impl Tally {
             let output = output.map_err(|error| EvalError::Sequence { line, error })?;
             finish = output.finish;
             // Leave out stop tokens, and ids beyond the tokenizer's vocabulary: embeddings may be
-            // padded with rows that stand for no token.
+            // padded with rows without a token.
             let known = (output.token as usize) < text.vocab_size();
             if finish != Some(FinishReason::Stop) && known {
                 ids.push(output.token);

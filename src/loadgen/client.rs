@@ -72,7 +72,7 @@ pub struct RequestTiming {
 }
 
 impl RequestTiming {
-    /// The same timing, measured from the scheduled time instead of that of sending.
+    /// The same timing, relative to the scheduled time instead of the time of sending.
     pub(super) fn measured_from(self, sent: Instant) -> Self {
         Self { sent, ..self }
     }
@@ -108,7 +108,7 @@ impl Server {
     /// ```
     /// use tombola::loadgen::{Server, ServerKind};
     ///
-    /// // A base that is named is not asked for, so no request is sent yet.
+    /// // The base is named, so no request for the list of models is sent.
     /// let base = Some("smollm2-135m".to_owned());
     /// let tickets = vec!["sql".to_owned(), "arc".to_owned()];
     /// let server = Server::new("http://127.0.0.1:8000", ServerKind::OpenAi, base, tickets)?;

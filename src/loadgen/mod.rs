@@ -1,8 +1,8 @@
-//! Load client of any OpenAI-compatible server: the same work for each, measured from outside.
+//! Load client for any OpenAI-compatible server: the same work for each, measured by the client.
 //!
 //! Requests stream. Prompts have an exact number of tokens and share no prefix, and each request
-//! generates exactly as many tokens as it asks for, whatever the model would do. The report counts
-//! the requests whose token counts on the server differ from that.
+//! generates exactly the requested number of tokens, whether the model would stop or not. The
+//! report counts the requests whose token counts on the server differ from that.
 
 mod client;
 mod error;

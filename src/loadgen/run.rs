@@ -81,7 +81,7 @@ fn open_loop(
         for (i, seconds) in arrivals.enumerate() {
             let scheduled = start + Duration::from_secs_f64(seconds);
             thread::sleep(scheduled.saturating_duration_since(Instant::now()));
-            // Latencies count from the scheduled time: a late client must not flatter the server.
+            // Latencies count from the scheduled time, so that a late client does not hide delays.
             scope.spawn(move || request(i, scheduled));
         }
     });

@@ -1,5 +1,5 @@
-//! Every Prometheus series, named once. Series that vLLM has, too, keep its names and meanings
-//! under the prefix `tombola_`.
+//! All Prometheus series. Series that vLLM also has keep its names and meanings under the prefix
+//! `tombola_`.
 
 mod buckets;
 mod engine;

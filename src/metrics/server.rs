@@ -33,7 +33,7 @@ pub struct ServerMetrics {
     pub tickets_resident: IntGauge,
 }
 
-/// Why a completion ended: the label `finished_reason`.
+/// Reason why a completion ended: the label `finished_reason`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FinishedReason {
     /// A stop token or a stop string.

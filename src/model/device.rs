@@ -220,8 +220,8 @@ impl Placement {
         }
     }
 
-    /// Checks that the CPU has room for so many bytes of keys and values: they are allocated at once,
-    /// and a failed allocation would abort the process.
+    /// Checks that the CPU has room for `bytes` bytes of keys and values: they are allocated at
+    /// once, and a failed allocation would abort the process.
     ///
     /// # Errors
     /// There is not enough memory.

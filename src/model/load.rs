@@ -100,7 +100,7 @@ impl Base {
         })
     }
 
-    /// Takes the base apart for training: the decoder, and its parameters by checkpoint name, which
+    /// Splits the base for training into the decoder and its parameters by checkpoint name, which
     /// share the decoder's storage. An applied ticket stays in the weights.
     ///
     /// # Errors
@@ -162,8 +162,8 @@ impl Base {
         self.place.weights.size_in_bytes()
     }
 
-    /// Bytes of the weights that each step reads completely: all except an untied embedding, of which
-    /// it reads single rows.
+    /// Bytes of the weights that each step reads completely: all except an untied embedding, of
+    /// which it reads single rows.
     pub fn step_bytes(&self) -> usize {
         let embedding = if self.decoder.config().tie_word_embeddings {
             0

@@ -1,5 +1,5 @@
-//! The dense base: source, loading and decoder, with tickets applied to its weights and reverted, or
-//! overlaid on rows of a batch.
+//! The dense base: source, loading and decoder, with tickets applied to its weights and reverted,
+//! or overlaid on rows of a batch.
 
 mod checkpoint;
 mod config;

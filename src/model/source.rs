@@ -27,7 +27,7 @@ impl Source {
     /// Parses a model argument. Existing folders and files take precedence over the hub.
     ///
     /// # Errors
-    /// [`ModelError::UnknownModel`] if `model` is none of the kinds.
+    /// [`ModelError::UnknownModel`] if `model` matches no kind.
     pub fn parse(model: &str) -> Result<Self, ModelError> {
         let path = Path::new(model);
         let is_gguf = path

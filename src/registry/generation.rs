@@ -36,7 +36,7 @@ pub struct Generation {
     resident_bytes: usize,
     created: SystemTime,
     pub(super) path: PathBuf,
-    /// Held while the file is read, so that concurrent leases read it once.
+    /// Locked while the file is read, so that concurrent leases read it once.
     pub(super) loading: Mutex<()>,
 }
 

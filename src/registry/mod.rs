@@ -1,8 +1,8 @@
 //! Registry of the tickets that are served: aliases that point at generations, leases that keep
 //! them in memory, the byte budget of the loaded ones, and the folder on disk.
 //!
-//! Look-ups never wait: aliases are in a concurrent map. A writer holds one lock from the first
-//! change on disk until the map agrees with it.
+//! Look-ups never block: aliases are in a concurrent map. A writer holds one lock from the first
+//! change on disk until the map matches the disk.
 
 mod generation;
 mod memory;
@@ -38,7 +38,7 @@ pub struct RegistryOptions {
     pub allow_foreign_base: bool,
 }
 
-/// Reason of a refusal.
+/// Reason why the registry refused an operation.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     #[error("there is no ticket `{0}`")]
@@ -51,18 +51,21 @@ pub enum RegistryError {
     Name(TicketError),
     #[error(transparent)]
     Invalid(TicketError),
-    #[error("the ticket needs {needed} bytes of memory, all tickets together may take {budget}")]
+    #[error("the ticket needs {needed} bytes of memory; the budget is {budget} bytes")]
     TooLargeForMemory { needed: usize, budget: usize },
     #[error(
         "no memory for ticket `{alias}` ({needed} bytes) within the budget of {budget} bytes: \
-         the tickets in memory are all in use"
+         all tickets in memory are in use"
     )]
     MemoryFull {
         alias: String,
         needed: usize,
         budget: usize,
     },
-    #[error("the file of ticket `{alias}`, {}, changed since publication: {reason}", path.display())]
+    #[error(
+        "the file of ticket `{alias}`, {}, changed since publication: {reason}",
+        path.display()
+    )]
     Changed {
         alias: String,
         path: PathBuf,
@@ -92,7 +95,7 @@ pub struct Registry {
     folder: Folder,
     aliases: DashMap<String, Arc<Generation>>,
     memory: Memory,
-    /// Held while the folder is changed.
+    /// Locked while the folder is changed.
     writing: Mutex<()>,
 }
 
@@ -213,7 +216,7 @@ impl Registry {
     ///
     /// # Errors
     /// The name is malformed, reserved or taken; the file is not a ticket for this base; the
-    /// folder cannot be written. The alias points at what it pointed at before then.
+    /// folder cannot be written. The alias then keeps its generation.
     pub fn publish(
         &self,
         alias: &str,
@@ -258,7 +261,7 @@ impl Registry {
     /// Deletes a ticket and its file; running leases keep their generation.
     ///
     /// # Errors
-    /// The alias is unknown, or the file cannot be removed; the ticket stays then.
+    /// The alias is unknown, or the file cannot be removed; the ticket then stays.
     pub fn remove(&self, alias: &str) -> Result<Arc<Generation>, RegistryError> {
         let _writing = lock(&self.writing);
         let generation = self.known(alias)?;
@@ -356,7 +359,7 @@ impl Registry {
             return Err(changed(reason));
         }
         let cached = self.memory.keep(ticket, room);
-        // If it was replaced or deleted while it was read, no alias leads to it any more.
+        // If it was replaced or deleted while it was read, no alias refers to it any more.
         self.forget(generation);
         Ok(cached)
     }
@@ -370,7 +373,7 @@ impl Registry {
     }
 }
 
-/// Locks a mutex and ignores poison: a panic leaves nothing half done behind these locks.
+/// Locks a mutex and ignores poison: a panic leaves the data behind these locks consistent.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -293,7 +293,8 @@ fn exactly_one_of_many_publishers_of_a_new_name_wins() {
 fn publishing_leasing_and_removing_at_once_loses_nothing() {
     const ROUNDS: usize = 60;
     let dir = TempDir::new().unwrap();
-    // Room for no more than the three threads lease, so idle tickets are evicted all the time.
+    // The budget holds only the tickets that the three threads lease, so idle ones are evicted all
+    // the time.
     let registry = &open_with(&dir, 3 * one_ticket_bytes()).registry;
     let alias = |round: usize| ["a", "b", "c"][round % 3];
     let (leased, removed) = (&AtomicUsize::new(0), &AtomicUsize::new(0));

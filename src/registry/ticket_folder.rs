@@ -89,8 +89,8 @@ impl Folder {
         }
     }
 
-    /// Syncs the folder, so that renames and removals survive a power cut. They are in force
-    /// already, so a failure is logged, not returned.
+    /// Syncs the folder, so that renames and removals survive a power cut. They are
+    /// visible already, so a failure is logged, not returned.
     fn sync(&self) {
         // Only Unix can open a folder as a file.
         if cfg!(unix)

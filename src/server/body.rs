@@ -12,8 +12,8 @@ use serde_json::{Map, Value};
 
 use super::error::ApiError;
 
-/// Time to read and discard the rest of a refused body: a client that is disconnected while it
-/// still writes may never see the response.
+/// Time to read and discard the rest of a refused body: a client disconnected while it is
+/// still writing may never see the response.
 pub const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Reads a whole body.

@@ -1,4 +1,4 @@
-//! Errors that clients see, and the one table that maps them to status, type and code.
+//! Errors sent to clients, and the table that maps them to status, type and code.
 
 use axum::Json;
 use axum::extract::rejection::PathRejection;

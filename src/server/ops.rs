@@ -15,7 +15,7 @@ use super::error::ApiError;
 use super::state::AppState;
 use crate::ticket::Digest;
 
-/// `GET /health`: 200 while the engine's thread lives.
+/// `GET /health`: 200 while the engine's thread runs.
 pub async fn health(State(state): State<Arc<AppState>>) -> Response {
     if state.engine.is_stopped() {
         return ApiError::EngineStopped.into_response();

@@ -10,7 +10,7 @@ use super::error::ApiError;
 use crate::engine::{Limits, SamplingParams};
 use crate::text::StreamOptions;
 
-/// Most completions per prompt, as in OpenAI's API.
+/// Maximum number of completions per prompt, as in OpenAI's API.
 const MAX_N: usize = 128;
 const MAX_STOP_STRINGS: usize = 64;
 

@@ -57,7 +57,7 @@ impl Text {
             origin: origin.clone(),
             reason,
         };
-        // A tokenizer file may set truncation and padding for training; serving wants neither.
+        // A tokenizer file may set truncation and padding for training; serving uses neither.
         tokenizer.with_padding(None);
         tokenizer
             .with_truncation(None)

@@ -61,8 +61,8 @@ impl TokenDecoder {
     }
 }
 
-/// Takes everything but an incomplete character at the end. Bytes that can never become UTF-8 turn
-/// into U+FFFD.
+/// Takes everything except an incomplete character at the end. Bytes that can never become UTF-8
+/// turn into U+FFFD.
 fn take_complete(pending: &mut Vec<u8>) -> String {
     let mut complete = String::new();
     let mut taken = 0;

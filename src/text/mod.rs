@@ -1,5 +1,5 @@
 //! Everything between strings and token ids: tokenizer, chat template, incremental decoding, stop
-//! strings. Knows no HTTP, no engine and no tensor.
+//! strings. Depends on neither HTTP, the engine nor candle.
 //!
 //! A [`Text`] is read once per base, from a Hugging Face folder or from GGUF metadata, and shared
 //! by `Arc`. It renders and encodes requests; one [`TextStream`] per sequence decodes what the

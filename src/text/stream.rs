@@ -11,7 +11,7 @@ pub struct StreamOptions {
     pub stop: Vec<String>,
     /// Whether the stop string is part of the text.
     pub include_stop_str_in_output: bool,
-    /// Number of first tokens in whose text no stop string may end.
+    /// Number of initial tokens whose text cannot complete a stop string.
     pub min_tokens: usize,
     /// Whether special tokens are left out of the text.
     pub skip_special_tokens: bool,
@@ -31,7 +31,7 @@ impl Default for StreamOptions {
 /// Text of one completion as its tokens arrive: decoded in whole characters, ended by stop strings.
 ///
 /// Do not push a token that ends the sequence by its id (end of text, a stop token) unless its text
-/// is wanted.
+/// is part of the output.
 #[derive(Debug)]
 pub struct TextStream {
     decoder: TokenDecoder,

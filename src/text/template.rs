@@ -75,7 +75,7 @@ impl ChatTemplate {
         self.environment
             .get_template(NAME)
             .and_then(|template| {
-                // transformers passes absent ones as none, which templates test for.
+                // transformers passes absent ones as `none`, which templates test for.
                 template.render(context! {
                     messages,
                     add_generation_prompt,

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use tokenizers::Tokenizer;
 
-/// Tokenizer and template of a base as its files hold them, before they are checked.
+/// Tokenizer and template of a base as read from its files, not validated yet.
 pub(super) struct TokenizerParts {
     pub tokenizer: Tokenizer,
     /// Texts of the special tokens by role: `bos_token`, `eos_token`, ...

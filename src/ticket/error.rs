@@ -67,13 +67,13 @@ pub enum TicketError {
     // The ticket in the container.
     #[error("not a ticket: metadata `format` is {found}, expected `lota-ticket`")]
     NotATicket { found: String },
-    #[error("this is a flat delta file, not a ticket: `tombola ticket import` makes it one")]
+    #[error("this is a flat delta file, not a ticket; convert it with `tombola ticket import`")]
     FlatFile,
-    #[error("ticket version `{0}` is not understood; this build reads version `1`")]
+    #[error("ticket version `{0}` is not supported; this build reads version `1`")]
     Version(String),
     #[error("metadata `{0}` is missing")]
     MissingMetadata(&'static str),
-    #[error("metadata `{0}` is not known to ticket version `1`")]
+    #[error("metadata `{0}` is not defined in ticket version `1`")]
     UnknownMetadata(String),
     #[error("metadata `{key}` {reason}")]
     MetadataValue { key: &'static str, reason: String },

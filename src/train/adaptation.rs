@@ -1,4 +1,4 @@
-//! The adapt phase: its learner, and the deltas that it trained.
+//! The adapt phase: its learner and its trained deltas.
 
 use std::collections::BTreeMap;
 

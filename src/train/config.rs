@@ -1,4 +1,5 @@
-//! Configuration of a training run: everything but base and data that decides the ticket's bytes.
+//! Configuration of a training run: everything except base and data that determines the ticket's
+//! bytes.
 
 use std::fmt;
 use std::str::FromStr;

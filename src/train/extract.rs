@@ -32,7 +32,7 @@ pub struct ExtractOptions {
     pub dtype: DeltaDtype,
 }
 
-/// Pass over the parameters that is in progress.
+/// Stage of an extraction: a pass over all parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExtractStage {
     /// Ranks every weight by its distance to the base.
@@ -41,7 +41,7 @@ pub enum ExtractStage {
     Collect,
 }
 
-/// Called with the stage, the parameters that it has passed, and all of its parameters.
+/// Called with the stage, its number of parameters done, and their total number.
 pub type ExtractProgress<'a> = dyn FnMut(ExtractStage, usize, usize) + 'a;
 
 /// Result of an extraction.
@@ -77,7 +77,7 @@ impl std::fmt::Display for NonAdaptable {
     }
 }
 
-/// Why no ticket could be extracted; each message is one line.
+/// Reason why no ticket could be extracted; each message is one line.
 #[derive(Debug, thiserror::Error)]
 pub enum ExtractError {
     #[error(

@@ -48,7 +48,7 @@ impl Learner {
         self.trainable.bytes() + scores.sum::<usize>()
     }
 
-    /// Uses up the gradients of one step.
+    /// Consumes the gradients of one step.
     pub fn step(&mut self, update: &Update) -> candle_core::Result<()> {
         match &self.scores {
             None => self.trainable.step(update),

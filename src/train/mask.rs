@@ -27,7 +27,7 @@ pub fn task_vector(
     mut tuned: impl FnMut(&str) -> Result<Tensor, TrainError>,
 ) -> Result<Scores, TrainError> {
     let score = |name: &String| {
-        // The start is on the CPU, whatever the device of the base.
+        // The start is on the CPU, regardless of the base's device.
         let tuned = tuned(name)?.to_device(&Device::Cpu)?;
         let distance = task_vector::distance(tuned, start.parameter(name)?)?;
         Ok((name.clone(), distance))
@@ -44,7 +44,7 @@ pub fn gradients(
     let mut scores = Scores::new();
     for (slot, sums) in sums {
         for (name, first, rows) in parts(*slot, &start.manifest) {
-            // The start is on the CPU, whatever the device of the base.
+            // The start is on the CPU, regardless of the base's device.
             let mut part = sums.narrow(0, first, rows)?.to_device(&Device::Cpu)?;
             if saliency {
                 part = (part * start.parameter(&name)?.abs()?)?;

@@ -73,7 +73,7 @@ impl<'a> PhaseLoop<'a> {
             let start = Instant::now();
             let rows = batches.step(step, config.rows_per_step());
             let (loss, gradient_norm) = self.gradients(learner, &rows, step, log.folder)?;
-            // Save only now: these finite gradients prove that the steps so far did not diverge.
+            // Save only now: finite gradients show that the steps so far did not diverge.
             let stopped = request.stop.load(Ordering::Relaxed);
             let due = step > first && is_due(step, request.save_every);
             if stopped || due {

@@ -1,4 +1,4 @@
-//! What the caller asks a training run to do.
+//! Inputs and options of a training run.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ pub struct TrainRequest<'a> {
     pub start: Start<'a>,
     /// Rows to learn.
     pub train: &'a Dataset,
-    /// Validation rows: their loss is measured and never learned.
+    /// Validation rows: their loss is measured, they are never trained on.
     pub valid: Option<&'a Dataset>,
     /// Source of the positions to train.
     pub mask: MaskSource<'a>,
@@ -71,8 +71,8 @@ pub struct Callbacks<'a> {
 }
 
 impl TrainRequest<'_> {
-    /// Everything but the processor that decides the ticket's bytes: written to the run folder as
-    /// `config.json`, and in part to the ticket's metadata.
+    /// Everything except the processor that determines the ticket's bytes: written to the run
+    /// folder as `config.json`, and in part to the ticket's metadata.
     pub fn describe(&self) -> Value {
         let digest = |ticket: &Arc<BoundTicket>| ticket.digest().to_string();
         let base = &self.start.manifest;

@@ -1,4 +1,4 @@
-//! A training run in progress: what its phases share.
+//! A training run in progress: the state that its phases share.
 
 use std::collections::BTreeMap;
 

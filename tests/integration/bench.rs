@@ -85,7 +85,7 @@ fn what_cannot_be_measured_is_refused() {
             "{args:?}: {errors}"
         );
     };
-    // Nobody listens on the discard port.
+    // No server listens on the discard port.
     fails(&["--url", "http://127.0.0.1:9"], "http://127.0.0.1:9");
     fails(&["--kind", "other"], "openai");
     fails(&["--rate", "0"], "above 0");

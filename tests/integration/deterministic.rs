@@ -1,4 +1,4 @@
-//! `--deterministic`: one answer to one request, in any company.
+//! `--deterministic`: one answer to one request, in any batch.
 
 use serde_json::{Value, json};
 

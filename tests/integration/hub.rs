@@ -1,4 +1,4 @@
-//! A base from a hub. The hub is a server on loopback: tests reach no other.
+//! A base from a hub. The hub is a server on loopback; the test contacts no other.
 
 use std::fs;
 use std::path::{Path, PathBuf};

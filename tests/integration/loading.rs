@@ -33,7 +33,7 @@ fn error_of(files: Files) -> String {
 }
 
 #[test]
-fn shards_and_the_old_rope_spelling_are_the_same_base() {
+fn shards_and_the_old_rope_field_names_are_the_same_base() {
     let folder = copy_tiny("llama3-rope");
     let whole = load_tiny("llama3-rope", Dtype::F32);
     // Two files with an index, and the configuration as older tools wrote it.

@@ -182,7 +182,7 @@ fn a_quantised_base_is_the_dequantised_one_bit_for_bit() {
             (prompt, player.step(&[(0, &[9]), (1, &[3])]))
         };
         assert!(run(&kept) == run(&dense), "{architecture} {i}");
-        // The file holds little besides the weights.
+        // The file holds little more than the weights.
         let file = fs::metadata(&model.path).unwrap().len() as usize;
         let bytes = kept.resident.bytes();
         assert!(bytes <= file && bytes > file * 9 / 10, "{bytes} {file}");
@@ -210,7 +210,7 @@ fn overlay(base: &Base, seed: u64) -> Arc<TicketLayout> {
 }
 
 #[test]
-fn tickets_on_a_quantised_base_equal_those_on_the_dense_one_alone_and_in_company() {
+fn tickets_on_a_quantised_base_equal_those_on_the_dense_one_alone_and_in_a_batch() {
     let model = Model::new("llama", true, mixed);
     let (kept, dense) = (model.load(true), model.load(false));
     let tickets: Vec<_> = (0..3).map(|seed| overlay(&kept, seed)).collect();

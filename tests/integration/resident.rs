@@ -1,4 +1,4 @@
-//! Swaps: the base is unharmed by any history of them, and an applied ticket adds its deltas.
+//! Swaps: any history of them leaves the base unchanged, and an applied ticket adds its deltas.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

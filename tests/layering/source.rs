@@ -269,7 +269,7 @@ fn absolute(path: PathInCode, mut here: Vec<String>) -> PathInCode {
 pub struct Import {
     /// The name in the file; `*` for a glob.
     pub name: String,
-    /// The path that it stands for, without the `*` of a glob.
+    /// The imported path, without the `*` of a glob.
     pub path: Vec<String>,
     /// Whether it is a re-export, visible outside the file.
     pub public: bool,

@@ -64,7 +64,7 @@ pub fn run(args: &CostsArgs) -> anyhow::Result<()> {
     print(&text)
 }
 
-/// Consequences of the costs for tickets of one density, each with one row per step.
+/// Estimated times for tickets of one density, each with one row per step.
 struct Estimate {
     density: f64,
     nonzeros: usize,
@@ -74,8 +74,8 @@ struct Estimate {
     overlay: f64,
     /// Steps after which a swap costs less than the overlay.
     applied_after: f64,
-    /// Fewest tickets that run faster overlaid in one step than applied in turns; `None` if no
-    /// number up to [`MAX_GROUPS`] does.
+    /// Smallest number of tickets that run faster overlaid in one step than applied in turns;
+    /// `None` if there is none up to [`MAX_GROUPS`].
     together_from: Option<usize>,
 }
 

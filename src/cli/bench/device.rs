@@ -48,7 +48,7 @@ Examples:
   tombola bench device --shape 1b --dtype bf16
   tombola bench device --shape 7b --dtype bf16 --json figures.json";
 
-/// Measures the device, prints the table, and writes the JSON file if one is wanted.
+/// Measures the device, prints the table, and writes the JSON file if one is requested.
 ///
 /// # Errors
 /// The device cannot be used, has too little memory, or the file cannot be written.

@@ -159,7 +159,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The report with the parameters of the load, so that a file of it describes itself.
+/// The report with the parameters of the load, so that the file is self-describing.
 fn described(args: &ServeArgs, report: &Report) -> serde_json::Value {
     json!({
         "url": args.url,

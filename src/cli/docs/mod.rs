@@ -1,6 +1,6 @@
 //! `tombola docs`: the flag tables of the documentation, generated from the command line itself.
 //!
-//! A page asks for the table of a subcommand by a pair of markers, each on a line of its own:
+//! A page includes the table of a subcommand between a pair of markers, each on its own line:
 //!
 //! ```text
 //! <!-- flags: ticket import -->
@@ -125,7 +125,7 @@ fn collect(command: &Command, path: &str, tables: &mut Vec<(String, String)>) {
     }
 }
 
-/// Arguments of a command, apart from `--help` and `--version`.
+/// Arguments of a command, except `--help` and `--version`.
 fn arguments(command: &Command) -> impl Iterator<Item = &Arg> {
     command
         .get_arguments()

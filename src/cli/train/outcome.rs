@@ -70,8 +70,8 @@ pub fn report(
     print(&out)
 }
 
-/// The tickets to evaluate beside the base: the written one or, if it was trained on top of another
-/// ticket, the other one and the two merged.
+/// The tickets to evaluate in addition to the base: the written one or, if it was trained on top of
+/// another ticket, the other one and the two merged.
 fn candidates(args: &TrainArgs) -> anyhow::Result<Vec<Candidate>> {
     let path = args.ticket_path();
     let Some(below) = &args.method.on_top_of else {

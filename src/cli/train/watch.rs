@@ -32,7 +32,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Shows one event.
+    /// Displays one event.
     pub fn see(&mut self, event: &Event) {
         match event {
             Event::Phase {
@@ -124,7 +124,7 @@ impl<'a> Watch<'a> {
 /// SIGINT and SIGTERM: the first signal makes a training run save and stop. A second one, or any
 /// after the training, ends the process at once.
 pub struct Stop {
-    /// True once the run has to stop.
+    /// Set once a stop is requested.
     pub requested: Arc<AtomicBool>,
     over: Arc<AtomicBool>,
 }

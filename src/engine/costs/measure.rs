@@ -1,4 +1,4 @@
-//! Measures what steps and tickets cost on the resident base, with synthetic tickets.
+//! Measures the costs of steps and tickets on the resident base, with synthetic tickets.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -20,18 +20,18 @@ use crate::ticket::{BaseManifest, BoundTicket, random_ticket};
 pub struct Measured {
     /// The costs.
     pub costs: Costs,
-    /// Time that measuring them took.
+    /// Duration of the measurement.
     pub took: Duration,
 }
 
 /// Time limit of measuring. A large base may exceed it for the points that are always measured.
 const BUDGET: Duration = Duration::from_millis(1500);
-/// Runs per point, of which the median counts.
+/// Runs per point; the median is used.
 const REPEATS: usize = 3;
 /// Densities of the synthetic tickets, ascending. Both tickets get vectorised layouts; a sparser
 /// one costs less than the line through the two.
 const DENSITIES: [f64; 2] = [0.006, 0.02];
-/// Most nonzeros of a synthetic ticket: on a large base it touches only the first layers.
+/// Maximum nonzeros of a synthetic ticket: on a large base it touches only the first layers.
 const MAX_NONZEROS: usize = 2_000_000;
 /// Rows of the measured overlays.
 const OVERLAY_ROWS: [usize; 4] = [1, 4, 16, 64];
@@ -39,7 +39,7 @@ const OVERLAY_ROWS: [usize; 4] = [1, 4, 16, 64];
 const STEP_ROWS: [usize; 5] = [1, 16, 64, 256, 4];
 /// Steps that are always measured: a single one would not give the cost of a row.
 const MIN_STEPS: usize = 2;
-/// Most rows of a step that decodes, one row per sequence. Larger steps compute prompts, in chunks
+/// Maximum rows of a decoding step, one row per sequence. Larger steps compute prompts, in chunks
 /// of one block.
 const DECODE_ROWS: usize = 64;
 
@@ -58,7 +58,7 @@ pub fn measure_costs(base: &mut Base, graphs: &mut Graphs) -> Result<Measured, M
             (small.nonzeros, cost(&small)),
             (large.nonzeros, cost(&large)),
         );
-        // Measured on the touched layers, needed for all.
+        // Measured on the touched layers, scaled to all.
         let fixed = line.fixed * large.layers_per_touched;
         PerTicket { fixed, ..line }
     };
@@ -135,7 +135,8 @@ fn time_overlay(layout: &TicketLayout, rows: usize, base: &Base) -> Result<Durat
     let overlays = Overlays::new(vec![ticket], rows, &mut inputs)?;
     inputs.upload()?;
     for projection in Projection::ALL {
-        // All layers have the shapes of the first. The activations are made before the clock runs.
+        // All layers have the shapes of the first. The activations are created before the timing
+        // starts.
         let [out, inner] = shape_of(manifest, projection);
         let y = Tensor::ones((rows, out), DType::F32, device)?;
         let x = Tensor::ones((rows, inner), dtype, device)?;

@@ -10,7 +10,7 @@
 //! reverts the applied ticket ([`ByCost::reverted`]), and the next request pays for a swap again.
 //!
 //! While other groups wait, a turn ends when it is used up, or when the steps of the applied ticket
-//! have cost as much more than steps together as its next swap will. The longest-waiting group is
+//! have cost more than steps together by the cost of its next swap. The longest-waiting group is
 //! next, so no ticket starves.
 //!
 //! # Example
@@ -185,7 +185,7 @@ impl ByCost {
         })
     }
 
-    /// Whether a ticket's group takes turns of its own. `lost` is [`Self::lost`].
+    /// Whether a ticket's group takes separate turns. `lost` is [`Self::lost`].
     fn runs_apart(&self, ticket: Digest, alone: bool, lost: f64) -> bool {
         self.accounts.get(&ticket).is_some_and(|account| {
             account.earned_swap(self.turns.limits(), alone)

@@ -47,7 +47,7 @@ fn steps(policy: &mut ByCost, loads: &[Load], count: usize) -> Vec<Groups> {
     let mut waiting = loads.to_vec();
     let mut one = || {
         let groups = step(policy, &waiting);
-        // Stable: the groups that were served go behind the others.
+        // A stable sort: served groups go behind the others.
         waiting.sort_by_key(|load| groups.contain(load.group));
         groups
     };
@@ -64,13 +64,13 @@ fn a_ticket_alone_is_applied_once_overlaying_it_has_cost_a_swap() {
     assert_eq!(overlaid, after.ceil() as usize - 1);
     let then = &groups[overlaid..];
     assert!(then.iter().all(|groups| *groups == Groups::One(ticket(1))));
-    // A prompt costs as much at once.
+    // A single prompt costs as much.
     let loads = [load(ticket(1), 512, MILLION)];
     assert_eq!(step(&mut by_cost(), &loads), Groups::One(ticket(1)));
 }
 
 #[test]
-fn only_what_was_planned_is_booked() {
+fn only_planned_rows_are_recorded() {
     let loads = [1, 2].map(|n| load(ticket(n), 64, 10 * MILLION));
     let mut policy = by_cost();
     let mut seen = Vec::new();
@@ -115,7 +115,7 @@ fn a_ticket_alone_is_not_laid_out_for_a_few_steps() {
     assert_eq!(step(&mut policy, &[fresh]), Groups::One(ticket(1)));
     policy.reverted();
     assert_eq!(step(&mut policy, &[fresh]), Groups::All);
-    // Beside others it will be overlaid in the end, so the layout does not count.
+    // Beside others it will be overlaid sooner or later, so the layout does not count.
     let company = [fresh, load(None, 1, 0)];
     assert_eq!(step(&mut by_cost(), &company), Groups::All);
 }
@@ -245,7 +245,7 @@ proptest! {
         prop_assert!(extra <= 2.0 * best * (1.0 + 1e-9), "{extra} of {best}");
     }
 
-    /// Each swap is earned by savings of the steps before, whatever the load: nothing flaps.
+    /// Under any load, the savings of the steps before a swap pay for it: tickets do not thrash.
     #[test]
     fn swaps_are_paid_from_what_they_save(
         costs in any_costs(),
@@ -278,7 +278,7 @@ proptest! {
         }
     }
 
-    /// Steady work takes at most twice the time of the cheaper of the two ways, besides a ticket's
+    /// Steady work takes at most twice the time of the cheaper mode, besides a ticket's
     /// first swap and the steps that earn it. (Each group is compared with all the others, so turns
     /// that pay only if all groups take them are not found: if overlays cost about as much as a
     /// step, up to half the time is lost, and more with more than four groups.)

@@ -8,7 +8,7 @@ use crate::engine::plan::Group;
 pub struct TurnLimits {
     /// Steps per turn.
     pub steps: usize,
-    /// Tokens per turn, so that each chunk of a long prompt is a turn of its own.
+    /// Tokens per turn, so that each chunk of a long prompt is a separate turn.
     pub tokens: usize,
 }
 

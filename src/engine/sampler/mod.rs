@@ -8,8 +8,8 @@ use rand_chacha::ChaCha8Rng;
 use super::request::{GREEDY_BELOW, SamplingParams, TokenLogprobs};
 use crate::kernels::sample::{RandomSampling, SamplingMethod, argmax, heavier};
 
-/// Sampling state of one sequence. It depends on that sequence alone, so its neighbours in a batch
-/// change nothing. Each token uses one random number.
+/// Sampling state of one sequence. It depends on that sequence alone, not on its neighbours in a
+/// batch. Each token uses one random number.
 pub struct Sampler {
     params: SamplingParams,
     /// Tokens that end the sequence, not sampled before `min_tokens`.
@@ -32,7 +32,7 @@ pub struct Sampled {
 }
 
 impl Sampler {
-    /// A sampler at the end of `prompt`. `ends` are the base's end-of-text tokens.
+    /// A sampler for the tokens after `prompt`. `ends` are the base's end-of-text tokens.
     pub fn new(params: SamplingParams, prompt: &[u32], ends: &[u32]) -> Self {
         let mut rng = match params.seed {
             Some(seed) => ChaCha8Rng::seed_from_u64(seed),
@@ -90,7 +90,7 @@ impl Sampler {
         })
     }
 
-    /// Takes in a token that was sampled by [`Self::sampling_method`].
+    /// Records a token that was sampled by [`Self::sampling_method`].
     pub fn record(&mut self, token: u32) -> Sampled {
         self.count(token);
         Sampled {
@@ -107,7 +107,7 @@ impl Sampler {
     }
 
     /// Samples the next token from a row of logits `[vocab]`, which is adjusted in place. Returns
-    /// `None` if no logit is finite: the ticket has broken the model.
+    /// `None` if no logit is finite: the ticket breaks the model.
     pub fn sample(&mut self, logits: &mut [f32]) -> Option<Sampled> {
         let raw = self.params.logprobs.map(|top| {
             let mut raw = logits.to_vec();

@@ -1,4 +1,5 @@
-//! Admission: the waiting sequence that runs next, and the running one that gives up its place.
+//! Admission: picks the waiting sequence that runs next, and the running one that is preempted for
+//! it.
 
 use std::collections::HashMap;
 
@@ -7,7 +8,7 @@ use crate::engine::plan::{Group, Groups};
 
 impl Scheduler {
     /// Moves waiting sequences of the groups to the running queue, with blocks for all their
-    /// tokens, while the token budget lasts.
+    /// tokens, until the token budget is used up.
     pub(super) fn admit(&mut self, groups: &Groups, budget: usize) {
         let mut pending = self.prompt_tokens(groups);
         while pending < budget {
@@ -24,8 +25,9 @@ impl Scheduler {
         }
     }
 
-    /// Preempts for groups that wait and cannot run at all for lack of blocks or places: the group
-    /// with the most running sequences gives up its youngest, as long as it keeps one.
+    /// Preempts for groups that wait and cannot run at all for lack of blocks or slots: preempts
+    /// the youngest sequence of the group with the most running ones, unless it is the group's
+    /// last.
     pub(super) fn make_room(&mut self) {
         loop {
             let running = self.running_by_group();
@@ -54,7 +56,7 @@ impl Scheduler {
 
     /// For each waiting group, the number of its running sequences and the queue index of its
     /// oldest waiting one. The smallest pair is admitted first: groups with fewer running
-    /// sequences, then those that wait longer. So a flood of one ticket does not keep others out.
+    /// sequences, then those that wait longer, so that a flood of one ticket does not block others.
     fn oldest_waiting(&self) -> HashMap<Group, (usize, usize)> {
         let running = self.running_by_group();
         let mut oldest = HashMap::new();
@@ -66,8 +68,8 @@ impl Scheduler {
     }
 
     /// Queue index of the group's oldest waiting sequence, if it fits beside the oldest ones of the
-    /// groups that are admitted before it. So small requests do not use up the blocks that a large
-    /// one waits for.
+    /// groups that are admitted before it, so that small requests do not use up the blocks that a
+    /// large one waits for.
     fn admissible(&self, group: Group) -> Option<usize> {
         let oldest = self.oldest_waiting();
         let mine = *oldest.get(&group)?;
@@ -102,7 +104,7 @@ impl Scheduler {
         queued[..fitting.count()].to_vec()
     }
 
-    /// Whether there are blocks and places for all these queue indices together.
+    /// Whether there are blocks and slots for all these queue indices together.
     fn fit(&self, queued: &[usize]) -> bool {
         let needed = |&at: &usize| self.waiting[at].tokens.div_ceil(self.config.block_size);
         let blocks: usize = queued.iter().map(needed).sum();

@@ -2,12 +2,12 @@
 //!
 //! Sequences under one ticket form a group. The policy picks the groups of a step by
 //! [`Scheduler::demand`]. Within a step, running sequences decode first, then prompts are computed
-//! in chunks, and waiting sequences are admitted, oldest first, while the token budget and the KV
-//! blocks last. If blocks run out, the youngest running sequence is preempted: it gives its blocks
-//! back and is computed again later.
+//! in chunks, and waiting sequences are admitted, oldest first, until the token budget or the KV
+//! blocks are used up. If blocks run out, the youngest running sequence is preempted: its blocks
+//! are freed, and it is computed again later.
 //!
-//! A free place goes to the group with the fewest running sequences, and a group without any takes
-//! a place from the group with the most, so no ticket starves: see [`admission`].
+//! A free slot goes to the group with the fewest running sequences, and a group without any
+//! preempts a sequence of the group with the most, so no ticket starves: see [`admission`].
 
 mod admission;
 
@@ -53,7 +53,7 @@ pub struct Demand {
     /// Start of its wait: the step in which it was last served, or in which its oldest sequence
     /// arrived; and that sequence.
     pub since: (u64, SequenceId),
-    /// Tokens that it would compute in a step by itself.
+    /// Tokens that it would compute if it ran apart.
     pub rows: usize,
 }
 
@@ -177,7 +177,7 @@ impl Scheduler {
     /// Plans the next step of these groups, and counts its tokens as computed. Returns `None` if
     /// they have no work, or if a group's only sequence was the youngest and was preempted.
     pub fn schedule(&mut self, groups: &Groups) -> Option<Plan> {
-        // If prompts fill the whole step anyway, the room would stay unused.
+        // If prompts fill the whole step anyway, the freed slot would stay unused.
         let by_itself = matches!(groups, Groups::One(_));
         if by_itself || self.prompt_tokens(groups) < self.config.max_num_batched_tokens {
             self.make_room();
@@ -253,8 +253,8 @@ impl Scheduler {
         running.map(|entry| entry.tokens - entry.computed).sum()
     }
 
-    /// Plans chunks of prompts while the budget lasts: the longest-waiting group first, then the
-    /// oldest sequence. So a flood of one ticket's prompts does not hold up another's.
+    /// Plans chunks of prompts until the budget is used up: the longest-waiting group first, then
+    /// the oldest sequence, so that a flood of one ticket's prompts does not delay another's.
     fn prefill(&mut self, groups: &Groups, budget: &mut usize) -> Vec<Chunk> {
         let mut order: Vec<usize> = (0..self.running.len()).collect();
         order.retain(|&at| groups.contain(self.running[at].group));

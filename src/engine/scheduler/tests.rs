@@ -153,7 +153,7 @@ fn all_groups_run_together() {
     s.add(2, BASE, 3);
     s.add(3, ticket(2), 2);
     s.add(4, ticket(1), 2);
-    // There is no place left for this one.
+    // No slot is left for this one.
     s.add(5, BASE, 2);
     let plan = s.scheduler.schedule(&Groups::All).unwrap();
     let ids: Vec<u64> = plan.chunks.iter().map(|chunk| chunk.id).collect();
@@ -173,7 +173,7 @@ fn a_flood_of_prompts_lets_another_ticket_in() {
     (0..20).for_each(|id| s.add(id, ticket(1), 60));
     s.scheduler.schedule(&Groups::All).unwrap();
     s.add(99, ticket(2), 10);
-    // Twenty prompts of two steps each came first, and all four places are taken.
+    // Twenty prompts of two steps each came first, and all four slots are taken.
     let mut first = None;
     for step in 1..10 {
         let plan = s.scheduler.schedule(&Groups::All).unwrap();
@@ -207,7 +207,7 @@ fn the_youngest_is_preempted_and_computed_again() {
     s.add(1, BASE, 8);
     s.add(2, BASE, 8);
     assert_eq!(planned(s.step()), [(1, 0, 8, true), (2, 0, 8, true)]);
-    // Both need a third block, and there is none.
+    // Both need a third block, but no block is free.
     assert_eq!(planned(s.step()), [(1, 8, 1, true)]);
     assert_eq!(
         (s.num_running(), s.num_waiting(), s.preemptions()),
@@ -252,12 +252,12 @@ fn a_long_prompt_takes_one_chunk_per_turn() {
 }
 
 #[test]
-fn a_flood_of_one_ticket_gives_a_place_to_another() {
+fn a_flood_of_one_ticket_yields_a_slot_to_another() {
     let mut s = ByTurns::new(config());
     (0..20).for_each(|id| s.add(id, ticket(1), 4));
     s.step();
     assert_eq!(s.num_running(), config().max_num_seqs);
-    // All places are taken, and nineteen others wait longer.
+    // All slots are taken, and nineteen others wait longer.
     s.add(99, ticket(2), 4);
     let steps = 0..=TURN_STEPS;
     let groups: Vec<Group> = steps.map(|_| s.turn()).collect();
@@ -267,11 +267,11 @@ fn a_flood_of_one_ticket_gives_a_place_to_another() {
         (s.num_running(), s.preemptions()),
         (config().max_num_seqs, 1)
     );
-    // Its second sequence preempts none: it waits for a free place.
+    // Its second sequence preempts no other: it waits for a free slot.
     s.add(100, ticket(2), 4);
     (0..8).for_each(|_| drop(s.step()));
     assert!(!is_running(&s, 100));
-    // The place goes to the group with fewer running sequences, though the flood waits longer.
+    // The slot goes to the group with fewer running sequences, though the flood waits longer.
     s.remove(0);
     (0..8).for_each(|_| drop(s.step()));
     assert!(is_running(&s, 100) && !is_running(&s, 3));
@@ -361,7 +361,7 @@ fn simulate(
     Ok(())
 }
 
-/// A step holds only chunks of its groups, those of one group in a row.
+/// A step holds only chunks of its groups, and the chunks of a group are adjacent.
 fn check_groups(plan: &Plan) -> Result<(), TestCaseError> {
     let groups: Vec<Group> = plan.chunks.iter().map(|chunk| chunk.group).collect();
     prop_assert!(groups.is_sorted());

@@ -36,7 +36,8 @@ impl ModelConfig {
     /// Parses the text of a `config.json`.
     ///
     /// # Errors
-    /// A description of the problem: invalid JSON, an unsupported architecture, or impossible sizes.
+    /// A description of the problem: invalid JSON, an unsupported architecture, or impossible
+    /// sizes.
     pub(in crate::model) fn from_json(text: &str) -> Result<Self, String> {
         let raw: RawConfig = serde_json::from_str(text).map_err(|e| e.to_string())?;
         let family = Family::from_model_type(&raw.model_type)?;

@@ -52,7 +52,7 @@ pub struct ModelConfig {
     pub rope_theta: f32,
     /// Scaling of the rotation frequencies.
     pub rope_scaling: RopeScaling,
-    /// Sliding window of each layer, in positions; `None` sees all.
+    /// Sliding window of each layer, in positions; `None` attends to all.
     pub windows: Vec<Option<usize>>,
     /// Tokens that end a generation.
     pub eos_token_ids: Vec<u32>,

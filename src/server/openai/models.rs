@@ -21,7 +21,7 @@ struct Model<'a> {
     object: &'static str,
     created: u64,
     owned_by: &'static str,
-    /// The name again, never a path.
+    /// The same name, never a path.
     root: &'a str,
     /// The base, for a ticket.
     parent: Option<&'a str>,

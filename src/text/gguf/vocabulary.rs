@@ -1,4 +1,4 @@
-//! Vocabulary of a GGUF, and what both kinds of tokenizer need from it.
+//! Vocabulary of a GGUF, shared by both kinds of tokenizer.
 
 use tokenizers::{AddedToken, Tokenizer};
 

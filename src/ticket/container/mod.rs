@@ -1,7 +1,7 @@
-//! The safetensors container: an untrusting reader and a canonical writer.
+//! The safetensors container: a reader for untrusted files and a canonical writer.
 //!
-//! The `safetensors` crate does not serve here: it cannot see duplicate keys, and it writes
-//! metadata in hash-map order. Every file written here opens with the crate.
+//! The `safetensors` crate is not used: it cannot detect duplicate keys, and it writes metadata in
+//! hash-map order. It can open every file written here.
 
 mod header;
 mod write;
@@ -196,8 +196,8 @@ impl Array<'_> {
     }
 }
 
-/// Kind of another file that people upload by mistake, recognised by its first bytes. Only valid
-/// once the header length is implausible, because a valid length may begin with any byte.
+/// Kind of a file uploaded by mistake, recognised by its first bytes. Only valid if the header
+/// length is implausible, because a valid length may begin with any byte.
 fn foreign_kind(file: &[u8]) -> Option<&'static str> {
     match file {
         [b'G', b'G', b'U', b'F', ..] => Some("a GGUF file"),

@@ -13,7 +13,7 @@ pub enum Columns {
     U32(Vec<u32>),
 }
 
-/// Delta of each nonzero, `[nnz]`: what the ticket adds to the base's value.
+/// Delta of each nonzero, `[nnz]`: the value that the ticket adds to the base's weight.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Deltas {
     /// 2 bytes per delta.

@@ -1,6 +1,6 @@
-//! Faults in the deltas of one parameter.
+//! Errors in the deltas of one parameter.
 
-/// What is wrong with the deltas of one parameter.
+/// Error in the deltas of one parameter.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum DeltaError {
     #[error("row_offsets has {0} entries, expected at least 2 (rows + 1)")]

@@ -26,7 +26,7 @@ impl TensorDelta {
     /// Validates CSR arrays: `row_offsets` `[out + 1]`, `columns` and `deltas` `[nnz]`.
     ///
     /// # Errors
-    /// The first fault found; see [`DeltaError`].
+    /// The first error found; see [`DeltaError`].
     pub fn new(
         row_offsets: Vec<u32>,
         columns: Columns,

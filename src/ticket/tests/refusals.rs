@@ -100,13 +100,14 @@ fn another_format() {
 #[test]
 fn the_flat_layout_is_named() {
     let header = r#"{"__metadata__":{"shape_of":"{}"}}"#;
-    let expected = "this is a flat delta file, not a ticket: `tombola ticket import` makes it one";
+    let expected =
+        "this is a flat delta file, not a ticket; convert it with `tombola ticket import`";
     assert_eq!(refusal(&file(header, &[])), expected);
 }
 
 #[test]
 fn the_message_for_another_version_names_the_supported_one() {
-    let expected = "ticket version `2` is not understood; this build reads version `1`";
+    let expected = "ticket version `2` is not supported; this build reads version `1`";
     assert_eq!(Raw::with_metadata("version", "2"), expected);
 }
 
@@ -124,7 +125,7 @@ fn metadata_missing_or_unknown() {
         raw.metadata.remove(key);
         assert_eq!(raw.refusal(), format!("metadata `{key}` is missing"));
     }
-    let expected = "metadata `scale` is not known to ticket version `1`";
+    let expected = "metadata `scale` is not defined in ticket version `1`";
     assert_eq!(Raw::with_metadata("scale", "2"), expected);
 }
 

@@ -27,7 +27,7 @@ pub struct LayerPass<'a> {
     pub pass: &'a Pass<'a>,
 }
 
-/// Activations saved for the backward pass. Norms, the MLP's product and the like are cheap and
+/// Activations saved for the backward pass. Cheap ones, such as norms and the MLP's product, are
 /// recomputed.
 pub struct Saved {
     /// Queries and keys before their norm, if they have one: `[rows, heads, head_dim]`.

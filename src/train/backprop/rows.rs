@@ -20,7 +20,7 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// The rows of `examples`. The last token of each has nothing to predict and gets no row.
+    /// The rows of `examples`. The last token of each has no next token and gets no row.
     pub fn new<'a>(examples: impl IntoIterator<Item = &'a Example>) -> Self {
         let mut rows = Self::default();
         for example in examples {

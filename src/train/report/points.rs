@@ -18,7 +18,7 @@ pub struct Point {
     tokens_per_second: f64,
 }
 
-/// Whether a loss can be drawn: one beyond a billion nats would spoil the arithmetic of the scale.
+/// Whether a loss can be drawn: one beyond a billion nats would overflow the scale.
 pub fn is_drawable(loss: f64) -> bool {
     loss.abs() < 1e9
 }

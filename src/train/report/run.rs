@@ -134,7 +134,7 @@ fn flatten(path: &str, value: &Value, settings: &mut Vec<Setting>) {
     }
 }
 
-/// A scalar as it was written: an f32 is printed with the shortest digits that identify it, not
+/// A scalar as written: an f32 is printed with the shortest digits that identify it, not
 /// with those of its f64.
 fn scalar(value: &Value) -> String {
     match value {

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::Sample;
 use super::diff::{DiffKind, DiffSpan, diff};
 
-/// A sample as the page shows it.
+/// A sample as shown on the page.
 #[derive(Serialize)]
 pub struct Card {
     prompt: String,
@@ -19,7 +19,7 @@ pub struct Card {
 pub struct ComparedAnswer {
     /// Whether the texts are equal, except for whitespace around them.
     pub matches: bool,
-    /// Whether the words are equal, whatever the whitespace between them.
+    /// Whether the words are equal, regardless of the whitespace between them.
     pub matches_words: bool,
     pub spans: Vec<DiffSpan>,
 }

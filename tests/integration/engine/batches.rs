@@ -1,4 +1,4 @@
-//! Batches: company changes no token, preemption loses none, impossible limits are refused.
+//! Batches: neighbours change no token, preemption loses none, impossible limits are refused.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::support::bases::{LLAMA, load_tiny};
 use crate::support::engine::{base_is_as_loaded, config, drain, same_tokens, start};
 
 #[test]
-fn company_changes_no_token_and_swaps_leave_the_base_as_loaded() {
+fn neighbours_change_no_token_and_swaps_leave_the_base_as_loaded() {
     for dtype in [Dtype::F32, Dtype::Bf16] {
         let engine = same_tokens(dtype, &config(), 40);
         base_is_as_loaded(&engine);
@@ -57,8 +57,8 @@ fn limits_that_cannot_work_are_refused() {
     assert!(error.contains("100 bytes"), "{error}");
 }
 
-/// A prompt token beyond the vocabulary, which the server never lets through, makes a step panic.
-/// The test runs it in a child process, which has to end.
+/// A prompt token outside the vocabulary, which the server always rejects, makes a step panic. The
+/// test runs it in a child process, which has to end.
 #[test]
 fn a_panic_in_the_engine_ends_the_process() {
     if std::env::var_os("TOMBOLA_TEST_PANIC").is_some() {

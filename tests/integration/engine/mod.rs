@@ -1,5 +1,5 @@
-//! The engine as its callers see it: the same tokens in any company, tickets that do not touch each
-//! other, cancellation, preemption, and an error rather than a wrong answer.
+//! The engine through its public interface: tokens independent of the batch, isolated tickets,
+//! cancellation, preemption, and errors instead of wrong answers.
 
 mod batches;
 mod modes;

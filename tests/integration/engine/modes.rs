@@ -1,4 +1,4 @@
-//! Tickets applied and overlaid: the same answers in any company and any mix of the two.
+//! Tickets applied and overlaid: the same answers in any batch and any mix of the two modes.
 
 use std::io::Write as _;
 use std::time::Instant;
@@ -73,7 +73,7 @@ fn greedy_requests(count: usize, leases: &[Lease]) -> Vec<Request> {
 }
 
 /// Asserts that two runs agree in their log-probabilities up to `tolerance`, to the end or to the
-/// first token in which they differ, where the best two tokens have to be as near.
+/// first differing token, where the two best tokens must be as close.
 fn assert_agree(want: &[Output], got: &[Output], tolerance: f32) {
     let near = |a: f32, b: f32| assert!((a - b).abs() < tolerance, "{a} {b}");
     let prompts = [want, got].map(|outputs| outputs[0].prompt_logprobs.clone().unwrap_or_default());

@@ -1,4 +1,4 @@
-//! Scored prompts: the decoder's own log-probabilities, in any company and any chunks.
+//! Scored prompts: the decoder's log-probabilities, in any batch and any chunks.
 
 use std::ops::Range;
 
@@ -74,7 +74,7 @@ fn same_scores(together: &EngineConfig, count: usize) -> Running {
 }
 
 #[test]
-fn company_and_chunks_change_no_score() {
+fn neighbours_and_chunks_change_no_score() {
     same_scores(&config(), 40);
     let narrow = EngineConfig {
         max_num_seqs: 4,

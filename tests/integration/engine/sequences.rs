@@ -1,4 +1,4 @@
-//! One sequence, from its first token to the reason of its end.
+//! Single sequences, from the first token to the finish reason.
 
 use tombola::engine::{FinishReason, OutputStream, Request, SamplingParams, SequenceError};
 use tombola::model::Dtype;

@@ -171,7 +171,7 @@ fn a_ticket_that_breaks_the_model_is_reported_with_the_row() {
         error.contains("line 1: no logit is a finite number"),
         "{error}"
     );
-    // The base is unharmed.
+    // The base is unchanged.
     assert!(run(&engine.handle, None, &dataset(examples()), &options(None)).is_ok());
 }
 

@@ -238,7 +238,7 @@ async fn a_full_queue_is_429_with_retry_after_and_empties_again() {
     assert_eq!(headers["retry-after"], "1");
     let answer: Value = serde_json::from_str(&answer).unwrap();
     assert_eq!(refusal(status, &answer).2, "queue_full");
-    // One place is left, and all places once the others are gone.
+    // One slot is free, and all slots once the others have ended.
     server.ok(COMPLETIONS, json!({"prompt": "a"})).await;
     waiting.abort();
     server.wait_for_cancelled(CAPACITY - 1).await;

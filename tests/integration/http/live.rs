@@ -1,4 +1,4 @@
-//! Behaviour that needs a real connection: disconnects, the drain, bodies that end early.
+//! Behaviour that needs a real connection: disconnects, the drain, incomplete bodies.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

@@ -230,7 +230,7 @@ fn run(inbox: &EngineInbox, seen: &Arc<Seen>) {
     }
 }
 
-/// Answers with the prompt, or as its last byte demands.
+/// Answers with the prompt, or as its last byte says.
 fn echo(
     prompt: &[u32],
     params: &SamplingParams,
@@ -258,7 +258,7 @@ fn echo(
             return;
         }
         if ends_with(BREAKING) && i == 1 {
-            // This fails if the client has gone.
+            // This fails if the client has disconnected.
             let _ = outputs.send(Err(SequenceError::NotFinite));
             return;
         }

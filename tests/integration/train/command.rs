@@ -191,7 +191,7 @@ fn a_malformed_row_is_named_and_nothing_is_trained() {
 fn a_full_disk_is_reported_and_leaves_no_partial_file() {
     let place = Place::new();
     let command = place.command(&[]);
-    // A limit on the size of files stands for a full disk.
+    // A limit on the size of files simulates a full disk.
     let mut limited = Command::new("sh");
     limited
         .current_dir(place.0.path())
