@@ -37,7 +37,7 @@ pub struct Spans<'a> {
 
 impl<'a> Spans<'a> {
     /// Adds the spans to the inputs of a step, which are uploaded together. `group` query heads
-    /// share a key head.
+    /// share a KV head.
     ///
     /// # Errors
     /// The GPU has no kernel for `group`.
@@ -151,7 +151,7 @@ impl CustomOp3 for Attention<'_> {
     }
 }
 
-/// Checks all shapes and returns the shape of the queries and the number of key heads.
+/// Checks all shapes and returns the shape of the queries and the number of KV heads.
 pub(super) fn check(
     spans: &Spans,
     queries: &Layout,
@@ -201,7 +201,7 @@ impl Attention<'_> {
                     let row = span.first_row + row;
                     let queries = &queries[row * stride + kv_head * size..][..size];
                     let start = (row * cache.kv_heads + kv_head) * size;
-                    // SAFETY: each pair of row and key head is in exactly one tile, and these query
+                    // SAFETY: each pair of row and KV head is in exactly one tile, and these query
                     // heads belong to that pair alone.
                     let y = unsafe { y.slice(start..start + size) };
                     tile.push(queries, y, &seen);

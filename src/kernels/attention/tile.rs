@@ -1,4 +1,4 @@
-//! Attention of a tile: the queries of a few rows of one sequence that share a key head.
+//! Attention of a tile: the queries of a few rows of one sequence that share a KV head.
 
 use std::ops::Range;
 
@@ -33,7 +33,7 @@ struct Query<'a> {
     seen: Range<usize>,
 }
 
-/// Queries of one key head, each over its own range of positions.
+/// Queries of one KV head, each over its own range of positions.
 pub struct Tile<'a, T> {
     cache: &'a Cache<'a, T>,
     kv_head: usize,

@@ -35,7 +35,7 @@ const _: () = assert!(PART.is_multiple_of(BLOCK));
 /// Queries that a block of threads takes at most.
 const MAX_QUERIES: usize = 8;
 
-/// Whether there is a kernel for heads of `dim` values, `group` of which share a key head.
+/// Whether there is a kernel for heads of `dim` values, `group` of which share a KV head.
 pub fn takes_heads(dim: usize, group: usize) -> bool {
     group <= MAX_QUERIES && kernel(dim, true).is_some()
 }
@@ -57,7 +57,7 @@ pub struct DeviceSpans {
     block_tables: StagedSlice,
     /// Number of tiles.
     count: u32,
-    /// Query heads that share a key head.
+    /// Query heads that share a KV head.
     group: usize,
     /// Rows of the largest tile.
     max_rows: usize,
@@ -73,7 +73,7 @@ impl DeviceSpans {
     pub fn new(spans: &[Span], group: usize, staging: &mut Staging) -> Result<Self> {
         if group > MAX_QUERIES {
             candle_core::bail!(
-                "attention: {group} query heads share a key head; the GPU takes {MAX_QUERIES}"
+                "attention: {group} query heads share a KV head; the GPU takes {MAX_QUERIES}"
             );
         }
         let (mut tiles, mut block_tables) = (Vec::new(), Vec::<u32>::new());

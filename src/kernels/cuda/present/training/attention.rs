@@ -10,7 +10,8 @@ use candle_core::{Result, Tensor};
 use crate::kernels::cuda::present::launch::{Launch, WARP};
 use crate::kernels::cuda::present::to_u32;
 use crate::kernels::cuda::present::view::{NewTensor, View, pointer, upload, with_f32};
-use crate::kernels::training::attention::{CausalOptions, check, check_gradients};
+use crate::kernels::training::attention::backward::check_gradients;
+use crate::kernels::training::attention::{CausalOptions, check};
 
 /// Values per head, at most.
 const MAX_DIM: usize = 256;
@@ -68,7 +69,7 @@ pub fn causal_attention_backward(
                 .read(&log_sums)
                 .read(&dy)
                 .read(&products.read()?);
-            // SAFETY: causal_attention_dkv's arguments; results for each row and key head, and the
+            // SAFETY: causal_attention_dkv's arguments; results for each row and KV head, and the
             // products that the launch before writes.
             unsafe { attention.run(launch, rows * attention.kv_heads) }?;
             Ok([dq.into_tensor(), dk.into_tensor(), dv.into_tensor()])
