@@ -1,10 +1,10 @@
-"""The work of each cell: the columns of the tables."""
+"""The load of each cell: the columns of the tables."""
 
 from typing import NamedTuple
 
 
 class Cell(NamedTuple):
-    """The work of one measurement, and its figure."""
+    """The load of one measurement, and its figure."""
 
     title: str
     concurrency: int  # requests in flight

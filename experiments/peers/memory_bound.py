@@ -1,4 +1,4 @@
-"""The bound on Tombola's memory."""
+"""Upper bound on Tombola's memory."""
 
 import json
 import math

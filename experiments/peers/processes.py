@@ -17,7 +17,7 @@ def tree(pid):
                 task.read_text().split() for task in Path(f"/proc/{pid}/task").glob("*/children")
             ]
         except OSError:
-            continue  # it has ended
+            continue  # the process has ended
         found.append(pid)
         waiting += [int(child) for some in children for child in some]
     return found

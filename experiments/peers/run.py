@@ -193,8 +193,8 @@ def measure_dtype(a, results, dtype):
                 measure(a, results, servers[name], dtype, round_, cell)
         for name, server in servers.items():
             now, peak = server.memory()
-            allowed = {"allowed": memory_bound(server.setup, dtype)} if name == "tombola" else {}
-            results.add(what="memory", peer=name, dtype=dtype, now=now, peak=peak, **allowed)
+            bound = {"allowed": memory_bound(server.setup, dtype)} if name == "tombola" else {}
+            results.add(what="memory", peer=name, dtype=dtype, now=now, peak=peak, **bound)
 
 
 def main():

@@ -18,7 +18,7 @@ LORAS = [f"a{i}" for i in range(8)]
 
 
 class Setup(NamedTuple):
-    """The parameters of all servers."""
+    """Parameters that all servers share."""
 
     folder: Path  # filled by install.sh
     tombola: Path
@@ -179,7 +179,7 @@ class DidNotStart(Exception):
 class Server:
     """A running peer."""
 
-    def __init__(self, name, setup, dtype, log, patience=900):
+    def __init__(self, name, setup, dtype, log, timeout=900):
         self.name, self.peer, self.setup = name, PEERS[name], setup
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -195,13 +195,13 @@ class Server:
                 start_new_session=True,
             )
         try:
-            self._wait(log, patience)
+            self._wait(log, timeout)
         except BaseException:
             self.stop()
             raise
 
-    def _wait(self, log, patience):
-        until = time.monotonic() + patience
+    def _wait(self, log, timeout):
+        until = time.monotonic() + timeout
         while not self._ready():
             if self.process.poll() is not None:
                 raise DidNotStart(
@@ -209,7 +209,7 @@ class Server:
                 )
             if time.monotonic() > until:
                 raise DidNotStart(
-                    f"{self.peer.label} is not ready after {patience} s:\n{tail(log)}"
+                    f"{self.peer.label} is not ready after {timeout} s:\n{tail(log)}"
                 )
             time.sleep(0.5)
 

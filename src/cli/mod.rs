@@ -1,4 +1,5 @@
-//! The command line: one file per subcommand, which parses, validates and calls the library.
+//! The command line: one file or folder per subcommand, which parses, validates and calls the
+//! library.
 
 mod banner;
 mod base;

@@ -1,8 +1,8 @@
-//! SIGTERM and SIGINT, which ask the process to end.
+//! SIGTERM and SIGINT: requests to end the process.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Receives SIGTERM and SIGINT, from its creation on.
+/// Receiver of SIGTERM and SIGINT, active from its creation.
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,

@@ -55,8 +55,8 @@ fn prompts_are_rendered_and_encoded_like_in_transformers() {
     }
 }
 
-/// The expected ids are those of the `tokenizers` package with SmolLM2's own pipeline. The spaces
-/// show whether digits are split off before words are.
+/// The expected ids are those of the `tokenizers` package with SmolLM2's pipeline. The spaces show
+/// whether digits are split before words.
 #[test]
 fn each_digit_is_a_word() {
     for (text, ids) in [

@@ -1,5 +1,5 @@
-//! Evaluation of a base and tickets on a data file, through an engine. `tombola eval` runs it, and
-//! `tombola train` at its end.
+//! Evaluation of a base and tickets on a data file, through an engine. `tombola eval` and the end of
+//! `tombola train` run it.
 
 mod report;
 
@@ -52,7 +52,7 @@ impl Candidate {
         &self.name
     }
 
-    /// A ticket that was merged from others, under a new name.
+    /// A merged ticket, under a new name.
     pub fn merged(name: String, path: PathBuf, ticket: Ticket) -> Self {
         Self { name, path, ticket }
     }

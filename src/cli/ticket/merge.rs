@@ -49,7 +49,7 @@ pub fn run(args: MergeArgs) -> anyhow::Result<()> {
             args.inputs.len()
         );
     }
-    // All files first: a broken one fails without a base.
+    // All files are read first, so that a broken one fails before the base is fetched.
     let mut tickets = Vec::with_capacity(scales.len());
     for name in &args.inputs {
         let path = args.folder.find(name)?;

@@ -167,7 +167,7 @@ fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
 }
 
 fn verify(args: &VerifyArgs) -> anyhow::Result<()> {
-    // The ticket first: a broken one fails without a base.
+    // The ticket is read first, so that a broken one fails before the base is fetched.
     let ticket = read(&args.file)?;
     let base = args.base.manifest()?;
     let ticket = ticket

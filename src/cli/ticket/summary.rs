@@ -152,7 +152,7 @@ impl fmt::Display for Summary {
         self.write_head(&mut text)?;
         self.write_projections(&mut text)?;
         self.write_layers(&mut text)?;
-        // Names and metadata come from the file: no control character of theirs may reach the
+        // Names and metadata come from the file: their control characters must not reach the
         // terminal.
         let is_control = |c: char| c.is_control() && c != '\n';
         f.write_str(&text.replace(is_control, "\u{fffd}"))

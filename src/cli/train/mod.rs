@@ -131,7 +131,7 @@ fn train(args: &TrainArgs, base: &OpenBase, data: &Data) -> anyhow::Result<Train
     };
     let trained = train::train(resident, &request, &mut folder, saved, callbacks)?;
     trained.ticket.write(&args.ticket_path())?;
-    // Last: until the ticket is on disk, the run can be resumed from its last save.
+    // Done last, so that the run can be resumed until the ticket is on disk.
     folder.finish()?;
     stop.training_is_over();
     Ok(trained)

@@ -1,5 +1,5 @@
-//! Outcome of a training run: the written ticket is read back, applied to a fresh base, measured
-//! and reported.
+//! Outcome of a training run: reads the written ticket back, applies it to a fresh base, measures
+//! and reports it.
 
 use std::fs;
 use std::path::PathBuf;

@@ -62,7 +62,7 @@ fn spelled(example: &Example) -> String {
 }
 
 #[test]
-fn of_a_chat_the_answer_and_its_end_are_learned() {
+fn the_answer_of_a_chat_and_its_end_are_learned() {
     let example = one(TURNS, chat(&[("user", "hello"), ("assistant", "ok")]));
     assert_eq!(spelled(&example), "u|:|he|ll|o|</s>|\n|a|:[o|k|</s>]");
     assert_eq!(example.answer.as_deref(), Some("ok"));
@@ -97,7 +97,7 @@ fn no_token_crosses_the_seam_of_prompt_and_answer() {
     let template = "{% for m in messages %}{{ m.content }}{% endfor %}";
     let example = one(template, chat(&[("user", "x1"), ("assistant", "23")]));
     assert_eq!(spelled(&example), "x|1[2|3]");
-    // Nor the end of a turn, after any number of turns.
+    // Nor does a token cross the end of a turn, after any number of turns.
     let example = one(
         template,
         chat(&[
@@ -171,7 +171,7 @@ fn a_template_may_end_a_conversation_differently_from_a_turn() {
 }
 
 #[test]
-fn of_a_prompt_with_a_completion_the_completion_is_learned() {
+fn the_completion_of_a_prompt_is_learned() {
     let example = one(TURNS, json!({"prompt": "hello ", "completion": "12"}));
     assert_eq!(spelled(&example), "<s>|he|ll|o| [12|</s>]");
     assert_eq!(example.answer.as_deref(), Some("12"));
@@ -185,7 +185,7 @@ fn of_a_prompt_with_a_completion_the_completion_is_learned() {
 }
 
 #[test]
-fn of_messages_in_both_only_the_completions_answers_are_learned() {
+fn only_the_answers_of_a_completion_of_messages_are_learned() {
     let example = one(
         TURNS,
         json!({
@@ -200,7 +200,7 @@ fn of_messages_in_both_only_the_completions_answers_are_learned() {
 }
 
 #[test]
-fn a_plain_text_is_learned_but_for_its_first_token() {
+fn a_plain_text_is_learned_except_its_first_token() {
     let example = one(TURNS, json!({"text": "hello"}));
     assert_eq!(spelled(&example), "<s>[he|ll|o|</s>]");
     assert_eq!((example.answer.as_ref(), example.prompt()), (None, None));

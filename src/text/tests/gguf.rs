@@ -4,7 +4,7 @@ use super::*;
 use crate::text::{ChatMessage, TextError};
 
 #[test]
-fn each_family_splits_digits_its_own_way() {
+fn each_family_splits_digits_differently() {
     for (pre, expected) in [
         ("gpt-2", vec!["he", "ll", "o", " ", "123", "4"]),
         ("llama-bpe", vec!["he", "ll", "o", " ", "123", "4"]),
@@ -17,7 +17,7 @@ fn each_family_splits_digits_its_own_way() {
             "{pre}"
         );
     }
-    // Groups of three, from the left: no merge crosses the end of one.
+    // Groups of three from the left: no merge crosses the end of a group.
     assert_eq!(
         spelled(&byte_level_text("llama-bpe"), "4123"),
         ["4", "12", "3"]

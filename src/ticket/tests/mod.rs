@@ -106,7 +106,7 @@ fn the_file_is_canonical() {
 }
 
 #[test]
-fn equal_training_data_gives_equal_bytes_whatever_the_order_of_its_keys() {
+fn equal_training_data_gives_equal_bytes_in_any_order_of_its_keys() {
     let tensors = BTreeMap::from([(Q.to_owned(), q_delta())]);
     let encode = |training: &str| {
         let training = Some(serde_json::from_str(training).unwrap());
@@ -178,7 +178,7 @@ fn entries_are_row_major() {
 
 #[test]
 fn bf16_rounds_to_nearest_ties_to_even() {
-    // bf16 keeps 8 significant bits: 1 + 2^-8 lies halfway between 1 and 1 + 2^-7.
+    // bf16 keeps 8 significant bits: 1 + 2^-8 is halfway between 1 and 1 + 2^-7.
     let halfway: f32 = 1.0 + 1.0 / 256.0;
     let above = f32::from_bits(halfway.to_bits() + 1);
     let odd_halfway = 1.0 + 3.0 / 256.0;

@@ -42,7 +42,7 @@ struct Panel {
     smooth: String,
     valid_line: String,
     valid: Vec<Mark>,
-    /// Losses written beside the panel.
+    /// Losses labelled next to the panel.
     labels: Vec<Label>,
     /// Data for the script that shows the values of a step.
     data: Data,
@@ -57,7 +57,7 @@ struct Mark {
     loss: String,
 }
 
-/// A loss with the position of its line and of its text, which keeps clear of other labels.
+/// A loss with the positions of its line and its text, which does not overlap other labels.
 #[derive(Serialize)]
 struct Label {
     role: &'static str,
@@ -101,7 +101,7 @@ impl Curves {
         let longest = series.iter().map(|s| s.phase.planned()).max()?;
         let panel = |s: &Series| Panel {
             caption: caption(s.name),
-            // A short phase stays wide enough for its axis.
+            // Even a short phase is wide enough for its axis.
             grow: (100 * s.phase.planned() / longest.max(1)).max(45),
             labels: s.labels(&scale),
             ..Panel::new(s, &scale)

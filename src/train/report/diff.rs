@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-/// Words beyond which texts are not compared: the table grows with the square.
+/// Maximum number of words of a compared text: the table grows with the square.
 pub const MAX_WORDS: usize = 600;
-/// The share of common letters below which marks would cover the whole answer.
+/// Minimum share of common letters: below it, marks would cover the whole answer.
 const MIN_SIMILARITY: f64 = 0.4;
 
 /// A run of text that is common to both texts, or in one of them only.
@@ -14,7 +14,7 @@ pub struct DiffSpan {
     pub text: String,
 }
 
-/// The texts that a span is part of.
+/// The texts that contain a span.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DiffKind {
@@ -41,8 +41,8 @@ pub fn diff(answer: &str, expected: &str) -> Option<Vec<DiffSpan>> {
     (2.0 * same as f64 >= MIN_SIMILARITY * all as f64).then(|| join_differences(spans))
 }
 
-/// Joins differences that are separated by whitespace only, so that the words of each side stand
-/// together.
+/// Joins differences that are separated by whitespace only, so that the words of each side are
+/// adjacent.
 fn join_differences(spans: Vec<DiffSpan>) -> Vec<DiffSpan> {
     let mut joined = Vec::new();
     let (mut extra, mut missing) = (String::new(), String::new());

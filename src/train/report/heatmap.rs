@@ -10,7 +10,7 @@ use super::format::{count, percent, rounded};
 const PROJECTIONS: [&str; 7] = ["q", "k", "v", "o", "gate", "up", "down"];
 
 /// If a cell is denser than the whole mask by more than this factor, colours follow the square root
-/// of the density, so that one cell does not dim all others.
+/// of the density, so that one cell does not make all others pale.
 const SKEWED: f64 = 3.0;
 
 /// The values of the heatmap and its legend.
@@ -123,7 +123,7 @@ impl Heatmap {
         let cells = layers.values().flatten().flatten();
         let densest = cells.map(|part| part.share()).fold(0.0, f64::max);
         let tones = Tones {
-            // An even mask has the middle of the scale.
+            // An even mask is at the middle of the scale.
             max: densest.max(2.0 * whole.share()).max(f64::MIN_POSITIVE),
             by_root: densest > SKEWED * whole.share(),
         };

@@ -1,8 +1,7 @@
 //! The `report.html` of a run: loss curves, density of the mask, answers before and after.
 //!
-//! The page is one file that loads nothing, from the network or elsewhere. This module computes its
-//! contents; `report.html`, `report.css` and `report.js` lay them out. The template escapes all
-//! text.
+//! The page is one self-contained file, which loads nothing. This module computes its contents;
+//! `report.html`, `report.css` and `report.js` lay them out. The template escapes all text.
 
 mod curves;
 mod diff;
@@ -64,8 +63,7 @@ pub struct Sample {
 
 const TEMPLATE: &str = "report.html";
 
-/// Renders the page. The same input yields the same text. Any input yields a page, which names what
-/// is missing.
+/// Renders the page, deterministically. Any input yields a page, which names missing parts.
 pub fn render(input: &ReportInput) -> String {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);

@@ -175,7 +175,7 @@ fn state(history: &History) -> Option<String> {
     ))
 }
 
-/// Says which parts the report lacks, and why.
+/// The parts that the report lacks, and the reasons.
 fn missing(history: &History, config: &RunConfig) -> Vec<&'static str> {
     let mut missing = Vec::new();
     if history.ticket.is_none() {

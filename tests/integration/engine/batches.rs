@@ -85,7 +85,7 @@ fn a_panic_in_the_engine_ends_the_process() {
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(70), "{text}");
     assert!(
-        text.contains("a step failed") && text.contains("the process ends"),
+        text.contains("a step failed") && text.contains("exiting"),
         "{text}"
     );
 }

@@ -18,7 +18,7 @@ use super::environment::{cache, device, golden, scratch};
 /// The tiny models, one per decoder family.
 pub const TINY: [&str; 5] = [LLAMA, "llama3-rope", "mistral-window", "qwen2", "qwen3"];
 
-/// The tiny model of all tests that need one base of any family.
+/// The tiny model for tests that need a base of any family.
 pub const LLAMA: &str = "llama-untied";
 
 /// The folder of a tiny model.
@@ -70,7 +70,7 @@ pub fn load_default(dtype: Dtype) -> Base {
     load(&Files::Gguf(default_gguf_path()), dtype)
 }
 
-/// The default base, its weights quantised as in its file.
+/// The default base, with weights quantised as in its file.
 pub fn load_default_quantized() -> Base {
     let options = LoadOptions {
         keep_quantized: true,

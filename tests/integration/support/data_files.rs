@@ -1,10 +1,10 @@
-//! Data files of chats, a row per line.
+//! Data files of chats, one row per line.
 
 use std::path::Path;
 
 use serde_json::json;
 
-/// A row of one question and its answer, with the line's end.
+/// A row of one question and its answer, with the line break.
 pub fn chat_row(question: &str, answer: &str) -> String {
     let messages = json!([
         {"role": "user", "content": question},

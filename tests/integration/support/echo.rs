@@ -32,16 +32,16 @@ pub const CAPACITY: usize = 8;
 pub const MAX_TICKET_BYTES: u64 = 4096;
 const PARAMETER: &str = "model.layers.0.mlp.up_proj.weight";
 
-/// The end of a prompt that is answered with `x` until the stream is dropped.
+/// Suffix of a prompt that is answered with `x` until the stream is dropped.
 pub const ENDLESS: &str = "~";
-/// The end of a prompt that gets no token.
+/// Suffix of a prompt that gets no token.
 pub const SILENT: &str = "=";
-/// The end of a prompt whose engine disappears after one token.
+/// Suffix of a prompt whose engine stops after one token.
 pub const DEADLY: &str = "!";
-/// The end of a prompt that breaks the model at its second token.
+/// Suffix of a prompt that breaks the model at its second token.
 pub const BREAKING: &str = "?";
 
-/// The requests that the engine received, and how many sequences were cancelled.
+/// The requests that the engine received, and the number of cancelled sequences.
 #[derive(Default)]
 pub struct Seen {
     pub requests: Mutex<Vec<SeenRequest>>,
@@ -307,7 +307,7 @@ fn manifest() -> Arc<BaseManifest> {
     })
 }
 
-/// A valid ticket for the tiny base; each seed gives another content.
+/// A valid ticket for the tiny base; its content depends on the seed.
 pub fn ticket_file(seed: u8) -> Vec<u8> {
     let deltas = Deltas::from_f32(vec![f32::from(seed) + 1.0; 4], DeltaDtype::F32);
     let delta = TensorDelta::from_flat([8, 8], &[0, 9, 18, 27], deltas).unwrap();

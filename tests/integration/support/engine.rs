@@ -114,7 +114,7 @@ pub fn leases(count: usize) -> (Vec<Lease>, TempDir) {
     ((0..count).map(lease).collect(), folder)
 }
 
-/// Waits until `holds` is true of the engine's thread, for at most 20 s.
+/// Waits until `holds` returns true, for at most 20 s.
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     for _ in 0..1000 {
         if holds() {
@@ -132,7 +132,7 @@ pub fn drain(stream: &mut OutputStream) -> Vec<Output> {
         .collect()
 }
 
-/// The remaining tokens of a stream, which has to end properly.
+/// The remaining tokens of a stream, which has to end with a finish reason.
 pub fn tokens(stream: &mut OutputStream) -> Vec<u32> {
     let outputs = drain(stream);
     let last = outputs.last().expect("an output");
@@ -167,8 +167,8 @@ pub fn requests(count: usize, leases: &[Lease]) -> Vec<Request> {
     (0..count).map(&mut request).collect()
 }
 
-/// Asserts that `count` requests get the same tokens one after the other as all at once. Returns
-/// the engine that ran them at once.
+/// Asserts that `count` requests get the same tokens one by one and all at once. Returns the engine
+/// that ran them at once.
 pub fn same_tokens(dtype: Dtype, together: &EngineConfig, count: usize) -> Running {
     let (leases, _folder) = leases(3);
     let alone = EngineConfig {

@@ -10,7 +10,7 @@ pub fn tombola() -> Command {
     Command::new(env!("CARGO_BIN_EXE_tombola"))
 }
 
-/// Sends the signal `name` to a process, by the shell's builtin: not every machine has `kill`.
+/// Sends the signal `name` to a process, by the shell's builtin, since some machines lack `kill`.
 pub fn signal(name: &str, process: u32) {
     let sent = Command::new("sh")
         .args(["-c", "kill -s \"$0\" \"$1\"", name, &process.to_string()])
@@ -31,8 +31,8 @@ pub fn scratch() -> CacheDir {
     CacheDir::at(folder.join("cache"))
 }
 
-/// A folder that cargo names: its present path if the variable is set, else that at build time.
-/// They differ if the tests run on another machine than they were built on.
+/// A folder that cargo names: its path at run time if the variable is set, else at build time. The
+/// two differ if the tests run on another machine than the build.
 fn cargo_folder(variable: &str, at_build: &str) -> PathBuf {
     std::env::var_os(variable).map_or_else(|| PathBuf::from(at_build), PathBuf::from)
 }

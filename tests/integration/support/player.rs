@@ -1,4 +1,4 @@
-//! A decoder that a test drives by hand.
+//! A decoder that a test drives step by step.
 
 use std::sync::Arc;
 

@@ -88,7 +88,7 @@ impl Drop for Server {
     }
 }
 
-/// An HTTP client to which an error status is an answer.
+/// An HTTP client that returns responses with an error status.
 pub fn agent() -> Agent {
     Agent::config_builder()
         .http_status_as_error(false)

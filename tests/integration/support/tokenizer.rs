@@ -1,4 +1,4 @@
-//! A byte-level tokenizer: one token per byte, and one that ends a text.
+//! A byte-level tokenizer: one token per byte, and an end-of-text token.
 
 use std::fs;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! The trainer against PyTorch, against finite differences, and against itself. This file sets up
-//! runs on the tiny base.
+//! The trainer against PyTorch, finite differences and its own resumed runs. This file sets up runs
+//! on the tiny base.
 
 mod command;
 mod golden;
@@ -77,7 +77,7 @@ fn dataset() -> Dataset {
     }
 }
 
-/// A run of the trainer, and how it differs from the golden's.
+/// A run of the trainer, and its differences from the golden run.
 struct Run<'a> {
     config: TrainConfig,
     existing: Existing,
