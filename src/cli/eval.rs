@@ -19,7 +19,8 @@ pub struct EvalArgs {
     compute: ComputeArgs,
     #[command(flatten)]
     quantized: QuantizedArgs,
-    /// Ticket to evaluate in addition to the base: its file, or its name in the ticket folder; repeatable.
+    /// Ticket to evaluate in addition to the base: its file, or its name in the ticket folder;
+    /// repeatable.
     #[arg(long = "ticket", value_name = "FILE|NAME", help_heading = TICKETS)]
     ticket: Vec<String>,
     #[command(flatten)]

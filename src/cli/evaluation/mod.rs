@@ -1,5 +1,5 @@
-//! Evaluation of a base and tickets on a data file, through an engine. `tombola eval` and the end of
-//! `tombola train` run it.
+//! Evaluation of a base and tickets on a data file, through an engine. `tombola eval` and the end
+//! of `tombola train` run it.
 
 mod report;
 

@@ -107,7 +107,8 @@ fn gradients_equal_finite_differences_in_all_families() {
                 let near = (own - total).abs() < 0.02 * total + 2e-3;
                 assert!(near, "{name} {slot}: {total}, the loss's slope {own}");
                 // A random direction covers every part of the tensor: a missing part of the
-                // gradient shows up as about its norm over the square root of the number of weights.
+                // gradient shows up as about its norm over the square root of the number of
+                // weights.
                 let weights = gradient.elem_count() as f64;
                 for _ in 0..3 {
                     let random = random_like(gradient, &mut rng);
