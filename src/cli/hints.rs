@@ -82,7 +82,7 @@ mod tests {
     #[test]
     fn an_error_names_the_flag_that_fixes_it_in_any_layer() {
         let length = || ModelError::ContextLength {
-            asked: 9000,
+            requested: 9000,
             trained: 8192,
         };
         let engine = EngineError::Model(length());

@@ -38,10 +38,10 @@ pub enum ModelError {
         expected: Vec<usize>,
     },
     #[error(
-        "a context length of {asked} tokens exceeds the {trained} tokens that the model was \
+        "a context length of {requested} tokens exceeds the {trained} tokens that the model was \
          trained for"
     )]
-    ContextLength { asked: usize, trained: usize },
+    ContextLength { requested: usize, trained: usize },
     #[error("device {device}: {reason}")]
     Device { device: String, reason: String },
     #[error(

@@ -65,7 +65,7 @@ impl Base {
         let max_positions = options.max_positions.unwrap_or(trained);
         if max_positions > trained {
             return Err(ModelError::ContextLength {
-                asked: max_positions,
+                requested: max_positions,
                 trained,
             });
         }

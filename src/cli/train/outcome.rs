@@ -97,12 +97,12 @@ fn samples(valid: &Dataset, evaluated: &[Evaluated], text: &Text) -> Vec<Sample>
     let [base, .., ticket] = evaluated else {
         return Vec::new();
     };
-    let asked = valid.examples.iter().filter_map(|example: &Example| {
+    let answered = valid.examples.iter().filter_map(|example: &Example| {
         let prompt = text.decode(example.prompt()?, true).ok()?;
         Some((prompt, example.answer.clone()?))
     });
     let answers = base.result.texts.iter().zip(&ticket.result.texts);
-    let rows = asked.zip(answers).take(SAMPLES);
+    let rows = answered.zip(answers).take(SAMPLES);
     rows.map(|((prompt, expected), (base, ticket))| Sample {
         prompt,
         expected,

@@ -203,9 +203,15 @@ fn a_replayed_step_is_checked_as_a_launched_one() {
         let error = step(change).unwrap_err().to_string();
         assert!(error.contains(what), "{error}");
     };
-    refused(|batch| batch.tokens[0] = 96, "token 96 of 96");
-    refused(|batch| batch.positions[0] = 600, "position 600 of 600");
-    refused(|batch| batch.slots[0] = 32, "slot 32 of 32");
+    refused(
+        |batch| batch.tokens[0] = 96,
+        "token 96 out of range (0..96)",
+    );
+    refused(
+        |batch| batch.positions[0] = 600,
+        "position 600 out of range (0..600)",
+    );
+    refused(|batch| batch.slots[0] = 32, "slot 32 out of range (0..32)");
     refused(|batch| batch.spans[0].blocks[0] = 2, "does not fit");
     refused(|batch| batch.spans[0].first_position = 16, "does not fit");
     step(|_| ()).unwrap();
