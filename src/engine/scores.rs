@@ -1,4 +1,4 @@
-//! Log-probabilities of a prompt's own tokens.
+//! Log-probabilities of the tokens of a prompt.
 
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ use super::sampler::logprob;
 pub struct PromptScores {
     /// Requested positions, ascending.
     positions: Vec<usize>,
-    /// Log-probabilities of the first positions, as far as they are computed.
+    /// Log-probabilities computed so far, of the first positions.
     logprobs: Vec<f32>,
 }
 

@@ -40,7 +40,7 @@ impl Drop for EngineThread {
     }
 }
 
-/// Starts the engine's thread, which takes over the base. In [`TicketMode::Auto`] without
+/// Starts the engine's thread, which owns the base from then on. In [`TicketMode::Auto`] without
 /// [`EngineConfig::costs`], measures the base first.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! Choice of the device and its dtypes; no other module of this layer makes it.
+//! Choice of the device and its dtypes.
 
 use std::fmt;
 use std::str::FromStr;

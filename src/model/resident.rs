@@ -34,7 +34,7 @@ struct Applied {
     /// Holds the positions that a revert restores.
     ticket: Arc<LoadedTicket>,
     scale: f32,
-    /// The base's own values at those positions.
+    /// The base's values at those positions.
     saved: Saved,
 }
 

@@ -104,7 +104,7 @@ impl Generation {
     }
 }
 
-/// A request's hold on a generation: its ticket stays in memory until the last clone is dropped,
+/// Lease of a generation by a request: the ticket stays in memory until the last clone is dropped,
 /// even if it is replaced or deleted meanwhile.
 #[derive(Clone)]
 pub struct Lease {

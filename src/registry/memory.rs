@@ -105,7 +105,7 @@ impl Memory {
     }
 
     /// Caches a ticket under its reserved room. If another alias has loaded the same content
-    /// meanwhile, returns that ticket instead and gives the room back.
+    /// meanwhile, returns that ticket instead and releases the room.
     pub fn keep(&self, ticket: BoundTicket, room: Room) -> Arc<CachedTicket> {
         let content = ticket.digest();
         let cached = || Arc::new(CachedTicket::new(ticket, Some(room)));

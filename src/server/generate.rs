@@ -205,7 +205,7 @@ pub fn merge(
     stream::select_all(completions.into_iter().enumerate().map(deltas))
 }
 
-/// Waits for all completions and returns each as one delta that holds the whole of it.
+/// Waits for all completions and returns each as a single delta.
 ///
 /// # Errors
 /// The first failure of any completion.

@@ -126,7 +126,7 @@ pub enum ExtractError {
 }
 
 /// Extracts the largest differences of a pair. One parameter of each model is in memory at a time,
-/// besides 4 bytes per adaptable weight for its distance.
+/// plus 4 bytes per adaptable weight for its distance.
 ///
 /// # Errors
 /// The models differ in architecture, cannot be read, or no difference is kept.

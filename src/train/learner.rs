@@ -41,7 +41,7 @@ impl Learner {
         Ok(())
     }
 
-    /// Bytes held besides the weights.
+    /// Bytes held in addition to the weights.
     pub fn bytes(&self) -> usize {
         let scores = self.scores.iter().flat_map(BTreeMap::values);
         let scores = scores.map(|sum| sum.elem_count() * sum.dtype().size_in_bytes());

@@ -28,7 +28,7 @@ impl Start<'_> {
         let tensor = self.checkpoint.load(name, shape)?;
         let ticket = self.on_top_of.as_ref();
         if let Some(delta) = ticket.and_then(|ticket| ticket.tensors().get(name)) {
-            // A copy first: the checkpoint may hand out a shared tensor.
+            // Copied first, because the checkpoint may return a shared tensor.
             let tensor = tensor.copy()?;
             apply::add(&tensor, delta, 1.0)?;
             return Ok(tensor);

@@ -54,7 +54,7 @@ fn python_with_clients(folder: &Path) -> PathBuf {
     run(Command::new(&python)
         .args(["-m", "pip", "install", "--quiet", "-r"])
         .arg(&pins));
-    fs::write(&stamp, wanted).expect("a stamp beside what was installed");
+    fs::write(&stamp, wanted).expect("a writable stamp file");
     python
 }
 

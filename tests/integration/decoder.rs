@@ -103,7 +103,7 @@ fn candle_logprobs(name: &str, prompt: &[u32]) -> Vec<f32> {
         }
         "mistral-window" => {
             let mut config: mistral::Config = serde_json::from_value(config).unwrap();
-            // Its window excludes the row's own position; that of transformers includes it.
+            // Its window excludes the current position; that of transformers includes it.
             config.sliding_window = config.sliding_window.map(|window| window - 1);
             let mut model = mistral::Model::new(&config, vars).unwrap();
             model.forward(&input, 0).unwrap()

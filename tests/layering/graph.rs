@@ -72,7 +72,7 @@ impl Graph {
         edges
     }
 
-    /// The file that a path written in `user` leads to, if it is in this crate.
+    /// The file that a path written in `user` refers to, if it is in this crate.
     fn target(&self, user: usize, path: &[String], hops: usize) -> Option<usize> {
         let node = &self.nodes[user];
         if path[0] == "crate" {

@@ -1,7 +1,7 @@
 //! The tables of the architecture: layers, foreign crates, and the homes of `unsafe` and of
 //! decisions.
 
-/// The layers from top to bottom, each with the layers that it may use besides itself. Arrows point
+/// The layers from top to bottom, each with the other layers that it may use. Arrows point
 /// down only: a layer uses only layers further down in this table.
 pub const LAYERS: &[(&str, &[&str])] = &[
     (

@@ -52,7 +52,7 @@ fn at_home(file: &str, homes: &[&str]) -> bool {
     homes.iter().any(|home| file.starts_with(home))
 }
 
-/// A message, if `path` leads from `file` to a layer that its own layer must not use.
+/// A message, if `path` refers from `file` to a layer that the layer of `file` must not use.
 fn forbidden_layer(file: &str, path: &PathInCode) -> Option<String> {
     let inside = path.names[0] == "crate" || (file == "src/main.rs" && path.names[0] == "tombola");
     let target = path.names.get(1).filter(|_| inside)?;
@@ -102,7 +102,7 @@ fn the_sources_keep_the_rules() {
     assert!(broken.is_empty(), "\n{}\n", broken.join("\n"));
 }
 
-/// The tables hold nothing that no file needs, so that they show the architecture as it is.
+/// Every entry of the tables is needed by some file, so that they show the actual architecture.
 #[test]
 fn every_entry_of_the_tables_is_used() {
     let files = rust_files(root(), "src");
@@ -135,7 +135,7 @@ fn every_entry_of_the_tables_is_used() {
     assert!(unused.is_empty(), "\n{}\n", unused.join("\n"));
 }
 
-/// The pairs of layers (user, used) in the paths of a file, unit tests left out.
+/// The pairs of layers (user, used) in the paths of a file, without unit tests.
 fn arrows_of(file: &str, text: &str) -> Vec<(String, String)> {
     let module = module_of(file);
     let Some(layer) = module.first().filter(|_| !is_test_file(file)) else {

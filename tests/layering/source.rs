@@ -1,6 +1,6 @@
-//! A reader of Rust source: its tokens, paths and imports, as far as the rules need them.
+//! A reader of Rust source: the tokens, paths and imports that the rules check.
 
-/// A word, number or mark of the source. Comments, strings and characters are no tokens.
+/// A word, number or mark of the source. Comments, strings and characters are not tokens.
 #[derive(Clone, Debug)]
 pub struct Token {
     pub text: String,

@@ -37,7 +37,7 @@ pub struct DeviceArgs {
     compute: ComputeArgs,
     #[command(flatten)]
     cache: CacheArgs,
-    /// File to write the figures to as JSON, besides the printed table [default: none].
+    /// File to write the figures to as JSON, in addition to the printed table [default: none].
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     json: Option<PathBuf>,
 }

@@ -25,7 +25,8 @@ use watch::{Stop, Watch};
 /// Trains a ticket, writes it, and evaluates the written file.
 ///
 /// # Errors
-/// The base, a ticket or the data cannot be used, or the run ends early; its last save stays.
+/// The base, a ticket or the data cannot be used, or the run ends early; its last saved state
+/// stays.
 pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
     validate_name(&args.name)?;
     if args.compute.dtype != Dtype::F32 {

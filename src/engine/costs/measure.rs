@@ -190,7 +190,7 @@ fn steps(base: &Base, graphs: &mut Graphs, end: Instant) -> Result<Vec<(usize, f
     Ok(steps)
 }
 
-/// Positions of a block, as far as the base has them.
+/// Positions of a block, or all of the base's if it has fewer.
 fn block(base: &Base) -> usize {
     BLOCK.min(base.max_positions)
 }

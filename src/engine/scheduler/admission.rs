@@ -95,7 +95,7 @@ impl Scheduler {
         }
     }
 
-    /// Queue indices of the groups' oldest sequences, as far as they are [`Self::admissible`].
+    /// Queue indices of the groups' oldest sequences that are [`Self::admissible`].
     pub(super) fn oldest_admissible(&self) -> Vec<usize> {
         let mut queued: Vec<(usize, usize)> = self.oldest_waiting().into_values().collect();
         queued.sort_unstable();

@@ -180,7 +180,7 @@ struct Envelope<'a, C> {
     created: u64,
     model: &'a str,
     choices: &'a [C],
-    /// In streams: absent unless requested, `null` in all chunks but the last.
+    /// In streams: absent unless requested, `null` in all chunks except the last.
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<Option<Usage>>,
 }

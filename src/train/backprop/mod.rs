@@ -1,7 +1,7 @@
 //! Loss of the decoder and its gradients.
 //!
 //! The forward pass is that of the serving decoder, over the same weights, without a KV cache; a
-//! test holds the two equal. The backward pass is written out layer by layer instead of recorded on
+//! test keeps the two equal. The backward pass is written out layer by layer instead of recorded on
 //! a tape. This allows a layer to choose what it saves and to recompute the rest, and a linear
 //! layer to pass the *factors* of its weight gradient to a [`Gradients`], which computes only the
 //! entries of their product that it trains.

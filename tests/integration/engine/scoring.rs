@@ -14,8 +14,8 @@ use crate::support::engine::{
 };
 use crate::support::player::Player;
 
-/// The mix of requests of the other tests. Most score parts of their prompts; some ask for little
-/// else.
+/// The mix of requests of the other tests. Most score parts of their prompts; some generate only
+/// one token.
 fn scored_requests(count: usize, leases: &[Lease]) -> Vec<Request> {
     let mut rng = StdRng::seed_from_u64(9);
     let mut requests = requests(count, leases);

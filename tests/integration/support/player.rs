@@ -59,7 +59,7 @@ impl<'a> Player<'a> {
         }
         let decoder = &self.base.decoder;
         let logits = decoder.forward_captured(&batch, &self.cache, &mut self.graphs);
-        logits.expect("a step").expect("rows were asked for")
+        logits.expect("a step").expect("logits were requested")
     }
 
     /// The greedy continuation of sequence 0 after `prompt`, of `tokens` tokens.
