@@ -1,26 +1,25 @@
-//! The operations of a step, one file each.
+//! Operations of a step, one module each.
 //!
 //! An operation is a function over candle tensors. On the CPU its body is compiled for each
 //! instruction set and picked at run time (see [`cpu::simd`]).
 //!
 //! Dispatch over dtype, device and quantisation ends here: callers pass tensors and weights. An
-//! operation reaches the GPU in one way, through the door [`cuda`], which a build without CUDA has
+//! operation reaches the GPU only through the module [`cuda`], which exists in builds without CUDA
 //! too:
 //!
-//! - An operation that is a candle op calls one function of the door from its `cuda_fwd`.
-//! - Some operations are no candle ops, since their results are on the host (losses, tokens,
-//!   norms) or they have more operands than candle's ops (attention with gradient, apply and
-//!   revert). They call one function of the door first, if their tensors are on a GPU.
+//! - An operation that is a candle op calls one function of the module from its `cuda_fwd`.
+//! - Some operations are not candle ops: their results are on the host (losses, tokens, norms), or
+//!   they have more operands than a candle op (attention with gradient, apply and revert). They
+//!   first call one function of the module if their tensors are on a GPU.
 //!
-//! The shape check of an operation is one function, which both devices call. Launches, and all
-//! `unsafe` around them, are in `cuda/present/`, in files of the operations' names; the kernels are
-//! in `cuda/device/`.
+//! Both devices call the same shape check. Launches, and all `unsafe` code around them, are in
+//! `cuda/present/`, in files named after the operations; the kernels are in `cuda/device/`.
 //!
-//! Activations are f32 on the CPU for weights of any dtype, and a product may round them on the way
-//! (see [`linear`]). On a GPU they have the weights' dtype, except for the residual stream, which
+//! On the CPU, activations are f32 for weights of any dtype, though a product may round its inputs
+//! (see [`linear`]). On a GPU, they have the weights' dtype, except for the residual stream, which
 //! is f32.
 //!
-//! On the CPU every operation computes a row of its result in one order, independent of the other
+//! On the CPU, every operation computes a row of its result in the same order whatever the other
 //! rows, so a sequence gets the same numbers alone and in a batch.
 
 pub mod activation;

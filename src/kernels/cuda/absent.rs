@@ -1,5 +1,5 @@
-//! The CUDA side of a build without feature `cuda`: [`open`] is an error, so no tensor is ever on a
-//! GPU. What would live there are types without values; a call that needs none is an error.
+//! Stand-in for [`present`](super) in builds without feature `cuda`. [`open`] returns an error, so
+//! no tensor is ever on a GPU: types for GPU data have no values, and other calls return errors.
 
 use std::convert::Infallible;
 use std::marker::PhantomData;

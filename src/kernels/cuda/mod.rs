@@ -1,13 +1,13 @@
-//! The door to the CUDA side of the operations.
+//! Interface to the CUDA implementations of the operations.
 //!
-//! Everything outside this folder calls the items listed below and never asks for the feature. With
-//! feature `cuda` they are those of [`present`]; without it they are those of `absent`, a twin with
-//! the same signatures in which what would live on a GPU has no values and every call is an error.
+//! Code outside this folder uses the items listed below, and contains no `cfg(feature)`. With
+//! feature `cuda` the items come from [`present`]. Without it they come from `absent`, which has
+//! the same signatures: its types for GPU data have no values, and its functions return errors.
 //!
-//! An operation that is a candle op calls one function of the door from its `cuda_fwd`, with its
-//! tensors as [`Input`] and [`InOut`]. The other operations (several results, results on the host,
-//! a whole list of tensors) call one function with their tensors if they are on a GPU. Either way
-//! that function checks the shapes by the operation's own `check`, so every function here is safe.
+//! An operation that is a candle op calls one function of this module from its `cuda_fwd`, with its
+//! tensors as [`Input`] and [`InOut`]. Other operations (with several results, results on the host,
+//! or a list of tensors) call one function with their tensors if these are on a GPU. Each function
+//! checks the shapes with the operation's `check`, so all of them are safe.
 
 #[cfg(not(feature = "cuda"))]
 mod absent;
@@ -32,7 +32,7 @@ pub type Output = (CudaStorage, Shape);
 
 // The devices.
 pub use twin::{AVAILABLE, free_memory, launches, name, open};
-// What operations keep on a GPU, between operations or between steps.
+// State on a GPU that outlives an operation.
 pub use twin::{
     DeviceGraphs, DevicePattern, DeviceSaved, DeviceSegments, DeviceSpans, DeviceTicket,
     StagedSlice, Staging,

@@ -1,5 +1,5 @@
-//! CUDA graphs of steps: launches that are captured once and then replayed, since a small step
-//! takes the GPU less time than the CPU needs to launch its kernels one by one. On the CPU a step
+//! CUDA graphs of steps: launches are captured once and then replayed, because for a small step the
+//! CPU takes longer to launch the kernels one by one than the GPU to run them. On the CPU a step
 //! just runs.
 
 use candle_core::{Device, Result, Tensor, TensorId};
@@ -9,8 +9,8 @@ use crate::kernels::attention::Spans;
 use crate::kernels::cuda;
 use crate::kernels::ticket::overlay::Overlays;
 
-/// Cache key of a captured CUDA graph. Steps of one key make the same launches with the same
-/// pointers and differ only in the numbers among their inputs.
+/// Cache key of a captured CUDA graph. Steps with equal keys make the same launches with the same
+/// pointers; they differ only in the values of their inputs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct GraphKey {
     /// Tensors at fixed addresses: weights and the KV cache.
@@ -20,9 +20,9 @@ pub(crate) struct GraphKey {
 }
 
 impl GraphKey {
-    /// Key of a step that computes with `tensors`, and with others only if they live as long.
-    /// `None` if the launches are unique to the step, as for prompts, or if the device captures
-    /// nothing.
+    /// Key of a step that computes with `tensors`, and with other tensors only if they live as
+    /// long. `None` if the launches are unique to the step, as for prompts, or if the device has no
+    /// graphs.
     pub(crate) fn new(tensors: Vec<TensorId>, spans: &Spans, overlays: &Overlays) -> Option<Self> {
         let mut counts = spans.graph_key()?;
         counts.extend(overlays.graph_key()?);
@@ -30,19 +30,19 @@ impl GraphKey {
     }
 }
 
-/// Inputs of steps, and the captured graphs of recurring ones.
+/// Inputs of steps, and captured graphs of recurring steps.
 ///
 /// While a step is captured (the second step of its key), no other thread may use the GPU's stream:
-/// what it launches, allocates or frees would become part of the graph. In the engine one thread
-/// does all of that, except for tickets, whose copies any thread may make and drop: these wait.
-/// Tests on a GPU run one by one.
+/// its launches, allocations and frees would become part of the graph. In the engine a single
+/// thread uses the stream, except for device layouts of tickets, which any thread may build and
+/// drop: these wait for the capture. Tests on a GPU run one by one.
 pub struct Graphs {
     inputs: Inputs,
     on_gpu: Option<cuda::DeviceGraphs>,
 }
 
 impl Graphs {
-    /// Graphs that capture decoding steps if the device is a GPU.
+    /// Captures decoding steps if the device is a GPU.
     pub fn new(device: &Device) -> Self {
         Self {
             inputs: Inputs::new(device),
@@ -50,7 +50,7 @@ impl Graphs {
         }
     }
 
-    /// Graphs that capture nothing.
+    /// Captures nothing.
     pub fn eager(device: &Device) -> Self {
         Self {
             inputs: Inputs::new(device),
@@ -58,7 +58,7 @@ impl Graphs {
         }
     }
 
-    /// Number of steps per key before replays start, which measurements should leave out.
+    /// Number of steps per key before replays start; measurements should skip them.
     pub fn warm_up(&self) -> usize {
         match self.on_gpu {
             Some(_) => cuda::DeviceGraphs::WARM_UP,
@@ -74,7 +74,7 @@ impl Graphs {
         }
     }
 
-    /// Starts a step: returns the collector of its inputs, emptied.
+    /// Starts a step, and returns the empty staging buffer for its inputs.
     pub(crate) fn begin(&mut self) -> &mut Inputs {
         self.inputs.discard();
         &mut self.inputs
@@ -83,16 +83,17 @@ impl Graphs {
     /// Uploads the step's inputs.
     ///
     /// # Errors
-    /// There is no memory for them.
+    /// The device is out of memory.
     pub(crate) fn upload(&mut self) -> Result<()> {
         self.inputs.upload()
     }
 
-    /// Result of `step`, which either runs or is replayed from the graph of its key. The result is
-    /// valid until the next step.
+    /// Runs `step`, or replays it from the graph of its key. The result is valid until the next
+    /// step.
     ///
-    /// A replay checks nothing: the caller has checked the numbers among the inputs, and guarantees
-    /// that the step reads no other numbers and that its tensors are those of the key.
+    /// A replay checks nothing: the caller must have checked the values of the inputs, and
+    /// guarantees that the step reads no other values from the host and that its tensors are those
+    /// of the key.
     ///
     /// # Errors
     /// Those of the step.

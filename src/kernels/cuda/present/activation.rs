@@ -1,4 +1,4 @@
-//! The gated activation of the MLP.
+//! Gated activation of the MLP, and its backward pass.
 
 use candle_core::{DType, Result, Shape};
 

@@ -1,4 +1,4 @@
-//! Attention over blocks of keys and values.
+//! Attention over the blocked KV cache.
 
 use candle_core::cuda::CudaDevice;
 use candle_core::{DType, Result};
@@ -12,7 +12,7 @@ use crate::kernels::attention::{Span, Spans, check};
 use crate::kernels::cuda::{Input, Output};
 use crate::kernels::kv::BLOCK;
 
-/// Neighbouring rows of one sequence. `attention.cuh` has the same struct.
+/// Consecutive rows of one sequence. `attention.cuh` has the same struct.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 struct Tile {
@@ -28,19 +28,19 @@ unsafe impl Plain for Tile {}
 /// Warps per block, as in `attention.cuh`.
 const WARPS: u32 = 4;
 
-/// Positions per part, if the positions are split into parts.
+/// Positions per part, if they are split into parts.
 const PART: usize = 256;
 const _: () = assert!(PART.is_multiple_of(BLOCK));
 
-/// Queries that a block of threads takes at most.
+/// Maximum queries per thread block.
 const MAX_QUERIES: usize = 8;
 
-/// Whether there is a kernel for heads of `dim` values, `group` of which share a KV head.
+/// Whether a kernel supports heads of `dim` values if `group` query heads share a KV head.
 pub fn takes_heads(dim: usize, group: usize) -> bool {
     group <= MAX_QUERIES && kernel(dim, true).is_some()
 }
 
-/// Kernel for heads of `dim` values, for a single query or for several.
+/// Name of the kernel for heads of `dim` values, for a single query or several.
 fn kernel(dim: usize, single: bool) -> Option<&'static str> {
     let by_queries = match dim {
         dim if dim <= 64 && dim.is_multiple_of(2) => ["attention_1x2", "attention_8x2"],
@@ -51,7 +51,7 @@ fn kernel(dim: usize, single: bool) -> Option<&'static str> {
     Some(by_queries[usize::from(!single)])
 }
 
-/// The sequences of a step as tiles of rows, and their block tables, in a GPU's memory.
+/// Sequences of a step in GPU memory: tiles of rows, and block tables.
 pub struct DeviceSpans {
     tiles: StagedSlice,
     block_tables: StagedSlice,
@@ -61,7 +61,7 @@ pub struct DeviceSpans {
     group: usize,
     /// Rows of the largest tile.
     max_rows: usize,
-    /// Positions of the longest sequence, this step's included, rounded up for decoding steps.
+    /// Positions of the longest sequence, including this step's; rounded up for decoding steps.
     positions: usize,
 }
 
@@ -96,26 +96,26 @@ impl DeviceSpans {
         Ok(Self {
             count: to_u32(tiles.len())?,
             tiles: staging.stage(&tiles),
-            // Last, since the number of blocks changes from step to step.
+            // Staged last, because the number of blocks changes from step to step.
             block_tables: staging.stage(&block_tables),
             group,
             max_rows: rows.min(tile_rows),
             positions: match rows {
-                // Rounded up, so that the keys of decoding steps seldom differ. Blocks of threads
-                // without positions end at once.
+                // Rounded up, so that graph keys of decoding steps rarely change. Thread blocks
+                // without positions exit immediately.
                 0 | 1 => positions.next_power_of_two().max(PART),
                 _ => positions,
             },
         })
     }
 
-    /// The numbers that the launches of a decoding step depend on; `None` for other steps.
+    /// Numbers that the launches of a decoding step depend on; `None` for other steps.
     pub fn graph_key(&self) -> Option<Vec<usize>> {
         (self.max_rows == 1).then(|| vec![self.count as usize, self.positions])
     }
 
-    /// Positions per part. They are split into parts if there are few tiles, which would leave the
-    /// GPU idle; otherwise a single part has all of them, and nothing is to be combined.
+    /// Positions per part. If there are too few tiles to fill the GPU, the positions are split into
+    /// parts; otherwise a single part has all of them, and nothing needs to be combined.
     fn positions_per_part(&self, kv_heads: usize, device: &CudaDevice) -> Result<usize> {
         let blocks = self.count as usize * kv_heads;
         let all = self.positions.next_multiple_of(BLOCK).max(BLOCK);
@@ -189,7 +189,8 @@ pub fn attention(
             .read(&partial.read()?)
             .size(parts)?
             .size(dim)?;
-        // SAFETY: attention_combine's arguments; the launch before writes every part of every row.
+        // SAFETY: attention_combine's arguments; the previous launch writes every part of every
+        // row.
         unsafe { combine.run([to_u32(rows * heads)?, 1, 1], 64, 0) }?;
     }
     Ok(y.into_output())

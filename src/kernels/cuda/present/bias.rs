@@ -1,4 +1,4 @@
-//! A bias, added in place.
+//! In-place addition of a bias.
 
 use candle_core::{DType, Result};
 

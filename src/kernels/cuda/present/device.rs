@@ -1,4 +1,4 @@
-//! The GPUs that the process has opened, and their kernel modules.
+//! GPUs opened by the process, and their kernel modules.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -8,10 +8,10 @@ use candle_core::cuda::cudarc::nvrtc::Ptx;
 use candle_core::cuda::{CudaDevice, WrapErr};
 use candle_core::{DType, Device, Result};
 
-/// The compiled kernels, for each GPU architecture of the build script.
+/// Compiled kernels for the GPU architectures of the build script.
 static IMAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
 
-/// Opens a GPU by its ordinal, once in the life of the process.
+/// Opens a GPU by ordinal, once per process.
 ///
 /// # Errors
 /// The driver, the GPU, cuBLAS or cuRAND is missing, or the GPU is older than the kernels support.
@@ -34,8 +34,8 @@ pub fn open(ordinal: usize) -> Result<Device> {
     Ok(Device::Cuda(device))
 }
 
-/// Makes the driver keep freed memory for later allocations. By default it returns it to the system
-/// at every synchronisation, which is at every step.
+/// Makes the driver keep freed memory for later allocations. By default it returns the memory to
+/// the system at every synchronisation, that is, at every step.
 fn keep_memory(device: &CudaDevice) -> Result<()> {
     let context = device.cuda_stream().context().clone();
     if !context.has_async_alloc() {
@@ -70,7 +70,7 @@ pub fn beside_steps() -> RwLockReadGuard<'static, ()> {
 /// Free memory of a GPU in bytes.
 ///
 /// # Errors
-/// The driver does not tell.
+/// The driver does not report it.
 pub fn free_memory(device: &CudaDevice) -> Result<usize> {
     let (free, _) = device.cuda_stream().context().mem_get_info().w()?;
     Ok(free)
@@ -87,7 +87,7 @@ pub struct Kernels {
     module: Arc<CudaModule>,
     functions: Mutex<HashMap<(&'static str, Option<DType>), CudaFunction>>,
     pub multiprocessors: usize,
-    /// Bytes of shared memory per block, at most.
+    /// Maximum bytes of shared memory per block.
     pub shared_memory: usize,
 }
 
@@ -100,7 +100,7 @@ struct Opened {
 static OPENED: Mutex<Vec<Opened>> = Mutex::new(Vec::new());
 
 fn opened() -> MutexGuard<'static, Vec<Opened>> {
-    // The list is only pushed to, so it is whole even if a holder of the lock has panicked.
+    // Only pushes modify the list, so it is valid even if a thread panicked with the lock.
     OPENED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -133,10 +133,10 @@ impl Kernels {
         }
     }
 
-    /// Kernel by its name and the dtype that it is compiled for.
+    /// Kernel by name and dtype.
     ///
     /// # Errors
-    /// There is none.
+    /// There is no such kernel.
     pub fn function(&self, name: &'static str, dtype: Option<DType>) -> Result<CudaFunction> {
         let functions = self.functions.lock();
         let mut functions = functions.unwrap_or_else(PoisonError::into_inner);
@@ -152,7 +152,7 @@ impl Kernels {
         };
         let function = self.module.load_function(&full).w()?;
         if self.shared_memory > 0 {
-            // More than 48 KiB of dynamic shared memory has to be requested once per function.
+            // A function must request more than 48 KiB of dynamic shared memory once.
             let size = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             let fixed = function.shared_size_bytes().w()?;
             let max = i32::try_from(self.shared_memory).unwrap_or(i32::MAX) - fixed;

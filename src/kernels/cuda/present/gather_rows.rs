@@ -1,4 +1,4 @@
-//! Rows of a matrix by their indices, widened.
+//! Rows of a matrix by index, widened to f32.
 
 use candle_core::{DType, Result};
 

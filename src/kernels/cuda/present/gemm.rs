@@ -1,4 +1,4 @@
-//! Dense products by cuBLAS.
+//! Dense products with cuBLAS.
 
 use std::ffi::c_void;
 
@@ -11,8 +11,8 @@ use super::launch::count_launch;
 use super::view::{View, ViewMut};
 
 /// `y = scale·x·Wᵀ + keep·y`, for contiguous `x` `[rows, inner]` and `W` `[out, inner]` of one
-/// dtype, and `y` `[rows, out]` of that dtype or f32. Products are added in f32, except for partial
-/// sums that cuBLAS may add in the result's dtype when it splits a sum.
+/// dtype, and `y` `[rows, out]` of that dtype or f32. Sums are in f32; only if cuBLAS splits a sum,
+/// it may add the partial sums in the result's dtype.
 pub struct Product<'a> {
     pub x: View<'a>,
     pub weight: View<'a>,
@@ -33,7 +33,7 @@ pub struct Product<'a> {
 pub unsafe fn product(device: &CudaDevice, product: &Product) -> Result<()> {
     let [rows, inner, out] = product.shape;
     let Product { x, weight, y, .. } = product;
-    // cuBLAS is column-major: its A is our weight, transposed; its B and C are x and y as they are.
+    // cuBLAS is column-major: its A is our weight, transposed; its B and C are x and y unchanged.
     let call = Gemm {
         shape: [out, rows, inner],
         a: (*weight, Operation::CUBLAS_OP_T, inner),
@@ -75,7 +75,7 @@ pub unsafe fn add_transposed_product(
 struct Gemm<'a> {
     /// `[m, n, k]`.
     shape: [usize; 3],
-    /// The matrix, its `op`, and its leading dimension.
+    /// Matrix, `op`, and leading dimension.
     a: (View<'a>, Operation, usize),
     b: (View<'a>, Operation, usize),
     scale: f32,
@@ -126,7 +126,7 @@ impl Gemm<'_> {
     }
 }
 
-/// A size as cuBLAS takes it.
+/// Converts a size to a cuBLAS argument.
 fn size(n: usize) -> Result<i32> {
     match i32::try_from(n) {
         Ok(n) => Ok(n),
@@ -139,6 +139,6 @@ fn data_type(dtype: DType) -> Result<sys::cudaDataType> {
         DType::F32 => Ok(sys::cudaDataType::CUDA_R_32F),
         DType::BF16 => Ok(sys::cudaDataType::CUDA_R_16BF),
         DType::F16 => Ok(sys::cudaDataType::CUDA_R_16F),
-        other => candle_core::bail!("no product of {other:?}"),
+        other => candle_core::bail!("cuBLAS products do not support {other:?}"),
     }
 }

@@ -1,4 +1,4 @@
-//! Keys and values, written into their blocks.
+//! Writes to the KV cache.
 
 use candle_core::Result;
 

@@ -1,4 +1,4 @@
-//! The launch of a kernel.
+//! Kernel launches.
 
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use super::device::Kernels;
 use super::to_u32;
 use super::view::{View, ViewMut};
 
-/// Threads per block, for kernels that do not ask for another number.
+/// Default number of threads per block.
 pub const THREADS: u32 = 256;
 
-/// Threads of a warp.
+/// Threads per warp.
 pub const WARP: u32 = 32;
 
 static LAUNCHES: AtomicU64 = AtomicU64::new(0);
@@ -25,30 +25,30 @@ pub fn launches() -> u64 {
     LAUNCHES.load(Ordering::Relaxed)
 }
 
-/// Counts a launch that is not made by [`Launch`].
+/// Counts a launch made without [`Launch`].
 pub fn count_launch() {
     LAUNCHES.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Builder of a launch: the kernel and its arguments in order.
+/// Builder of a kernel launch; arguments are appended in order.
 pub struct Launch<'a> {
     device: &'a CudaDevice,
     pub kernels: Arc<Kernels>,
     name: &'static str,
     dtype: Option<DType>,
-    /// Bytes of the arguments, each from the start of a word.
+    /// Bytes of the arguments, each aligned to a word.
     words: Vec<u64>,
     /// Index of the first word of each argument.
     arguments: Vec<usize>,
 }
 
 impl<'a> Launch<'a> {
-    /// Launch of a kernel that is compiled for each dtype.
+    /// Launch of a kernel that is compiled per dtype.
     pub fn new(device: &'a CudaDevice, name: &'static str, dtype: DType) -> Result<Self> {
         Self::any(device, name, Some(dtype))
     }
 
-    /// Launch of a kernel that is compiled once.
+    /// Launch of a kernel that is compiled only once.
     pub fn single(device: &'a CudaDevice, name: &'static str) -> Result<Self> {
         Self::any(device, name, None)
     }
@@ -84,7 +84,7 @@ impl<'a> Launch<'a> {
         self.words(&[value])
     }
 
-    /// Appends a struct, word by word as it lies in memory.
+    /// Appends a struct as the words of its memory.
     pub fn words(mut self, words: &[u64]) -> Self {
         self.arguments.push(self.words.len());
         self.words.extend(words);
@@ -125,7 +125,7 @@ impl<'a> Launch<'a> {
         // The calls below use the thread's current context.
         stream.context().bind_to_thread().w()?;
         let function = self.kernels.function(self.name, self.dtype)?;
-        // On a little-endian machine a word begins with the bytes of the value that it was made of.
+        // On little-endian machines, a word starts with the bytes of the value it was made from.
         let pointer = |&word: &usize| std::ptr::from_ref(&self.words[word]).cast_mut().cast();
         let mut pointers: Vec<*mut c_void> = self.arguments.iter().map(pointer).collect();
         // SAFETY: the caller's promise; the arguments live until the driver has copied them.
@@ -168,7 +168,7 @@ impl<'a> Launch<'a> {
         unsafe { self.run_rows(columns.div_ceil(THREADS as usize)) }
     }
 
-    /// Launches one thread per value, or fewer threads that take several values each.
+    /// Launches one thread per value, or fewer threads with several values each.
     ///
     /// # Errors
     /// As [`Self::run`].

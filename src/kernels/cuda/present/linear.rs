@@ -1,4 +1,4 @@
-//! The linear layer and its weight gradient, by cuBLAS.
+//! Linear layer and its weight gradient, with cuBLAS.
 
 use candle_core::{DType, Result};
 

@@ -1,11 +1,12 @@
-//! The CUDA side of the operations: our own kernel module (`../device/kernels.cu`), the code that
-//! launches its kernels, and cuBLAS for dense products. Files are named as the CPU's.
+//! CUDA implementations of the operations: our own kernel module (`../device/kernels.cu`), the code
+//! that launches its kernels, and cuBLAS for dense products. Files have the names of their CPU
+//! counterparts.
 //!
-//! All work goes to one stream of the device, in the order of the calls, from whatever thread. So
-//! memory that is freed after a launch is not reused before the launch has run, and a pointer needs
-//! to live only as long as the call that launches with it. A captured step (`step::graphs`) is the
-//! exception: it keeps its pointers for as long as it is replayed. They point to the tensors that
-//! its key names, to the memory of the step's inputs, and to the graph's own memory.
+//! All work goes to one stream per device, in the order of the calls, from any thread. So memory
+//! freed after a launch is not reused before the launch has run, and a pointer needs to be valid
+//! only during the call that launches with it. The exception are captured steps (`step::graphs`),
+//! which keep their pointers while they are replayed: to the tensors in their key, to the memory of
+//! the step's inputs, and to the memory of the graph itself.
 
 mod activation;
 mod attention;
@@ -55,7 +56,7 @@ use candle_core::Result;
 /// Whether this build has CUDA kernels.
 pub const AVAILABLE: bool = true;
 
-/// A count as kernels take it.
+/// Converts a count to a kernel argument.
 ///
 /// # Errors
 /// It does not fit a `uint32_t`.

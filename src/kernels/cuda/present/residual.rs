@@ -1,4 +1,4 @@
-//! The residual stream.
+//! Additions to the residual stream.
 
 use candle_core::{CudaStorage, DType, Result};
 

@@ -31,7 +31,7 @@ pub fn rotate(heads: InOut, [cos, sin]: [Input; 2], norms: Option<&HeadNorms>) -
     unsafe { launch.run_rows(rows) }
 }
 
-/// Address of a norm's weight.
+/// Device address of a norm's weight.
 fn norm_pointer(weight: &Tensor, dtype: DType) -> Result<u64> {
     with_storage(weight, |weight| {
         Ok(View::new(weight)?.of_dtype(dtype)?.pointer())

@@ -1,4 +1,4 @@
-//! Token sampling where the logits are.
+//! Token sampling on the GPU.
 
 use candle_core::cuda::cudarc::driver::DeviceRepr;
 use candle_core::{DType, Result, Tensor};
@@ -8,7 +8,7 @@ use super::to_u32;
 use super::view::{NewTensor, pointer, upload, with_f32};
 use crate::kernels::sample::{RandomSampling, SamplingMethod, check};
 
-/// How one token is sampled. `sample.cuh` has the same struct.
+/// Sampling parameters of one token. `sample.cuh` has the same struct.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 struct SamplingParams {

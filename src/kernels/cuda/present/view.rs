@@ -1,4 +1,4 @@
-//! Tensors on a GPU as kernels take them: a pointer and a dtype.
+//! GPU tensors as kernel arguments: a pointer and a dtype.
 
 use std::marker::PhantomData;
 
@@ -12,7 +12,7 @@ use half::{bf16, f16};
 use crate::kernels::cpu::element::{contiguous, row_range, with_element};
 use crate::kernels::cuda::{InOut, Input, Output};
 
-/// Values that a kernel reads. The operation that makes the view knows their shape.
+/// Values that a kernel reads. Their shape is known to the operation that creates the view.
 #[derive(Clone, Copy)]
 pub struct View<'a> {
     pointer: u64,
@@ -48,7 +48,7 @@ impl<'a> View<'a> {
             CudaStorageSlice::F32(slice) => pointer(slice),
             CudaStorageSlice::BF16(slice) => pointer(slice),
             CudaStorageSlice::F16(slice) => pointer(slice),
-            _ => candle_core::bail!("no kernel for {dtype:?}"),
+            _ => candle_core::bail!("no kernel supports dtype {dtype:?}"),
         };
         Ok(Self {
             pointer: start + (offset * dtype.size_in_bytes()) as u64,
@@ -67,16 +67,16 @@ impl<'a> View<'a> {
         self.dtype
     }
 
-    /// The same view.
+    /// The same view, checked to have dtype `dtype`.
     ///
     /// # Errors
-    /// Its values have another dtype.
+    /// It has a different dtype.
     pub fn of_dtype(self, dtype: DType) -> Result<Self> {
         check_dtype(self.dtype, dtype)?;
         Ok(self)
     }
 
-    /// View from the value at index `values` on.
+    /// View that starts at index `values`.
     ///
     /// # Safety
     /// The view has at least that many values.
@@ -111,10 +111,10 @@ impl<'a> ViewMut<'a> {
         self.dtype
     }
 
-    /// As [`View::of_dtype`].
+    /// Like [`View::of_dtype`].
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`View::of_dtype`].
     pub fn of_dtype(self, dtype: DType) -> Result<Self> {
         check_dtype(self.dtype, dtype)?;
         Ok(self)
@@ -122,7 +122,7 @@ impl<'a> ViewMut<'a> {
 }
 
 impl View<'_> {
-    /// The same values to write, of a storage that is borrowed mutably.
+    /// Mutable view of the same values, whose storage is borrowed mutably.
     fn into_mut<'a>(self) -> ViewMut<'a> {
         ViewMut {
             pointer: self.pointer,
@@ -148,25 +148,25 @@ impl ViewMut<'_> {
 
 fn check_dtype(found: DType, expected: DType) -> Result<()> {
     if found != expected {
-        candle_core::bail!("a kernel for {expected:?} was given {found:?}");
+        candle_core::bail!("a kernel needs {expected:?} values, got {found:?}");
     }
     Ok(())
 }
 
-/// A new contiguous tensor, which the next launch writes as a whole.
+/// New contiguous tensor; the next launch writes all of it.
 pub struct NewTensor {
     storage: CudaStorage,
     layout: Layout,
 }
 
 impl NewTensor {
-    /// Memory for a tensor, not initialised.
+    /// Uninitialised tensor.
     ///
     /// # Errors
-    /// There is no memory, or kernels do not know the dtype.
+    /// The GPU is out of memory, or the dtype has no kernels.
     pub fn new(device: &CudaDevice, dtype: DType, shape: impl Into<Shape>) -> Result<Self> {
         let layout = Layout::contiguous(shape);
-        // An empty tensor has an address too.
+        // Even an empty tensor gets an address.
         let n = layout.shape().elem_count().max(1);
         // SAFETY: the caller's kernel writes every value before any is read, in the stream's order.
         let slice = unsafe {
@@ -175,7 +175,7 @@ impl NewTensor {
                 DType::F32 => CudaStorageSlice::F32(device.alloc::<f32>(n)?),
                 DType::BF16 => CudaStorageSlice::BF16(device.alloc::<bf16>(n)?),
                 DType::F16 => CudaStorageSlice::F16(device.alloc::<f16>(n)?),
-                other => candle_core::bail!("no kernel for {other:?}"),
+                other => candle_core::bail!("no kernel supports dtype {other:?}"),
             }
         };
         let device = device.clone();
@@ -183,7 +183,7 @@ impl NewTensor {
         Ok(Self { storage, layout })
     }
 
-    /// A tensor of zeros.
+    /// Zeroed tensor.
     ///
     /// # Errors
     /// As [`Self::new`].
@@ -231,8 +231,8 @@ impl NewTensor {
     }
 }
 
-/// Runs `body` on a tensor that is in f32 on a GPU: the way to the storage for operations that are
-/// no candle ops.
+/// Runs `body` on an f32 tensor on a GPU; gives operations that are not candle ops access to the
+/// storage.
 pub fn with_f32<T>(
     tensor: &Tensor,
     body: impl FnOnce(&CudaDevice, View) -> Result<T>,
@@ -242,17 +242,17 @@ pub fn with_f32<T>(
     })
 }
 
-/// As [`with_f32`], for any dtype.
+/// Like [`with_f32`], for any dtype.
 pub fn with_storage<T>(tensor: &Tensor, body: impl FnOnce(Input) -> Result<T>) -> Result<T> {
     let (storage, layout) = tensor.storage_and_layout();
     match &*storage {
         Storage::Cuda(storage) => body((storage, layout)),
-        _ => candle_core::bail!("a GPU kernel was given {tensor:?}"),
+        _ => candle_core::bail!("a GPU kernel needs a tensor on a GPU, got {tensor:?}"),
     }
 }
 
-/// Address of a buffer, for launches on the device's one stream. A caller that writes there has
-/// borrowed the buffer mutably, or owns what it is part of (as an applied ticket writes the base's
+/// Address of a buffer, for launches on the device's stream. A caller that writes to it must have
+/// borrowed the buffer mutably, or own what contains it (an applied ticket writes to the base's
 /// weights).
 pub fn pointer<V>(slice: &CudaSlice<V>) -> u64 {
     slice.device_ptr(slice.stream()).0
@@ -271,12 +271,12 @@ fn copy_to_host<V: CudaDType + DeviceRepr>((storage, layout): Input) -> Result<V
     let (from, to) = contiguous(layout)?;
     let slice = storage.as_cuda_slice::<V>()?.slice(from..to);
     let values = storage.device.clone_dtoh(&slice)?;
-    // The copy is asynchronous until then.
+    // Until this call, the copy is asynchronous.
     storage.device.cuda_stream().synchronize().w()?;
     Ok(values)
 }
 
-/// Copies values to a GPU. Of an empty slice one value is copied, so that it has an address.
+/// Copies values to a GPU. An empty slice gets one value, so that it has an address.
 pub fn upload<V: DeviceRepr + Default + Clone + 'static>(
     device: &CudaDevice,
     values: &[V],

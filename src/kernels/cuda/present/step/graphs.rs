@@ -1,4 +1,4 @@
-//! Captured CUDA graphs of steps, and their replay.
+//! Capture and replay of CUDA graphs of steps.
 
 use std::num::NonZeroUsize;
 
@@ -12,26 +12,26 @@ use crate::kernels::cuda::present::launch::count_launch;
 use crate::kernels::cuda::present::view::{View, with_storage};
 use crate::kernels::step::graphs::GraphKey;
 
-/// Graphs that are kept.
+/// Maximum number of cached graphs.
 const MAX_CAPTURED: NonZeroUsize = NonZeroUsize::new(64).unwrap();
-/// Keys that are remembered as seen once.
+/// Maximum number of remembered keys whose steps ran without a graph.
 const MAX_SEEN: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
-/// Cache of the captured graphs of steps, by their keys.
+/// Cache of captured graphs, by step key.
 pub struct DeviceGraphs {
     device: CudaDevice,
-    /// Shape and dtype of the results of steps that have run once.
+    /// Shape and dtype of the results, for keys whose steps ran once.
     seen: LruCache<GraphKey, (Shape, DType)>,
     captured: LruCache<GraphKey, Captured>,
-    /// Whether a capture has failed. No other is tried then, since it would fail too.
+    /// Whether a capture has failed. Then no more are tried, because they would fail too.
     gave_up: bool,
 }
 
 struct Captured {
     graph: CudaGraph,
-    /// Result of the step, which every replay overwrites.
+    /// Result of the step, overwritten by every replay.
     result: Tensor,
-    /// Address of the step's inputs at the capture.
+    /// Address of the step's inputs during the capture.
     inputs: u64,
 }
 
@@ -40,10 +40,10 @@ struct Captured {
 unsafe impl Send for Captured {}
 
 impl DeviceGraphs {
-    /// Steps of one key that are not replays: the one that runs and the one that is captured.
+    /// Steps per key before replays start: one runs, one is captured.
     pub const WARM_UP: usize = 2;
 
-    /// A cache for a GPU; `None` for another device.
+    /// Cache for a GPU; `None` for other devices.
     pub fn new(device: &Device) -> Option<Self> {
         match device {
             Device::Cuda(device) => Some(Self {
@@ -61,8 +61,8 @@ impl DeviceGraphs {
         self.captured.len()
     }
 
-    /// Result of `step`, whose inputs begin at address `inputs`. The first step of a key runs,
-    /// which also loads the kernels that it needs; the second is captured; later ones are replayed.
+    /// Result of `step`, whose inputs start at address `inputs`. The first step of a key runs,
+    /// which also loads its kernels; the second is captured; later ones are replayed.
     pub fn run(
         &mut self,
         key: GraphKey,
@@ -88,7 +88,7 @@ impl DeviceGraphs {
         let Some(captured) = self.captured.get(&key) else {
             candle_core::bail!("a captured step is missing from the cache");
         };
-        // The graph allocates its memory at the first launch, which may fail for want of it.
+        // The graph allocates its memory at the first launch, which may run out of memory.
         if let Err(error) = captured.graph.launch().w() {
             return self.give_up(&error, step);
         }
@@ -104,7 +104,9 @@ impl DeviceGraphs {
     ) -> Result<Tensor> {
         let error = error.to_string();
         let error = error.lines().next().unwrap_or_default();
-        tracing::warn!("steps are launched kernel by kernel from now on: {error}");
+        tracing::warn!(
+            "CUDA graphs are disabled, steps launch kernel by kernel from now on: {error}"
+        );
         self.gave_up = true;
         self.captured.clear();
         step()
@@ -112,7 +114,7 @@ impl DeviceGraphs {
 }
 
 impl Captured {
-    /// Captures a step whose result has that shape and dtype.
+    /// Captures a step whose result has the given shape and dtype.
     fn new(
         device: &CudaDevice,
         inputs: u64,
@@ -128,11 +130,11 @@ impl Captured {
     }
 }
 
-/// Captures a step and the copy of its result to `result`. The step's allocations become the
-/// graph's own, and all of them are freed within it: the step's result after the copy.
+/// Captures a step, and the copy of its output to `result`. The graph owns the step's allocations
+/// and frees all of them, including the output, after the copy.
 ///
 /// # Errors
-/// The driver refuses something that the step does, or has no memory.
+/// The driver cannot capture an operation of the step, or is out of memory.
 fn capture(
     device: &CudaDevice,
     result: &Tensor,
@@ -143,19 +145,19 @@ fn capture(
     let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
     stream.begin_capture(mode).w()?;
     let captured = step().and_then(|output| copy(device, &output, result));
-    // A free that failed in a failed capture is reported by the next call, and the next call has to
-    // end the capture: so the error is taken first.
+    // If the capture failed, so may have frees, whose error the next call would report. The next
+    // call must end the capture, so take that error first.
     let freed = stream.context().check_err().w();
     let graph = stream.end_capture(sys::CUgraphInstantiate_flags(0)).w();
     drop(guard);
     captured?;
     match graph? {
         Some(graph) => freed.map(|()| graph),
-        None => candle_core::bail!("nothing was captured"),
+        None => candle_core::bail!("the capture of a step recorded nothing"),
     }
 }
 
-/// Copies values of one shape and dtype.
+/// Copies a tensor to another of the same shape and dtype.
 fn copy(device: &CudaDevice, from: &Tensor, to: &Tensor) -> Result<()> {
     if (from.shape(), from.dtype()) != (to.shape(), to.dtype()) {
         candle_core::bail!("steps of one graph key gave {to:?}, then {from:?}");

@@ -1,4 +1,4 @@
-//! Staging of a step's inputs: collected on the host, then copied to the GPU at once.
+//! Staging of a step's inputs: collected on the host, then uploaded in one copy.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,21 +9,21 @@ use candle_core::{Device, Result};
 
 use crate::kernels::cuda::present::view::pointer;
 
-/// Bytes that the offset of every slice is a multiple of.
+/// Alignment of every slice in bytes.
 const ALIGNMENT: usize = 16;
-/// Bytes of the smallest allocation.
+/// Minimum allocation in bytes.
 const MIN_BYTES: usize = 4096;
 
-/// Values that are copied to a GPU byte by byte.
+/// Values that can be copied to a GPU as bytes.
 ///
 /// # Safety
-/// Plain numbers, without padding between them.
+/// The type consists of plain numbers without padding.
 pub unsafe trait Plain: Copy {}
 
 // SAFETY: a number.
 unsafe impl Plain for u32 {}
 
-/// Numbers to be copied together, and the GPU memory for them, which is reused by later uploads.
+/// Inputs to upload together, and their GPU memory, which later uploads reuse.
 pub struct Staging {
     device: CudaDevice,
     staged: Vec<u8>,
@@ -32,36 +32,38 @@ pub struct Staging {
 
 #[derive(Default)]
 struct Memory {
-    /// Its address; 0 before the first upload.
+    /// Address of the memory; 0 before the first upload.
     start: AtomicU64,
     /// Number of uploads so far.
     uploads: AtomicU64,
     slice: Mutex<Option<CudaSlice<u8>>>,
 }
 
-/// Staged numbers on the GPU, valid from their upload until the next one. Keeps the memory alive.
+/// Staged values on the GPU, valid from their upload until the next one. Keeps the memory alive.
 pub struct StagedSlice {
     memory: Arc<Memory>,
     offset: u64,
-    /// Number of the upload that the slice belongs to.
+    /// Number of the upload that contains the slice.
     upload: u64,
 }
 
 impl StagedSlice {
-    /// Address of the numbers.
+    /// Address of the values.
     ///
     /// # Errors
-    /// They are not uploaded yet, or were overwritten by a later upload.
+    /// They are not uploaded yet, or a later upload has overwritten them.
     pub fn pointer(&self) -> Result<u64> {
         if self.memory.uploads.load(Ordering::Relaxed) != self.upload {
-            candle_core::bail!("the step's inputs are not on the GPU, or no longer");
+            candle_core::bail!(
+                "the step's inputs are not uploaded, or a later upload has overwritten them"
+            );
         }
         Ok(self.memory.start.load(Ordering::Relaxed) + self.offset)
     }
 }
 
 impl Staging {
-    /// Staging for a GPU; `None` for another device.
+    /// Staging for a GPU; `None` for other devices.
     pub fn new(device: &Device) -> Option<Self> {
         match device {
             Device::Cuda(device) => Some(Self {
@@ -73,7 +75,7 @@ impl Staging {
         }
     }
 
-    /// Stages numbers. An empty slice has an address too.
+    /// Stages values. Even an empty slice gets an address.
     pub fn stage<V: Plain>(&mut self, values: &[V]) -> StagedSlice {
         let offset = self.staged.len();
         // SAFETY: plain numbers without padding between them.
@@ -90,15 +92,15 @@ impl Staging {
         }
     }
 
-    /// Drops the numbers that were staged and not uploaded.
+    /// Drops staged values that were not uploaded.
     pub fn discard(&mut self) {
         self.staged.clear();
     }
 
-    /// Copies the staged numbers over those of the last upload, or to new memory if they need more.
+    /// Uploads the staged values over those of the last upload, or to new memory if they need more.
     ///
     /// # Errors
-    /// There is no memory for them.
+    /// The GPU is out of memory.
     pub fn upload(&mut self) -> Result<()> {
         let slice = self.memory.slice.lock();
         let mut slice = slice.unwrap_or_else(PoisonError::into_inner);
@@ -106,7 +108,7 @@ impl Staging {
             Some(memory) if memory.len() >= self.staged.len() => memory,
             too_small => {
                 let room = self.staged.len().next_power_of_two().max(MIN_BYTES);
-                // SAFETY: kernels read only what was written before.
+                // SAFETY: kernels read only memory that an upload has written.
                 let memory = too_small.insert(unsafe { self.device.alloc::<u8>(room) }?);
                 let start = pointer(memory);
                 self.memory.start.store(start, Ordering::Relaxed);

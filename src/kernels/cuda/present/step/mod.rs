@@ -1,4 +1,4 @@
-//! The numbers of a step on their way to a GPU, and captured steps.
+//! Staging of a step's inputs, and CUDA graphs of captured steps.
 
 pub mod graphs;
 pub mod inputs;

@@ -1,4 +1,4 @@
-//! Attention and the KV cache, compared with the CPU's.
+//! Tests of attention and the KV cache against the CPU.
 
 use candle_core::{DType, Device, Result, Tensor};
 use proptest::prelude::*;
@@ -26,8 +26,8 @@ proptest! {
     }
 }
 
-/// Attends to sequences of `(positions, the last of them that are queries)`, on the CPU and on the
-/// GPU.
+/// Computes attention on the CPU and on the GPU, for sequences of `(positions, queries)`: the last
+/// positions are the queries.
 fn attend(
     lengths: &[(usize, usize)],
     [kv_heads, group, dim]: [usize; 3],
@@ -42,7 +42,7 @@ fn attend(
     let (mut spans, mut queries, mut next_block) = (Vec::new(), Vec::new(), total);
     for (&(positions, rows), table) in lengths.iter().zip(&tables) {
         let rows = rows.min(positions);
-        // In reverse, so that the order in memory is not that of the sequence.
+        // Reversed, so that the order in memory differs from that of the sequence.
         let blocks: Vec<u32> = (next_block - table..next_block)
             .rev()
             .map(|b| b as u32)

@@ -1,4 +1,4 @@
-//! Every kernel compared with the CPU's, on a GPU or on the host under `deploy/cuda/emulated`.
+//! Tests of all kernels against their CPU counterparts, on a GPU or under `deploy/cuda/emulated`.
 
 mod attention;
 mod training;
@@ -39,7 +39,7 @@ fn values(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// Tolerance of values rounded to a dtype, relative to 1.
+/// Relative tolerance of values rounded to a dtype.
 fn unit(dtype: DType) -> f32 {
     match dtype {
         DType::F32 => 1e-5,
@@ -48,7 +48,7 @@ fn unit(dtype: DType) -> f32 {
     }
 }
 
-/// Inputs of an operation, uploaded.
+/// Stages inputs with `place`, and uploads them.
 fn uploaded<T>(device: &Device, place: impl FnOnce(&mut Inputs) -> Result<T>) -> T {
     let mut inputs = Inputs::new(device);
     let placed = place(&mut inputs).unwrap();
@@ -56,7 +56,7 @@ fn uploaded<T>(device: &Device, place: impl FnOnce(&mut Inputs) -> Result<T>) ->
     placed
 }
 
-/// Compares the CPU's values in f32 with the GPU's in any dtype.
+/// Asserts that the CPU's f32 values equal the GPU's, in any dtype, within a tolerance.
 fn assert_near(cpu: &Tensor, gpu: &Tensor, tolerance: f32) {
     assert_eq!(cpu.dims(), gpu.dims());
     for (at, (want, got)) in values(cpu).into_iter().zip(values(gpu)).enumerate() {
@@ -68,8 +68,7 @@ fn assert_near(cpu: &Tensor, gpu: &Tensor, tolerance: f32) {
     }
 }
 
-/// A tensor rounded to a dtype: widened again for the CPU's kernels, which compute in f32, and on
-/// the GPU.
+/// A tensor rounded to a dtype: widened to f32 for the CPU's kernels, and as rounded on the GPU.
 fn both(tensor: &Tensor, dtype: DType, gpu: &Device) -> (Tensor, Tensor) {
     let rounded = tensor.to_dtype(dtype).unwrap();
     (
@@ -82,8 +81,8 @@ fn dtypes() -> impl Strategy<Value = DType> {
     prop::sample::select(vec![DType::F32, DType::BF16, DType::F16])
 }
 
-/// A delta with nonzeros at the corners of `[rows, inner]` and at random positions between; some
-/// rows are empty.
+/// Delta with nonzeros in the first and last corner of `[rows, inner]` and at random positions;
+/// every fifth row is empty.
 fn delta([rows, inner]: [usize; 2], density: f64, dtype: DeltaDtype, seed: u64) -> TensorDelta {
     let mut rng = StdRng::seed_from_u64(seed);
     let last = rows * inner - 1;
@@ -111,7 +110,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 
     #[test]
-    fn operations_around_the_products_equal_the_cpus(
+    fn decoder_operations_equal_the_cpus(
         (rows, heads, half) in (1usize..6, 1usize..5, 1usize..40),
         dtype in dtypes(), normed in any::<bool>(),
     ) {
@@ -138,7 +137,7 @@ proptest! {
         prop_assert_eq!(there.dtype(), dtype);
         assert_near(&here, &there, unit(dtype));
 
-        // Heads between others, as in a fused product.
+        // Heads within wider rows, as in a fused product.
         let (fused, fused_there) = both(&random((rows, heads + 2, dim)), dtype, &gpu);
         let [(queries, queries_there), (keys, keys_there)] =
             [(); 2].map(|()| both(&random(dim), dtype, &gpu));
@@ -194,7 +193,7 @@ proptest! {
         ];
         let tickets = [parts(1), parts(3)];
         let weights = tickets.each_ref().map(|[a, b]| {
-            // The ticket does not touch the first weight.
+            // The tickets do not touch the first weight.
             [None, Some(WeightDeltas { shape, parts: vec![(0, a), (first, b)] })]
         });
         let batch = rows.iter().sum::<usize>() + 1;
@@ -221,8 +220,8 @@ proptest! {
         prop_assert_eq!(there.dtype(), dtype);
         let scale = (inner as f32 * density as f32).max(1.0);
         assert_near(&here, &there, scale * unit(dtype));
-        // Each row alone gives the same bits, unless there were so many that the deltas were
-        // expanded.
+        // Each row alone gives the same bits, unless the batch was large enough to expand the
+        // deltas.
         let all = values(&there);
         let [under, _] = spans();
         let ticket = DeviceLayout::new(&weights[0], &gpu).unwrap();
@@ -246,7 +245,8 @@ proptest! {
         ),
     ) {
         let mut rng = StdRng::seed_from_u64(seed);
-        // Steps of 1/4, so that some logits are equal; some are not finite, in the last row all.
+        // Multiples of 1/4, so that some logits are equal. Some are not finite; in the last row,
+        // none is.
         let logit = |at| match rng.random_range(0..20) {
             _ if at >= 3 * vocabulary => f32::NAN,
             0 => [f32::NAN, f32::INFINITY, f32::NEG_INFINITY][at % 3],
@@ -291,13 +291,13 @@ proptest! {
         prop_assert_eq!(there.each_ref().map(values), here.each_ref().map(values));
         apply::revert(&target, &saved).unwrap();
         prop_assert_eq!(there.each_ref().map(values), before);
-        // Without saved values, as the trainer applies a delta.
+        // `add` saves no values; the trainer applies deltas with it.
         apply::add(&there[0], &deltas[0], scale).unwrap();
         prop_assert_eq!(values(&there[0]), values(&here[0]));
     }
 }
 
-/// Whether that many rows under a ticket are computed with expanded deltas.
+/// Whether `rows` rows with a ticket are computed with expanded deltas.
 fn is_expanded(ticket: &DeviceLayout, rows: usize) -> bool {
     let DeviceLayout::Gpu(ticket) = ticket else {
         panic!("a ticket on the GPU");
@@ -319,7 +319,7 @@ fn deltas_are_expanded_for_many_rows_of_a_dense_ticket() {
         shape,
         parts: vec![(0, &delta)],
     })];
-    // The smallest deltas of trainers count in every dtype.
+    // Deltas as small as a trainer's must count in every dtype.
     let small = Deltas::from_f32(vec![1e-6; delta.nonzeros()], DeltaDtype::F32);
     let kept: Vec<usize> = delta
         .entries()
@@ -355,9 +355,9 @@ fn deltas_are_expanded_for_many_rows_of_a_dense_ticket() {
 }
 
 /// Deltas that add less than half a unit in the last place of `y` would be lost if `y` were rounded
-/// before.
+/// first.
 #[test]
-fn what_a_ticket_adds_is_not_lost_in_the_rounding() {
+fn small_deltas_survive_the_rounding_of_the_product() {
     let gpu = gpu();
     let (rows, out) = (200, 64);
     let shape = [out, 1];
@@ -369,7 +369,7 @@ fn what_a_ticket_adds_is_not_lost_in_the_rounding() {
         parts: vec![(0, &delta)],
     })];
     let ticket = &DeviceLayout::new(&weights, &gpu).unwrap();
-    // Row by row, and all at once, so that the deltas are expanded.
+    // One row per segment, and all rows in one, which expands the deltas.
     let one_by_one: Vec<_> = (0..rows).map(|row| row..row + 1).collect();
     let at_once = vec![0..rows; 1];
     assert!(is_expanded(ticket, rows) && !is_expanded(ticket, 1));
@@ -424,7 +424,7 @@ fn wide_weights_keep_their_columns() {
 }
 
 #[test]
-fn what_does_not_fit_is_refused_on_a_gpu_too() {
+fn shapes_and_rows_that_do_not_fit_are_refused_on_a_gpu_too() {
     let gpu = gpu();
     let weight = Tensor::ones((3, 4), DType::F32, &Device::Cpu).unwrap();
     let weight = weight.to_device(&gpu).unwrap();

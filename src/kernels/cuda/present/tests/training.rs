@@ -1,4 +1,4 @@
-//! The trainer's kernels, compared with the CPU's.
+//! Tests of the trainer's kernels against the CPU.
 
 use candle_core::{DType, Device, Tensor};
 use proptest::prelude::*;
@@ -15,14 +15,13 @@ use crate::kernels::training::cross_entropy::{cross_entropy, nll};
 use crate::kernels::training::optimizer::{Power, Step, sum_of_squares, update_mean};
 use crate::kernels::training::{accumulate, sddmm};
 
-/// A tensor on the CPU and on the GPU.
+/// The same tensor on the CPU and on the GPU.
 fn pair(tensor: Tensor, gpu: &Device) -> [Tensor; 2] {
     let there = tensor.to_device(gpu).unwrap();
     [tensor, there]
 }
 
-/// Runs `run` on copies of the tensors on the CPU and on the GPU, and compares the first ones after
-/// it.
+/// Runs `run` on copies of the tensors on the CPU and on the GPU, then compares the first tensors.
 fn both<const N: usize>(tensors: [Tensor; N], gpu: &Device, run: impl Fn(&[Tensor; N])) {
     let here = tensors.map(|tensor| tensor.copy().unwrap());
     let there = here.each_ref().map(|tensor| tensor.to_device(gpu).unwrap());
@@ -113,7 +112,7 @@ proptest! {
         both([random((n, 5)), random((9, 5))], &gpu, |[sum, values]| {
             accumulate::add_rows(sum, &rows, values).unwrap();
         });
-        // A part of a larger tensor, whose other values are unchanged.
+        // Part of a larger tensor, whose other values must stay unchanged.
         both([random((n + 2, 3))], &gpu, |[sum]| {
             accumulate::clear(&sum.narrow(0, 1, n).unwrap()).unwrap();
         });
@@ -132,7 +131,7 @@ proptest! {
             let first = sequences.last().map_or(0, |last: &std::ops::Range<usize>| last.end);
             sequences.push(first..first + length);
         }
-        // The last row is in no sequence.
+        // The last row is outside every sequence.
         let rows = sequences[sequences.len() - 1].end + 1;
         let options = CausalOptions { sequences: &sequences, window, scale: 0.3 };
         let heads = kv_heads * group;

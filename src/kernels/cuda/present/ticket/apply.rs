@@ -8,7 +8,7 @@ use crate::kernels::cuda::present::launch::{Launch, THREADS};
 use crate::kernels::cuda::present::to_u32;
 use crate::kernels::cuda::present::view::{NewTensor, View, pointer, upload, with_storage};
 
-/// One weight that a ticket is written into. `apply.cuh` has the same struct.
+/// A weight with its deltas. `apply.cuh` has the same struct.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 struct AppliedWeight {
@@ -24,19 +24,19 @@ struct AppliedWeight {
 // SAFETY: plain numbers, laid out as in `apply.cuh`.
 unsafe impl DeviceRepr for AppliedWeight {}
 
-/// Base values that an applied ticket has replaced, in the GPU's memory.
+/// Base values that an applied ticket replaced, in GPU memory.
 pub struct DeviceSaved {
     values: NewTensor,
     /// Address of the ticket's table, which identifies the ticket.
     ticket: u64,
 }
 
-/// Sets `w = round(w + scale·δ)` at the ticket's positions of the weights, which are indexed by
-/// weight number, and saves the values that were there.
+/// Sets `w = round(w + scale·δ)` at the ticket's positions, in weights indexed by weight number,
+/// and saves the replaced values.
 ///
 /// # Errors
-/// A weight has another shape than its deltas, or is not on the ticket's GPU. Nothing is written
-/// then.
+/// A weight does not have the shape of its deltas, or is not on the ticket's GPU. Nothing is
+/// written in that case.
 pub fn apply(ticket: &DeviceTicket, weights: &[Tensor], scale: f32) -> Result<DeviceSaved> {
     let (applied, dtype) = applied_weights(ticket, weights)?;
     let device = &ticket.device;
@@ -56,11 +56,11 @@ pub fn apply(ticket: &DeviceTicket, weights: &[Tensor], scale: f32) -> Result<De
     Ok(saved)
 }
 
-/// Writes the saved values back.
+/// Restores the saved values.
 ///
 /// # Errors
-/// They belong to another ticket, or the weights are not those of [`apply`]. Nothing is written
-/// then.
+/// They belong to another ticket, or the weights are not those of [`apply`]. Nothing is written in
+/// that case.
 pub fn revert(ticket: &DeviceTicket, weights: &[Tensor], saved: &DeviceSaved) -> Result<()> {
     if saved.ticket != ticket.table {
         candle_core::bail!("revert: the saved values belong to another ticket");
@@ -82,7 +82,7 @@ fn blocks(applied: &[AppliedWeight]) -> u32 {
         .map_or(0, |weight| weight.first_block + weight.blocks)
 }
 
-/// The table of the weights that the ticket touches, and their dtype.
+/// Table of the weights that the ticket touches, and their dtype.
 fn applied_weights(
     ticket: &DeviceTicket,
     weights: &[Tensor],
@@ -92,10 +92,13 @@ fn applied_weights(
     for (number, layout) in ticket.weights.iter().enumerate() {
         let Some(layout) = layout else { continue };
         let Some(weight) = weights.get(number) else {
-            candle_core::bail!("apply: deltas for weight {number} of {}", weights.len());
+            candle_core::bail!(
+                "apply: deltas for weight {number}, but there are {} weights",
+                weights.len()
+            );
         };
         if weight.dims() != layout.shape {
-            candle_core::bail!("apply: deltas {:?} for a weight {weight:?}", layout.shape);
+            candle_core::bail!("apply: deltas {:?} do not fit {weight:?}", layout.shape);
         }
         let pointer = with_storage(weight, |weight| {
             let view = View::new(weight)?;

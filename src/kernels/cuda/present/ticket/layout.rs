@@ -1,5 +1,5 @@
-//! Device layout of a ticket on a GPU: one copy of its deltas in compressed rows, which apply,
-//! revert and overlay share.
+//! Device layout of a ticket on a GPU: one copy of its deltas in CSR, shared by apply, revert and
+//! overlay.
 
 use candle_core::Result;
 use candle_core::cuda::CudaDevice;
@@ -24,26 +24,26 @@ pub struct DeviceDeltas {
 // SAFETY: plain numbers, laid out as in `csr.cuh`.
 unsafe impl DeviceRepr for DeviceDeltas {}
 
-/// Bits of `kinds`, as in `csr.cuh`.
+/// Flags of `kinds`; equal to those of `csr.cuh`.
 const WIDE_COLUMNS: u32 = 1;
 const WIDE_VALUES: u32 = 2;
 
-/// Nonzeros per block of threads, as in `csr.cuh`.
+/// Nonzeros per thread block; equal to `CHUNK` of `csr.cuh`.
 pub const CHUNK: usize = 1024;
 
-/// Deltas of a ticket by weight number, in a GPU's memory.
+/// Deltas of a ticket by weight number, in GPU memory.
 pub struct DeviceTicket {
     pub device: CudaDevice,
     /// Address of the table of [`DeviceDeltas`], one per weight.
     pub table: u64,
-    /// The table on the host; `None` for weights that the ticket does not touch.
+    /// Copy of the table on the host; `None` for weights that the ticket does not touch.
     pub weights: Vec<Option<DeviceWeight>>,
     nonzeros: usize,
     bytes: usize,
     memory: Option<DeviceArrays>,
 }
 
-/// Memory of a ticket: its table and the arrays that the table points to.
+/// GPU memory of a ticket: its table, and the arrays that the table points to.
 struct DeviceArrays {
     table: CudaSlice<DeviceDeltas>,
     _row_offsets: CudaSlice<u32>,
@@ -52,7 +52,7 @@ struct DeviceArrays {
 }
 
 impl Drop for DeviceTicket {
-    /// Frees the memory, but not while a step is captured: any thread may drop a ticket.
+    /// Frees the memory. Waits while a step is captured, because any thread may drop a ticket.
     fn drop(&mut self) {
         let _guard = beside_steps();
         self.memory = None;
@@ -67,8 +67,8 @@ pub struct DeviceWeight {
     pub nonzeros: usize,
 }
 
-/// Arrays of all weights, one after the other, built on the host. A number of 4 bytes takes two
-/// entries, from an even index on.
+/// Concatenated arrays of all weights, built on the host. A number of 4 bytes takes two entries,
+/// starting at an even index.
 #[derive(Default)]
 struct Arrays {
     row_offsets: Vec<u32>,
@@ -77,17 +77,17 @@ struct Arrays {
 }
 
 impl DeviceTicket {
-    /// Copies the deltas of the weights, indexed by weight number, to a GPU.
+    /// Copies deltas, indexed by weight number, to a GPU.
     ///
     /// # Errors
-    /// There is no memory for them.
+    /// The GPU is out of memory.
     ///
     /// # Panics
     /// If a weight has 2³² nonzeros or more.
     pub fn new(device: &CudaDevice, weights: &[Option<WeightDeltas>]) -> Result<Self> {
         let _guard = beside_steps();
         let mut arrays = Arrays::default();
-        // Offsets in bytes, until the arrays have addresses.
+        // The pointers are byte offsets until the arrays have addresses.
         let weights = weights
             .iter()
             .map(|weight| weight.as_ref().map(|w| arrays.push(w)));
@@ -124,12 +124,12 @@ impl DeviceTicket {
         })
     }
 
-    /// Nonzeros of all weights.
+    /// Number of deltas in all weights.
     pub fn nonzeros(&self) -> usize {
         self.nonzeros
     }
 
-    /// Number of the base's weights, touched or not.
+    /// Number of weights of the base, whether touched or not.
     pub fn weights(&self) -> usize {
         self.weights.len()
     }
@@ -139,12 +139,12 @@ impl DeviceTicket {
         Some(self.weights[weight]?.shape)
     }
 
-    /// Bytes of GPU memory.
+    /// Size in bytes of GPU memory.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Upper bound on the bytes of GPU memory that a weight's deltas take.
+    /// Upper bound on the GPU memory for a weight's deltas, in bytes.
     pub fn bytes_for(weight: &WeightDeltas) -> usize {
         let entry = if weight.has_wide_columns() { 4 } else { 2 } + weight.widest().size();
         let padding = 2 * 2;
@@ -153,7 +153,7 @@ impl DeviceTicket {
 }
 
 impl Arrays {
-    /// Appends a weight's deltas. The pointers of the result are offsets in bytes.
+    /// Appends a weight's deltas. The pointers of the result are byte offsets.
     fn push(&mut self, weight: &WeightDeltas) -> DeviceWeight {
         let (wide_columns, wide_values) = (
             weight.has_wide_columns(),
@@ -181,8 +181,7 @@ impl Arrays {
             self.row_offsets
                 .extend(offsets[..delta.rows()].iter().map(|offset| before + offset));
             next_row = first + delta.rows();
-            // Lossless: a ticket counts a parameter's nonzeros in u32; the weight's sum is checked
-            // below.
+            // Lossless: a ticket counts a parameter's nonzeros in u32. The sum is checked below.
             before += delta.nonzeros() as u32;
             push_columns(&mut self.columns, delta.columns(), wide_columns);
             push_values(&mut self.values, delta.deltas(), wide_values);
@@ -200,15 +199,15 @@ impl Arrays {
     }
 }
 
-/// Lanes that share a row in the overlay: about the mean number of nonzeros per row.
+/// Lanes per row in the overlay: about the mean number of nonzeros per row.
 fn lanes(nonzeros: usize, out: usize) -> u32 {
     let per_row = nonzeros.div_ceil(out.max(1)).next_power_of_two();
-    // Lossless: at most the lanes of a warp.
+    // Lossless: at most 32.
     per_row.clamp(4, 32) as u32
 }
 
 fn halves(value: u32) -> [u16; 2] {
-    // The lower half, then the upper half.
+    // Little-endian: the lower half comes first.
     [value as u16, (value >> 16) as u16]
 }
 

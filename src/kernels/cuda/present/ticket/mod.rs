@@ -1,4 +1,4 @@
-//! Tickets on a GPU: their layout, apply and revert, and the overlay.
+//! Tickets on a GPU: device layout, apply and revert, and the overlay.
 
 pub mod apply;
 pub mod layout;

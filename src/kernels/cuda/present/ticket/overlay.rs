@@ -1,4 +1,4 @@
-//! Tickets overlaid on the rows of a step: sparse products beside the dense one.
+//! Tickets overlaid on the rows of a step: sparse products next to the dense product.
 
 use std::ops::Range;
 
@@ -14,7 +14,7 @@ use crate::kernels::cuda::present::view::{NewTensor, View, ViewMut};
 use crate::kernels::cuda::{InOut, Input};
 use crate::kernels::ticket::overlay::{DeviceLayout, OverlayRows, Overlays};
 
-/// Batch rows under one ticket or under none. `overlay.cuh` has the same struct.
+/// Batch rows with the same ticket, or with none. `overlay.cuh` has the same struct.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 struct Segment {
@@ -28,16 +28,17 @@ struct Segment {
 // SAFETY: plain numbers, laid out as in `overlay.cuh`.
 unsafe impl Plain for Segment {}
 
-/// Ticket of rows that are only rounded.
+/// Null ticket: the rows are only rounded.
 const NO_TICKET: u64 = 0;
-/// Rows per segment under no ticket, at most.
+/// Maximum rows per segment without a ticket.
 const BARE_ROWS: usize = 32;
-/// Batch rows that share the read of a nonzero, as in `overlay.cuh`.
+/// Batch rows per read of a nonzero; equal to `OVERLAY_ROWS` of `overlay.cuh`.
 const ROWS: usize = 4;
-/// Factor of expanded deltas, a power of two and so exact: small deltas would underflow in f16.
+/// Factor of expanded deltas: without it, small deltas would underflow in f16. A power of two, so
+/// exact.
 const EXPANDED: f32 = 1024.0;
 
-/// Rows of a step under one ticket.
+/// Rows of a step with the same ticket.
 pub struct DeviceRows<'a> {
     pub ticket: &'a DeviceTicket,
     pub first_row: usize,
@@ -45,22 +46,23 @@ pub struct DeviceRows<'a> {
     pub scale: f32,
 }
 
-/// The rows of a step in segments. Those under a ticket with a sparse product, and those under
-/// none, which are only rounded, lie in the GPU's memory. Those with so many rows that their deltas
-/// are better expanded for a dense product are kept on the host and computed first.
+/// Segments of a step's rows. In GPU memory: segments with a ticket, computed by sparse products,
+/// and segments without one, which are only rounded. On the host: segments with so many rows that a
+/// dense product with expanded deltas is cheaper; these are computed first.
 pub struct DeviceSegments<'a> {
     segments: StagedSlice,
-    /// Number of segments under tickets, with the empty ones after them.
+    /// Number of segments with a ticket, including empty ones for padding.
     sparse: u32,
-    /// Number of segments under no ticket, with the empty ones after them.
+    /// Number of segments without a ticket, including empty ones for padding.
     bare: u32,
-    /// Rows under a ticket that share the read of a nonzero, at most.
+    /// Maximum batch rows per read of a nonzero.
     at_once: usize,
     dense: Vec<DeviceRows<'a>>,
 }
 
 impl<'a> DeviceSegments<'a> {
-    /// Stages the segments of a step of `rows` rows. `overlaid` ascends and does not overlap.
+    /// Stages the segments of a step of `rows` rows. The ranges of `overlaid` must ascend and not
+    /// overlap.
     ///
     /// # Errors
     /// A ticket's layout is not on the GPU.
@@ -95,7 +97,7 @@ impl<'a> DeviceSegments<'a> {
         })
     }
 
-    /// The numbers that launches depend on besides the touched weights; `None` if deltas are
+    /// Numbers that the launches depend on, besides the touched weights; `None` if deltas are
     /// expanded.
     pub fn graph_key(&self) -> Option<[usize; 3]> {
         let captured = self.dense.is_empty();
@@ -129,7 +131,7 @@ impl Segment {
     }
 }
 
-/// Appends rows under no ticket, in segments of about as much work as one under a ticket has.
+/// Appends rows without a ticket, in segments with about as much work as a segment with one.
 fn push_bare(rows: Range<usize>, segments: &mut Vec<Segment>) -> Result<()> {
     for start in rows.clone().step_by(BARE_ROWS) {
         let end = rows.end.min(start + BARE_ROWS);
@@ -138,7 +140,8 @@ fn push_bare(rows: Range<usize>, segments: &mut Vec<Segment>) -> Result<()> {
     Ok(())
 }
 
-/// Appends empty segments, whose blocks end at once, so that the graph keys of steps seldom differ.
+/// Pads with empty segments, so that graph keys rarely change. Their thread blocks exit
+/// immediately.
 fn pad(segments: &mut Vec<Segment>) -> Result<u32> {
     let count = match segments.len() {
         few @ ..=8 => few,
@@ -148,9 +151,10 @@ fn pad(segments: &mut Vec<Segment>) -> Result<u32> {
     to_u32(count)
 }
 
-/// Whether a dense product with expanded deltas is cheaper, by rough numbers of an H100: 10¹²
-/// nonzeros times rows per second, against writing and reading the expanded weight at 3·10¹² bytes
-/// per second and computing at 4·10¹⁴ operations per second. (An estimate, not yet measured.)
+/// Whether a dense product with expanded deltas is cheaper than a sparse one. A rough estimate for
+/// an H100, not yet measured: the sparse product computes 10¹² nonzeros times rows per second; the
+/// dense one writes and reads the expanded weight at 3·10¹² bytes per second, and computes 4·10¹⁴
+/// operations per second.
 pub fn is_dense(part: &DeviceRows) -> bool {
     let weights = part.ticket.weights.iter().flatten();
     let size: usize = weights
@@ -162,9 +166,9 @@ pub fn is_dense(part: &DeviceRows) -> bool {
     dense < sparse
 }
 
-/// [`overlay`](crate::kernels::ticket::overlay::overlay) for the weight of that number: `y` is in
-/// f32, the result in the dtype of `x`. Dense products are added to `y` in place, then the sparse
-/// products are added and the sum is rounded into the result.
+/// [`overlay`](crate::kernels::ticket::overlay::overlay) of weight number `weight`: `y` is in f32,
+/// the result in the dtype of `x`. Dense products are first added to `y` in place; then the sparse
+/// products are added, and the sums are rounded into the result.
 pub fn overlay(y: InOut, x: Input, overlays: &Overlays, weight: usize) -> Result<CudaStorage> {
     let shape = overlays.check(weight, y.1, x.1)?;
     let Some(segments) = &overlays.on_gpu else {
@@ -187,7 +191,7 @@ pub fn overlay(y: InOut, x: Input, overlays: &Overlays, weight: usize) -> Result
 /// `y + scale·x·Δᵀ` of the sparse segments, and `y` in all other rows, rounded to the dtype of `x`.
 ///
 /// # Safety
-/// `x` and `y` have that many rows, as the segments do, and the weight has that shape.
+/// `x`, `y` and the segments have `rows` rows, and the weight has shape `[out, inner]`.
 unsafe fn add_sparse(
     device: &CudaDevice,
     segments: &DeviceSegments,
@@ -199,15 +203,15 @@ unsafe fn add_sparse(
     let mut sums = NewTensor::new(device, x.dtype(), (rows, out))?;
     let launch = Launch::new(device, "overlay", x.dtype())?;
     let row_bytes = inner * size_of::<f32>();
-    // With half of the shared memory per block, a multiprocessor holds two blocks.
+    // If a block takes half of the shared memory, a multiprocessor runs two.
     let room = launch.kernels.shared_memory;
     let (at_once, staged) = match room / 2 / row_bytes.max(1) {
         0 if row_bytes <= room => (1, true),
         0 => (ROWS, false),
         fitting => (fitting.min(segments.at_once), true),
     };
-    // As many blocks as the GPU runs at once, shared among the segments under tickets, since each
-    // block stages x again.
+    // As many blocks as the GPU runs at once, divided among the segments with tickets: more would
+    // only stage x more often.
     let blocks = launch.kernels.multiprocessors * 2;
     let blocks = blocks
         .div_ceil(segments.sparse.max(1) as usize)
@@ -230,7 +234,7 @@ unsafe fn add_sparse(
     Ok(sums.into_storage())
 }
 
-/// Adds the product of a part to its rows of `y`, with the deltas expanded to a dense weight.
+/// Adds the product of a part to its rows of `y`, using deltas expanded to a dense weight.
 ///
 /// # Safety
 /// The part's rows lie in `x` and `y`, and the weight has the layout's shape.
