@@ -1,4 +1,4 @@
-//! Stand-in for [`present`](super) in builds without feature `cuda`. [`open`] returns an error, so
+//! Stand-in for `present` in builds without feature `cuda`. [`open`] returns an error, so
 //! no tensor is ever on a GPU: types for GPU data have no values, and other calls return errors.
 
 use std::convert::Infallible;
