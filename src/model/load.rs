@@ -21,6 +21,20 @@ use crate::kernels::ticket::apply::applies_by_layout;
 use crate::ticket::{BaseManifest, BoundTicket, Digest, ParameterInfo};
 
 /// How a base is made resident.
+///
+/// ```
+/// use tombola::model::{DeviceSpec, Dtype, LoadOptions};
+///
+/// let options = LoadOptions {
+///     dtype: "bf16".parse()?,
+///     device: "cuda:1".parse()?,
+///     max_positions: Some(2048),
+///     keep_quantized: false,
+/// };
+/// assert_eq!(options.dtype, Dtype::Bf16);
+/// assert_eq!(options.device, DeviceSpec::Cuda(1));
+/// # Ok::<(), String>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
     /// Dtype of the resident weights.

@@ -14,6 +14,7 @@ const FOREIGN: &[&str] = &[
     "no-deps",
     "path",
     "release",
+    "rounds",
     "runtime",
     "servers",
     "target",

@@ -312,7 +312,7 @@ proptest! {
 }
 
 /// A sequence: prompt tokens, tokens to generate, group, step of arrival.
-type Job = (usize, usize, u8, usize);
+type SimulatedRequest = (usize, usize, u8, usize);
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
@@ -329,7 +329,11 @@ proptest! {
     }
 }
 
-fn run_to_the_end(mut policy: ByCost, jobs: &[Job], sizes: &[usize]) -> Result<(), TestCaseError> {
+fn run_to_the_end(
+    mut policy: ByCost,
+    jobs: &[SimulatedRequest],
+    sizes: &[usize],
+) -> Result<(), TestCaseError> {
     let mut scheduler = Scheduler::new(SchedulerConfig {
         max_num_seqs: 16,
         max_num_batched_tokens: LIMITS.tokens,

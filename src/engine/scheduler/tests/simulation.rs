@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 
 /// A sequence of the simulation: prompt tokens, tokens to generate, group, step of arrival.
-type Job = (usize, usize, u8, usize);
+type SimulatedRequest = (usize, usize, u8, usize);
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
@@ -24,7 +24,7 @@ proptest! {
 }
 
 fn simulate(
-    jobs: &[Job],
+    jobs: &[SimulatedRequest],
     config: SchedulerConfig,
     cancel: &[prop::sample::Index],
     together: &[bool],
