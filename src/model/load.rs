@@ -27,12 +27,12 @@ use crate::ticket::{BaseManifest, BoundTicket, Digest, ParameterInfo};
 ///
 /// let options = LoadOptions {
 ///     dtype: "bf16".parse()?,
-///     device: "cuda:1".parse()?,
+///     device: "cpu".parse()?,
 ///     max_positions: Some(2048),
 ///     keep_quantized: false,
 /// };
 /// assert_eq!(options.dtype, Dtype::Bf16);
-/// assert_eq!(options.device, DeviceSpec::Cuda(1));
+/// assert_eq!(options.device, DeviceSpec::Cpu);
 /// # Ok::<(), String>(())
 /// ```
 #[derive(Clone, Debug)]
