@@ -24,6 +24,7 @@
 //! | [`data`] | training and evaluation rows, encoded as the server encodes requests |
 //! | [`text`] | tokenizer, chat template, incremental decoding, stop strings |
 //! | [`ticket`] | what a ticket is: format, validation, binding to a base, top-k, merge, import |
+//! | [`access`] | who may do what: tenants |
 //! | [`metrics`] | every Prometheus series, named once |
 //!
 //! In [`kernels`], the operations of serving stand at the top. `cpu/` is the plumbing of the CPU
@@ -65,6 +66,7 @@
 //!   batch. Applied and overlaid tickets give results that differ by rounding. On a GPU, products
 //!   are cuBLAS's, which chooses its algorithm by the number of rows.
 
+pub mod access;
 pub mod cli;
 pub mod data;
 pub mod device_bench;

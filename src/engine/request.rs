@@ -1,7 +1,9 @@
 //! Requests to the engine and their outputs: plain data, no text, no tensors.
 
 use std::ops::Range;
+use std::sync::Arc;
 
+use crate::access::Tenant;
 use crate::registry::Lease;
 
 /// A generation to run: a prompt, how to sample, and the ticket to run it under.
@@ -16,6 +18,12 @@ pub struct Request {
     /// Positions of the prompt whose log-probabilities are requested: ascending disjoint ranges
     /// within `1..prompt.len()`. The logits after the tokens before position p score position p.
     pub scored: Vec<Range<usize>>,
+    /// Tenant that the request is counted for; its cached KV blocks are its own.
+    pub tenant: Option<Tenant>,
+    /// Order among the requests of one account: lower first, as in vLLM.
+    pub priority: i32,
+    /// Separates the cached KV blocks of requests further: only equal salts share them.
+    pub cache_salt: Option<Arc<str>>,
 }
 
 /// How tokens are sampled. The caller has validated all ranges.

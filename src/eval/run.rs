@@ -128,6 +128,7 @@ impl Query<'_> {
             },
             ticket: ticket.cloned(),
             scored,
+            ..Request::default()
         }
     }
 }

@@ -10,6 +10,7 @@ use super::error::ApiError;
 use super::meter::Meter;
 use super::sampling::Sampling;
 use super::state::AppState;
+use crate::access::Tenant;
 use crate::engine::{FinishReason, Output, OutputStream, Request, SequenceError, TokenLogprobs};
 use crate::metrics::FinishedReason;
 use crate::registry::Lease;
@@ -21,6 +22,12 @@ pub struct GenerateRequest {
     pub sampling: Sampling,
     /// Lease of the requested ticket; `None` for the base.
     pub ticket: Option<Lease>,
+    /// Tenant of the caller.
+    pub tenant: Option<Tenant>,
+    /// Order among the caller's requests: lower first.
+    pub priority: i32,
+    /// Separates the cached KV blocks of requests.
+    pub cache_salt: Option<Arc<str>>,
     /// Arrival of the HTTP request.
     pub arrived: Instant,
 }
@@ -120,6 +127,9 @@ fn engine_request(request: &GenerateRequest, prompt: &Prompt, choice: u64) -> Re
         params,
         ticket: request.ticket.clone(),
         scored: Vec::new(),
+        tenant: request.tenant.clone(),
+        priority: request.priority,
+        cache_salt: request.cache_salt.clone(),
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod blocking;
 mod body;
+mod caller;
 mod error;
 mod generate;
 mod meter;

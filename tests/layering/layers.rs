@@ -19,19 +19,22 @@ pub const LAYERS: &[(&str, &[&str])] = &[
             "data",
             "text",
             "ticket",
+            "access",
             "metrics",
         ],
     ),
     (
         "server",
-        &["engine", "registry", "text", "ticket", "metrics"],
+        &["engine", "registry", "text", "ticket", "access", "metrics"],
     ),
     ("device_bench", &["model", "kernels", "ticket"]),
     ("loadgen", &["text"]),
     ("eval", &["engine", "registry", "data", "text"]),
     (
         "engine",
-        &["registry", "model", "kernels", "ticket", "metrics"],
+        &[
+            "registry", "model", "kernels", "ticket", "access", "metrics",
+        ],
     ),
     ("registry", &["model", "ticket"]),
     ("train", &["model", "kernels", "data", "ticket"]),
@@ -40,6 +43,7 @@ pub const LAYERS: &[(&str, &[&str])] = &[
     ("data", &["text", "ticket"]),
     ("text", &[]),
     ("ticket", &[]),
+    ("access", &[]),
     ("metrics", &[]),
 ];
 
@@ -70,6 +74,7 @@ pub const STRANGERS: &[(&str, &[&[&str]])] = &[
     ("src/loadgen/", &[TENSORS, HTTP, &["tokio", "tokenizers"]]),
     ("src/eval/", &[TENSORS, HTTP]),
     ("src/registry/", &[TENSORS, HTTP]),
+    ("src/access/", &[TENSORS, HTTP, &["tokio", "tokenizers"]]),
     ("src/train/", &[HTTP, &["tokio", "tokenizers"]]),
     ("src/model/", &[HTTP, &["tokio"]]),
     ("src/kernels/", &[HTTP, &["tokio"]]),

@@ -14,6 +14,7 @@ use crate::engine::FinishReason;
 use crate::registry::{Lease, RegistryError};
 use crate::server::blocking::blocking;
 use crate::server::body::{self, Fields};
+use crate::server::caller::Caller;
 use crate::server::error::ApiError;
 use crate::server::generate::{self, GenerateRequest, Prompt, TextDelta, Usage};
 use crate::server::sampling::Sampling;
@@ -63,10 +64,11 @@ pub async fn respond<E: Endpoint>(
     request: Request,
 ) -> Result<Response, ApiError> {
     let arrived = Instant::now();
+    let caller = Caller::of(request.extensions());
     let body = body::read(request.into_body(), state.options.max_body_bytes).await?;
     let (request, model) = {
         let state = state.clone();
-        blocking(move || prepare::<E>(&state, &body, arrived)).await?
+        blocking(move || prepare::<E>(&state, &body, caller, arrived)).await?
     };
     let mut usage = Usage::of_prompts(&request.prompts);
     let (stream, include_usage) = (request.sampling.stream, request.sampling.include_usage);
@@ -96,16 +98,22 @@ pub async fn respond<E: Endpoint>(
 fn prepare<E: Endpoint>(
     state: &AppState,
     body: &[u8],
+    caller: Caller,
     arrived: Instant,
 ) -> Result<(GenerateRequest, String), ApiError> {
     let mut fields = Fields::parse(body)?;
     let model = take_model(&mut fields, state)?;
+    let priority = fields.take("priority")?.unwrap_or(0);
+    let cache_salt = take_cache_salt(&mut fields)?;
     let (prompts, sampling) = E::validate(fields, state)?;
     let ticket = lease(&model, state)?;
     let request = GenerateRequest {
         prompts,
         sampling,
         ticket,
+        tenant: caller.tenant,
+        priority,
+        cache_salt,
         arrived,
     };
     Ok((request, model))
@@ -119,6 +127,20 @@ fn take_model(fields: &mut Fields, state: &AppState) -> Result<String, ApiError>
         return Err(ApiError::ModelNotFound(name));
     }
     Ok(name)
+}
+
+/// The salt of the request's cached KV blocks, bounded because each of its blocks is keyed by it.
+fn take_cache_salt(fields: &mut Fields) -> Result<Option<Arc<str>>, ApiError> {
+    const NAME: &str = "cache_salt";
+    const MAX_BYTES: usize = 256;
+    let salt: Option<String> = fields.take(NAME)?;
+    match salt {
+        Some(salt) if salt.is_empty() || salt.len() > MAX_BYTES => {
+            let problem = format!("must have 1 to {MAX_BYTES} bytes, got {}", salt.len());
+            Err(ApiError::invalid(NAME, problem))
+        }
+        salt => Ok(salt.map(Arc::from)),
+    }
 }
 
 /// Leases the ticket that `model` names; `None` for the base. May read the ticket's file.

@@ -250,6 +250,7 @@ fn scores(engine: &Running, ticket: &Lease) -> Vec<f32> {
             ..Default::default()
         },
         ticket: Some(ticket.clone()),
+        ..Request::default()
     };
     let outputs = drain(&mut engine.handle.submit(request).unwrap());
     outputs[0]

@@ -162,7 +162,7 @@ pub fn requests(count: usize, leases: &[Lease]) -> Vec<Request> {
             ..Default::default()
         },
         ticket: leases.get(i % (leases.len() + 1)).cloned(),
-        scored: Vec::new(),
+        ..Request::default()
     };
     (0..count).map(&mut request).collect()
 }
