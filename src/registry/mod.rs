@@ -19,11 +19,12 @@ use dashmap::DashMap;
 use tempfile::NamedTempFile;
 
 pub use generation::{Generation, GenerationId, Lease};
+pub use ticket_folder::{FileFault, FolderTrouble};
 
 use crate::model::TicketMemory;
 use crate::ticket::{BaseManifest, BoundTicket, Ticket, TicketError, validate_name};
 use memory::{CachedTicket, Memory};
-use ticket_folder::Folder;
+use ticket_folder::{Folder, TicketFile};
 
 /// Limits of a registry.
 #[derive(Clone, Debug)]
@@ -71,6 +72,13 @@ pub enum RegistryError {
         path: PathBuf,
         reason: String,
     },
+    #[error("{} is not served: {fault}", path.display())]
+    Refused { path: PathBuf, fault: FileFault },
+    #[error(
+        "the ticket folder {} is in use by {by}: stop that server, or choose another folder",
+        folder.display()
+    )]
+    InUse { folder: PathBuf, by: String },
     #[error("cannot {action} {}: {error}", path.display())]
     Io {
         action: &'static str,
@@ -110,17 +118,8 @@ impl Registry {
         base: Arc<BaseManifest>,
         options: RegistryOptions,
     ) -> Result<Opened, RegistryError> {
-        let io_error = |action| {
-            move |error| RegistryError::Io {
-                action,
-                path: dir.to_owned(),
-                error,
-            }
-        };
-        let folder = Folder::open(dir).map_err(io_error("open the ticket folder"))?;
-        let files = folder
-            .ticket_files()
-            .map_err(io_error("list the ticket folder"))?;
+        let folder = Folder::open(dir)?;
+        let files = folder.list()?;
         let registry = Self {
             base,
             memory: Memory::new(options.memory_budget),
@@ -129,10 +128,17 @@ impl Registry {
             aliases: DashMap::new(),
             writing: Mutex::new(()),
         };
-        let mut refused = Vec::new();
-        for path in files {
-            if let Err(error) = registry.adopt(&path) {
-                refused.push((path, error));
+        let fault = |(path, fault): (PathBuf, FileFault)| {
+            let error = RegistryError::Refused {
+                path: path.clone(),
+                fault,
+            };
+            (path, error)
+        };
+        let mut refused: Vec<_> = files.refused.into_iter().map(fault).collect();
+        for file in files.tickets {
+            if let Err(error) = registry.adopt(&file) {
+                refused.push((file.path, error));
             }
         }
         Ok(Opened { registry, refused })
@@ -203,11 +209,17 @@ impl Registry {
     /// # Errors
     /// The folder cannot be written.
     pub fn stage(&self) -> Result<NamedTempFile, RegistryError> {
-        self.folder.stage().map_err(|error| RegistryError::Io {
-            action: "write to the ticket folder",
-            path: self.folder.path().to_owned(),
-            error,
-        })
+        self.folder.stage()
+    }
+
+    /// The error of a write to a staged file.
+    pub fn staging_failed(&self, staged: &Path, error: io::Error) -> RegistryError {
+        self.folder.failed("write", staged, error)
+    }
+
+    /// What keeps the folder from being written, as of the last write.
+    pub fn trouble(&self) -> Option<FolderTrouble> {
+        self.folder.trouble()
     }
 
     /// Checks a staged file and makes it the ticket `alias`. On return the file is on disk and
@@ -232,23 +244,20 @@ impl Registry {
         };
         check_free()?;
         let ticket = self.read(staged.path())?;
-        let path = self.folder.path_of(alias);
-        let io_error = |error| RegistryError::Io {
-            action: "write",
-            path: path.clone(),
-            error,
-        };
-        staged.as_file().sync_all().map_err(io_error)?;
+        let path = self.folder.path_of(None, alias);
+        self.folder.sync_staged(&staged)?;
 
         let _writing = lock(&self.writing);
         check_free()?;
         match self.folder.place(staged, &path, replace) {
             Ok(()) => {}
             // A file that was refused at the start, or was added since.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            Err(RegistryError::Io { error, .. })
+                if error.kind() == io::ErrorKind::AlreadyExists =>
+            {
                 return Err(RegistryError::Exists(alias.to_owned()));
             }
-            Err(error) => return Err(io_error(error)),
+            Err(error) => return Err(error),
         }
         let generation = Arc::new(self.generation(alias, &path, &ticket, SystemTime::now()));
         let replaced = self.aliases.insert(alias.to_owned(), generation.clone());
@@ -265,12 +274,7 @@ impl Registry {
     pub fn remove(&self, alias: &str) -> Result<Arc<Generation>, RegistryError> {
         let _writing = lock(&self.writing);
         let generation = self.known(alias)?;
-        let io_error = |error| RegistryError::Io {
-            action: "remove",
-            path: generation.path.clone(),
-            error,
-        };
-        self.folder.remove(&generation.path).map_err(io_error)?;
+        self.folder.remove(&generation.path)?;
         self.aliases.remove(alias);
         self.forget(&generation);
         Ok(generation)
@@ -283,13 +287,13 @@ impl Registry {
     }
 
     /// Registers a file of the folder under its name.
-    fn adopt(&self, path: &Path) -> Result<(), RegistryError> {
-        let alias = ticket_folder::alias_of(path);
-        self.check_name(&alias)?;
-        let ticket = self.read(path)?;
-        let created = ticket_folder::modified(path);
-        let generation = self.generation(&alias, path, &ticket, created);
-        self.aliases.insert(alias, Arc::new(generation));
+    fn adopt(&self, file: &TicketFile) -> Result<(), RegistryError> {
+        self.check_name(&file.alias)?;
+        let ticket = self.read(&file.path)?;
+        let created = ticket_folder::modified(&file.path);
+        let generation = self.generation(&file.alias, &file.path, &ticket, created);
+        self.aliases
+            .insert(file.alias.clone(), Arc::new(generation));
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use crate::engine::SubmitError;
-use crate::registry::RegistryError;
+use crate::registry::{FolderTrouble, RegistryError};
 
 /// Reason why a request failed, in OpenAI's terms.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +69,12 @@ pub enum ApiError {
     /// A ticket's file is not the one that was published.
     #[error("the file of ticket `{0}` was changed or removed outside the server; upload it again")]
     TicketFileChanged(String),
+    /// The ticket folder has no room for an upload.
+    #[error("the disk of the ticket folder is full: nothing was changed; make room and try again")]
+    DiskFull,
+    /// The ticket folder cannot be written.
+    #[error("the ticket folder is read-only: tickets can be neither uploaded nor deleted")]
+    FolderReadOnly,
     /// The base is not loaded yet.
     #[error("the server is still loading the base; try again later")]
     Starting,
@@ -140,6 +146,14 @@ impl ApiError {
             Self::TicketFileChanged(_) => {
                 let code = Some("ticket_file_changed");
                 (StatusCode::INTERNAL_SERVER_ERROR, SERVER, code)
+            }
+            Self::DiskFull => {
+                let status = StatusCode::INSUFFICIENT_STORAGE;
+                (status, SERVER, Some("disk_full"))
+            }
+            Self::FolderReadOnly => {
+                let code = Some("folder_read_only");
+                (StatusCode::SERVICE_UNAVAILABLE, SERVER, code)
             }
             Self::Starting => (StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("starting")),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, SERVER, None),
@@ -227,7 +241,16 @@ impl From<RegistryError> for ApiError {
                 tracing::error!(%error, "refused a request");
                 Self::TicketFileChanged(alias.clone())
             }
-            RegistryError::Io { .. } => Self::Internal(error.to_string()),
+            RegistryError::Io {
+                error: ref cause, ..
+            } => match FolderTrouble::of(cause) {
+                Some(FolderTrouble::DiskFull) => Self::DiskFull,
+                Some(FolderTrouble::ReadOnly) => Self::FolderReadOnly,
+                None => Self::Internal(error.to_string()),
+            },
+            RegistryError::Refused { .. } | RegistryError::InUse { .. } => {
+                Self::Internal(error.to_string())
+            }
         }
     }
 }

@@ -15,12 +15,18 @@ use super::error::ApiError;
 use super::state::AppState;
 use crate::ticket::Digest;
 
-/// `GET /health`: 200 while the engine's thread runs.
+/// `GET /health`: 200 while the engine's thread runs; `degraded` with the reason while tickets
+/// cannot be changed.
 pub async fn health(State(state): State<Arc<AppState>>) -> Response {
     if state.engine.is_stopped() {
         return ApiError::EngineStopped.into_response();
     }
-    Json(json!({"status": "ok"})).into_response()
+    match state.registry.trouble() {
+        Some(trouble) => {
+            Json(json!({"status": "degraded", "reason": trouble.to_string()})).into_response()
+        }
+        None => Json(json!({"status": "ok"})).into_response(),
+    }
 }
 
 /// Response to any request before the base is loaded: healthy, but not ready.

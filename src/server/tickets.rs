@@ -190,8 +190,8 @@ async fn flag(field: &mut Field<'_>, name: &'static str) -> Result<bool, ApiErro
 async fn spool(field: &mut Field<'_>, state: &Arc<AppState>) -> Result<NamedTempFile, ApiError> {
     let registry = state.registry.clone();
     let staged = blocking(move || Ok(registry.stage()?)).await?;
-    let io_error =
-        |error: std::io::Error| ApiError::Internal(format!("cannot write an upload: {error}"));
+    let path = staged.path().to_owned();
+    let io_error = |error| ApiError::from(state.registry.staging_failed(&path, error));
     let file = staged.as_file().try_clone().map_err(io_error)?;
     let mut file = tokio::fs::File::from_std(file);
     let limit = state.options.max_ticket_bytes;

@@ -36,7 +36,7 @@ pub const LAYERS: &[(&str, &[&str])] = &[
             "registry", "model", "kernels", "ticket", "access", "metrics",
         ],
     ),
-    ("registry", &["model", "ticket"]),
+    ("registry", &["model", "ticket", "access"]),
     ("train", &["model", "kernels", "data", "ticket"]),
     ("model", &["kernels", "ticket"]),
     ("kernels", &["ticket"]),

@@ -48,6 +48,7 @@ impl Server {
         let entries = std::fs::read_dir(self.tickets.path()).unwrap();
         let mut names: Vec<_> = entries
             .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .filter(|name| !name.starts_with(".tombola"))
             .collect();
         names.sort();
         names
