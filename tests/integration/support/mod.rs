@@ -6,6 +6,7 @@ pub mod echo;
 pub mod engine;
 pub mod environment;
 pub mod player;
+pub mod printable_base;
 pub mod server;
 pub mod tickets;
 pub mod tokenizer;

@@ -1,0 +1,33 @@
+//! The server's process: memory, descriptors, and the limit on them.
+
+use std::fs;
+
+/// Raises the number of descriptors that this process and its children may open. Returns the new
+/// limit.
+pub fn raise_descriptor_limit(wanted: u64) -> u64 {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: both calls get a pointer to a live `rlimit`.
+    unsafe {
+        assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit), 0);
+        limit.rlim_cur = wanted.min(limit.rlim_max).max(limit.rlim_cur);
+        assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit), 0);
+    }
+    limit.rlim_cur
+}
+
+/// Resident memory of a process, in KiB.
+pub fn resident_kib(process: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).expect("a process");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let words = line.expect("VmRSS").split_whitespace().next();
+    words.and_then(|kib| kib.parse().ok()).expect("a number")
+}
+
+/// Number of a process's open descriptors.
+pub fn descriptors(process: u32) -> usize {
+    let open = fs::read_dir(format!("/proc/{process}/fd")).expect("a process");
+    open.count()
+}
