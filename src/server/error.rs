@@ -63,6 +63,9 @@ pub enum ApiError {
     /// The engine holds its maximum number of requests.
     #[error("the queue is full; try again later")]
     QueueFull,
+    /// Too many uploads are in progress.
+    #[error("too many uploads are in progress; try again in {retry_after} s")]
+    UploadQueueFull { retry_after: u64 },
     /// Leased tickets take up the memory budget.
     #[error("the memory budget for tickets is in use; try again later")]
     TicketMemoryFull,
@@ -135,6 +138,10 @@ impl ApiError {
                 let status = StatusCode::TOO_MANY_REQUESTS;
                 (status, "rate_limit_error", Some("queue_full"))
             }
+            Self::UploadQueueFull { .. } => {
+                let status = StatusCode::TOO_MANY_REQUESTS;
+                (status, "rate_limit_error", Some("upload_queue_full"))
+            }
             Self::TicketMemoryFull => {
                 let code = Some("ticket_memory_full");
                 (StatusCode::SERVICE_UNAVAILABLE, SERVER, code)
@@ -157,6 +164,15 @@ impl ApiError {
             }
             Self::Starting => (StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("starting")),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, SERVER, None),
+        }
+    }
+
+    /// Seconds after which a retry may succeed.
+    fn retry_after(&self) -> Option<u64> {
+        match self {
+            Self::UploadQueueFull { retry_after } => Some(*retry_after),
+            Self::QueueFull | Self::TicketMemoryFull | Self::Starting => Some(1),
+            _ => None,
         }
     }
 
@@ -192,11 +208,8 @@ impl ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.table_row().0, Json(self.body())).into_response();
-        if matches!(
-            self,
-            Self::QueueFull | Self::TicketMemoryFull | Self::Starting
-        ) {
-            let seconds = HeaderValue::from_static("1");
+        if let Some(seconds) = self.retry_after() {
+            let seconds = HeaderValue::from(seconds);
             response.headers_mut().insert(header::RETRY_AFTER, seconds);
         }
         response

@@ -20,6 +20,7 @@ mod sse;
 mod state;
 mod tickets;
 mod timestamp;
+mod upload;
 
 pub use routes::router;
 pub use serve::{Drained, StartupGate, serve};

@@ -22,7 +22,7 @@ pub fn router(state: Arc<AppState>) -> Router {
     let trace = TraceLayer::new_for_http()
         .make_span_with(span)
         .on_response(DefaultOnResponse::new().level(Level::INFO));
-    let upload = post(tickets::upload).layer(DefaultBodyLimit::disable());
+    let upload = post(tickets::create).layer(DefaultBodyLimit::disable());
     let api = Router::new()
         .route("/v1/completions", post(openai::completions::create))
         .route("/v1/chat/completions", post(openai::chat::create))

@@ -4,16 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::Semaphore;
-
+use super::upload::UploadGate;
 use crate::engine::EngineHandle;
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::text::Text;
 use crate::ticket::{BaseManifest, Digest};
-
-/// Uploads validated at the same time; further ones wait.
-const CONCURRENT_UPLOADS: usize = 4;
 
 /// Limits on request bodies.
 #[derive(Clone, Debug)]
@@ -22,6 +18,8 @@ pub struct ServerOptions {
     pub max_body_bytes: usize,
     /// Largest ticket file, in bytes.
     pub max_ticket_bytes: u64,
+    /// Disk that the files of uploads in progress may take together, in bytes.
+    pub upload_spool_bytes: u64,
     /// Longest pause between two chunks of a request body.
     pub body_timeout: Duration,
 }
@@ -31,6 +29,7 @@ impl Default for ServerOptions {
         Self {
             max_body_bytes: 8 << 20,
             max_ticket_bytes: 1 << 30,
+            upload_spool_bytes: 4 << 30,
             body_timeout: Duration::from_secs(30),
         }
     }
@@ -69,8 +68,8 @@ pub struct AppState {
     pub(super) started: SystemTime,
     /// Set when shutdown begins.
     pub(super) draining: AtomicBool,
-    /// One permit per upload under validation.
-    pub(super) uploads: Semaphore,
+    /// Bounds of the uploads in progress.
+    pub(super) uploads: UploadGate,
 }
 
 impl AppState {
@@ -83,6 +82,7 @@ impl AppState {
         metrics: Arc<Metrics>,
         options: ServerOptions,
     ) -> Self {
+        let uploads = UploadGate::new(options.upload_spool_bytes);
         Self {
             engine,
             registry,
@@ -92,7 +92,7 @@ impl AppState {
             options,
             started: SystemTime::now(),
             draining: AtomicBool::new(false),
-            uploads: Semaphore::new(CONCURRENT_UPLOADS),
+            uploads,
         }
     }
 }

@@ -77,6 +77,17 @@ pub struct ServeArgs {
         help_heading = TICKETS,
     )]
     pub max_ticket_mib: Mebibytes,
+    /// Disk for uploads in progress in the ticket folder, in MiB; further ones are answered with
+    /// status 429.
+    #[arg(
+        long,
+        value_name = "MIB",
+        env = "TOMBOLA_UPLOAD_SPOOL_MIB",
+        default_value = "4096",
+        value_parser = mebibytes,
+        help_heading = TICKETS,
+    )]
+    pub upload_spool_mib: Mebibytes,
     /// Accept tickets made for another base if every name and shape fits.
     #[arg(long, env = "TOMBOLA_ALLOW_FOREIGN_BASE", help_heading = TICKETS)]
     pub allow_foreign_base: bool,

@@ -123,6 +123,7 @@ fn start(args: &ServeArgs, mode: TicketMode) -> anyhow::Result<(AppState, engine
     let options = ServerOptions {
         max_body_bytes: args.max_body_mib.bytes(),
         max_ticket_bytes,
+        upload_spool_bytes: args.upload_spool_mib.bytes() as u64,
         ..ServerOptions::default()
     };
     let registry = Arc::new(folder.registry);
