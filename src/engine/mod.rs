@@ -3,6 +3,7 @@
 //! the model. The thread stays inside the kernels' pool for its whole life, so that steps fork
 //! within that pool.
 
+mod account;
 mod blocks;
 mod costs;
 mod handle;
@@ -24,7 +25,10 @@ use std::time::Instant;
 
 pub use costs::measure::{Measured, measure_costs};
 pub use costs::{Costs, Load, PerTicket};
-pub use handle::{Command, EngineHandle, EngineInbox, Limits, OutputStream, SubmitError, channel};
+pub use handle::{
+    Command, EngineHandle, EngineInbox, Limits, OutputSender, OutputStream, SendError, SubmitError,
+    channel,
+};
 pub use mode::TicketMode;
 use plan::{Chunk, Groups, Plan, SequenceId};
 use policy::Policy;
@@ -299,5 +303,7 @@ impl Engine {
         metrics
             .preemptions
             .inc_by(scheduler.preemptions() - metrics.preemptions.get());
+        let unread = &metrics.unread_streams_ended;
+        unread.inc_by(self.inbox.unread_ended() - unread.get());
     }
 }

@@ -113,6 +113,8 @@ pub struct TokenLogprobs {
 pub enum SequenceError {
     #[error("no logit is a finite number: the ticket breaks the model")]
     NotFinite,
+    #[error("too many of its outputs were not read")]
+    Unread,
 }
 
 /// Output of a sequence's step: a token, or the failure that ends the sequence.

@@ -3,10 +3,9 @@
 use std::ops::Range;
 use std::time::Instant;
 
-use tokio::sync::mpsc::UnboundedSender;
-
+use super::handle::{OutputSender, SendError};
 use super::plan::{Chunk, Group};
-use super::request::{FinishReason, Output, Request, SequenceError, StepResult};
+use super::request::{FinishReason, Output, Request, SequenceError};
 use super::sampler::Sampler;
 use super::scores::PromptScores;
 use crate::kernels::sample::SamplingMethod;
@@ -50,7 +49,7 @@ pub struct Sequence {
     scores: Option<PromptScores>,
     /// Length in tokens at which the sequence ends.
     max_len: usize,
-    outputs: UnboundedSender<StepResult>,
+    outputs: OutputSender,
 }
 
 impl Sequence {
@@ -58,7 +57,7 @@ impl Sequence {
     /// at `max_model_len` tokens.
     pub fn new(
         request: Request,
-        outputs: UnboundedSender<StepResult>,
+        outputs: OutputSender,
         arrived: Instant,
         ends: &[u32],
         max_model_len: usize,
@@ -132,16 +131,27 @@ impl Sequence {
             finish,
             prompt_logprobs: self.scores.take().map(PromptScores::finish),
         };
-        self.outputs.send(Ok(output)).is_ok() && finish.is_none()
+        match self.outputs.send(Ok(output)) {
+            Ok(()) => finish.is_none(),
+            Err(SendError::Closed) => false,
+            Err(SendError::Unread) => {
+                self.log_failure(SequenceError::Unread);
+                false
+            }
+        }
     }
 
     /// Sends the error that ends the sequence. Returns false: it does not continue.
-    fn fail(&self, error: SequenceError) -> bool {
-        let ticket = self.lease.as_ref().map(Lease::alias);
-        tracing::warn!(ticket, "a sequence failed: {error}");
+    pub fn fail(&self, error: SequenceError) -> bool {
+        self.log_failure(error);
         // The caller may have dropped the stream.
         let _ = self.outputs.send(Err(error));
         false
+    }
+
+    fn log_failure(&self, error: SequenceError) {
+        let ticket = self.lease.as_ref().map(Lease::alias);
+        tracing::warn!(ticket, "a sequence failed: {error}");
     }
 }
 

@@ -43,7 +43,7 @@ pub fn evaluate(
     let queries = queries(engine, dataset, options)?;
     let mut waiting = queries.iter();
     let mut running: VecDeque<(Query, OutputStream)> = VecDeque::new();
-    let window = IN_FLIGHT.min(engine.capacity());
+    let window = IN_FLIGHT.min(engine.largest_share());
     let mut tally = Tally::default();
     for done in 0..queries.len() {
         while running.len() < window

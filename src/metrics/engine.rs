@@ -18,6 +18,8 @@ pub struct EngineMetrics {
     pub kv_cache_usage: Gauge,
     /// Preempted sequences.
     pub preemptions: IntCounter,
+    /// Streams that were ended because they were not read.
+    pub unread_streams_ended: IntCounter,
     /// Seconds from a request's arrival until it is first scheduled.
     pub queue_time: Histogram,
     step_seconds: HistogramVec,
@@ -65,6 +67,10 @@ impl EngineMetrics {
             preemptions: registrar.counter(
                 "num_preemptions_total",
                 "Preemptions: running sequences that lost their KV blocks.",
+            )?,
+            unread_streams_ended: registrar.counter(
+                "unread_streams_ended_total",
+                "Streams that were ended because their client did not read them.",
             )?,
             queue_time: registrar.histogram(
                 "request_queue_time_seconds",

@@ -9,7 +9,7 @@ mod server;
 use prometheus::{Registry, TextEncoder};
 
 pub use engine::{EngineMetrics, StepMode};
-pub use server::{FinishedReason, ServerMetrics};
+pub use server::{FinishedReason, Refusal, ServerMetrics};
 
 use registrar::Registrar;
 

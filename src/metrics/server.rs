@@ -25,7 +25,10 @@ pub struct ServerMetrics {
     pub request_max_tokens: Histogram,
     /// `n` of requests.
     pub request_n: Histogram,
+    /// Bytes of generated tokens that clients have not read yet.
+    pub unread_output_bytes: IntGauge,
     request_success: IntCounterVec,
+    requests_refused: IntCounterVec,
     ticket_requests: IntCounterVec,
     /// Tickets that requests may name.
     pub tickets: IntGauge,
@@ -52,6 +55,29 @@ impl FinishedReason {
             Self::Stop => "stop",
             Self::Length => "length",
             Self::Abort => "abort",
+        }
+    }
+}
+
+/// Reason why the engine did not admit a request: the label `reason`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// All places of the queue are taken.
+    QueueFull,
+    /// The account holds its share of the queue.
+    ShareFull,
+    /// The engine has stopped.
+    Stopped,
+}
+
+impl Refusal {
+    const ALL: [Self; 3] = [Self::QueueFull, Self::ShareFull, Self::Stopped];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::QueueFull => "queue_full",
+            Self::ShareFull => "share_full",
+            Self::Stopped => "stopped",
         }
     }
 }
@@ -104,6 +130,16 @@ impl ServerMetrics {
                 "Finished requests, by reason.",
                 "finished_reason",
             )?,
+            requests_refused: registrar.counter_vec(
+                "requests_refused_total",
+                "Requests that the engine did not admit, by reason: queue_full, share_full (the \
+                 tenant or ticket holds its share of the queue), stopped.",
+                "reason",
+            )?,
+            unread_output_bytes: registrar.int_gauge(
+                "unread_output_bytes",
+                "Bytes of generated tokens that clients have not read yet.",
+            )?,
             ticket_requests: registrar.counter_vec(
                 "ticket_requests_total",
                 "Requests for a ticket, by its name.",
@@ -115,6 +151,11 @@ impl ServerMetrics {
         for reason in FinishedReason::ALL {
             series.request_success.with_label_values(&[reason.label()]);
         }
+        for refusal in Refusal::ALL {
+            series
+                .requests_refused
+                .with_label_values(&[refusal.label()]);
+        }
         Ok(series)
     }
 
@@ -122,6 +163,13 @@ impl ServerMetrics {
     pub fn finished(&self, reason: FinishedReason) {
         self.request_success
             .with_label_values(&[reason.label()])
+            .inc();
+    }
+
+    /// Counts a request that the engine did not admit.
+    pub fn refused(&self, refusal: Refusal) {
+        self.requests_refused
+            .with_label_values(&[refusal.label()])
             .inc();
     }
 

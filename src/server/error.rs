@@ -6,7 +6,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use crate::engine::SubmitError;
+use crate::engine::{SequenceError, SubmitError};
 use crate::registry::{FolderTrouble, RegistryError};
 
 /// Reason why a request failed, in OpenAI's terms.
@@ -61,8 +61,14 @@ pub enum ApiError {
     #[error("the method is not allowed for this URL: {0}")]
     MethodNotAllowed(String),
     /// The engine holds its maximum number of requests.
-    #[error("the queue is full; try again later")]
-    QueueFull,
+    #[error("the queue is full; try again in {retry_after} s")]
+    QueueFull { retry_after: u64 },
+    /// The caller's account holds as many requests as it may at the moment.
+    #[error("this tenant or ticket holds its share of the queue; try again in {retry_after} s")]
+    ShareFull { retry_after: u64 },
+    /// The client did not read its stream.
+    #[error("the stream was ended because too many of its tokens were not read in time")]
+    UnreadOutput,
     /// Too many uploads are in progress.
     #[error("too many uploads are in progress; try again in {retry_after} s")]
     UploadQueueFull { retry_after: u64 },
@@ -134,13 +140,17 @@ impl ApiError {
                 let code = Some("method_not_allowed");
                 (StatusCode::METHOD_NOT_ALLOWED, INVALID, code)
             }
-            Self::QueueFull => {
+            Self::QueueFull { .. } | Self::ShareFull { .. } => {
                 let status = StatusCode::TOO_MANY_REQUESTS;
                 (status, "rate_limit_error", Some("queue_full"))
             }
             Self::UploadQueueFull { .. } => {
                 let status = StatusCode::TOO_MANY_REQUESTS;
                 (status, "rate_limit_error", Some("upload_queue_full"))
+            }
+            Self::UnreadOutput => {
+                let code = Some("unread_output");
+                (StatusCode::SERVICE_UNAVAILABLE, SERVER, code)
             }
             Self::TicketMemoryFull => {
                 let code = Some("ticket_memory_full");
@@ -171,7 +181,8 @@ impl ApiError {
     fn retry_after(&self) -> Option<u64> {
         match self {
             Self::UploadQueueFull { retry_after } => Some(*retry_after),
-            Self::QueueFull | Self::TicketMemoryFull | Self::Starting => Some(1),
+            Self::QueueFull { retry_after } | Self::ShareFull { retry_after } => Some(*retry_after),
+            Self::TicketMemoryFull | Self::Starting => Some(1),
             _ => None,
         }
     }
@@ -226,8 +237,18 @@ impl From<PathRejection> for ApiError {
 impl From<SubmitError> for ApiError {
     fn from(error: SubmitError) -> Self {
         match error {
-            SubmitError::QueueFull => Self::QueueFull,
+            SubmitError::QueueFull { retry_after } => Self::QueueFull { retry_after },
+            SubmitError::ShareFull { retry_after } => Self::ShareFull { retry_after },
             SubmitError::Stopped => Self::EngineStopped,
+        }
+    }
+}
+
+impl From<SequenceError> for ApiError {
+    fn from(error: SequenceError) -> Self {
+        match error {
+            SequenceError::NotFinite => Self::BrokenTicket,
+            SequenceError::Unread => Self::UnreadOutput,
         }
     }
 }

@@ -11,7 +11,7 @@ use super::meter::Meter;
 use super::sampling::Sampling;
 use super::state::AppState;
 use crate::access::Tenant;
-use crate::engine::{FinishReason, Output, OutputStream, Request, SequenceError, TokenLogprobs};
+use crate::engine::{FinishReason, Output, OutputStream, Request, TokenLogprobs};
 use crate::metrics::FinishedReason;
 use crate::registry::Lease;
 use crate::text::TextStream;
@@ -80,15 +80,16 @@ impl Usage {
 /// `prompt * n + choice` is that choice of that prompt.
 ///
 /// # Errors
-/// More completions than the engine's capacity, a full queue, or a stopped engine.
+/// More completions than one account's share of the queue, a full queue or share, or a stopped
+/// engine.
 pub fn submit(state: &AppState, request: GenerateRequest) -> Result<Vec<Completion>, ApiError> {
     let (prompts, sampling) = (&request.prompts, &request.sampling);
     let completions = prompts.len() * sampling.n;
-    let capacity = state.engine.capacity();
-    if completions > capacity {
+    let most = state.engine.largest_share();
+    if completions > most {
         let param = if prompts.len() > 1 { "prompt" } else { "n" };
         let problem =
-            format!("requests {completions} completions; at most {capacity} are admitted at once");
+            format!("requests {completions} completions; at most {most} are admitted at once");
         return Err(ApiError::invalid(param, problem));
     }
     let metrics = &state.metrics;
@@ -98,7 +99,8 @@ pub fn submit(state: &AppState, request: GenerateRequest) -> Result<Vec<Completi
     let requests = choices
         .clone()
         .map(|(prompt, choice)| engine_request(&request, prompt, choice));
-    let streams = state.engine.submit_all(requests.collect())?;
+    let streams = state.engine.submit_all(requests.collect());
+    let streams = streams.inspect_err(|error| state.refusals.record(metrics, error))?;
     if let Some(ticket) = &request.ticket {
         metrics.server.ticket_requested(ticket.alias());
     }
@@ -151,7 +153,7 @@ impl Completion {
             let output = self.outputs.as_mut()?.recv().await;
             let output = match output.ok_or(ApiError::EngineStopped) {
                 Ok(Ok(output)) => output,
-                Ok(Err(SequenceError::NotFinite)) => return self.fail(ApiError::BrokenTicket),
+                Ok(Err(error)) => return self.fail(error.into()),
                 Err(error) => return self.fail(error),
             };
             self.meter.token();

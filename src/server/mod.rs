@@ -13,6 +13,7 @@ mod generate;
 mod meter;
 mod openai;
 mod ops;
+mod refusals;
 mod routes;
 mod sampling;
 mod serve;

@@ -65,6 +65,9 @@ pub async fn metrics(State(state): State<Arc<AppState>>) -> Result<Response, Api
     series
         .tickets_resident
         .set(state.registry.resident() as i64);
+    series
+        .unread_output_bytes
+        .set(state.engine.unread_bytes() as i64);
     let text = state
         .metrics
         .render()

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
+use super::refusals::Refusals;
 use super::upload::UploadGate;
 use crate::engine::EngineHandle;
 use crate::metrics::Metrics;
@@ -68,6 +69,8 @@ pub struct AppState {
     pub(super) started: SystemTime,
     /// Set when shutdown begins.
     pub(super) draining: AtomicBool,
+    /// Record of refused requests.
+    pub(super) refusals: Refusals,
     /// Bounds of the uploads in progress.
     pub(super) uploads: UploadGate,
 }
@@ -92,6 +95,7 @@ impl AppState {
             options,
             started: SystemTime::now(),
             draining: AtomicBool::new(false),
+            refusals: Refusals::default(),
             uploads,
         }
     }

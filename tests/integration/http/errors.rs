@@ -238,8 +238,18 @@ async fn a_full_queue_is_429_with_retry_after_and_empties_again() {
     assert_eq!(headers["retry-after"], "1");
     let answer: Value = serde_json::from_str(&answer).unwrap();
     assert_eq!(refusal(status, &answer).2, "queue_full");
-    // One slot is free, and all slots once the others have ended.
-    server.ok(COMPLETIONS, json!({"prompt": "a"})).await;
+    // One place is free. The base's requests hold their share; a ticket's get in.
+    let refused = server.refused(COMPLETIONS, json!({"prompt": "a"})).await;
+    assert_eq!((refused.0, &*refused.2), (429, "queue_full"));
+    let newcomer = json!({"prompt": "a", "model": "sql"});
+    server.ok(COMPLETIONS, newcomer).await;
+    let full = "tombola_requests_refused_total{reason=\"queue_full\"}";
+    let share = "tombola_requests_refused_total{reason=\"share_full\"}";
+    assert_eq!(
+        (server.metric(full).await, server.metric(share).await),
+        (1.0, 1.0)
+    );
+    // All places are free once the others have ended.
     waiting.abort();
     server.wait_for_cancelled(CAPACITY - 1).await;
     server.ok(COMPLETIONS, json!({"prompt": "a", "n": 2})).await;

@@ -11,10 +11,9 @@ use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::sync::mpsc::UnboundedSender;
 use tombola::engine::{
-    Command, EngineHandle, EngineInbox, FinishReason, Limits, Output, SamplingParams,
-    SequenceError, StepResult, TokenLogprobs, channel,
+    Command, EngineHandle, EngineInbox, FinishReason, Limits, Output, OutputSender, SamplingParams,
+    SequenceError, TokenLogprobs, channel,
 };
 use tombola::metrics::Metrics;
 use tombola::model::TicketMemory;
@@ -232,12 +231,7 @@ fn run(inbox: &EngineInbox, seen: &Arc<Seen>) {
 }
 
 /// Answers with the prompt, or as its last byte says.
-fn echo(
-    prompt: &[u32],
-    params: &SamplingParams,
-    outputs: &UnboundedSender<StepResult>,
-    seen: &Seen,
-) {
+fn echo(prompt: &[u32], params: &SamplingParams, outputs: &OutputSender, seen: &Seen) {
     let ends_with = |mark: &str| prompt.last() == Some(&u32::from(mark.as_bytes()[0]));
     let cancelled = || {
         seen.cancelled.fetch_add(1, Ordering::SeqCst);

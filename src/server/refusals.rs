@@ -1,0 +1,60 @@
+//! Record of refused requests: a metric for each, and a log line every few seconds.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::engine::SubmitError;
+use crate::metrics::{Metrics, Refusal};
+
+/// Shortest time between two log lines.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// Records refused requests.
+#[derive(Debug, Default)]
+pub struct Refusals(Mutex<Unlogged>);
+
+#[derive(Debug, Default)]
+struct Unlogged {
+    count: u64,
+    logged: Option<Instant>,
+}
+
+impl Refusals {
+    /// Records that the engine did not admit a request.
+    pub fn record(&self, metrics: &Metrics, error: &SubmitError) {
+        let refusal = match error {
+            SubmitError::QueueFull { .. } => Refusal::QueueFull,
+            SubmitError::ShareFull { .. } => Refusal::ShareFull,
+            SubmitError::Stopped => Refusal::Stopped,
+        };
+        metrics.server.refused(refusal);
+        if let Some(refused) = self.due(Instant::now()) {
+            tracing::warn!(refused, "refused requests, the last because {error}");
+        }
+    }
+
+    /// Number of refusals since the last log line, if a line is due.
+    fn due(&self, now: Instant) -> Option<u64> {
+        let mut unlogged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        unlogged.count += 1;
+        let recent = |logged: Instant| now.duration_since(logged) < PAUSE;
+        if unlogged.logged.is_some_and(recent) {
+            return None;
+        }
+        unlogged.logged = Some(now);
+        Some(std::mem::take(&mut unlogged.count))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_refusals_is_one_line_every_few_seconds() {
+        let (refusals, start) = (Refusals::default(), Instant::now());
+        assert_eq!(refusals.due(start), Some(1));
+        assert!((0..1000).all(|_| refusals.due(start + PAUSE / 2).is_none()));
+        assert_eq!(refusals.due(start + PAUSE), Some(1001));
+    }
+}
