@@ -51,14 +51,15 @@ pub struct SamplingParams {
     /// Seed of the random numbers: the same seed gives the same tokens in any batch. `None` draws
     /// a seed.
     pub seed: Option<u64>,
-    /// Tokens that end the sequence, besides the base's end-of-text tokens.
-    pub stop_token_ids: Vec<u32>,
+    /// Tokens that end the sequence, besides the base's end-of-text tokens; shared by the choices
+    /// of a request.
+    pub stop_token_ids: Arc<[u32]>,
     /// Ignore the base's end-of-text tokens.
     pub ignore_eos: bool,
     /// Report log-probabilities, with this many alternatives per token.
     pub logprobs: Option<usize>,
-    /// Terms added to the logits of single tokens.
-    pub logit_bias: Vec<(u32, f32)>,
+    /// Terms added to the logits of single tokens; shared by the choices of a request.
+    pub logit_bias: Arc<[(u32, f32)]>,
 }
 
 /// Temperature below which sampling is greedy.
@@ -77,10 +78,10 @@ impl Default for SamplingParams {
             presence_penalty: 0.0,
             frequency_penalty: 0.0,
             seed: None,
-            stop_token_ids: Vec::new(),
+            stop_token_ids: Arc::default(),
             ignore_eos: false,
             logprobs: None,
-            logit_bias: Vec::new(),
+            logit_bias: Arc::default(),
         }
     }
 }

@@ -36,6 +36,15 @@ pub enum ApiError {
         completion: Option<usize>,
         param: &'static str,
     },
+    /// The prompt's bytes alone exceed the context, so it was not encoded. `bytes` is absent if the
+    /// prompt was not rendered to its end.
+    #[error("{}", bytes_message(*.limit, *.max_bytes, *.bytes))]
+    PromptBytes {
+        limit: usize,
+        max_bytes: usize,
+        bytes: Option<usize>,
+        param: &'static str,
+    },
     /// No base and no ticket has this name.
     #[error("the model `{0}` does not exist")]
     ModelNotFound(String),
@@ -116,7 +125,7 @@ impl ApiError {
             Self::BadJson(_) | Self::BadForm(_) | Self::BadBody(_) => {
                 (StatusCode::BAD_REQUEST, INVALID, Some("invalid_body"))
             }
-            Self::ContextLength { .. } => {
+            Self::ContextLength { .. } | Self::PromptBytes { .. } => {
                 let code = Some("context_length_exceeded");
                 (StatusCode::BAD_REQUEST, INVALID, code)
             }
@@ -190,7 +199,7 @@ impl ApiError {
     fn param(&self) -> Option<&str> {
         match self {
             Self::Invalid { param, .. } | Self::Unsupported { param, .. } => Some(param),
-            Self::ContextLength { param, .. } => Some(param),
+            Self::ContextLength { param, .. } | Self::PromptBytes { param, .. } => Some(param),
             Self::ModelNotFound(_) => Some("model"),
             Self::TicketNotFound(_) | Self::TicketExists(_) => Some("name"),
             Self::InvalidTicket(_) => Some("file"),
@@ -303,4 +312,12 @@ fn context_message(limit: usize, prompt: usize, completion: Option<usize>) -> St
             "{limit}, but the prompt has {prompt} tokens, which leaves no room for a completion"
         ),
     }
+}
+
+fn bytes_message(limit: usize, max_bytes: usize, bytes: Option<usize>) -> String {
+    let found = bytes.map_or("more".to_owned(), |bytes| bytes.to_string());
+    format!(
+        "this model's maximum context length is {limit} tokens, which hold at most {max_bytes} \
+         bytes of text, but the prompt has {found}"
+    )
 }

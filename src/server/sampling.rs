@@ -1,18 +1,27 @@
 //! Sampling and output fields of both completion endpoints, validated once.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::body::{Fields, from_value};
 use super::error::ApiError;
+use super::fields::{Fields, brief};
 use crate::engine::{Limits, SamplingParams};
-use crate::text::StreamOptions;
+use crate::text::{StopSet, StreamOptions};
 
 /// Maximum number of completions per prompt, as in OpenAI's API.
 const MAX_N: usize = 128;
 const MAX_STOP_STRINGS: usize = 64;
+/// Maximum bytes of one stop string.
+const MAX_STOP_BYTES: usize = 1 << 10;
+/// Maximum bytes of all stop strings of a request together.
+const MAX_STOP_BYTES_IN_ALL: usize = 8 << 10;
+/// Maximum number of stop tokens.
+const MAX_STOP_TOKENS: usize = 1024;
+/// Maximum number of biased tokens.
+const MAX_BIASES: usize = 1024;
 
 /// Validated sampling and output options, except for the token limit, which depends on the prompt.
 #[derive(Clone, Debug)]
@@ -33,7 +42,7 @@ impl Sampling {
     ///
     /// # Errors
     /// The first invalid or unsupported field.
-    pub fn take(fields: &mut Fields, limits: &Limits) -> Result<Self, ApiError> {
+    pub fn take(fields: &mut Fields<'_>, limits: &Limits) -> Result<Self, ApiError> {
         let stream = fields.take("stream")?.unwrap_or(false);
         let include_usage = take_include_usage(fields, stream)?;
         let n = fields.take_in("n", 1..=MAX_N)?.unwrap_or(1);
@@ -58,11 +67,11 @@ impl Sampling {
     }
 }
 
-fn take_flag(fields: &mut Fields, name: &str, default: bool) -> Result<bool, ApiError> {
+fn take_flag(fields: &mut Fields<'_>, name: &str, default: bool) -> Result<bool, ApiError> {
     Ok(fields.take(name)?.unwrap_or(default))
 }
 
-fn take_params(fields: &mut Fields, limits: &Limits) -> Result<SamplingParams, ApiError> {
+fn take_params(fields: &mut Fields<'_>, limits: &Limits) -> Result<SamplingParams, ApiError> {
     let default = SamplingParams::default();
     let temperature = fields.take_in("temperature", 0.0..=2.0)?;
     let penalty = -2.0..=2.0;
@@ -88,7 +97,7 @@ fn take_params(fields: &mut Fields, limits: &Limits) -> Result<SamplingParams, A
     })
 }
 
-fn take_probability(fields: &mut Fields, name: &str) -> Result<Option<f32>, ApiError> {
+fn take_probability(fields: &mut Fields<'_>, name: &str) -> Result<Option<f32>, ApiError> {
     match fields.take(name)? {
         Some(share) if !(share > 0.0 && share <= 1.0) => {
             let problem = format!("must be above 0 and at most 1, got {share}");
@@ -98,7 +107,7 @@ fn take_probability(fields: &mut Fields, name: &str) -> Result<Option<f32>, ApiE
     }
 }
 
-fn take_repetition_penalty(fields: &mut Fields) -> Result<Option<f32>, ApiError> {
+fn take_repetition_penalty(fields: &mut Fields<'_>) -> Result<Option<f32>, ApiError> {
     const NAME: &str = "repetition_penalty";
     match fields.take::<f32>(NAME)? {
         Some(penalty) if !(penalty > 0.0 && penalty.is_finite()) => {
@@ -110,7 +119,7 @@ fn take_repetition_penalty(fields: &mut Fields) -> Result<Option<f32>, ApiError>
 }
 
 /// As in vLLM, -1 and 0 keep all tokens.
-fn take_top_k(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
+fn take_top_k(fields: &mut Fields<'_>) -> Result<Option<usize>, ApiError> {
     match fields.take::<i64>("top_k")? {
         None | Some(-1 | 0) => Ok(None),
         Some(k) => match usize::try_from(k) {
@@ -123,37 +132,47 @@ fn take_top_k(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
     }
 }
 
-fn take_stop(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
-    let stop: Vec<String> = match fields.take("stop")? {
-        None => Vec::new(),
-        Some(Value::String(stop)) => vec![stop],
-        Some(list) => from_value("stop", list)?,
-    };
+/// One stop string or a list of them, compiled.
+fn take_stop(fields: &mut Fields<'_>) -> Result<StopSet, ApiError> {
+    const NAME: &str = "stop";
+    let refuse = |problem: String| Err(ApiError::invalid(NAME, problem));
+    let stop = fields
+        .take_strings(NAME, MAX_STOP_STRINGS)?
+        .unwrap_or_default();
     if stop.iter().any(String::is_empty) {
-        return Err(ApiError::invalid("stop", "contains an empty string"));
+        return refuse("contains an empty string".to_owned());
     }
-    if stop.len() > MAX_STOP_STRINGS {
-        let problem = format!(
-            "has {} strings; at most {MAX_STOP_STRINGS} are allowed",
-            stop.len()
-        );
-        return Err(ApiError::invalid("stop", problem));
+    if let Some(long) = stop.iter().find(|text| text.len() > MAX_STOP_BYTES) {
+        let bytes = long.len();
+        return refuse(format!(
+            "has a string of {bytes} bytes; at most {MAX_STOP_BYTES} are allowed"
+        ));
     }
-    Ok(stop)
+    let bytes: usize = stop.iter().map(String::len).sum();
+    if bytes > MAX_STOP_BYTES_IN_ALL {
+        return refuse(format!(
+            "has {bytes} bytes in all; at most {MAX_STOP_BYTES_IN_ALL} are allowed"
+        ));
+    }
+    Ok(StopSet::new(stop))
 }
 
-fn take_stop_token_ids(fields: &mut Fields, limits: &Limits) -> Result<Vec<u32>, ApiError> {
+fn take_stop_token_ids(fields: &mut Fields<'_>, limits: &Limits) -> Result<Arc<[u32]>, ApiError> {
     const NAME: &str = "stop_token_ids";
-    let ids: Vec<u32> = fields.take(NAME)?.unwrap_or_default();
+    let ids: Vec<u32> = fields.take_list(NAME, MAX_STOP_TOKENS)?.unwrap_or_default();
     check_vocabulary(NAME, &ids, limits)?;
-    Ok(ids)
+    Ok(ids.into())
 }
 
-fn take_logit_bias(fields: &mut Fields, limits: &Limits) -> Result<Vec<(u32, f32)>, ApiError> {
+fn take_logit_bias(
+    fields: &mut Fields<'_>,
+    limits: &Limits,
+) -> Result<Arc<[(u32, f32)]>, ApiError> {
     const NAME: &str = "logit_bias";
-    let biases: BTreeMap<String, f32> = fields.take(NAME)?.unwrap_or_default();
+    let biases: BTreeMap<String, f32> = fields.take_map(NAME, MAX_BIASES)?.unwrap_or_default();
     let entry = |(token, bias): (String, f32)| {
         let id = token.parse().map_err(|_| {
+            let token = brief(token);
             let problem = format!("has the key {token:?}; expected a token id");
             ApiError::invalid(NAME, problem)
         })?;
@@ -182,7 +201,7 @@ pub fn check_vocabulary(param: &str, ids: &[u32], limits: &Limits) -> Result<(),
     }
 }
 
-fn take_include_usage(fields: &mut Fields, stream: bool) -> Result<bool, ApiError> {
+fn take_include_usage(fields: &mut Fields<'_>, stream: bool) -> Result<bool, ApiError> {
     #[derive(Deserialize)]
     struct StreamOptions {
         include_usage: Option<bool>,
@@ -196,7 +215,7 @@ fn take_include_usage(fields: &mut Fields, stream: bool) -> Result<bool, ApiErro
 }
 
 /// Accepts `best_of` only if it equals `n`, which makes it a no-op.
-fn take_best_of(fields: &mut Fields, n: usize) -> Result<(), ApiError> {
+fn take_best_of(fields: &mut Fields<'_>, n: usize) -> Result<(), ApiError> {
     match fields.take::<usize>("best_of")? {
         Some(best_of) if best_of < n => {
             let problem = format!("must be at least `n` ({n}), got {best_of}");
@@ -212,7 +231,7 @@ fn take_best_of(fields: &mut Fields, n: usize) -> Result<(), ApiError> {
 
 /// Refuses unsupported fields that change the response in OpenAI's or vLLM's API. Fields that do
 /// not (`metadata`, `store`, …) are ignored.
-fn refuse_unsupported(fields: &mut Fields) -> Result<(), ApiError> {
+fn refuse_unsupported(fields: &mut Fields<'_>) -> Result<(), ApiError> {
     let none = [json!([])];
     let off = [json!(false)];
     let text = [json!({"type": "text"})];

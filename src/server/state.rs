@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
+use super::preparation::Preparation;
 use super::refusals::Refusals;
 use super::upload::UploadGate;
 use crate::engine::EngineHandle;
@@ -73,6 +74,8 @@ pub struct AppState {
     pub(super) refusals: Refusals,
     /// Bounds of the uploads in progress.
     pub(super) uploads: UploadGate,
+    /// Budget of the requests that are parsed and tokenised.
+    pub(super) preparation: Preparation,
 }
 
 impl AppState {
@@ -87,6 +90,8 @@ impl AppState {
     ) -> Self {
         let uploads = UploadGate::new(options.upload_spool_bytes);
         Self {
+            // No more than the engine admits after that.
+            preparation: Preparation::new(engine.capacity()),
             engine,
             registry,
             text,

@@ -4,16 +4,22 @@ use std::path::Path;
 use candle_core::quantized::gguf_file;
 use tokenizers::Tokenizer;
 
+use super::byte_bound::bytes_per_token;
 use super::error::TextError;
 use super::template::{ChatMessage, ChatTemplate};
 use super::token_bytes::TokenBytes;
 use super::tokenizer_parts::{TemplateSource, TokenizerParts};
 use super::{gguf, hugging_face};
 
+/// Maximum bytes of a rendered conversation.
+const MAX_RENDERED_BYTES: usize = 32 << 20;
+
 /// Tokenizer and chat template of one base. Immutable; share it by `Arc`.
 pub struct Text {
     pub(super) tokenizer: Tokenizer,
     pub(super) token_bytes: TokenBytes,
+    /// See [`Text::max_bytes`].
+    bytes_per_token: Option<usize>,
     template: Option<ChatTemplate>,
     eos_token_ids: Vec<u32>,
     pub(super) sources: Sources,
@@ -74,6 +80,7 @@ impl Text {
             })
             .transpose()?;
         Ok(Self {
+            bytes_per_token: bytes_per_token(&tokenizer, &token_bytes),
             tokenizer,
             token_bytes,
             template,
@@ -95,17 +102,38 @@ impl Text {
             .map_err(|error| TextError::Encode(error.to_string()))
     }
 
+    /// Most bytes of a text that encodes to this number of tokens; `None` if the tokenizer sets no
+    /// bound. A longer text need not be encoded to tell that it has more tokens.
+    pub fn max_bytes(&self, tokens: usize) -> Option<usize> {
+        Some(self.bytes_per_token?.saturating_mul(tokens))
+    }
+
     /// Renders a conversation into one prompt. Encode it without adding special tokens.
     ///
     /// # Errors
-    /// The base has no chat template, or the template refuses these messages.
+    /// The base has no chat template, or the template refuses these messages or does not end.
     pub fn render_chat(
         &self,
         messages: &[ChatMessage],
         add_generation_prompt: bool,
     ) -> Result<String, TextError> {
+        self.render_chat_within(messages, add_generation_prompt, MAX_RENDERED_BYTES)
+    }
+
+    /// [`Self::render_chat`] into at most `max_bytes` bytes.
+    ///
+    /// # Errors
+    /// Those of [`Self::render_chat`]; [`TextError::RenderedTooLong`] as soon as the prompt is
+    /// longer.
+    pub fn render_chat_within(
+        &self,
+        messages: &[ChatMessage],
+        add_generation_prompt: bool,
+        max_bytes: usize,
+    ) -> Result<String, TextError> {
         let template = self.template.as_ref().ok_or(TextError::NoChatTemplate)?;
-        template.render(messages, add_generation_prompt)
+        let max_bytes = max_bytes.min(MAX_RENDERED_BYTES);
+        template.render(messages, add_generation_prompt, max_bytes)
     }
 
     /// Whether the base has a chat template, which [`Text::render_chat`] needs.

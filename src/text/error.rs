@@ -45,6 +45,12 @@ pub enum TextError {
     /// The template failed to render these messages.
     #[error("the chat template failed on these messages: {0}")]
     Render(String),
+    /// The template executed too many instructions on these messages.
+    #[error("the chat template ran for more than {0} instructions on these messages")]
+    TemplateEndless(u64),
+    /// The template rendered these messages to more than so many bytes.
+    #[error("the chat template renders these messages to more than {max_bytes} bytes")]
+    RenderedTooLong { max_bytes: usize },
     /// The tokenizer failed to encode this text.
     #[error("the text cannot be encoded: {0}")]
     Encode(String),

@@ -1,14 +1,21 @@
 //! Tokenizer and chat template from a Hugging Face folder.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io::{ErrorKind, Read as _};
 use std::path::Path;
 
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
 use super::error::TextError;
+use super::template::MAX_TEMPLATE_BYTES;
 use super::tokenizer_parts::{TemplateSource, TokenizerParts};
+
+/// Maximum size of `tokenizer.json`. The largest known one has 33 MB.
+const MAX_TOKENIZER_BYTES: u64 = 128 << 20;
+/// Maximum size of each other file of JSON.
+const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
 const TOKENIZER: &str = "a Hugging Face fast tokenizer as JSON";
 const CONFIG: &str = "a JSON object";
@@ -20,12 +27,9 @@ const CONFIG_TEMPLATE: &str =
 /// Reads the files that [`Text::from_folder`](super::Text::from_folder) lists.
 pub(super) fn read(dir: &Path) -> Result<TokenizerParts, TextError> {
     let path = dir.join("tokenizer.json");
-    let bytes = std::fs::read(&path).map_err(|error| TextError::Read {
-        path: path.clone(),
-        expected: TOKENIZER,
-        error,
-    })?;
-    let tokenizer = Tokenizer::from_bytes(&bytes)
+    let json = read_bounded(&path, TOKENIZER, MAX_TOKENIZER_BYTES)?;
+    let tokenizer = json
+        .parse::<Tokenizer>()
         .map_err(|error| broken(&path, TOKENIZER, error.to_string()))?;
 
     let config_path = dir.join("tokenizer_config.json");
@@ -53,7 +57,7 @@ fn read_template(
     config_path: &Path,
 ) -> Result<Option<TemplateSource>, TextError> {
     let path = dir.join("chat_template.jinja");
-    if let Some(source) = read_optional(&path, TEMPLATE)? {
+    if let Some(source) = read_optional(&path, TEMPLATE, MAX_TEMPLATE_BYTES as u64)? {
         return Ok(Some(template_source(source, &path)));
     }
     let path = dir.join("chat_template.json");
@@ -111,7 +115,7 @@ fn special_tokens(config: &Value) -> BTreeMap<String, String> {
 
 /// Reads an optional file that holds a JSON object; null if it is absent.
 fn read_object(path: &Path) -> Result<Value, TextError> {
-    let Some(json) = read_optional(path, CONFIG)? else {
+    let Some(json) = read_optional(path, CONFIG, MAX_CONFIG_BYTES)? else {
         return Ok(Value::Null);
     };
     let value: Value =
@@ -122,16 +126,39 @@ fn read_object(path: &Path) -> Result<Value, TextError> {
     Ok(value)
 }
 
-fn read_optional(path: &Path, expected: &'static str) -> Result<Option<String>, TextError> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(TextError::Read {
-            path: path.to_owned(),
-            expected,
-            error,
-        }),
+fn read_optional(
+    path: &Path,
+    expected: &'static str,
+    max_bytes: u64,
+) -> Result<Option<String>, TextError> {
+    match read_bounded(path, expected, max_bytes) {
+        Err(TextError::Read { error, .. }) if error.kind() == ErrorKind::NotFound => Ok(None),
+        text => text.map(Some),
     }
+}
+
+/// Reads a regular file of at most `max_bytes` bytes.
+fn read_bounded(path: &Path, expected: &'static str, max_bytes: u64) -> Result<String, TextError> {
+    let unreadable = |error| TextError::Read {
+        path: path.to_owned(),
+        expected,
+        error,
+    };
+    // Checked before opening: opening a pipe waits for a writer.
+    let info = std::fs::metadata(path).map_err(unreadable)?;
+    if !info.is_file() {
+        return Err(broken(path, expected, "it is not a regular file".into()));
+    }
+    let file = File::open(path).map_err(unreadable)?;
+    let mut text = String::new();
+    // One byte more than allowed, to tell a file that is larger.
+    let mut bounded = file.take(max_bytes + 1);
+    bounded.read_to_string(&mut text).map_err(unreadable)?;
+    if text.len() as u64 > max_bytes {
+        let reason = format!("it has more than {max_bytes} bytes");
+        return Err(broken(path, expected, reason));
+    }
+    Ok(text)
 }
 
 fn broken(path: &Path, expected: &'static str, reason: String) -> TextError {

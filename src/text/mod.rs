@@ -6,10 +6,12 @@
 //! engine generates.
 
 mod base;
+mod byte_bound;
 mod decoder;
 mod error;
 mod gguf;
 mod hugging_face;
+mod limited;
 mod save;
 mod stop;
 mod stream;
@@ -23,6 +25,6 @@ mod tokenizer_parts;
 pub use base::Text;
 pub use decoder::TokenDecoder;
 pub use error::TextError;
-pub use stop::StopStep;
+pub use stop::{StopSet, StopStep};
 pub use stream::{StreamOptions, TextStream};
 pub use template::ChatMessage;

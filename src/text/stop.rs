@@ -1,5 +1,20 @@
 //! Stop strings over streamed text.
 
+use std::sync::Arc;
+
+/// Compiled stop strings, shared by all sequences of a request.
+#[derive(Clone, Debug, Default)]
+pub struct StopSet(Arc<[Pattern]>);
+
+impl StopSet {
+    /// Compiles stop strings, in time linear in their bytes. Ignores empty ones, which would match
+    /// everywhere.
+    pub fn new(stop: Vec<String>) -> Self {
+        let stop = stop.into_iter().filter(|text| !text.is_empty());
+        Self(stop.map(Pattern::new).collect())
+    }
+}
+
 /// Matcher that finds the first stop string in a text that arrives in chunks, and holds back only
 /// what may be the beginning of one.
 ///
@@ -7,7 +22,9 @@
 /// result does not depend on how the text is cut into chunks.
 #[derive(Clone, Debug)]
 pub(super) struct StopStrings {
-    patterns: Vec<Pattern>,
+    patterns: StopSet,
+    /// Per pattern: length of its longest proper prefix that the text so far ends with.
+    matched: Box<[u32]>,
     include_in_output: bool,
     /// Beginning of a possible stop string, not emitted yet.
     held: String,
@@ -24,14 +41,10 @@ pub struct StopStep {
 }
 
 impl StopStrings {
-    /// A matcher of these stop strings. Ignores empty ones, which would match everywhere.
-    pub fn new(stop: Vec<String>, include_in_output: bool) -> Self {
-        let patterns = stop
-            .into_iter()
-            .filter(|text| !text.is_empty())
-            .map(Pattern::new)
-            .collect();
+    /// A matcher of these stop strings at the start of a text.
+    pub fn new(patterns: StopSet, include_in_output: bool) -> Self {
         Self {
+            matched: vec![0; patterns.0.len()].into(),
             patterns,
             include_in_output,
             held: String::new(),
@@ -65,10 +78,11 @@ impl StopStrings {
         let before = self.held.len();
         self.held.push_str(chunk);
         for (offset, byte) in chunk.bytes().enumerate() {
-            let hit = self
-                .patterns
-                .iter_mut()
-                .filter_map(|pattern| pattern.step(byte).then_some(&pattern.text))
+            let states = self.patterns.0.iter().zip(&mut self.matched);
+            let hit = states
+                .filter_map(|(pattern, matched)| {
+                    pattern.step(matched, byte).then_some(&pattern.text)
+                })
                 .max_by_key(|text| text.len());
             if let Some(stop) = hit.filter(|_| check) {
                 let end = before + offset + 1;
@@ -97,24 +111,18 @@ impl StopStrings {
         if self.include_in_output {
             return 0; // The text so far is emitted in any case.
         }
-        self.patterns
-            .iter()
-            .map(|pattern| pattern.matched)
-            .max()
-            .unwrap_or(0)
+        self.matched.iter().copied().max().unwrap_or(0) as usize
     }
 }
 
 /// Knuth-Morris-Pratt automaton of one stop string, over bytes: a match of a UTF-8 string in UTF-8
 /// text always begins and ends at character boundaries.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Pattern {
     text: String,
     /// `borders[n]`: length of the longest proper suffix of the first `n` bytes that is also a
     /// prefix of them.
-    borders: Vec<usize>,
-    /// Length of the longest proper prefix of the pattern that the text so far ends with.
-    matched: usize,
+    borders: Box<[u32]>,
 }
 
 impl Pattern {
@@ -124,29 +132,31 @@ impl Pattern {
         let mut border = 0;
         for end in 1..bytes.len() {
             while border > 0 && bytes[end] != bytes[border] {
-                border = borders[border];
+                border = borders[border] as usize;
             }
             border += usize::from(bytes[end] == bytes[border]);
-            borders[end + 1] = border;
+            borders[end + 1] = border as u32;
         }
         Self {
             text,
-            borders,
-            matched: 0,
+            borders: borders.into(),
         }
     }
 
-    /// Takes one byte of text; true if the pattern ends there.
-    fn step(&mut self, byte: u8) -> bool {
+    /// Takes one byte of text after `matched` bytes of the pattern; true if the pattern ends there.
+    fn step(&self, matched: &mut u32, byte: u8) -> bool {
         let bytes = self.text.as_bytes();
-        while self.matched > 0 && bytes[self.matched] != byte {
-            self.matched = self.borders[self.matched];
+        let mut length = *matched as usize;
+        while length > 0 && bytes[length] != byte {
+            length = self.borders[length] as usize;
         }
-        self.matched += usize::from(bytes[self.matched] == byte);
-        let complete = self.matched == bytes.len();
-        if complete {
-            self.matched = self.borders[self.matched];
-        }
+        length += usize::from(bytes[length] == byte);
+        let complete = length == bytes.len();
+        *matched = if complete {
+            self.borders[length]
+        } else {
+            length as u32
+        };
         complete
     }
 }
@@ -157,7 +167,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn stop_strings(stop: &[&str], include: bool) -> StopStrings {
-        StopStrings::new(stop.iter().map(|&s| s.to_owned()).collect(), include)
+        let stop = stop.iter().map(|&s| s.to_owned()).collect();
+        StopStrings::new(StopSet::new(stop), include)
     }
 
     fn step(text: &str, stopped: Option<&str>) -> StopStep {
@@ -165,6 +176,18 @@ mod tests {
             text_to_emit: text.into(),
             stopped: stopped.map(Into::into),
         }
+    }
+
+    #[test]
+    fn matchers_share_the_patterns_and_own_four_bytes_for_each() {
+        let set = StopSet::new(vec!["a".repeat(1024); 8]);
+        let mut first = StopStrings::new(set.clone(), false);
+        let second = StopStrings::new(set.clone(), false);
+        assert_eq!(Arc::strong_count(&set.0), 3);
+        assert_eq!(size_of_val(&*second.matched), 8 * 4);
+        // Their states are apart.
+        assert_eq!(first.push("aaa"), step("", None));
+        assert_eq!(second.hold_back(), 0);
     }
 
     #[test]
@@ -239,7 +262,7 @@ mod tests {
             include in any::<bool>(),
         ) {
             let text = chunks.concat();
-            let mut matcher = StopStrings::new(stop.clone(), include);
+            let mut matcher = StopStrings::new(StopSet::new(stop.clone()), include);
             let stop: Vec<String> = stop.into_iter().filter(|s| !s.is_empty()).collect();
             let (mut emitted, mut fed, mut stopped) = (String::new(), String::new(), None);
             for chunk in &chunks {

@@ -2,13 +2,13 @@ use std::sync::Arc;
 
 use super::base::Text;
 use super::decoder::TokenDecoder;
-use super::stop::{StopStep, StopStrings};
+use super::stop::{StopSet, StopStep, StopStrings};
 
 /// Options for turning the tokens of one sequence into text.
 #[derive(Clone, Debug)]
 pub struct StreamOptions {
     /// Stop strings: the text ends before the first of them.
-    pub stop: Vec<String>,
+    pub stop: StopSet,
     /// Whether the stop string is part of the text.
     pub include_stop_str_in_output: bool,
     /// Number of initial tokens whose text cannot complete a stop string.
@@ -20,7 +20,7 @@ pub struct StreamOptions {
 impl Default for StreamOptions {
     fn default() -> Self {
         Self {
-            stop: Vec::new(),
+            stop: StopSet::default(),
             include_stop_str_in_output: false,
             min_tokens: 0,
             skip_special_tokens: true,

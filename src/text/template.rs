@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use minijinja::{Environment, context};
+use minijinja::{Environment, ErrorKind, context};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::error::TextError;
+use super::limited::LimitedText;
 use super::template_functions::{Raised, raise_exception, strftime_now, tojson};
 
 /// One message of a conversation, as passed to the template.
@@ -40,13 +41,27 @@ pub(super) struct ChatTemplate {
 
 const NAME: &str = "chat_template";
 
+/// Maximum size of a template's source.
+pub(super) const MAX_TEMPLATE_BYTES: usize = 1 << 20;
+
+/// Instructions that a template may execute for one conversation: about a second. Real templates
+/// need some hundreds per message.
+const FUEL: u64 = 10_000_000;
+
 impl ChatTemplate {
     /// Compiles a template. `special_tokens` are texts by role.
     ///
     /// # Errors
     /// The reason why the template does not compile.
     pub fn new(source: &str, special_tokens: BTreeMap<String, String>) -> Result<Self, String> {
+        if source.len() > MAX_TEMPLATE_BYTES {
+            let bytes = source.len();
+            return Err(format!(
+                "it has {bytes} bytes, at most {MAX_TEMPLATE_BYTES} are read"
+            ));
+        }
         let mut environment = Environment::new();
+        environment.set_fuel(Some(FUEL));
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
         environment
@@ -63,30 +78,38 @@ impl ChatTemplate {
         Ok(Self { environment })
     }
 
-    /// Renders a conversation.
+    /// Renders a conversation into at most `max_bytes` bytes.
     ///
     /// # Errors
-    /// The template refuses or fails.
+    /// The template refuses or fails, does not end, or writes more.
     pub fn render(
         &self,
         messages: &[ChatMessage],
         add_generation_prompt: bool,
+        max_bytes: usize,
     ) -> Result<String, TextError> {
-        self.environment
-            .get_template(NAME)
-            .and_then(|template| {
-                // transformers passes absent ones as `none`, which templates test for.
-                template.render(context! {
-                    messages,
-                    add_generation_prompt,
-                    tools => (),
-                    documents => (),
-                })
-            })
-            .map_err(|error| match raised(&error) {
+        let mut text = LimitedText::new(max_bytes);
+        let rendered = self.environment.get_template(NAME).and_then(|template| {
+            // transformers passes absent ones as `none`, which templates test for.
+            let context = context! {
+                messages,
+                add_generation_prompt,
+                tools => (),
+                documents => (),
+            };
+            template.render_captured_to(context, &mut text).map(drop)
+        });
+        match rendered {
+            Ok(()) => Ok(text.into_string()),
+            Err(_) if text.is_exceeded() => Err(TextError::RenderedTooLong { max_bytes }),
+            Err(error) if error.kind() == ErrorKind::OutOfFuel => {
+                Err(TextError::TemplateEndless(FUEL))
+            }
+            Err(error) => Err(match raised(&error) {
                 Some(message) => TextError::TemplateRaised(message),
                 None => TextError::Render(error.to_string()),
-            })
+            }),
+        }
     }
 }
 
@@ -138,7 +161,7 @@ mod tests {
     }
 
     fn render(source: &str, messages: &[ChatMessage], prompt: bool) -> String {
-        template(source).render(messages, prompt).unwrap()
+        template(source).render(messages, prompt, 1 << 20).unwrap()
     }
 
     fn conversation() -> Vec<ChatMessage> {
@@ -226,7 +249,7 @@ mod tests {
     #[test]
     fn raise_exception_reports_the_message_of_the_template() {
         let twice = [ChatMessage::new("user", "a"), ChatMessage::new("user", "b")];
-        let error = template(MISTRAL).render(&twice, true).unwrap_err();
+        let error = template(MISTRAL).render(&twice, true, 1 << 20).unwrap_err();
         let TextError::TemplateRaised(message) = error else {
             panic!("{error}");
         };
@@ -237,14 +260,14 @@ mod tests {
         // Also from a macro in a block.
         let nested = "{% macro check() %}{{ raise_exception('no') }}{% endmacro %}\
          {% for m in messages %}{{ check() }}{% endfor %}";
-        let error = template(nested).render(&twice, true).unwrap_err();
+        let error = template(nested).render(&twice, true, 1 << 20).unwrap_err();
         assert!(matches!(error, TextError::TemplateRaised(message) if message == "no"));
     }
 
     #[test]
     fn other_failures_are_one_line_each() {
         let error = template("{{ messages[0].tools.first }}")
-            .render(&conversation(), true)
+            .render(&conversation(), true, 1 << 20)
             .unwrap_err();
         assert!(matches!(error, TextError::Render(_)));
         assert_eq!(error.to_string().lines().count(), 1, "{error}");
@@ -252,6 +275,33 @@ mod tests {
             .err()
             .unwrap();
         assert_eq!(reason.lines().count(), 1, "{reason}");
+    }
+
+    #[test]
+    fn a_template_that_does_not_end_is_stopped() {
+        let nested = "{% for a in range(99999) %}{% for b in range(99999) %}{{ '' }}{% endfor %}\
+         {% endfor %}";
+        let recursive = "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}";
+        let error = template(nested)
+            .render(&conversation(), true, 64)
+            .unwrap_err();
+        assert!(matches!(error, TextError::TemplateEndless(FUEL)), "{error}");
+        let error = template(recursive)
+            .render(&conversation(), true, 64)
+            .unwrap_err();
+        assert!(matches!(error, TextError::Render(_)), "{error}");
+    }
+
+    #[test]
+    fn a_prompt_longer_than_its_bound_is_refused_while_it_is_written() {
+        let source = "{% for a in range(9999) %}{{ messages[0].content }}{% endfor %}";
+        let render = |max| template(source).render(&conversation(), true, max);
+        let error = render(4 * 9999 - 1).unwrap_err();
+        assert!(
+            matches!(error, TextError::RenderedTooLong { max_bytes: 39_995 }),
+            "{error}"
+        );
+        assert_eq!(render(4 * 9999).unwrap().len(), 4 * 9999);
     }
 
     #[test]

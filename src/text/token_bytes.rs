@@ -8,6 +8,9 @@
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
+/// Maximum number of token ids: the table has an entry for each, also for those without a token.
+const MAX_TOKENS: usize = 1 << 22;
+
 /// Bytes of each token id, in one buffer.
 pub(super) struct TokenBytes {
     bytes: Vec<u8>,
@@ -15,6 +18,10 @@ pub(super) struct TokenBytes {
     ends: Vec<usize>,
     special: Vec<bool>,
     leading_space: bool,
+    /// Bytes of a vocabulary's text per byte of the token, at most: 3 if `▁` stands for a space.
+    shrinking: usize,
+    /// Whether unknown characters are spelled in bytes.
+    spells_bytes: bool,
 }
 
 impl TokenBytes {
@@ -26,6 +33,12 @@ impl TokenBytes {
         let spelling = Spelling::new(tokenizer)?;
         let vocab = tokenizer.get_vocab(true);
         let len = vocab.values().max().map_or(0, |&id| id as usize + 1);
+        if len > MAX_TOKENS {
+            return Err(format!(
+                "it has the token id {}, expected less than {MAX_TOKENS}",
+                len - 1
+            ));
+        }
         // The vocabulary may hold two texts for one id (an added token that is also the model's);
         // `id_to_token` decides.
         let mut table = Self {
@@ -33,6 +46,8 @@ impl TokenBytes {
             ends: Vec::with_capacity(len),
             special: vec![false; len],
             leading_space: spelling.leading_space,
+            shrinking: spelling.shrinking(),
+            spells_bytes: spelling.byte_level || spelling.byte_fallback,
         };
         for id in 0..len as u32 {
             if let Some(token) = tokenizer.id_to_token(id) {
@@ -61,6 +76,34 @@ impl TokenBytes {
         };
         let start = if id == 0 { 0 } else { self.ends[id - 1] };
         &self.bytes[start..end]
+    }
+
+    /// Bytes of the longest token.
+    pub fn longest(&self) -> usize {
+        let starts = std::iter::once(&0).chain(&self.ends);
+        let lengths = self.ends.iter().zip(starts).map(|(end, start)| end - start);
+        lengths.max().unwrap_or(0)
+    }
+
+    /// Bytes of text that become one byte of a token, at most.
+    pub fn shrinking(&self) -> usize {
+        self.shrinking
+    }
+
+    /// Whether the tokens spell any text, so that none is dropped or unknown: each byte of UTF-8
+    /// has a token of its own.
+    pub fn cover_all_text(&self) -> bool {
+        let mut known = [false; 256];
+        for id in 0..self.len() as u32 {
+            if let [byte] = *self.get(id) {
+                known[usize::from(byte)] = true;
+            }
+        }
+        let occurs = |byte: usize| !matches!(byte, 0xC0 | 0xC1 | 0xF5..);
+        self.spells_bytes
+            && (0..256)
+                .filter(|&byte| occurs(byte))
+                .all(|byte| known[byte])
     }
 
     /// Whether a token is special, that is, not text.
@@ -138,6 +181,12 @@ impl Spelling {
         Ok(())
     }
 
+    /// Bytes of a vocabulary's text that become one byte of a token, at most.
+    fn shrinking(&self) -> usize {
+        let factor = |(from, to): &(String, String)| from.len().div_ceil(to.len().max(1));
+        self.replacements.iter().map(factor).fold(1, usize::max)
+    }
+
     fn append_bytes(&self, token: &str, out: &mut Vec<u8>) {
         if self.byte_level {
             // Added tokens are spelled literally.
@@ -193,6 +242,20 @@ mod tests {
         assert_eq!(byte_of_char('Ġ'), Some(b' '));
         assert_eq!(byte_of_char('Ċ'), Some(b'\n'));
         assert_eq!(byte_of_char('｜'), None);
+    }
+
+    #[test]
+    fn a_token_id_that_would_need_a_huge_table_is_refused() {
+        let mut vocab = tokenizers::models::bpe::Vocab::default();
+        vocab.insert("a".to_owned(), u32::MAX);
+        let bpe = BPE::builder().vocab_and_merges(vocab, vec![]).build();
+        let mut tokenizer = Tokenizer::new(bpe.unwrap());
+        tokenizer.with_decoder(Some(tokenizers::decoders::byte_level::ByteLevel::default()));
+        let reason = TokenBytes::new(&tokenizer).err().unwrap();
+        assert_eq!(
+            reason,
+            "it has the token id 4294967295, expected less than 4194304"
+        );
     }
 
     #[test]

@@ -12,7 +12,8 @@ use crate::kernels::sample::{RandomSampling, SamplingMethod, argmax, heavier};
 /// batch. Each token uses one random number.
 pub struct Sampler {
     params: SamplingParams,
-    /// Tokens that end the sequence, not sampled before `min_tokens`.
+    /// End-of-text tokens of the base that end the sequence, besides its stop tokens. Neither are
+    /// sampled before `min_tokens`.
     ends: Vec<u32>,
     rng: ChaCha8Rng,
     /// Random number of the next token, in [0, 1).
@@ -38,12 +39,11 @@ impl Sampler {
             Some(seed) => ChaCha8Rng::seed_from_u64(seed),
             None => ChaCha8Rng::from_os_rng(),
         };
-        let mut ends = if params.ignore_eos {
+        let ends = if params.ignore_eos {
             Vec::new()
         } else {
             ends.to_vec()
         };
-        ends.extend(&params.stop_token_ids);
         Self {
             ends,
             random: rng.random(),
@@ -61,7 +61,7 @@ impl Sampler {
 
     /// Whether `token` ends the sequence.
     pub fn ends_with(&self, token: u32) -> bool {
-        self.ends.contains(&token)
+        self.ends.contains(&token) || self.params.stop_token_ids.contains(&token)
     }
 
     /// How the device can sample the next token from the raw logits; `None` if they have to be
@@ -72,7 +72,8 @@ impl Sampler {
             && params.repetition_penalty == 1.0
             && params.presence_penalty == 0.0
             && params.frequency_penalty == 0.0;
-        let may_end = self.generated >= params.min_tokens || self.ends.is_empty();
+        let never_ends = self.ends.is_empty() && params.stop_token_ids.is_empty();
+        let may_end = self.generated >= params.min_tokens || never_ends;
         (plain && may_end && params.logprobs.is_none()).then(|| self.method())
     }
 
@@ -124,7 +125,7 @@ impl Sampler {
     /// Applies biases, penalties and forbidden tokens.
     fn adjust(&self, logits: &mut [f32]) {
         let params = &self.params;
-        for &(token, bias) in &params.logit_bias {
+        for &(token, bias) in &*params.logit_bias {
             if let Some(logit) = logits.get_mut(token as usize) {
                 *logit += bias;
             }
@@ -151,7 +152,7 @@ impl Sampler {
             }
         }
         if self.generated < params.min_tokens {
-            for &token in &self.ends {
+            for &token in self.ends.iter().chain(&*params.stop_token_ids) {
                 if let Some(logit) = logits.get_mut(token as usize) {
                     *logit = f32::NEG_INFINITY;
                 }

@@ -40,7 +40,7 @@ fn the_device_samples_only_from_raw_logits() {
     assert_eq!(plain(&sampler), best);
     let others: [fn(&mut SamplingParams); 5] = [
         |params| params.logprobs = Some(0),
-        |params| params.logit_bias = vec![(1, 1.0)],
+        |params| params.logit_bias = vec![(1, 1.0)].into(),
         |params| params.repetition_penalty = 1.1,
         |params| params.presence_penalty = 0.1,
         |params| params.frequency_penalty = 0.1,
@@ -87,7 +87,7 @@ fn broken_logits_give_no_token() {
 fn end_tokens_are_not_sampled_before_min_tokens() {
     let params = SamplingParams {
         min_tokens: 2,
-        stop_token_ids: vec![2],
+        stop_token_ids: vec![2].into(),
         ..greedy()
     };
     let mut sampler = Sampler::new(params, &[], &[1]);
@@ -125,7 +125,7 @@ fn penalties_push_seen_tokens_down() {
     let mut next = || sampler.sample(&mut [3.0, 4.0]).unwrap().token;
     assert_eq!([next(), next(), next()], [1, 1, 0]);
     let bias = SamplingParams {
-        logit_bias: vec![(0, 2.0), (99, 1.0)],
+        logit_bias: vec![(0, 2.0), (99, 1.0)].into(),
         ..greedy()
     };
     assert_eq!(first(bias, &[3.0, 4.0]), 0);
@@ -135,7 +135,7 @@ fn penalties_push_seen_tokens_down() {
 fn logprobs_are_of_the_raw_logits() {
     let params = SamplingParams {
         logprobs: Some(2),
-        logit_bias: vec![(0, 9.0)],
+        logit_bias: vec![(0, 9.0)].into(),
         ..greedy()
     };
     let mut sampler = Sampler::new(params, &[], &[]);

@@ -11,14 +11,17 @@ use super::endpoint::{self, Endpoint, finish_reason};
 use super::logprobs::ChatLogprobs;
 use super::prompt::{self, MAX_TOKENS_LIMIT, TokenLimits};
 use crate::engine::Limits;
-use crate::server::body::{Fields, from_value};
 use crate::server::error::ApiError;
+use crate::server::fields::{Fields, from_value};
 use crate::server::generate::{Prompt, TextDelta};
 use crate::server::sampling::Sampling;
 use crate::server::state::AppState;
-use crate::text::{ChatMessage, Text};
+use crate::text::{ChatMessage, Text, TextError};
 
 const ASSISTANT: &str = "assistant";
+const MESSAGES: &str = "messages";
+/// Maximum number of messages of a conversation.
+const MAX_MESSAGES: usize = 4096;
 
 /// Handler of the route.
 pub async fn create(
@@ -85,7 +88,10 @@ impl Endpoint for Chat {
     type Choice = ChatChoice;
     type ChunkChoice = ChatChunkChoice;
 
-    fn validate(mut fields: Fields, state: &AppState) -> Result<(Vec<Prompt>, Sampling), ApiError> {
+    fn validate(
+        mut fields: Fields<'_>,
+        state: &AppState,
+    ) -> Result<(Vec<Prompt>, Sampling), ApiError> {
         let limits = state.engine.limits();
         let messages = take_messages(&mut fields)?;
         let max_tokens = take_max_tokens(&mut fields)?;
@@ -94,13 +100,10 @@ impl Endpoint for Chat {
         let mut sampling = Sampling::take(&mut fields, limits)?;
         sampling.params.logprobs = logprobs;
 
-        let ids = state
-            .text
-            .render_chat(&messages, add_generation_prompt)
-            .and_then(|prompt| state.text.encode(&prompt, false))
-            .map_err(|error| ApiError::invalid("messages", format!("cannot be used: {error}")))?;
+        let prompt = render(&messages, add_generation_prompt, state)?;
+        let ids = prompt::encode(&prompt, false, MESSAGES, state)?;
         if ids.is_empty() {
-            return Err(ApiError::invalid("messages", "render to an empty prompt"));
+            return Err(ApiError::invalid(MESSAGES, "render to an empty prompt"));
         }
         let tokens = TokenLimits {
             max_tokens,
@@ -108,7 +111,7 @@ impl Endpoint for Chat {
             default: MAX_TOKENS_LIMIT,
             min_tokens: sampling.params.min_tokens,
         };
-        let prompt = prompt::checked(ids, &tokens, "messages", limits)?;
+        let prompt = prompt::checked(ids, &tokens, MESSAGES, limits)?;
         Ok((vec![prompt], sampling))
     }
 
@@ -169,7 +172,7 @@ impl Endpoint for Chat {
 }
 
 /// `max_completion_tokens`, or its deprecated name `max_tokens`.
-fn take_max_tokens(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
+fn take_max_tokens(fields: &mut Fields<'_>) -> Result<Option<usize>, ApiError> {
     let range = 1..=MAX_TOKENS_LIMIT;
     let deprecated = fields.take_in("max_tokens", range.clone())?;
     let current = fields.take_in("max_completion_tokens", range)?;
@@ -177,7 +180,7 @@ fn take_max_tokens(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
 }
 
 /// Number of alternatives per token if `logprobs` is true: `top_logprobs`, by default 0.
-fn take_logprobs(fields: &mut Fields, limits: &Limits) -> Result<Option<usize>, ApiError> {
+fn take_logprobs(fields: &mut Fields<'_>, limits: &Limits) -> Result<Option<usize>, ApiError> {
     const TOP: &str = "top_logprobs";
     let on = fields.take("logprobs")?.unwrap_or(false);
     let top = fields.take_in(TOP, 0..=limits.max_logprobs)?;
@@ -190,12 +193,36 @@ fn take_logprobs(fields: &mut Fields, limits: &Limits) -> Result<Option<usize>, 
     }
 }
 
-fn take_messages(fields: &mut Fields) -> Result<Vec<ChatMessage>, ApiError> {
+/// Renders the conversation, up to the most bytes that the context may hold.
+fn render(
+    messages: &[ChatMessage],
+    add_generation_prompt: bool,
+    state: &AppState,
+) -> Result<String, ApiError> {
+    let max_bytes = prompt::max_bytes(state);
+    let most = max_bytes.unwrap_or(usize::MAX);
+    let prompt = state
+        .text
+        .render_chat_within(messages, add_generation_prompt, most);
+    prompt.map_err(|error| match (error, max_bytes) {
+        (TextError::RenderedTooLong { max_bytes }, Some(most)) if max_bytes == most => {
+            ApiError::PromptBytes {
+                limit: state.engine.limits().max_model_len,
+                max_bytes,
+                bytes: None,
+                param: MESSAGES,
+            }
+        }
+        (error, _) => ApiError::invalid(MESSAGES, format!("cannot be used: {error}")),
+    })
+}
+
+fn take_messages(fields: &mut Fields<'_>) -> Result<Vec<ChatMessage>, ApiError> {
     let messages: Vec<Map<String, Value>> = fields
-        .take("messages")?
-        .ok_or_else(|| ApiError::invalid("messages", "is missing"))?;
+        .take_list(MESSAGES, MAX_MESSAGES)?
+        .ok_or_else(|| ApiError::invalid(MESSAGES, "is missing"))?;
     if messages.is_empty() {
-        return Err(ApiError::invalid("messages", "is empty"));
+        return Err(ApiError::invalid(MESSAGES, "is empty"));
     }
     messages
         .into_iter()

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use serde::Serialize;
-use serde_json::Value;
 
 use super::endpoint::{self, Endpoint, finish_reason};
 use super::logprobs::{CompletionLogprobs, TextOffsets};
 use super::prompt::{self, MAX_TOKENS_LIMIT, TokenLimits};
+use super::raw_prompt::{RawPrompt, take_prompts};
 use crate::engine::TokenLogprobs;
-use crate::server::body::{Fields, from_value};
 use crate::server::error::ApiError;
+use crate::server::fields::Fields;
 use crate::server::generate::{Prompt, TextDelta};
 use crate::server::sampling::Sampling;
 use crate::server::state::AppState;
@@ -63,24 +63,32 @@ impl Endpoint for Completions {
     type Choice = CompletionChoice;
     type ChunkChoice = CompletionChoice;
 
-    fn validate(mut fields: Fields, state: &AppState) -> Result<(Vec<Prompt>, Sampling), ApiError> {
+    fn validate(
+        mut fields: Fields<'_>,
+        state: &AppState,
+    ) -> Result<(Vec<Prompt>, Sampling), ApiError> {
         let limits = state.engine.limits();
-        let prompt: Option<Value> = fields.take("prompt")?;
+        let prompts = take_prompts(&mut fields, state.engine.capacity())?;
         let max_tokens = fields.take_in("max_tokens", 1..=MAX_TOKENS_LIMIT)?;
         let logprobs = fields.take_in("logprobs", 0..=limits.max_logprobs)?;
         let add_special_tokens = fields.take("add_special_tokens")?.unwrap_or(true);
         let mut sampling = Sampling::take(&mut fields, limits)?;
         sampling.params.logprobs = logprobs;
 
-        let prompt = prompt.ok_or_else(|| ApiError::invalid("prompt", "is missing"))?;
         let tokens = TokenLimits {
             max_tokens,
             default: DEFAULT_MAX_TOKENS,
             min_tokens: sampling.params.min_tokens,
         };
-        let prompts = encode_prompts(prompt, add_special_tokens, &state.text)?
+        let prompts = prompts
             .into_iter()
-            .map(|ids| {
+            .map(|prompt| {
+                let ids = match prompt {
+                    RawPrompt::Ids(ids) => ids,
+                    RawPrompt::Text(text) => {
+                        prompt::encode(&text, add_special_tokens, "prompt", state)?
+                    }
+                };
                 if ids.is_empty() {
                     return Err(ApiError::invalid("prompt", "is empty"));
                 }
@@ -125,41 +133,5 @@ impl Endpoint for Completions {
             });
         }
         choices
-    }
-}
-
-/// Encodes `prompt`: a string, a list of token ids, or a list of either.
-fn encode_prompts(
-    prompt: Value,
-    add_special_tokens: bool,
-    text: &Text,
-) -> Result<Vec<Vec<u32>>, ApiError> {
-    let encode = |prompt: &str| {
-        text.encode(prompt, add_special_tokens)
-            .map_err(|error| ApiError::invalid("prompt", error))
-    };
-    let wrong_type = || {
-        let expected = "must be a string, a list of strings, a list of token ids, or a list of \
-                        lists of token ids";
-        ApiError::invalid("prompt", expected)
-    };
-    match prompt {
-        Value::String(prompt) => Ok(vec![encode(&prompt)?]),
-        Value::Array(items) if items.is_empty() => Err(ApiError::invalid("prompt", "is empty")),
-        Value::Array(items) if items.iter().all(Value::is_number) => {
-            Ok(vec![from_value("prompt", Value::Array(items))?])
-        }
-        Value::Array(items) => {
-            let strings = items.iter().all(Value::is_string);
-            if !strings && !items.iter().all(Value::is_array) {
-                return Err(wrong_type());
-            }
-            let ids = |item| match item {
-                Value::String(prompt) => encode(&prompt),
-                list => from_value("prompt", list),
-            };
-            items.into_iter().map(ids).collect()
-        }
-        _ => Err(wrong_type()),
     }
 }

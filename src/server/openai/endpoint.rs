@@ -13,9 +13,10 @@ use serde::Serialize;
 use crate::engine::FinishReason;
 use crate::registry::{Lease, RegistryError};
 use crate::server::blocking::blocking;
-use crate::server::body::{self, Fields};
+use crate::server::body;
 use crate::server::caller::Caller;
 use crate::server::error::ApiError;
+use crate::server::fields::Fields;
 use crate::server::generate::{self, GenerateRequest, Prompt, TextDelta, Usage};
 use crate::server::sampling::Sampling;
 use crate::server::sse::{self, ChunkWriter, EventResult};
@@ -41,7 +42,7 @@ pub trait Endpoint: Send + Sized + 'static {
     ///
     /// # Errors
     /// The first invalid field.
-    fn validate(fields: Fields, state: &AppState) -> Result<(Vec<Prompt>, Sampling), ApiError>;
+    fn validate(fields: Fields<'_>, state: &AppState) -> Result<(Vec<Prompt>, Sampling), ApiError>;
 
     /// State of a response with this number of completions. `logprobs` says whether
     /// log-probabilities were requested.
@@ -67,8 +68,13 @@ pub async fn respond<E: Endpoint>(
     let caller = Caller::of(request.extensions());
     let body = body::read(request.into_body(), state.options.max_body_bytes).await?;
     let (request, model) = {
+        let turn = state.preparation.turn(body.len()).await?;
         let state = state.clone();
-        blocking(move || prepare::<E>(&state, &body, caller, arrived)).await?
+        let prepare = move || {
+            let _turn = turn;
+            prepare::<E>(&state, &body, caller, arrived)
+        };
+        blocking(prepare).await?
     };
     let mut usage = Usage::of_prompts(&request.prompts);
     let (stream, include_usage) = (request.sampling.stream, request.sampling.include_usage);
@@ -120,7 +126,7 @@ fn prepare<E: Endpoint>(
 }
 
 /// The requested model: the base or a ticket. The default is the base, as in vLLM.
-fn take_model(fields: &mut Fields, state: &AppState) -> Result<String, ApiError> {
+fn take_model(fields: &mut Fields<'_>, state: &AppState) -> Result<String, ApiError> {
     let base = &state.base.manifest.name;
     let name = fields.take("model")?.unwrap_or_else(|| base.clone());
     if name != *base && state.registry.get(&name).is_none() {
@@ -130,7 +136,7 @@ fn take_model(fields: &mut Fields, state: &AppState) -> Result<String, ApiError>
 }
 
 /// The salt of the request's cached KV blocks, bounded because each of its blocks is keyed by it.
-fn take_cache_salt(fields: &mut Fields) -> Result<Option<Arc<str>>, ApiError> {
+fn take_cache_salt(fields: &mut Fields<'_>) -> Result<Option<Arc<str>>, ApiError> {
     const NAME: &str = "cache_salt";
     const MAX_BYTES: usize = 256;
     let salt: Option<String> = fields.take(NAME)?;

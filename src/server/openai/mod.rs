@@ -6,3 +6,4 @@ mod endpoint;
 mod logprobs;
 pub mod models;
 mod prompt;
+mod raw_prompt;

@@ -1,9 +1,10 @@
-//! Limits of an encoded prompt and its completion.
+//! Limits of a prompt, before and after it is encoded, and of its completion.
 
 use crate::engine::Limits;
 use crate::server::error::ApiError;
 use crate::server::generate::Prompt;
 use crate::server::sampling::check_vocabulary;
+use crate::server::state::AppState;
 
 /// Largest `max_tokens` that parses; the context limits it further.
 pub const MAX_TOKENS_LIMIT: usize = u32::MAX as usize;
@@ -15,6 +16,33 @@ pub struct TokenLimits {
     /// Default of `max_tokens`, cut to the context.
     pub default: usize,
     pub min_tokens: usize,
+}
+
+/// Most bytes of text that the context may hold; `None` if the tokenizer sets no bound.
+pub fn max_bytes(state: &AppState) -> Option<usize> {
+    state.text.max_bytes(state.engine.limits().max_model_len)
+}
+
+/// Encodes the text of the field `param`, unless its bytes alone exceed the context.
+///
+/// # Errors
+/// The text is too long, or cannot be encoded.
+pub fn encode(
+    text: &str,
+    add_special_tokens: bool,
+    param: &'static str,
+    state: &AppState,
+) -> Result<Vec<u32>, ApiError> {
+    if let Some(max_bytes) = max_bytes(state).filter(|&most| text.len() > most) {
+        return Err(ApiError::PromptBytes {
+            limit: state.engine.limits().max_model_len,
+            max_bytes,
+            bytes: Some(text.len()),
+            param,
+        });
+    }
+    let ids = state.text.encode(text, add_special_tokens);
+    ids.map_err(|error| ApiError::invalid(param, format!("cannot be used: {error}")))
 }
 
 /// Checks an encoded prompt against the vocabulary and the context. `param` names the field that

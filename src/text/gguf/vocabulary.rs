@@ -8,6 +8,12 @@ use crate::text::error::TextError;
 /// Name of the GGUF in error messages.
 pub(super) const ORIGIN: &str = "the GGUF";
 
+const TOKENS: &str = "tokenizer.ggml.tokens";
+
+/// Maximum length of a token. All splits of a SentencePiece token into two are candidates for a
+/// merge, which takes time by the square of its length.
+const MAX_TOKEN_BYTES: usize = 1024;
+
 /// Values of `tokenizer.ggml.token_type`, from llama.cpp.
 pub(super) mod token_type {
     /// An ordinary token.
@@ -37,7 +43,14 @@ pub(super) struct Pipeline {
 impl<'a> Vocabulary<'a> {
     /// Reads the tokens and their types.
     pub fn read(metadata: Metadata<'a>) -> Result<Self, TextError> {
-        let tokens = metadata.strings("tokenizer.ggml.tokens")?;
+        let tokens = metadata.strings(TOKENS)?;
+        if let Some(long) = tokens.iter().find(|token| token.len() > MAX_TOKEN_BYTES) {
+            return Err(TextError::Metadata {
+                key: TOKENS,
+                found: format!("a token of {} bytes", long.len()),
+                expected: "tokens of at most 1,024 bytes",
+            });
+        }
         let types = match metadata.optional_integers("tokenizer.ggml.token_type")? {
             None => vec![token_type::NORMAL; tokens.len()],
             Some(types) if types.len() == tokens.len() => types,

@@ -61,7 +61,7 @@ fn byte_level(pre: &str) -> HashMap<&'static str, Value> {
     ])
 }
 
-fn byte_level_text(pre: &str) -> Text {
+pub(crate) fn byte_level_text(pre: &str) -> Text {
     Text::from_gguf(&content(byte_level(pre))).unwrap()
 }
 
@@ -105,6 +105,6 @@ fn sentencepiece() -> HashMap<&'static str, Value> {
     ])
 }
 
-fn sentencepiece_text() -> Text {
+pub(crate) fn sentencepiece_text() -> Text {
     Text::from_gguf(&content(sentencepiece())).unwrap()
 }

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::text::{StreamOptions, TextStream, TokenDecoder};
+use crate::text::{StopSet, StreamOptions, TextStream, TokenDecoder};
 
 #[test]
 fn a_text_can_be_shared_between_threads() {
@@ -84,7 +84,7 @@ fn a_stream_stops_across_tokens() {
     let ids = text.encode("oh 🤗 he\n\nllo", false).unwrap();
     let run = |stop: &str, include| {
         let options = StreamOptions {
-            stop: vec![stop.into()],
+            stop: StopSet::new(vec![stop.into()]),
             include_stop_str_in_output: include,
             ..StreamOptions::default()
         };
@@ -109,7 +109,7 @@ fn no_stop_string_ends_within_the_first_min_tokens() {
         (6, "ababab"),
     ] {
         let options = StreamOptions {
-            stop: vec!["ab".into()],
+            stop: StopSet::new(vec!["ab".into()]),
             min_tokens,
             ..StreamOptions::default()
         };
@@ -127,7 +127,7 @@ fn an_unfinished_character_may_complete_a_stop_string_at_the_end() {
     let text = Arc::new(byte_level_text("smollm"));
     let ids = &text.encode("h🤗", false).unwrap()[..3];
     let options = StreamOptions {
-        stop: vec!["\u{FFFD}".into()],
+        stop: StopSet::new(vec!["\u{FFFD}".into()]),
         ..StreamOptions::default()
     };
     assert_eq!(

@@ -59,14 +59,14 @@ fn a_stop_token_ends_the_sequence_and_is_its_last() {
     let stop = free[5].token;
     let at = free.iter().position(|output| output.token == stop).unwrap();
     let outputs = run(SamplingParams {
-        stop_token_ids: vec![stop],
+        stop_token_ids: vec![stop].into(),
         ..greedy.clone()
     });
     assert_eq!(outputs.len(), at + 1);
     assert_eq!(outputs[at].token, stop);
     assert_eq!(outputs[at].finish, Some(FinishReason::Stop));
     let later = run(SamplingParams {
-        stop_token_ids: vec![stop],
+        stop_token_ids: vec![stop].into(),
         min_tokens: at + 2,
         ..greedy
     });

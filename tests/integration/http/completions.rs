@@ -93,10 +93,10 @@ async fn every_parameter_reaches_the_engine() {
     );
     assert_eq!((params.seed, params.ignore_eos), (Some(u64::MAX), true));
     assert_eq!(
-        (params.stop_token_ids, params.logprobs),
-        (vec![98], Some(3))
+        (&*params.stop_token_ids, params.logprobs),
+        (&[98][..], Some(3))
     );
-    assert_eq!(params.logit_bias, [(65, -100.0), (66, 1.5)]);
+    assert_eq!(*params.logit_bias, [(65, -100.0), (66, 1.5)]);
 }
 
 #[tokio::test]

@@ -25,7 +25,8 @@ fn write_json(path: &Path, value: &Value) {
     fs::write(path, value.to_string()).unwrap();
 }
 
-fn tokenizer() -> Value {
+/// The JSON of the tokenizer.
+pub fn tokenizer() -> Value {
     let byte_level = json!({
         "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false,
     });
