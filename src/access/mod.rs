@@ -1,5 +1,17 @@
-//! Who may do what: the tenants that a server keeps apart. Plain data, no HTTP.
+//! Who may do what: keys, their scopes, and the tenants that a server keeps apart. Plain data, no
+//! HTTP.
 
+mod api_key;
+mod key_file;
+mod key_ring;
+mod limits;
+mod name;
+mod scope;
 mod tenant;
 
+pub use api_key::{ApiKey, ApiKeyError, KeyDigest};
+pub use key_file::{KeyEntry, KeyFile, KeyFileError};
+pub use key_ring::{AcceptedKey, KeyRing, RefusedKey};
+pub use limits::TenantLimits;
+pub use scope::{Scope, ScopeError, Scopes};
 pub use tenant::{Tenant, TenantError};

@@ -4,18 +4,20 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// Maximum length of a tenant's name, in bytes.
-const MAX_NAME_BYTES: usize = 64;
+use serde::{Deserialize, Serialize};
+
+use super::name::{MAX_BYTES, is_name, shortened};
 
 /// Name of a tenant: 1 to 64 of `[A-Za-z0-9._-]`, beginning with a letter or digit. Clones share
 /// the text. `Option<Tenant>` is `None` for the operator, and for everyone if there are no keys.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Tenant(Arc<str>);
 
 /// A malformed tenant name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the tenant name {0:?} is not 1 to {MAX_NAME_BYTES} letters, digits, `.`, `_` or `-`, \
+    "the tenant name {0:?} is not 1 to {MAX_BYTES} letters, digits, `.`, `_` or `-`, \
      beginning with a letter or digit"
 )]
 pub struct TenantError(String);
@@ -31,14 +33,25 @@ impl FromStr for Tenant {
     type Err = TenantError;
 
     fn from_str(name: &str) -> Result<Self, TenantError> {
-        let inner = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
-        let bytes = name.as_bytes();
-        let begins_well = bytes.first().is_some_and(u8::is_ascii_alphanumeric);
-        if begins_well && bytes.len() <= MAX_NAME_BYTES && bytes.iter().all(|b| inner(b)) {
+        if is_name(name) {
             Ok(Self(name.into()))
         } else {
-            Err(TenantError(name.chars().take(MAX_NAME_BYTES + 1).collect()))
+            Err(TenantError(shortened(name)))
         }
+    }
+}
+
+impl TryFrom<String> for Tenant {
+    type Error = TenantError;
+
+    fn try_from(name: String) -> Result<Self, TenantError> {
+        name.parse()
+    }
+}
+
+impl From<Tenant> for String {
+    fn from(tenant: Tenant) -> Self {
+        tenant.as_str().to_owned()
     }
 }
 

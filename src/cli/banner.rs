@@ -57,13 +57,15 @@ pub fn announce(address: SocketAddr, state: &AppState) -> anyhow::Result<()> {
         .find(|alias| *alias == "sql")
         .or_else(|| aliases().next())
         .unwrap_or(&manifest.name);
-    let example = example(address, model, state.text.has_chat_template());
+    let keys = state.access.keys.is_some();
+    let example = example(address, model, state.text.has_chat_template(), keys);
     writeln!(out, "try it:\n  {example}")?;
     Ok(out.flush()?)
 }
 
-/// A `curl` command that asks `model` the example question, through the chat route if `chat`.
-fn example(address: SocketAddr, model: &str, chat: bool) -> String {
+/// A `curl` command that asks `model` the example question, through the chat route if `chat`, with a
+/// key from the environment if the server needs one.
+fn example(address: SocketAddr, model: &str, chat: bool, keys: bool) -> String {
     let (route, mut body) = if chat {
         (
             "chat/completions",
@@ -76,7 +78,13 @@ fn example(address: SocketAddr, model: &str, chat: bool) -> String {
     body["temperature"] = 0.into();
     // Within single quotes, the single quote is the only character that a shell interprets.
     let body = Value::to_string(&body).replace('\'', r"'\''");
-    format!("curl http://{address}/v1/{route} -H 'content-type: application/json' -d '{body}'")
+    let key = if keys {
+        r#" -H "authorization: Bearer $TOMBOLA_API_KEY""#
+    } else {
+        ""
+    };
+    let json = "-H 'content-type: application/json'";
+    format!("curl http://{address}/v1/{route}{key} {json} -d '{body}'")
 }
 
 #[cfg(test)]
@@ -87,7 +95,10 @@ mod tests {
     fn the_example_survives_a_shell() {
         let address = "127.0.0.1:80".parse().unwrap();
         for (model, chat) in [("plain", true), ("it's \"odd\" $HOME", false)] {
-            let line = format!("set -- {}; printf %s \"$6\"", example(address, model, chat));
+            let line = format!(
+                "set -- {}; printf %s \"$6\"",
+                example(address, model, chat, false)
+            );
             let output = std::process::Command::new("sh")
                 .args(["-c", &line])
                 .output();

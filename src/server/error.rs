@@ -6,6 +6,8 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use super::guard::Unidentified;
+use crate::access::Scope;
 use crate::engine::{SequenceError, SubmitError};
 use crate::registry::{FolderTrouble, RegistryError};
 
@@ -63,6 +65,30 @@ pub enum ApiError {
     /// A body or a ticket exceeds its limit.
     #[error("the {what} is larger than the limit of {limit} bytes")]
     TooLarge { what: &'static str, limit: u64 },
+    /// The server has keys, and the request presents none that is accepted.
+    #[error(transparent)]
+    InvalidApiKey(Unidentified),
+    /// The key lacks the scope that the route requires.
+    #[error("the API key `{key}` lacks the scope `{scope}`")]
+    Forbidden { key: String, scope: Scope },
+    /// The request is addressed to a name that is not the server's.
+    #[error(
+        "requests to the host `{0}` are refused, since a web page can point any name here; send \
+         an API key, or start the server with --allowed-host {0}"
+    )]
+    ForeignHost(String),
+    /// The request was sent by a web page of another site.
+    #[error(
+        "requests from web pages of {0} are refused; start the server with --allowed-origin to \
+         accept them"
+    )]
+    ForeignOrigin(String),
+    /// The route takes a body of another media type.
+    #[error(
+        "`Content-Type` must be {expected}, got `{got}`; with curl, pass {}",
+        curl_hint(expected)
+    )]
+    UnsupportedMediaType { expected: &'static str, got: String },
     /// No route has this path.
     #[error("unknown URL: {0}")]
     UnknownUrl(String),
@@ -143,6 +169,18 @@ impl ApiError {
             Self::TooLarge { .. } => {
                 let code = Some("request_too_large");
                 (StatusCode::PAYLOAD_TOO_LARGE, INVALID, code)
+            }
+            Self::InvalidApiKey(_) => {
+                let code = Some("invalid_api_key");
+                (StatusCode::UNAUTHORIZED, INVALID, code)
+            }
+            Self::Forbidden { .. } => (StatusCode::FORBIDDEN, INVALID, Some("forbidden")),
+            Self::ForeignHost(_) | Self::ForeignOrigin(_) => {
+                (StatusCode::FORBIDDEN, INVALID, Some("foreign_origin"))
+            }
+            Self::UnsupportedMediaType { .. } => {
+                let code = Some("unsupported_media_type");
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, code)
             }
             Self::UnknownUrl(_) => (StatusCode::NOT_FOUND, INVALID, Some("unknown_url")),
             Self::MethodNotAllowed(_) => {
@@ -225,9 +263,23 @@ impl ApiError {
     }
 }
 
+/// Code of the error that a response reports, among the response's extensions.
+#[derive(Clone, Copy, Debug)]
+pub struct ErrorCode(pub &'static str);
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut response = (self.table_row().0, Json(self.body())).into_response();
+        let (status, _, code) = self.table_row();
+        let mut response = (status, Json(self.body())).into_response();
+        if let Some(code) = code {
+            response.extensions_mut().insert(ErrorCode(code));
+        }
+        if let Self::InvalidApiKey(reason) = &self {
+            let challenge = HeaderValue::from_static(reason.challenge());
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, challenge);
+        }
         if let Some(seconds) = self.retry_after() {
             let seconds = HeaderValue::from(seconds);
             response.headers_mut().insert(header::RETRY_AFTER, seconds);
@@ -295,6 +347,14 @@ impl From<RegistryError> for ApiError {
                 Self::Internal(error.to_string())
             }
         }
+    }
+}
+
+/// The flag of `curl` that sends this media type.
+fn curl_hint(media_type: &str) -> &'static str {
+    match media_type {
+        "application/json" => "-H 'Content-Type: application/json'",
+        _ => "-F for each field of the form",
     }
 }
 

@@ -5,12 +5,14 @@
 //! and one table maps errors to status, type and code. Dropping a response drops its completions,
 //! which cancels them in the engine.
 
+mod audit;
 mod blocking;
 mod body;
 mod caller;
 mod error;
 mod fields;
 mod generate;
+mod guard;
 mod meter;
 mod openai;
 mod ops;
@@ -25,6 +27,7 @@ mod tickets;
 mod timestamp;
 mod upload;
 
-pub use routes::router;
+pub use guard::{Access, AccessOptions, BrowserRules, BrowserRulesError};
+pub use routes::{Port, RouteFacts, admin_router, public_router, route_facts, router};
 pub use serve::{Drained, StartupGate, serve};
 pub use state::{AppState, ServedBase, ServerOptions};

@@ -3,16 +3,18 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::caller::Caller;
 use super::error::ApiError;
 use super::state::AppState;
+use crate::access::Scope;
 use crate::ticket::Digest;
 
 /// `GET /health`: 200 while the engine's thread runs; `degraded` with the reason while tickets
@@ -109,12 +111,20 @@ struct Verified {
 
 /// `GET /v1/base`: facts about the base. `?verify=true` also digests its resident parameters, with
 /// every ticket reverted, and compares the digest to the one taken after loading. That takes
-/// engine time.
+/// engine time, so it is the operator's: it requires the scope `admin`, and the operator's port if
+/// there is one.
 pub async fn base(
     State(state): State<Arc<AppState>>,
+    Extension(caller): Extension<Caller>,
     query: Result<Query<BaseQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let Query(query) = query.map_err(|_| ApiError::invalid("verify", "must be true or false"))?;
+    if query.verify {
+        if !caller.on_admin_port {
+            return Err(ApiError::UnknownUrl("GET /v1/base?verify=true".to_owned()));
+        }
+        caller.require(Scope::Admin)?;
+    }
     let base = &state.base;
     let verified = if query.verify {
         let resident: Digest = state

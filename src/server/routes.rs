@@ -1,59 +1,233 @@
-//! Table of routes, and the layers around them.
+//! Table of routes, and the layers around them. A route is in the table with what it requires of
+//! its caller, or it does not exist.
 
 use std::any::Any;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request};
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::handler::Handler;
+use axum::http::Method;
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, delete, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::RequestBodyTimeoutLayer;
 use tower_http::trace::{DefaultMakeSpan, DefaultOnResponse, TraceLayer};
 use tracing::Level;
 
 use super::error::ApiError;
+use super::guard::{Access, BodyKind, Guard, Rule, cors, guard};
 use super::state::AppState;
 use super::{openai, ops, tickets};
+use crate::access::Scope;
 
-/// All routes. An unknown URL, a wrong method or a panic answers with an [`ApiError`], too.
+/// Every route of the server.
+fn table() -> Vec<Route> {
+    use Access::{AnyKey, Open};
+    use Scope::{Infer, Metrics, TicketsRead, TicketsWrite};
+    vec![
+        Route::post("/v1/completions", Infer, openai::completions::create).on(Port::Public),
+        Route::post("/v1/chat/completions", Infer, openai::chat::create).on(Port::Public),
+        Route::get("/v1/models", Infer, openai::models::list),
+        Route::get("/v1/models/{*id}", Infer, openai::models::get),
+        Route::get("/v1/tickets", TicketsRead, tickets::list),
+        Route::get("/v1/tickets/{name}", TicketsRead, tickets::get),
+        Route::form("/v1/tickets", TicketsWrite, tickets::create).action("upload"),
+        Route::delete("/v1/tickets/{name}", TicketsWrite, tickets::delete).action("delete"),
+        // `?verify=true` requires more; the handler sees to it.
+        Route::get("/v1/base", AnyKey, ops::base),
+        Route::get("/health", Open, ops::health).untraced(),
+        Route::get("/ready", Open, ops::ready).untraced(),
+        Route::get("/metrics", Metrics, ops::metrics)
+            .on(Port::Admin)
+            .untraced(),
+    ]
+}
+
+/// The ports that serve a route, if the operator's routes have a port of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// The public one alone.
+    Public,
+    /// The operator's alone.
+    Admin,
+    /// Both.
+    Both,
+}
+
+/// A route, its requirements, and its handler.
+struct Route {
+    facts: RouteFacts,
+    rule: Rule,
+    handler: MethodRouter<Arc<AppState>>,
+    /// Whether the log tells of its requests. Probes and scrapers send one every few seconds.
+    traced: bool,
+}
+
+/// What a route is and requires.
+#[derive(Clone, Debug)]
+pub struct RouteFacts {
+    pub method: Method,
+    pub path: &'static str,
+    pub access: Access,
+    pub port: Port,
+}
+
+impl Route {
+    fn new(
+        method: Method,
+        path: &'static str,
+        access: impl Into<Access>,
+        body: BodyKind,
+        handler: MethodRouter<Arc<AppState>>,
+    ) -> Self {
+        let access = access.into();
+        Self {
+            facts: RouteFacts {
+                method,
+                path,
+                access,
+                port: Port::Both,
+            },
+            rule: Rule {
+                access,
+                body,
+                action: None,
+            },
+            handler,
+            traced: true,
+        }
+    }
+
+    fn get<T: 'static>(
+        path: &'static str,
+        access: impl Into<Access>,
+        handler: impl Handler<T, Arc<AppState>>,
+    ) -> Self {
+        Self::new(Method::GET, path, access, BodyKind::Any, get(handler))
+    }
+
+    fn delete<T: 'static>(
+        path: &'static str,
+        access: impl Into<Access>,
+        handler: impl Handler<T, Arc<AppState>>,
+    ) -> Self {
+        Self::new(Method::DELETE, path, access, BodyKind::Any, delete(handler))
+    }
+
+    /// A route that takes JSON.
+    fn post<T: 'static>(
+        path: &'static str,
+        access: impl Into<Access>,
+        handler: impl Handler<T, Arc<AppState>>,
+    ) -> Self {
+        Self::new(Method::POST, path, access, BodyKind::Json, post(handler))
+    }
+
+    /// A route that takes a multipart form of any size.
+    fn form<T: 'static>(
+        path: &'static str,
+        access: impl Into<Access>,
+        handler: impl Handler<T, Arc<AppState>>,
+    ) -> Self {
+        let handler = post(handler).layer(DefaultBodyLimit::disable());
+        Self::new(Method::POST, path, access, BodyKind::Form, handler)
+    }
+
+    fn on(mut self, port: Port) -> Self {
+        self.facts.port = port;
+        self
+    }
+
+    fn untraced(mut self) -> Self {
+        self.traced = false;
+        self
+    }
+
+    /// Writes an audit line for each request, under this name, and leaves the route to the
+    /// operator's port.
+    fn action(mut self, name: &'static str) -> Self {
+        self.rule.action = Some(name);
+        self.on(Port::Admin)
+    }
+}
+
+/// What each route is and requires, in the order of the table.
+pub fn route_facts() -> Vec<RouteFacts> {
+    table().into_iter().map(|route| route.facts).collect()
+}
+
+/// All routes, for a server with one port. An unknown URL, a wrong method or a panic answers with an
+/// [`ApiError`], too.
 pub fn router(state: Arc<AppState>) -> Router {
+    build(state, &[Port::Public, Port::Admin, Port::Both])
+}
+
+/// The routes of the public port, if the operator's have a port of their own.
+pub fn public_router(state: Arc<AppState>) -> Router {
+    build(state, &[Port::Public, Port::Both])
+}
+
+/// The routes of the operator's port.
+pub fn admin_router(state: Arc<AppState>) -> Router {
+    build(state, &[Port::Admin, Port::Both])
+}
+
+fn build(state: Arc<AppState>, ports: &[Port]) -> Router {
+    let on_admin_port = ports.contains(&Port::Admin);
+    let (mut traced, mut untraced) = (Router::new(), Router::new());
+    for route in table() {
+        let RouteFacts { path, port, .. } = route.facts;
+        if !ports.contains(&port) {
+            continue;
+        }
+        let state = Arc::clone(&state);
+        let rule = route.rule;
+        let guarded = Guard {
+            state,
+            rule,
+            on_admin_port,
+        };
+        let handler = route
+            .handler
+            .route_layer(from_fn_with_state(guarded, guard));
+        let routes = if route.traced {
+            &mut traced
+        } else {
+            &mut untraced
+        };
+        *routes = std::mem::take(routes).route(path, handler);
+    }
     let span = DefaultMakeSpan::new().level(Level::INFO);
     let trace = TraceLayer::new_for_http()
         .make_span_with(span)
         .on_response(DefaultOnResponse::new().level(Level::INFO));
-    let upload = post(tickets::create).layer(DefaultBodyLimit::disable());
-    let api = Router::new()
-        .route("/v1/completions", post(openai::completions::create))
-        .route("/v1/chat/completions", post(openai::chat::create))
-        .route("/v1/models", get(openai::models::list))
-        .route("/v1/models/{*id}", get(openai::models::get))
-        .route("/v1/tickets", upload.get(tickets::list))
-        .route(
-            "/v1/tickets/{name}",
-            get(tickets::get).delete(tickets::delete),
-        )
-        .route("/v1/base", get(ops::base))
+    traced
         .layer(RequestBodyTimeoutLayer::new(state.options.body_timeout))
-        .layer(trace);
-    // Probes and scrapers call these every few seconds; tracing them would flood the log.
-    let ops = Router::new()
-        .route("/health", get(ops::health))
-        .route("/ready", get(ops::ready))
-        .route("/metrics", get(ops::metrics));
-    api.merge(ops)
+        .layer(trace)
+        .merge(untraced)
         .fallback(unknown_url)
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(from_fn_with_state(Arc::clone(&state), cors))
         .layer(CatchPanicLayer::custom(panicked))
         .with_state(state)
 }
 
-async fn unknown_url(request: Request) -> ApiError {
-    ApiError::UnknownUrl(method_and_path(&request))
+async fn unknown_url(State(state): State<Arc<AppState>>, request: Request) -> ApiError {
+    let refusal = without_route(&state, &request);
+    refusal.unwrap_or_else(|| ApiError::UnknownUrl(method_and_path(&request)))
 }
 
-async fn method_not_allowed(request: Request) -> ApiError {
-    ApiError::MethodNotAllowed(method_and_path(&request))
+async fn method_not_allowed(State(state): State<Arc<AppState>>, request: Request) -> ApiError {
+    let refusal = without_route(&state, &request);
+    refusal.unwrap_or_else(|| ApiError::MethodNotAllowed(method_and_path(&request)))
+}
+
+/// The refusal of a request that has no route, if its caller may not even learn that.
+fn without_route(state: &AppState, request: &Request) -> Option<ApiError> {
+    let identity = state.access.identify(request.headers());
+    state.access.admit(&identity, request, Rule::NO_ROUTE).err()
 }
 
 fn method_and_path(request: &Request) -> String {

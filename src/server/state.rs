@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
 use super::preparation::Preparation;
+use super::guard::AccessOptions;
 use super::refusals::Refusals;
 use super::upload::UploadGate;
 use crate::engine::EngineHandle;
@@ -66,6 +67,8 @@ pub struct AppState {
     pub metrics: Arc<Metrics>,
     /// Limits on request bodies.
     pub options: ServerOptions,
+    /// Who may use the server.
+    pub access: AccessOptions,
     /// Start time: the `created` of the base.
     pub(super) started: SystemTime,
     /// Set when shutdown begins.
@@ -98,10 +101,17 @@ impl AppState {
             base,
             metrics,
             options,
+            access: AccessOptions::default(),
             started: SystemTime::now(),
             draining: AtomicBool::new(false),
             refusals: Refusals::default(),
             uploads,
         }
+    }
+
+    /// The same state for a server that does not accept everyone.
+    #[must_use]
+    pub fn with_access(self, access: AccessOptions) -> Self {
+        Self { access, ..self }
     }
 }

@@ -4,6 +4,7 @@ use anyhow::bail;
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 
+use super::access::AccessArgs;
 use crate::cli::base::{BaseArgs, ComputeArgs, QuantizedArgs, at_least_one};
 use crate::cli::ticket_folder::FolderArgs;
 use crate::engine::TicketMode;
@@ -165,6 +166,8 @@ pub struct ServeArgs {
         help_heading = HTTP,
     )]
     pub drain_seconds: u64,
+    #[command(flatten)]
+    pub access: AccessArgs,
 }
 
 /// Examples for `--help`.
@@ -174,6 +177,7 @@ Examples:
   tombola serve --model Qwen/Qwen2.5-0.5B-Instruct --dtype bf16
   tombola serve --model base.gguf --keep-quantized    In about the memory of the file
   tombola serve --ticket-mode overlay --port 8080
+  tombola serve --host 0.0.0.0 --api-keys keys.json   Only for the holders of keys
   TOMBOLA_TICKETS=/data/tickets tombola               A flag as an environment variable";
 
 // Headings of `--help`, and of the flag tables in docs/.

@@ -1,5 +1,6 @@
 //! `tombola serve`: makes a base resident, opens the ticket folder, and serves until a signal.
 
+mod access;
 mod args;
 
 use std::io::IsTerminal as _;
@@ -17,7 +18,9 @@ use crate::engine::{self, EngineConfig, TicketMode};
 use crate::metrics::Metrics;
 use crate::model::{Base, LoadOptions};
 use crate::registry::{Registry, RegistryOptions};
-use crate::server::{self, AppState, Drained, ServedBase, ServerOptions, StartupGate};
+use crate::server::{
+    self, AccessOptions, AppState, Drained, ServedBase, ServerOptions, StartupGate,
+};
 
 /// Serves until SIGTERM or SIGINT.
 ///
@@ -27,7 +30,7 @@ use crate::server::{self, AppState, Drained, ServedBase, ServerOptions, StartupG
 pub fn run(args: ServeArgs) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env();
     tracing_subscriber::fmt()
-        .with_env_filter(filter.unwrap_or_else(|_| "warn,tombola=info".into()))
+        .with_env_filter(filter.unwrap_or_else(|_| "warn,tombola=info,audit=info".into()))
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
@@ -42,6 +45,8 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("cannot listen on {}:{}", args.host, args.port))?;
     let address = listener.local_addr()?;
+    args.access.check_exposure(address)?;
+    let access = args.access.options(address.ip())?;
     let drain = Duration::from_secs(args.drain_seconds);
     let mut signals = Signals::new()?;
     let shutdown = async move {
@@ -58,7 +63,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let (state, _engine) = tokio::select! {
         // On a blocking thread, because loading takes long.
-        started = tokio::task::spawn_blocking(move || start(&args, mode)) => started??,
+        started = tokio::task::spawn_blocking(move || start(&args, mode, access)) => started??,
         () = signals.recv() => {
             tracing::info!("received a signal before the start was complete");
             std::process::exit(0);
@@ -77,7 +82,11 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
 }
 
 /// State of the HTTP routes, and the engine thread, which ends when dropped.
-fn start(args: &ServeArgs, mode: TicketMode) -> anyhow::Result<(AppState, engine::EngineThread)> {
+fn start(
+    args: &ServeArgs,
+    mode: TicketMode,
+    access: AccessOptions,
+) -> anyhow::Result<(AppState, engine::EngineThread)> {
     let mut opened = args.base.open()?;
     if let Some(name) = &args.served_model_name {
         opened.name.clone_from(name);
@@ -127,10 +136,8 @@ fn start(args: &ServeArgs, mode: TicketMode) -> anyhow::Result<(AppState, engine
         ..ServerOptions::default()
     };
     let registry = Arc::new(folder.registry);
-    Ok((
-        AppState::new(engine, registry, opened.text, served, metrics, options),
-        thread,
-    ))
+    let state = AppState::new(engine, registry, opened.text, served, metrics, options);
+    Ok((state.with_access(access), thread))
 }
 
 /// Bytes of memory for tickets: the requested budget, or the free memory of the device if that is

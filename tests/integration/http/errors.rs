@@ -4,7 +4,7 @@ use axum::body::Body;
 use axum::http::{Method, Request, StatusCode};
 use serde_json::{Value, json};
 
-use crate::support::echo::{BREAKING, CAPACITY, DEADLY, SILENT, Server, refusal};
+use crate::support::echo::{BREAKING, CAPACITY, DEADLY, SILENT, Server, json_request, refusal};
 
 const COMPLETIONS: &str = "/v1/completions";
 const CHAT: &str = "/v1/chat/completions";
@@ -198,7 +198,7 @@ async fn unknown_names_are_404_and_wrong_methods_405_in_json() {
 async fn bodies_that_are_not_json_objects_are_400() {
     let server = Server::new();
     for body in ["", "{", "[]", "\"a\"", "{\"prompt\": }", "\u{0}"] {
-        let request = Request::post(COMPLETIONS).body(body.into()).unwrap();
+        let request = json_request(COMPLETIONS, body);
         let (status, _, answer) = server.send(request).await;
         let refusal = refusal(status, &serde_json::from_str(&answer).unwrap());
         assert_eq!(
@@ -223,16 +223,14 @@ async fn a_full_queue_is_429_with_retry_after_and_empties_again() {
     let state = server.state.clone();
     let waiting = tokio::spawn(async move {
         let server = tombola::server::router(state);
-        let request = Request::post(COMPLETIONS)
-            .body(Body::from(body.to_string()))
-            .unwrap();
+        let request = json_request(COMPLETIONS, body.to_string());
         tower::ServiceExt::oneshot(server, request).await
     });
     while server.seen.requests.lock().unwrap().len() < CAPACITY - 1 {
         tokio::task::yield_now().await;
     }
     let two = json!({"prompt": "a", "n": 2}).to_string();
-    let request = Request::post(COMPLETIONS).body(two.into()).unwrap();
+    let request = json_request(COMPLETIONS, two);
     let (status, headers, answer) = server.send(request).await;
     assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(headers["retry-after"], "1");

@@ -39,7 +39,8 @@ impl Live {
         let mut connection = TcpStream::connect(self.address).await.unwrap();
         let body = body.to_string();
         let request = format!(
-            "POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}",
+            "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         );
         connection.write_all(request.as_bytes()).await.unwrap();
@@ -140,7 +141,7 @@ async fn a_drain_is_bounded() {
 async fn an_interrupted_upload_leaves_no_file() {
     let live = Live::start(LONG).await;
     let mut connection = TcpStream::connect(live.address).await.unwrap();
-    let head = "POST /v1/tickets HTTP/1.1\r\nHost: a\r\nContent-Length: 3000\r\n\
+    let head = "POST /v1/tickets HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3000\r\n\
                 Content-Type: multipart/form-data; boundary=LINE\r\n\r\n\
                 --LINE\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\nabc";
     connection.write_all(head.as_bytes()).await.unwrap();
@@ -178,7 +179,8 @@ async fn a_client_that_sends_too_much_still_reads_why() {
 async fn a_client_that_stops_sending_is_not_waited_for() {
     let live = Live::start(LONG).await;
     let mut connection = TcpStream::connect(live.address).await.unwrap();
-    let head = "POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n{";
+    let head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n\
+                Content-Type: application/json\r\nContent-Length: 10\r\n\r\n{";
     connection.write_all(head.as_bytes()).await.unwrap();
     let answer = read_until(&mut connection, "invalid_body").await;
     assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
@@ -187,7 +189,7 @@ async fn a_client_that_stops_sending_is_not_waited_for() {
 /// The status and the whole response of a request to `path`, on a new connection.
 async fn get(address: SocketAddr, path: &str) -> (u16, String) {
     let mut connection = TcpStream::connect(address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     connection.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     connection.read_to_string(&mut answer).await.unwrap();

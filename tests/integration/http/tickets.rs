@@ -5,7 +5,7 @@ use axum::http::{Request, StatusCode};
 use serde_json::{Value, json};
 use tombola::ticket::Digest;
 
-use crate::support::echo::{MAX_TICKET_BYTES, Server, refusal, ticket_file};
+use crate::support::echo::{MAX_TICKET_BYTES, Server, json_request, refusal, ticket_file};
 
 const PATH: &str = "/v1/tickets";
 
@@ -207,8 +207,8 @@ async fn the_reason_of_a_refused_ticket_is_shown() {
 async fn bodies_that_are_not_forms_are_400() {
     let server = Server::new();
     let invalid_body = refused(400, "", "invalid_body");
-    let json = Request::post(PATH).body(Body::from("{}")).unwrap();
-    assert_eq!(server.upload_refused(json).await, invalid_body);
+    let json = server.upload_refused(json_request(PATH, "{}")).await;
+    assert_eq!(json, refused(415, "", "unsupported_media_type"));
     let cut = b"--LINE\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\nabc".to_vec();
     assert_eq!(server.upload_refused(raw_form(cut)).await, invalid_body);
     assert_eq!(server.files(), ["sql.safetensors"]);

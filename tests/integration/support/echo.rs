@@ -132,7 +132,7 @@ impl Server {
     }
 
     pub async fn post(&self, path: &str, body: Value) -> (StatusCode, Value) {
-        let request = Request::post(path).body(body.to_string().into()).unwrap();
+        let request = json_request(path, body.to_string());
         let (status, _, body) = self.send(request).await;
         (status, serde_json::from_str(&body).unwrap())
     }
@@ -152,7 +152,7 @@ impl Server {
 
     /// The chunks of a stream, without the `[DONE]` that ends it.
     pub async fn stream(&self, path: &str, body: Value) -> Vec<Value> {
-        let request = Request::post(path).body(body.to_string().into()).unwrap();
+        let request = json_request(path, body.to_string());
         let (status, headers, body) = self.send(request).await;
         assert_eq!(status, StatusCode::OK, "{body}");
         assert_eq!(headers["content-type"], "text/event-stream");
@@ -194,6 +194,12 @@ impl Server {
     pub fn last_request(&self) -> SeenRequest {
         self.seen.requests.lock().unwrap().last().unwrap().clone()
     }
+}
+
+/// A request that posts `body` as JSON.
+pub fn json_request(path: &str, body: impl Into<Body>) -> Request<Body> {
+    let request = Request::post(path).header("content-type", "application/json");
+    request.body(body.into()).unwrap()
 }
 
 /// The status, `param` and `code` of an answer, which has to be OpenAI's error object.

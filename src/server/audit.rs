@@ -1,0 +1,86 @@
+//! The audit log: one line for each administrative action, with the tracing target `audit`.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+
+use axum::extract::{ConnectInfo, Request};
+use axum::http::StatusCode;
+use axum::response::Response;
+
+use super::caller::Caller;
+use super::error::ErrorCode;
+
+/// What an action is about, noted by its handler as it learns it. Clones note for the same line.
+#[derive(Clone, Debug, Default)]
+pub struct Trail(Arc<Subject>);
+
+#[derive(Debug, Default)]
+struct Subject {
+    ticket: OnceLock<String>,
+    digest: OnceLock<String>,
+}
+
+impl Trail {
+    /// Notes the name of the ticket. Only the first name counts.
+    pub fn ticket(&self, name: &str) {
+        self.0
+            .ticket
+            .get_or_init(|| name.chars().take(256).collect());
+    }
+
+    /// Notes the digest of the ticket. Only the first digest counts.
+    pub fn digest(&self, digest: impl ToString) {
+        self.0.digest.get_or_init(|| digest.to_string());
+    }
+}
+
+/// The line of one action. It is written when the action ends, also if the client disconnects
+/// before.
+pub struct Entry {
+    action: &'static str,
+    caller: Caller,
+    peer: Option<SocketAddr>,
+    outcome: Option<(StatusCode, Option<&'static str>)>,
+}
+
+impl Entry {
+    /// Begins the line of `action`, which `caller` requests.
+    pub fn begin(action: &'static str, caller: Caller, request: &Request) -> Self {
+        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+        Self {
+            action,
+            caller,
+            peer: peer.map(|ConnectInfo(address)| *address),
+            outcome: None,
+        }
+    }
+
+    /// Ends the line with the outcome that `response` tells.
+    pub fn end(mut self, response: &Response) {
+        let code = response.extensions().get::<ErrorCode>();
+        self.outcome = Some((response.status(), code.map(|code| code.0)));
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let subject = &self.caller.trail.0;
+        let (status, code) = self.outcome.unzip();
+        tracing::info!(
+            target: "audit",
+            action = self.action,
+            outcome = match status {
+                None => "abandoned",
+                Some(status) if status.is_success() => "done",
+                Some(_) => "refused",
+            },
+            status = status.map(|status| status.as_u16()),
+            code = code.flatten(),
+            key = self.caller.key.as_deref(),
+            tenant = self.caller.tenant.as_ref().map(|tenant| tenant.as_str()),
+            ticket = subject.ticket.get(),
+            digest = subject.digest.get(),
+            peer = self.peer.map(tracing::field::display),
+        );
+    }
+}
