@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
-use super::preparation::Preparation;
 use super::guard::AccessOptions;
+use super::preparation::Preparation;
 use super::refusals::Refusals;
 use super::upload::UploadGate;
 use crate::engine::EngineHandle;
