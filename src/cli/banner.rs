@@ -19,7 +19,7 @@ const EXAMPLE: &str = "CREATE TABLE singer (name VARCHAR, age INTEGER)\n\
 pub fn announce(address: SocketAddr, state: &AppState) -> anyhow::Result<()> {
     let base = &state.base;
     let manifest = &base.manifest;
-    let tickets = state.registry.list();
+    let tickets = state.registry.owned(None);
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
@@ -43,7 +43,7 @@ pub fn announce(address: SocketAddr, state: &AppState) -> anyhow::Result<()> {
     }
     for (i, ticket) in tickets.iter().enumerate() {
         let label = if i == 0 { "tickets" } else { "" };
-        let density = 100.0 * ticket.metadata().density;
+        let density = 100.0 * ticket.facts().density;
         let (alias, nonzeros) = (ticket.alias(), ticket.nonzeros());
         writeln!(
             out,

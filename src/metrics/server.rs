@@ -1,3 +1,5 @@
+use std::fmt::Display;
+
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, Result};
 
 use super::buckets::{self, COMPLETIONS, FIRST_TOKEN_SECONDS, REQUEST_SECONDS, TOKEN_SECONDS};
@@ -173,14 +175,18 @@ impl ServerMetrics {
             .inc();
     }
 
-    /// Counts a request for a ticket.
-    pub fn ticket_requested(&self, alias: &str) {
-        self.ticket_requests.with_label_values(&[alias]).inc();
+    /// Counts a request for a ticket; a tenant's is named `tenant/alias`.
+    pub fn ticket_requested(&self, name: impl Display) {
+        self.ticket_requests
+            .with_label_values(&[&name.to_string()])
+            .inc();
     }
 
     /// Removes the series of a deleted ticket, so that series do not pile up.
-    pub fn ticket_deleted(&self, alias: &str) {
+    pub fn ticket_deleted(&self, name: impl Display) {
         // Fails if the ticket was never requested, hence has no series.
-        let _ = self.ticket_requests.remove_label_values(&[alias]);
+        let _ = self
+            .ticket_requests
+            .remove_label_values(&[&name.to_string()]);
     }
 }

@@ -149,6 +149,11 @@ fn open_gpu(number: usize) -> Result<Device, String> {
     })
 }
 
+/// Whether the device has memory apart from the host's.
+pub(super) fn has_own_memory(device: &Device) -> bool {
+    !device.is_cpu()
+}
+
 /// An opened device, with the dtypes that a base uses on it.
 #[derive(Clone, Debug)]
 pub(super) struct Placement {

@@ -3,7 +3,9 @@
 use std::fmt;
 
 use candle_core::Device;
+use serde::{Deserialize, Serialize};
 
+use super::device::has_own_memory;
 use super::error::ModelError;
 use super::weights::{Projection, layers};
 use crate::kernels::ticket::overlay::{DeviceLayout, WeightDeltas};
@@ -64,6 +66,22 @@ impl fmt::Debug for TicketLayout {
     }
 }
 
+/// Bytes of memory of a loaded ticket, by tier.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TicketBytes {
+    /// Bytes of the host's memory.
+    pub host: usize,
+    /// Bytes of the device's own memory; 0 on the CPU, where host and device are one tier.
+    pub device: usize,
+}
+
+impl TicketBytes {
+    /// Bytes of both tiers.
+    pub fn total(self) -> usize {
+        self.host + self.device
+    }
+}
+
 /// Memory model of the loaded tickets of one base.
 #[derive(Clone, Debug)]
 pub struct TicketMemory {
@@ -84,12 +102,31 @@ impl TicketMemory {
     }
 
     /// Upper bound of the bytes that a loaded ticket of the base takes.
-    pub fn bytes_of(&self, ticket: &Ticket, base: &BaseManifest) -> usize {
-        let layout = self.layouts_on.as_ref();
-        let layout = layout.map_or(0, |device| {
-            DeviceLayout::bytes_for(&fused(ticket, base), device)
-        });
-        ticket.resident_bytes() + layout
+    pub fn bytes_of(&self, ticket: &Ticket, base: &BaseManifest) -> TicketBytes {
+        let host = ticket.resident_bytes();
+        let Some(device) = &self.layouts_on else {
+            return TicketBytes { host, device: 0 };
+        };
+        let layout = DeviceLayout::bytes_for(&fused(ticket, base), device);
+        if has_own_memory(device) {
+            return TicketBytes {
+                host,
+                device: layout,
+            };
+        }
+        TicketBytes {
+            host: host + layout,
+            device: 0,
+        }
+    }
+
+    /// Says what [`Self::bytes_of`] depends on besides ticket and base: facts that were computed
+    /// under another tag do not hold.
+    pub fn tag(&self) -> String {
+        match &self.layouts_on {
+            Some(device) => format!("layouts on {:?}", device.location()),
+            None => "no layouts".to_owned(),
+        }
     }
 }
 

@@ -31,7 +31,7 @@ pub use export::{check_folder, save_folder};
 pub use fetch::{CacheDir, default_gguf};
 pub use kv::{BLOCK, KvCache};
 pub(crate) use layout::weight_number;
-pub use layout::{TicketLayout, TicketMemory};
+pub use layout::{TicketBytes, TicketLayout, TicketMemory};
 pub use load::{Base, LoadOptions, manifest};
 pub use loaded_ticket::LoadedTicket;
 pub use progress::{Progress, Stage};

@@ -6,10 +6,43 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
+use super::error::RegistryError;
+use super::facts::Facts;
 use super::memory::CachedTicket;
 use super::ticket_folder;
-use crate::model::LoadedTicket;
-use crate::ticket::{BoundTicket, Digest, Metadata};
+use crate::access::Tenant;
+use crate::model::{LoadedTicket, TicketBytes};
+use crate::ticket::{BoundTicket, Digest};
+
+/// Name of a ticket: whose, and which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Name<'a> {
+    /// The tenant that the ticket belongs to; `None` if it is public.
+    pub owner: Option<&'a Tenant>,
+    /// Its alias.
+    pub alias: &'a str,
+}
+
+impl<'a> Name<'a> {
+    /// A tenant's ticket, or a public one.
+    pub fn new(owner: Option<&'a Tenant>, alias: &'a str) -> Self {
+        Self { owner, alias }
+    }
+
+    /// A public ticket.
+    pub fn public(alias: &'a str) -> Self {
+        Self::new(None, alias)
+    }
+}
+
+impl fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.owner {
+            Some(owner) => write!(f, "{owner}/{}", self.alias),
+            None => f.write_str(self.alias),
+        }
+    }
+}
 
 /// Process-wide unique number of a generation. No two generations share an id, even if their
 /// aliases or bytes are equal.
@@ -23,17 +56,14 @@ impl GenerationId {
     }
 }
 
-/// One immutable content of a ticket: the path of its file, and what is known about it without
-/// reading the file again.
+/// One immutable content of a ticket: whose it is, the path of its file, and what is known about it
+/// without reading the file again.
 #[derive(Debug)]
 pub struct Generation {
     id: GenerationId,
+    owner: Option<Tenant>,
     alias: String,
-    digest: Digest,
-    metadata: Metadata,
-    file_bytes: u64,
-    nonzeros: usize,
-    resident_bytes: usize,
+    facts: Facts,
     created: SystemTime,
     pub(super) path: PathBuf,
     /// Locked while the file is read, so that concurrent leases read it once.
@@ -41,22 +71,13 @@ pub struct Generation {
 }
 
 impl Generation {
-    /// Describes `ticket`, whose file is at `path`, under a new id.
-    pub(super) fn new(
-        alias: &str,
-        path: PathBuf,
-        ticket: &BoundTicket,
-        resident_bytes: usize,
-        created: SystemTime,
-    ) -> Self {
+    /// A generation of these facts, whose file is at `path`, under a new id.
+    pub(super) fn new(name: Name<'_>, path: PathBuf, facts: Facts, created: SystemTime) -> Self {
         Self {
             id: GenerationId::next(),
-            alias: alias.to_owned(),
-            digest: ticket.digest(),
-            metadata: ticket.metadata().clone(),
-            file_bytes: ticket.file_bytes(),
-            nonzeros: ticket.nonzeros(),
-            resident_bytes,
+            owner: name.owner.cloned(),
+            alias: name.alias.to_owned(),
+            facts,
             created,
             path,
             loading: Mutex::new(()),
@@ -68,34 +89,52 @@ impl Generation {
         self.id
     }
 
+    /// Tenant that the ticket belongs to; `None` if it is public.
+    pub fn owner(&self) -> Option<&Tenant> {
+        self.owner.as_ref()
+    }
+
     /// Alias that it was published under.
     pub fn alias(&self) -> &str {
         &self.alias
     }
 
+    /// Owner and alias.
+    pub fn name(&self) -> Name<'_> {
+        Name {
+            owner: self.owner(),
+            alias: &self.alias,
+        }
+    }
+
     /// SHA-256 of the file.
     pub fn digest(&self) -> Digest {
-        self.digest
+        self.facts.digest
     }
 
-    /// Metadata of the file's header.
-    pub fn metadata(&self) -> &Metadata {
-        &self.metadata
-    }
-
-    /// Size of the file in bytes.
-    pub fn file_bytes(&self) -> u64 {
-        self.file_bytes
+    /// What is known about the file.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
     }
 
     /// Positions that the ticket touches.
     pub fn nonzeros(&self) -> usize {
-        self.nonzeros
+        self.facts.nonzeros
     }
 
-    /// Upper bound of the bytes that the ticket takes in memory, with its layout.
+    /// Upper bound of the bytes that the ticket takes in memory, on host and device, with its
+    /// layout.
     pub fn resident_bytes(&self) -> usize {
-        self.resident_bytes
+        self.facts.memory.total()
+    }
+
+    /// The error that its file is not what was published.
+    pub(super) fn changed(&self, reason: String) -> RegistryError {
+        RegistryError::Changed {
+            alias: self.alias.clone(),
+            path: self.path.clone(),
+            reason,
+        }
     }
 
     /// Time of publication; for a file found at the start, the time of its last write.
@@ -117,9 +156,13 @@ impl Lease {
     /// and it is freed with the last clone. `alias` names it in messages.
     pub fn of_file(alias: &str, path: PathBuf, ticket: BoundTicket) -> Self {
         let created = ticket_folder::modified(&path);
-        let bytes = ticket.resident_bytes();
+        let memory = TicketBytes {
+            host: ticket.resident_bytes(),
+            device: 0,
+        };
+        let (name, facts) = (Name::public(alias), Facts::new(&ticket, memory));
         Self {
-            generation: Arc::new(Generation::new(alias, path, &ticket, bytes, created)),
+            generation: Arc::new(Generation::new(name, path, facts, created)),
             cached: Arc::new(CachedTicket::unbudgeted(ticket)),
         }
     }
@@ -134,6 +177,11 @@ impl Lease {
         &self.generation.alias
     }
 
+    /// Owner and alias of the leased generation.
+    pub fn name(&self) -> Name<'_> {
+        self.generation.name()
+    }
+
     /// The ticket in memory, with its layout once that is built.
     pub fn ticket(&self) -> &Arc<LoadedTicket> {
         &self.cached.ticket
@@ -145,7 +193,7 @@ impl fmt::Debug for Lease {
         f.debug_struct("Lease")
             .field("alias", &self.alias())
             .field("id", &self.id())
-            .field("digest", &self.generation.digest)
+            .field("digest", &self.generation.digest())
             .finish_non_exhaustive()
     }
 }

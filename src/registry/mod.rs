@@ -4,26 +4,36 @@
 //! Look-ups never block: aliases are in a concurrent map. A writer holds one lock from the first
 //! change on disk until the map matches the disk.
 
+mod condition;
+mod error;
+mod facts;
 mod generation;
 mod memory;
+mod names;
 #[cfg(test)]
 mod tests;
 mod ticket_folder;
 
+use std::cmp::Ordering;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::SystemTime;
 
-use dashmap::DashMap;
+use serde_json::Value;
 use tempfile::NamedTempFile;
 
-pub use generation::{Generation, GenerationId, Lease};
+pub use condition::{Condition, Match};
+pub use error::{RegistryError, Tier};
+pub use facts::Facts;
+pub use generation::{Generation, GenerationId, Lease, Name};
 pub use ticket_folder::{FileFault, FolderTrouble};
 
+use crate::access::Tenant;
 use crate::model::TicketMemory;
-use crate::ticket::{BaseManifest, BoundTicket, Ticket, TicketError, validate_name};
+use crate::ticket::{BaseManifest, BoundTicket, Metadata, Ticket, validate_name};
 use memory::{CachedTicket, Memory};
+use names::Names;
 use ticket_folder::{Folder, TicketFile};
 
 /// Limits of a registry.
@@ -37,54 +47,6 @@ pub struct RegistryOptions {
     pub ticket_memory: TicketMemory,
     /// Accept tickets made for another base if all names and shapes fit this one.
     pub allow_foreign_base: bool,
-}
-
-/// Reason why the registry refused an operation.
-#[derive(Debug, thiserror::Error)]
-pub enum RegistryError {
-    #[error("there is no ticket `{0}`")]
-    Unknown(String),
-    #[error("a ticket `{0}` exists already; pass `replace=true` to replace it")]
-    Exists(String),
-    #[error("`{0}` is the base's own name")]
-    Reserved(String),
-    #[error(transparent)]
-    Name(TicketError),
-    #[error(transparent)]
-    Invalid(TicketError),
-    #[error("the ticket needs {needed} bytes of memory; the budget is {budget} bytes")]
-    TooLargeForMemory { needed: usize, budget: usize },
-    #[error(
-        "no memory for ticket `{alias}` ({needed} bytes) within the budget of {budget} bytes: \
-         all tickets in memory are in use"
-    )]
-    MemoryFull {
-        alias: String,
-        needed: usize,
-        budget: usize,
-    },
-    #[error(
-        "the file of ticket `{alias}`, {}, changed since publication: {reason}",
-        path.display()
-    )]
-    Changed {
-        alias: String,
-        path: PathBuf,
-        reason: String,
-    },
-    #[error("{} is not served: {fault}", path.display())]
-    Refused { path: PathBuf, fault: FileFault },
-    #[error(
-        "the ticket folder {} is in use by {by}: stop that server, or choose another folder",
-        folder.display()
-    )]
-    InUse { folder: PathBuf, by: String },
-    #[error("cannot {action} {}: {error}", path.display())]
-    Io {
-        action: &'static str,
-        path: PathBuf,
-        error: io::Error,
-    },
 }
 
 /// An opened registry, and the files of its folder that it refused.
@@ -101,7 +63,7 @@ pub struct Registry {
     base: Arc<BaseManifest>,
     options: RegistryOptions,
     folder: Folder,
-    aliases: DashMap<String, Arc<Generation>>,
+    names: RwLock<Names>,
     memory: Memory,
     /// Locked while the folder is changed.
     writing: Mutex<()>,
@@ -125,7 +87,7 @@ impl Registry {
             memory: Memory::new(options.memory_budget),
             options,
             folder,
-            aliases: DashMap::new(),
+            names: RwLock::default(),
             writing: Mutex::new(()),
         };
         let fault = |(path, fault): (PathBuf, FileFault)| {
@@ -149,27 +111,42 @@ impl Registry {
         &self.base
     }
 
-    /// Generation that an alias points at now.
-    pub fn get(&self, alias: &str) -> Option<Arc<Generation>> {
-        self.aliases.get(alias).map(|entry| entry.value().clone())
+    /// Generation that a caller of this tenant means by `alias`, `alias@digest` (at least 6 digits
+    /// of the digest) or a digest. The caller's own tickets go before the public ones.
+    pub fn get(&self, tenant: Option<&Tenant>, reference: &str) -> Option<Arc<Generation>> {
+        self.names().resolve(tenant, reference).cloned()
     }
 
-    /// All generations that have an alias, by alias.
-    pub fn list(&self) -> Vec<Arc<Generation>> {
-        let aliases = self.aliases.iter();
-        let mut all: Vec<_> = aliases.map(|entry| entry.value().clone()).collect();
-        all.sort_by(|a, b| a.alias().cmp(b.alias()));
+    /// The generations of an owner, by alias; `None` lists the public ones.
+    pub fn owned(&self, owner: Option<&Tenant>) -> Vec<Arc<Generation>> {
+        self.names().of_owner(owner).cloned().collect()
+    }
+
+    /// The generations that a caller of this tenant can name by alias: its own and the public ones,
+    /// by alias.
+    pub fn visible(&self, tenant: Option<&Tenant>) -> Vec<Arc<Generation>> {
+        let names = self.names();
+        let Some(tenant) = tenant else {
+            return names.of_owner(None).cloned().collect();
+        };
+        let hidden = |public: &&Arc<Generation>| names.owned(Some(tenant), public.alias());
+        let public = names
+            .of_owner(None)
+            .filter(|public| hidden(public).is_none());
+        let own = names.of_owner(Some(tenant));
+        let mut all: Vec<_> = own.chain(public).cloned().collect();
+        all.sort_by(|a, b| by_alias(a.alias(), b.alias()));
         all
     }
 
-    /// Number of aliases.
+    /// Number of aliases, of all owners.
     pub fn len(&self) -> usize {
-        self.aliases.len()
+        self.names().len()
     }
 
     /// Whether there are no aliases.
     pub fn is_empty(&self) -> bool {
-        self.aliases.is_empty()
+        self.len() == 0
     }
 
     /// Number of tickets in memory.
@@ -177,14 +154,14 @@ impl Registry {
         self.memory.tickets()
     }
 
-    /// Leases the ticket that `alias` points at; reads its file unless it is in memory. Blocks on
-    /// the disk.
+    /// Leases the ticket that a caller of this tenant means by `reference`, as [`Registry::get`];
+    /// reads its file unless it is in memory. Blocks on the disk.
     ///
     /// # Errors
-    /// The alias is unknown, the leased tickets leave too little memory, or another program has
+    /// There is no such ticket, the leased tickets leave too little memory, or another program has
     /// changed the file since it was published.
-    pub fn lease(&self, alias: &str) -> Result<Lease, RegistryError> {
-        let mut generation = self.known(alias)?;
+    pub fn lease(&self, tenant: Option<&Tenant>, reference: &str) -> Result<Lease, RegistryError> {
+        let mut generation = self.known(tenant, reference)?;
         loop {
             let error = match self.load(&generation) {
                 Ok(cached) => return Ok(Lease { generation, cached }),
@@ -195,7 +172,7 @@ impl Registry {
             // writer is done, and look again.
             let current = {
                 let _writing = lock(&self.writing);
-                self.known(alias)?
+                self.known(tenant, reference)?
             };
             if current.id() == generation.id() {
                 return Err(error);
@@ -222,34 +199,34 @@ impl Registry {
         self.folder.trouble()
     }
 
-    /// Checks a staged file and makes it the ticket `alias`. On return the file is on disk and
+    /// Checks a staged file and makes it the ticket `name`. On return the file is on disk and
     /// every new lease is of it; running leases keep their generation. If several callers publish
-    /// one new name at once without `replace`, exactly one succeeds.
+    /// one new name at once to create it, exactly one succeeds.
     ///
     /// # Errors
-    /// The name is malformed, reserved or taken; the file is not a ticket for this base; the
-    /// folder cannot be written. The alias then keeps its generation.
+    /// The name is malformed, reserved or taken; the condition does not hold; the file is not a
+    /// ticket for this base; the folder cannot be written. The alias then keeps its generation.
     pub fn publish(
         &self,
-        alias: &str,
+        name: Name<'_>,
         staged: NamedTempFile,
-        replace: bool,
+        condition: &Condition,
     ) -> Result<Arc<Generation>, RegistryError> {
+        let alias = name.alias;
         self.check_name(alias)?;
-        let check_free = || {
-            if self.aliases.contains_key(alias) && !replace {
-                return Err(RegistryError::Exists(alias.to_owned()));
-            }
-            Ok(())
+        let check = || {
+            let names = self.names();
+            let found = names.any_case(name.owner, alias);
+            condition.check_publish(alias, found.map(|found| &**found))
         };
-        check_free()?;
-        let ticket = self.read(staged.path())?;
-        let path = self.folder.path_of(None, alias);
+        check()?;
+        let facts = self.facts(&self.read(staged.path())?);
+        let path = self.folder.path_of(name.owner, alias);
         self.folder.sync_staged(&staged)?;
 
         let _writing = lock(&self.writing);
-        check_free()?;
-        match self.folder.place(staged, &path, replace) {
+        check()?;
+        match self.folder.place(staged, &path, condition.replace) {
             Ok(()) => {}
             // A file that was refused at the start, or was added since.
             Err(RegistryError::Io { error, .. })
@@ -259,63 +236,103 @@ impl Registry {
             }
             Err(error) => return Err(error),
         }
-        let generation = Arc::new(self.generation(alias, &path, &ticket, SystemTime::now()));
-        let replaced = self.aliases.insert(alias.to_owned(), generation.clone());
+        let generation = Arc::new(Generation::new(name, path, facts, SystemTime::now()));
+        let replaced = self.names_mut().insert(generation.clone());
         if let Some(replaced) = replaced {
             self.forget(&replaced);
         }
         Ok(generation)
     }
 
-    /// Deletes a ticket and its file; running leases keep their generation.
+    /// Deletes the caller's ticket `name.alias` and its file; running leases keep their generation.
     ///
     /// # Errors
-    /// The alias is unknown, or the file cannot be removed; the ticket then stays.
-    pub fn remove(&self, alias: &str) -> Result<Arc<Generation>, RegistryError> {
+    /// The alias is unknown, or public while the caller is a tenant; the condition does not hold;
+    /// the file cannot be removed. The ticket then stays.
+    pub fn remove(
+        &self,
+        name: Name<'_>,
+        condition: &Condition,
+    ) -> Result<Arc<Generation>, RegistryError> {
         let _writing = lock(&self.writing);
-        let generation = self.known(alias)?;
+        let generation = self.changeable(name)?;
+        condition.check_match(name.alias, Some(&generation))?;
         self.folder.remove(&generation.path)?;
-        self.aliases.remove(alias);
+        self.names_mut().remove(name.owner, name.alias);
         self.forget(&generation);
         Ok(generation)
     }
 
-    /// The generation that an alias points at, or the error that names the alias.
-    fn known(&self, alias: &str) -> Result<Arc<Generation>, RegistryError> {
-        self.get(alias)
-            .ok_or_else(|| RegistryError::Unknown(alias.to_owned()))
+    /// The ticket of that name, which its owner may change.
+    fn changeable(&self, name: Name<'_>) -> Result<Arc<Generation>, RegistryError> {
+        let names = self.names();
+        if let Some(found) = names.owned(name.owner, name.alias) {
+            return Ok(Arc::clone(found));
+        }
+        let alias = name.alias.to_owned();
+        Err(match names.owned(None, name.alias) {
+            Some(_) => RegistryError::Public(alias),
+            None => RegistryError::Unknown(alias),
+        })
+    }
+
+    /// The generation that a reference means, or the error that names it.
+    fn known(
+        &self,
+        tenant: Option<&Tenant>,
+        reference: &str,
+    ) -> Result<Arc<Generation>, RegistryError> {
+        self.get(tenant, reference)
+            .ok_or_else(|| RegistryError::Unknown(reference.to_owned()))
     }
 
     /// Registers a file of the folder under its name.
     fn adopt(&self, file: &TicketFile) -> Result<(), RegistryError> {
-        self.check_name(&file.alias)?;
-        let ticket = self.read(&file.path)?;
+        let alias = &file.alias;
+        let name = Name::new(file.owner.as_ref(), alias);
+        self.check_name(alias)?;
+        if let Some(found) = self.names().any_case(name.owner, alias) {
+            Condition::create().check_publish(alias, Some(found))?;
+        }
+        let facts = self.facts(&self.read(&file.path)?);
         let created = ticket_folder::modified(&file.path);
-        let generation = self.generation(&file.alias, &file.path, &ticket, created);
-        self.aliases
-            .insert(file.alias.clone(), Arc::new(generation));
+        let generation = Generation::new(name, file.path.clone(), facts, created);
+        self.names_mut().insert(Arc::new(generation));
         Ok(())
     }
 
-    fn generation(
-        &self,
-        alias: &str,
-        path: &Path,
-        ticket: &BoundTicket,
-        created: SystemTime,
-    ) -> Generation {
-        let bytes = self.memory_of(ticket);
-        Generation::new(alias, path.to_owned(), ticket, bytes, created)
+    /// What stays known of a checked ticket.
+    fn facts(&self, ticket: &BoundTicket) -> Facts {
+        let memory = self.options.ticket_memory.bytes_of(ticket, &self.base);
+        Facts::new(ticket, memory)
+    }
+
+    /// The provenance that a ticket's file states: `training` of its metadata. Blocks on the disk.
+    ///
+    /// # Errors
+    /// The file was changed or removed outside the server.
+    pub fn training(&self, generation: &Generation) -> Result<Option<Value>, RegistryError> {
+        // Nothing here replaces the file meanwhile; if it was replaced before, its alias is gone or
+        // points at another generation.
+        let _writing = lock(&self.writing);
+        match Metadata::read(&generation.path) {
+            Ok(metadata) => Ok(metadata.training),
+            Err(error) => Err(generation.changed(error.to_string())),
+        }
     }
 
     /// Upper bound of the bytes that the ticket takes in memory.
     fn memory_of(&self, ticket: &BoundTicket) -> usize {
-        self.options.ticket_memory.bytes_of(ticket, &self.base)
+        let bytes = self.options.ticket_memory.bytes_of(ticket, &self.base);
+        bytes.total()
     }
 
     fn check_name(&self, alias: &str) -> Result<(), RegistryError> {
-        if alias == self.base.name {
+        if alias.eq_ignore_ascii_case(&self.base.name) {
             return Err(RegistryError::Reserved(alias.to_owned()));
+        }
+        if names::reads_as_digest(alias) {
+            return Err(RegistryError::ReadsAsDigest(alias.to_owned()));
         }
         validate_name(alias).map_err(RegistryError::Name)
     }
@@ -327,7 +344,11 @@ impl Registry {
             .map_err(RegistryError::Invalid)?;
         let (needed, budget) = (self.memory_of(&ticket), self.memory.budget());
         if needed > budget {
-            return Err(RegistryError::TooLargeForMemory { needed, budget });
+            return Err(RegistryError::TooLargeForMemory {
+                tier: Tier::Host,
+                needed,
+                available: budget,
+            });
         }
         Ok(ticket)
     }
@@ -346,14 +367,9 @@ impl Registry {
         let full = || RegistryError::MemoryFull {
             alias: generation.alias().to_owned(),
             needed,
-            budget: self.memory.budget(),
         };
         let room = self.memory.reserve(needed).ok_or_else(full)?;
-        let changed = |reason: String| RegistryError::Changed {
-            alias: generation.alias().to_owned(),
-            path: generation.path.clone(),
-            reason,
-        };
+        let changed = |reason| generation.changed(reason);
         let ticket = self
             .read(&generation.path)
             .map_err(|error| changed(error.to_string()))?;
@@ -371,10 +387,23 @@ impl Registry {
     /// Drops a generation's content from the cache, unless an alias still names it.
     fn forget(&self, generation: &Generation) {
         let content = generation.digest();
-        if !self.aliases.iter().any(|named| named.digest() == content) {
+        if !self.names().has_content(content) {
             self.memory.forget(content);
         }
     }
+
+    fn names(&self) -> RwLockReadGuard<'_, Names> {
+        self.names.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn names_mut(&self) -> RwLockWriteGuard<'_, Names> {
+        self.names.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Order of aliases in lists: by letters, ignoring case.
+fn by_alias(a: &str, b: &str) -> Ordering {
+    a.to_ascii_lowercase().cmp(&b.to_ascii_lowercase())
 }
 
 /// Locks a mutex and ignores poison: a panic leaves the data behind these locks consistent.

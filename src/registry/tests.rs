@@ -68,7 +68,9 @@ fn staged(registry: &Registry, bytes: &[u8]) -> NamedTempFile {
 
 fn publish(registry: &Registry, alias: &str, seed: usize) -> Arc<Generation> {
     let file = staged(registry, &ticket_file(seed));
-    registry.publish(alias, file, true).unwrap()
+    registry
+        .publish(Name::public(alias), file, &Condition::upsert())
+        .unwrap()
 }
 
 /// Names of the files in a folder, without the server's own.
@@ -100,18 +102,18 @@ fn opening_creates_the_folder_adopts_tickets_and_leaves_bad_files_alone() {
     let opened = Registry::open(&nested, base(), options).unwrap();
     let aliases: Vec<_> = opened
         .registry
-        .list()
+        .owned(None)
         .iter()
         .map(|g| g.alias().to_owned())
         .collect();
-    assert_eq!(aliases, ["sql"]);
+    assert_eq!(aliases, ["SQL"]);
     assert_eq!(opened.registry.resident(), 0);
     let refused: Vec<_> = opened
         .refused
         .iter()
         .map(|(path, _)| path.file_stem().unwrap().to_str().unwrap())
         .collect();
-    assert_eq!(refused, ["folder", "SQL", "cut", "tiny"]);
+    assert_eq!(refused, ["folder", "cut", "sql", "tiny"]);
     assert!(nested.join("cut.safetensors").exists());
 }
 
@@ -132,13 +134,16 @@ fn a_published_ticket_is_leased_and_survives_a_restart() {
     let dir = TempDir::new().unwrap();
     let registry = open(&dir);
     let generation = publish(&registry, "sql", 1);
-    let lease = registry.lease("sql").unwrap();
+    let lease = registry.lease(None, "sql").unwrap();
     assert_eq!((lease.id(), lease.alias()), (generation.id(), "sql"));
     assert_eq!(lease.ticket().digest(), Digest::of(&ticket_file(1)));
     assert_eq!(generation.resident_bytes(), lease.ticket().resident_bytes());
     drop((lease, registry));
     let again = open(&dir);
-    assert_eq!(again.get("sql").unwrap().digest(), generation.digest());
+    assert_eq!(
+        again.get(None, "sql").unwrap().digest(),
+        generation.digest()
+    );
     // No temporary file stays behind.
     assert_eq!(files(&dir), ["sql.safetensors"]);
 }
@@ -149,7 +154,11 @@ fn names_are_checked_and_taken_once() {
     let registry = open(&dir);
     let publish = |alias: &str, replace| {
         let file = staged(&registry, &ticket_file(0));
-        registry.publish(alias, file, replace)
+        let condition = Condition {
+            replace,
+            ..Condition::default()
+        };
+        registry.publish(Name::public(alias), file, &condition)
     };
     assert!(matches!(
         publish("tiny", true),
@@ -180,9 +189,9 @@ fn a_refused_replacement_changes_nothing() {
     let registry = open(&dir);
     let before = publish(&registry, "sql", 1);
     let file = staged(&registry, b"nonsense");
-    let refused = registry.publish("sql", file, true);
+    let refused = registry.publish(Name::public("sql"), file, &Condition::upsert());
     assert!(matches!(refused, Err(RegistryError::Invalid(_))));
-    assert_eq!(registry.lease("sql").unwrap().id(), before.id());
+    assert_eq!(registry.lease(None, "sql").unwrap().id(), before.id());
     assert_eq!(files(&dir), ["sql.safetensors"]);
 }
 
@@ -191,17 +200,19 @@ fn replaced_and_deleted_tickets_live_until_their_last_lease_ends() {
     let dir = TempDir::new().unwrap();
     let registry = open(&dir);
     publish(&registry, "sql", 1);
-    let first = registry.lease("sql").unwrap();
+    let first = registry.lease(None, "sql").unwrap();
     publish(&registry, "sql", 2);
-    let second = registry.lease("sql").unwrap();
+    let second = registry.lease(None, "sql").unwrap();
     assert_ne!(first.id(), second.id());
-    registry.remove("sql").unwrap();
+    registry
+        .remove(Name::public("sql"), &Condition::default())
+        .unwrap();
     assert!(matches!(
-        registry.lease("sql"),
+        registry.lease(None, "sql"),
         Err(RegistryError::Unknown(_))
     ));
     assert!(matches!(
-        registry.remove("sql"),
+        registry.remove(Name::public("sql"), &Condition::default()),
         Err(RegistryError::Unknown(_))
     ));
     assert_eq!(first.ticket().digest(), Digest::of(&ticket_file(1)));
@@ -220,17 +231,17 @@ fn a_file_changed_underneath_is_an_error_until_it_is_published_again() {
     let valid_but_other = ticket_file(2);
     for content in [&valid_but_other[..], &valid_but_other[..60], b""] {
         fs::write(&path, content).unwrap();
-        let error = registry.lease("sql").unwrap_err();
+        let error = registry.lease(None, "sql").unwrap_err();
         assert!(matches!(error, RegistryError::Changed { .. }), "{error}");
     }
     fs::remove_file(&path).unwrap();
     assert!(matches!(
-        registry.lease("sql"),
+        registry.lease(None, "sql"),
         Err(RegistryError::Changed { .. })
     ));
     assert_eq!(registry.resident(), 0);
     publish(&registry, "sql", 3);
-    assert!(registry.lease("sql").is_ok());
+    assert!(registry.lease(None, "sql").is_ok());
 }
 
 #[test]
@@ -240,29 +251,32 @@ fn the_budget_holds_and_the_least_recently_used_goes_first() {
     for (seed, alias) in ["a", "b", "c"].into_iter().enumerate() {
         publish(&registry, alias, seed);
     }
-    let (a, b) = (registry.lease("a").unwrap(), registry.lease("b").unwrap());
+    let (a, b) = (
+        registry.lease(None, "a").unwrap(),
+        registry.lease(None, "b").unwrap(),
+    );
     // Both are leased, so neither can be evicted.
-    let full = registry.lease("c").unwrap_err();
+    let full = registry.lease(None, "c").unwrap_err();
     assert!(matches!(full, RegistryError::MemoryFull { .. }), "{full}");
-    let same_payload = registry.lease("a").unwrap();
+    let same_payload = registry.lease(None, "a").unwrap();
     assert!(Arc::ptr_eq(&same_payload.cached, &a.cached));
     drop((a, same_payload));
-    let idle_a = registry.get("a").unwrap().digest();
-    let c = registry.lease("c").unwrap();
+    let idle_a = registry.get(None, "a").unwrap().digest();
+    let c = registry.lease(None, "c").unwrap();
     assert!(registry.memory.get(idle_a).is_none());
     assert_eq!(registry.resident(), 2);
     drop((b, c));
-    let _a = registry.lease("a").unwrap();
+    let _a = registry.lease(None, "a").unwrap();
     assert!(
         registry
             .memory
-            .get(registry.get("b").unwrap().digest())
+            .get(registry.get(None, "b").unwrap().digest())
             .is_none()
     );
     assert!(
         registry
             .memory
-            .get(registry.get("c").unwrap().digest())
+            .get(registry.get(None, "c").unwrap().digest())
             .is_some()
     );
 }
@@ -272,7 +286,7 @@ fn a_ticket_larger_than_the_whole_budget_cannot_be_published() {
     let dir = TempDir::new().unwrap();
     let registry = open_with(&dir, one_ticket_bytes() - 1).registry;
     let file = staged(&registry, &ticket_file(0));
-    let refused = registry.publish("sql", file, false);
+    let refused = registry.publish(Name::public("sql"), file, &Condition::create());
     assert!(matches!(
         refused,
         Err(RegistryError::TooLargeForMemory { .. })
@@ -289,7 +303,7 @@ fn exactly_one_of_many_publishers_of_a_new_name_wins() {
             let (registry, won) = (&registry, &won);
             scope.spawn(move || {
                 let file = staged(registry, &ticket_file(seed));
-                match registry.publish("sql", file, false) {
+                match registry.publish(Name::public("sql"), file, &Condition::create()) {
                     Ok(_) => won.fetch_add(1, Ordering::Relaxed),
                     Err(RegistryError::Exists(_)) => 0,
                     Err(error) => panic!("{error}"),
@@ -299,7 +313,7 @@ fn exactly_one_of_many_publishers_of_a_new_name_wins() {
     });
     assert_eq!(won.into_inner(), 1);
     let on_disk = fs::read(dir.path().join("sql.safetensors")).unwrap();
-    let lease = registry.lease("sql").unwrap();
+    let lease = registry.lease(None, "sql").unwrap();
     assert_eq!(lease.ticket().digest(), Digest::of(&on_disk));
 }
 
@@ -324,7 +338,7 @@ fn publishing_leasing_and_removing_at_once_loses_nothing() {
             });
             scope.spawn(move || {
                 for round in rounds() {
-                    match registry.lease(alias(round + thread)) {
+                    match registry.lease(None, alias(round + thread)) {
                         Ok(lease) => {
                             assert_eq!(lease.ticket().digest(), lease.generation.digest());
                             leased.fetch_add(1, Ordering::Relaxed);
@@ -337,7 +351,7 @@ fn publishing_leasing_and_removing_at_once_loses_nothing() {
         }
         scope.spawn(move || {
             for round in rounds() {
-                match registry.remove(alias(round)) {
+                match registry.remove(Name::public(alias(round)), &Condition::default()) {
                     Ok(_) => removed.fetch_add(1, Ordering::Relaxed),
                     Err(RegistryError::Unknown(_)) => 0,
                     Err(error) => panic!("{error}"),
@@ -350,14 +364,14 @@ fn publishing_leasing_and_removing_at_once_loses_nothing() {
     let on_disk = registry.folder.list().unwrap().tickets;
     assert_eq!(on_disk.len(), registry.len());
     for file in on_disk {
-        let lease = registry.lease(&file.alias).unwrap();
+        let lease = registry.lease(None, &file.alias).unwrap();
         assert_eq!(
             lease.ticket().digest(),
             Digest::of(&fs::read(file.path).unwrap())
         );
     }
     // By content, since aliases of one content share it.
-    let known: BTreeSet<Digest> = registry.list().iter().map(|g| g.digest()).collect();
+    let known: BTreeSet<Digest> = registry.owned(None).iter().map(|g| g.digest()).collect();
     let in_memory = known.iter().filter(|&&g| registry.memory.get(g).is_some());
     assert_eq!(
         in_memory.count(),
@@ -373,11 +387,13 @@ fn aliases_of_one_content_share_its_memory_until_the_last_goes() {
     let [a, b] = ["a", "b"].map(|alias| publish(&registry, alias, 1));
     assert_ne!(a.id(), b.id());
     // The budget holds one of them.
-    let leases = ["a", "b"].map(|alias| registry.lease(alias).unwrap());
+    let leases = ["a", "b"].map(|alias| registry.lease(None, alias).unwrap());
     assert!(Arc::ptr_eq(leases[0].ticket(), leases[1].ticket()));
     assert_eq!((leases[0].alias(), leases[1].alias()), ("a", "b"));
     drop(leases);
-    registry.remove("a").unwrap();
+    registry
+        .remove(Name::public("a"), &Condition::default())
+        .unwrap();
     assert!(registry.memory.get(b.digest()).is_some());
     publish(&registry, "b", 2);
     assert_eq!(registry.resident(), 0);
@@ -389,7 +405,7 @@ fn leases_of_one_content_share_its_layout_and_an_error_keeps_none() {
     let registry = open(&dir);
     publish(&registry, "a", 1);
     publish(&registry, "b", 1);
-    let [a, b] = ["a", "b"].map(|alias| registry.lease(alias).unwrap());
+    let [a, b] = ["a", "b"].map(|alias| registry.lease(None, alias).unwrap());
     let fail = |_: &BoundTicket| Err(());
     assert!(a.ticket().layout_or_build(fail).is_err());
     assert!(a.ticket().layout().is_none() && b.ticket().layout().is_none());

@@ -56,6 +56,18 @@ pub enum ApiError {
     /// An upload names an existing ticket without `replace=true`.
     #[error("a ticket `{0}` exists already; pass `replace=true` to replace it")]
     TicketExists(String),
+    /// A ticket's name differs from an existing one only in case.
+    #[error("{0}")]
+    NameTaken(String),
+    /// `If-Match` or `If-None-Match` does not hold.
+    #[error("{0}")]
+    PreconditionFailed(String),
+    /// A tenant may not change a public ticket.
+    #[error("{0}")]
+    PublicTicket(String),
+    /// A pinned ticket would leave other tickets too little memory.
+    #[error("{0}")]
+    PinsTooLarge(String),
     /// An uploaded ticket is malformed, or does not fit the base or the memory.
     #[error("the ticket is refused: {0}")]
     InvalidTicket(String),
@@ -157,7 +169,15 @@ impl ApiError {
             }
             Self::ModelNotFound(_) => (StatusCode::NOT_FOUND, INVALID, Some("model_not_found")),
             Self::TicketNotFound(_) => (StatusCode::NOT_FOUND, INVALID, Some("ticket_not_found")),
-            Self::TicketExists(_) => (StatusCode::CONFLICT, INVALID, Some("ticket_exists")),
+            Self::TicketExists(_) | Self::NameTaken(_) => {
+                (StatusCode::CONFLICT, INVALID, Some("ticket_exists"))
+            }
+            Self::PreconditionFailed(_) => {
+                let code = Some("precondition_failed");
+                (StatusCode::PRECONDITION_FAILED, INVALID, code)
+            }
+            Self::PinsTooLarge(_) => (StatusCode::CONFLICT, INVALID, Some("pins_too_large")),
+            Self::PublicTicket(_) => (StatusCode::FORBIDDEN, INVALID, Some("forbidden")),
             Self::InvalidTicket(_) => {
                 let code = Some("invalid_ticket");
                 (StatusCode::UNPROCESSABLE_ENTITY, INVALID, code)
@@ -239,7 +259,10 @@ impl ApiError {
             Self::Invalid { param, .. } | Self::Unsupported { param, .. } => Some(param),
             Self::ContextLength { param, .. } | Self::PromptBytes { param, .. } => Some(param),
             Self::ModelNotFound(_) => Some("model"),
-            Self::TicketNotFound(_) | Self::TicketExists(_) => Some("name"),
+            Self::TicketNotFound(_)
+            | Self::TicketExists(_)
+            | Self::NameTaken(_)
+            | Self::PublicTicket(_) => Some("name"),
             Self::InvalidTicket(_) => Some("file"),
             _ => None,
         }
@@ -321,14 +344,20 @@ impl From<RegistryError> for ApiError {
         match error {
             RegistryError::Unknown(alias) => Self::TicketNotFound(alias),
             RegistryError::Exists(alias) => Self::TicketExists(alias),
-            RegistryError::Name(_) | RegistryError::Reserved(_) => Self::Invalid {
+            RegistryError::DiffersInCase { .. } => Self::NameTaken(error.to_string()),
+            RegistryError::Precondition { .. } => Self::PreconditionFailed(error.to_string()),
+            RegistryError::Public(_) => Self::PublicTicket(error.to_string()),
+            RegistryError::Name(_)
+            | RegistryError::Reserved(_)
+            | RegistryError::ReadsAsDigest(_) => Self::Invalid {
                 message: error.to_string(),
                 param: "name".to_owned(),
             },
+            RegistryError::PinsTooLarge { .. } => Self::PinsTooLarge(error.to_string()),
             RegistryError::Invalid(_) | RegistryError::TooLargeForMemory { .. } => {
                 Self::InvalidTicket(error.to_string())
             }
-            RegistryError::MemoryFull { .. } => {
+            RegistryError::MemoryFull { .. } | RegistryError::TooManyWaiting { .. } => {
                 tracing::warn!(%error, "refused a request");
                 Self::TicketMemoryFull
             }
@@ -343,9 +372,10 @@ impl From<RegistryError> for ApiError {
                 Some(FolderTrouble::ReadOnly) => Self::FolderReadOnly,
                 None => Self::Internal(error.to_string()),
             },
-            RegistryError::Refused { .. } | RegistryError::InUse { .. } => {
-                Self::Internal(error.to_string())
-            }
+            RegistryError::Refused { .. }
+            | RegistryError::InUse { .. }
+            | RegistryError::Layout { .. }
+            | RegistryError::LoadFailed(_) => Self::Internal(error.to_string()),
         }
     }
 }

@@ -102,7 +102,7 @@ pub fn submit(state: &AppState, request: GenerateRequest) -> Result<Vec<Completi
     let streams = state.engine.submit_all(requests.collect());
     let streams = streams.inspect_err(|error| state.refusals.record(metrics, error))?;
     if let Some(ticket) = &request.ticket {
-        metrics.server.ticket_requested(ticket.alias());
+        metrics.server.ticket_requested(ticket.name());
     }
     metrics.server.request_n.observe(sampling.n as f64);
     let completion = |(outputs, (prompt, _)): (OutputStream, (&Prompt, u64))| Completion {

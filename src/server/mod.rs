@@ -16,6 +16,7 @@ mod guard;
 mod meter;
 mod openai;
 mod ops;
+mod preconditions;
 mod preparation;
 mod refusals;
 mod routes;

@@ -114,7 +114,8 @@ impl Drop for UploadPlace<'_> {
 /// A received form. The file is deleted on drop unless it is published.
 pub struct Upload<'a> {
     pub name: String,
-    pub replace: bool,
+    /// `None` if the form does not say.
+    pub replace: Option<bool>,
     pub file: NamedTempFile,
     /// Kept until the ticket is published, since validation reads the file into memory.
     pub place: UploadPlace<'a>,
@@ -173,7 +174,7 @@ async fn read_form<'a>(
     let missing = |param: &str| ApiError::invalid(param, "is missing from the form");
     Ok(Upload {
         name: name.ok_or_else(|| missing("name"))?,
-        replace: replace.unwrap_or(false),
+        replace,
         file: file.ok_or_else(|| missing("file"))?,
         place,
     })

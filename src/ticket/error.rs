@@ -88,7 +88,7 @@ pub enum TicketError {
     },
     #[error("the ticket changes no weight: {0}")]
     ChangesNothing(&'static str),
-    #[error("{0:?} is not a ticket name: expected [a-z0-9][a-z0-9._-]{{0,63}}")]
+    #[error("{0:?} is not a ticket name: expected [A-Za-z0-9][A-Za-z0-9._-]{{0,63}}")]
     Name(String),
 
     // The ticket against a base.

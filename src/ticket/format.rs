@@ -11,7 +11,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-use super::container::{self, Container, Dtype, Slice};
+use super::container::{self, Container, Dtype, MAX_HEADER_BYTES, Slice};
 use super::error::brief;
 use super::{Columns, Deltas, Metadata, TensorDelta, TicketError};
 
@@ -80,6 +80,29 @@ pub fn read_bounded(path: &Path, max_bytes: u64) -> Result<Vec<u8>, TicketError>
         return Err(too_large());
     }
     Ok(bytes)
+}
+
+/// Reads the metadata of a ticket file, and no more than its header.
+///
+/// # Errors
+/// The file cannot be read or is not a regular file, or its header is not that of a ticket.
+pub(super) fn read_metadata(path: &Path) -> Result<Metadata, TicketError> {
+    let io_error = |error| io_error("read", path, error);
+    if !fs::metadata(path).map_err(io_error)?.is_file() {
+        return Err(TicketError::NotAFile(path.to_owned()));
+    }
+    let mut file = File::open(path).map_err(io_error)?;
+    let mut length = [0; 8];
+    file.read_exact(&mut length).map_err(io_error)?;
+    let bytes = u64::from_le_bytes(length);
+    if bytes > MAX_HEADER_BYTES {
+        return Err(TicketError::HeaderTooLarge { bytes });
+    }
+    let mut header = Vec::new();
+    file.take(bytes)
+        .read_to_end(&mut header)
+        .map_err(io_error)?;
+    Metadata::from_header(&container::metadata(&header)?)
 }
 
 /// Writes a temporary file beside `path`, syncs it, and renames it to `path`.

@@ -1,11 +1,12 @@
 //! Ticket metadata, stored in the header of the file.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde_json::Value;
 
 use super::error::brief;
-use super::{BaseManifest, Digest, TicketError};
+use super::{BaseManifest, Digest, TicketError, format};
 
 const FORMAT: &str = "lota-ticket";
 const VERSION: &str = "1";
@@ -43,6 +44,14 @@ impl Metadata {
             license: None,
             training: None,
         }
+    }
+
+    /// Reads the metadata of a ticket file, without its arrays and without checking its digest.
+    ///
+    /// # Errors
+    /// The file cannot be read, or its header is not that of a ticket.
+    pub fn read(path: &Path) -> Result<Self, TicketError> {
+        format::read_metadata(path)
     }
 
     /// Parses the metadata of a header.
@@ -115,15 +124,17 @@ impl Metadata {
     }
 }
 
-/// Checks a ticket name: `[a-z0-9][a-z0-9._-]{0,63}`. Such a name is safe as a file name and in a
-/// URL.
+/// Checks a ticket name: `[A-Za-z0-9][A-Za-z0-9._-]{0,63}`. Such a name is safe as a file name and
+/// in a URL.
 ///
 /// # Errors
 /// [`TicketError::Name`] if `name` does not match.
 pub fn validate_name(name: &str) -> Result<(), TicketError> {
-    let alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let start = name.bytes().next().is_some_and(alphanumeric);
-    let rest = |b: u8| alphanumeric(b) || matches!(b, b'.' | b'_' | b'-');
+    let start = name
+        .as_bytes()
+        .first()
+        .is_some_and(u8::is_ascii_alphanumeric);
+    let rest = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     if start && name.len() <= 64 && name.bytes().all(rest) {
         return Ok(());
     }

@@ -10,6 +10,7 @@ use axum::response::sse::Event;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use crate::access::Tenant;
 use crate::engine::FinishReason;
 use crate::registry::{Lease, RegistryError};
 use crate::server::blocking::blocking;
@@ -108,11 +109,11 @@ fn prepare<E: Endpoint>(
     arrived: Instant,
 ) -> Result<(GenerateRequest, String), ApiError> {
     let mut fields = Fields::parse(body)?;
-    let model = take_model(&mut fields, state)?;
+    let model = take_model(&mut fields, state, caller.tenant.as_ref())?;
     let priority = fields.take("priority")?.unwrap_or(0);
     let cache_salt = take_cache_salt(&mut fields)?;
     let (prompts, sampling) = E::validate(fields, state)?;
-    let ticket = lease(&model, state)?;
+    let ticket = lease(&model, state, caller.tenant.as_ref())?;
     let request = GenerateRequest {
         prompts,
         sampling,
@@ -126,10 +127,14 @@ fn prepare<E: Endpoint>(
 }
 
 /// The requested model: the base or a ticket. The default is the base, as in vLLM.
-fn take_model(fields: &mut Fields<'_>, state: &AppState) -> Result<String, ApiError> {
+fn take_model(
+    fields: &mut Fields<'_>,
+    state: &AppState,
+    tenant: Option<&Tenant>,
+) -> Result<String, ApiError> {
     let base = &state.base.manifest.name;
     let name = fields.take("model")?.unwrap_or_else(|| base.clone());
-    if name != *base && state.registry.get(&name).is_none() {
+    if name != *base && state.registry.get(tenant, &name).is_none() {
         return Err(ApiError::ModelNotFound(name));
     }
     Ok(name)
@@ -150,11 +155,15 @@ fn take_cache_salt(fields: &mut Fields<'_>) -> Result<Option<Arc<str>>, ApiError
 }
 
 /// Leases the ticket that `model` names; `None` for the base. May read the ticket's file.
-fn lease(model: &str, state: &AppState) -> Result<Option<Lease>, ApiError> {
+fn lease(
+    model: &str,
+    state: &AppState,
+    tenant: Option<&Tenant>,
+) -> Result<Option<Lease>, ApiError> {
     if model == state.base.manifest.name {
         return Ok(None);
     }
-    match state.registry.lease(model) {
+    match state.registry.lease(tenant, model) {
         Ok(lease) => Ok(Some(lease)),
         Err(RegistryError::Unknown(alias)) => Err(ApiError::ModelNotFound(alias)),
         Err(error) => Err(error.into()),

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde::Serialize;
 use serde_json::json;
 
 use crate::registry::Generation;
+use crate::server::caller::Caller;
 use crate::server::error::ApiError;
 use crate::server::state::AppState;
 use crate::server::timestamp::unix_seconds;
@@ -55,8 +56,11 @@ impl<'a> Model<'a> {
 }
 
 /// `GET /v1/models`
-pub async fn list(State(state): State<Arc<AppState>>) -> Response {
-    let tickets = state.registry.list();
+pub async fn list(
+    State(state): State<Arc<AppState>>,
+    Extension(caller): Extension<Caller>,
+) -> Response {
+    let tickets = state.registry.visible(caller.tenant.as_ref());
     let models: Vec<_> = std::iter::once(Model::base(&state))
         .chain(tickets.iter().map(|ticket| Model::ticket(ticket, &state)))
         .collect();
@@ -66,13 +70,14 @@ pub async fn list(State(state): State<Arc<AppState>>) -> Response {
 /// `GET /v1/models/{id}`; the base's name may contain slashes.
 pub async fn get(
     State(state): State<Arc<AppState>>,
+    Extension(caller): Extension<Caller>,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
     let Path(id) = id?;
     if id == state.base.manifest.name {
         return Ok(Json(Model::base(&state)).into_response());
     }
-    match state.registry.get(&id) {
+    match state.registry.get(caller.tenant.as_ref(), &id) {
         Some(ticket) => Ok(Json(Model::ticket(&ticket, &state)).into_response()),
         None => Err(ApiError::ModelNotFound(id)),
     }

@@ -54,6 +54,12 @@ pub(super) struct Array<'a> {
     bytes: &'a [u8],
 }
 
+/// Parses a header alone and returns its metadata.
+pub(super) fn metadata(header: &[u8]) -> Result<BTreeMap<String, String>, TicketError> {
+    let header: Header = parse_json(header)?;
+    unique(METADATA, header.metadata)
+}
+
 impl<'a> Container<'a> {
     /// Parses and checks the header. Allocations are bounded by the header's size.
     pub fn parse(file: &'a [u8]) -> Result<Self, TicketError> {

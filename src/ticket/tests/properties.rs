@@ -47,7 +47,7 @@ fn random_metadata() -> impl Strategy<Value = Metadata> {
     let license = proptest::option::of("[A-Za-z\"\\\\é][ -~é]{0,20}");
     let training = proptest::option::of(any::<(i64, bool, f32)>());
     let density = prop_oneof![0.0001f64..=1.0, 1e-12f64..1e-3];
-    let name = "[a-z0-9][a-z0-9._-]{0,63}";
+    let name = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}";
     (name, license, training, density).prop_map(|(name, license, training, density)| Metadata {
         name,
         license,

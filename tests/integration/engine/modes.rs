@@ -9,7 +9,7 @@ use tombola::engine::{
 };
 use tombola::kernels::step::graphs::Graphs;
 use tombola::model::Dtype;
-use tombola::registry::{Lease, Registry};
+use tombola::registry::{Condition, Lease, Name, Registry};
 use tombola::ticket::TensorDelta;
 
 use crate::support::bases::{LLAMA, load_tiny};
@@ -159,13 +159,16 @@ fn measuring_costs_leaves_the_base_as_loaded_and_applies_no_ticket() {
 #[test]
 fn aliases_of_one_content_share_a_group_and_a_layout() {
     let (registry, folder) = registry(2, 0.5, 1 << 24);
-    let content = registry.get("t0").unwrap();
+    let content = registry.get(None, "t0").unwrap();
     let bytes = std::fs::read(folder.path().join("t0.safetensors")).unwrap();
     publish(&registry, "twin", &bytes);
-    assert_eq!(registry.get("twin").unwrap().digest(), content.digest());
+    assert_eq!(
+        registry.get(None, "twin").unwrap().digest(),
+        content.digest()
+    );
     let engine = start(Dtype::F32, &overlay_config());
     let names = ["t0", "twin", "twin", "t0"];
-    let leases = names.map(|name| registry.lease(name).unwrap());
+    let leases = names.map(|name| registry.lease(None, name).unwrap());
     let streams = leases.map(|lease| engine.handle.submit(endless(Some(lease), 40)).unwrap());
     let answers = streams.map(|mut stream| tokens(&mut stream));
     assert!(answers.iter().all(|answer| *answer == answers[0]));
@@ -180,7 +183,7 @@ fn a_ticket_is_replaced_and_deleted_while_it_is_overlaid() {
     let (registry, folder) = registry(2, 0.5, 1 << 24);
     let other = std::fs::read(folder.path().join("t1.safetensors")).unwrap();
     let engine = start(Dtype::F32, &overlay_config());
-    let lease = |name| registry.lease(name).unwrap();
+    let lease = |name| registry.lease(None, name).unwrap();
     let want = {
         let mut alone = engine
             .handle
@@ -201,7 +204,9 @@ fn a_ticket_is_replaced_and_deleted_while_it_is_overlaid() {
         .submit(endless(Some(lease("t0")), 20))
         .unwrap();
     let second = old.blocking_recv().unwrap().unwrap().token;
-    registry.remove("t0").unwrap();
+    registry
+        .remove(Name::public("t0"), &Condition::default())
+        .unwrap();
     let rest = tokens(&mut old);
     assert_eq!([&[first, second], &rest[..]].concat(), want);
     let by_name = tokens(&mut new);
@@ -210,7 +215,7 @@ fn a_ticket_is_replaced_and_deleted_while_it_is_overlaid() {
         .submit(endless(Some(lease("t1")), 20))
         .unwrap();
     assert_eq!(by_name, tokens(&mut same));
-    assert!(registry.lease("t0").is_err());
+    assert!(registry.lease(None, "t0").is_err());
     drop(base);
     base_is_as_loaded(&engine);
     eventually("the old content leaves the memory", || {
@@ -236,7 +241,9 @@ fn endless(ticket: Option<Lease>, max_tokens: usize) -> Request {
 fn publish(registry: &Registry, alias: &str, bytes: &[u8]) {
     let mut file = registry.stage().unwrap();
     file.write_all(bytes).unwrap();
-    registry.publish(alias, file, true).unwrap();
+    registry
+        .publish(Name::public(alias), file, &Condition::upsert())
+        .unwrap();
 }
 
 /// Log-probabilities of a long prompt under a ticket.
@@ -267,7 +274,10 @@ fn the_memory_of_a_ticket_covers_its_overlay() {
     let made = base.lay_out(ticket).unwrap();
     assert_eq!(made.nonzeros(), ticket.nonzeros());
     let takes = ticket.resident_bytes() + made.bytes();
-    let counted = base.ticket_memory(true).bytes_of(ticket, &base.manifest);
+    let counted = base
+        .ticket_memory(true)
+        .bytes_of(ticket, &base.manifest)
+        .total();
     assert!(takes <= counted, "{takes} of {counted} bytes");
     let other = load_tiny("qwen2", Dtype::F32);
     let error = other.lay_out(ticket).unwrap_err().to_string();
@@ -313,7 +323,7 @@ fn an_idle_engine_holds_no_ticket() {
 fn idle_engine_holds_no_ticket(ticket_mode: TicketMode) {
     let one = {
         let (registry, _folder) = registry(1, 0.5, 1 << 24);
-        registry.get("t0").unwrap().resident_bytes()
+        registry.get(None, "t0").unwrap().resident_bytes()
     };
     // Memory for one of two tickets.
     let (registry, _folder) = registry(2, 0.5, one + one / 2);
@@ -327,7 +337,7 @@ fn idle_engine_holds_no_ticket(ticket_mode: TicketMode) {
     for turn in 0..4 {
         let mut lease = None;
         eventually("memory for the other ticket", || {
-            lease = registry.lease(&format!("t{}", turn % 2)).ok();
+            lease = registry.lease(None, &format!("t{}", turn % 2)).ok();
             lease.is_some()
         });
         let request = Request {

@@ -130,7 +130,7 @@ fn a_broken_model_ends_a_scored_sequence_at_its_first_chunk() {
     let request = Request {
         prompt: vec![5; 100],
         scored: vec![1..50, 50..100],
-        ticket: Some(registry.lease("t0").unwrap()),
+        ticket: Some(registry.lease(None, "t0").unwrap()),
         ..Request::default()
     };
     let mut stream = engine.handle.submit(request).unwrap();

@@ -132,7 +132,7 @@ fn a_ticket_that_breaks_the_model_ends_its_own_sequences_only() {
         ..Request::default()
     };
     let before = tokens(&mut engine.handle.submit(request(None)).unwrap());
-    let broken = request(Some(registry.lease("t0").unwrap()));
+    let broken = request(Some(registry.lease(None, "t0").unwrap()));
     let mut stream = engine.handle.submit(broken).unwrap();
     assert_eq!(stream.blocking_recv(), Some(Err(SequenceError::NotFinite)));
     assert_eq!(stream.blocking_recv(), None);
@@ -158,7 +158,7 @@ fn a_ticket_that_breaks_the_model_leaves_its_batch_alone() {
     };
     let alone = [None, Some(&good[0])];
     let alone = alone.map(|lease| tokens(&mut engine.handle.submit(request(lease)).unwrap()));
-    let broken = registry.lease("t0").unwrap();
+    let broken = registry.lease(None, "t0").unwrap();
     let company = [None, Some(&broken), Some(&good[0]), Some(&broken)];
     let streams = company.map(|lease| engine.handle.submit(request(lease)).unwrap());
     let [mut base, mut first, mut fine, mut second] = streams;

@@ -159,7 +159,7 @@ fn rows_that_cannot_be_run_are_named() {
 fn a_ticket_that_breaks_the_model_is_reported_with_the_row() {
     let (registry, _folder) = registry(1, 1e38, 1 << 24);
     let engine = start(Dtype::F32, &config());
-    let lease = registry.lease("t0").unwrap();
+    let lease = registry.lease(None, "t0").unwrap();
     let error = run(
         &engine.handle,
         Some(&lease),

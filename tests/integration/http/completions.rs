@@ -272,7 +272,7 @@ async fn a_model_may_be_a_ticket() {
     assert_eq!(alias, "sql");
     assert_eq!(
         Some(digest),
-        server.state.registry.get("sql").map(|t| t.digest())
+        server.state.registry.get(None, "sql").map(|t| t.digest())
     );
     server
         .ok(PATH, json!({"model": "tiny", "prompt": "a"}))

@@ -76,7 +76,8 @@ async fn an_upload_is_served_at_once_in_any_order_of_its_fields() {
         assert!(facts["created"].take().as_u64().unwrap() > 1_700_000_000);
         assert!(facts["resident_bytes"].take().as_u64().unwrap() > 0);
         let expected = json!({
-            "object": "ticket", "name": name, "digest": Digest::of(&file).to_string(),
+            "object": "ticket", "name": name, "tenant": null,
+            "digest": Digest::of(&file).to_string(),
             "created": null, "bytes": file.len(), "resident_bytes": null, "nonzeros": 4,
             "density": 0.0625,
             "base": {"name": "tiny", "fingerprint": Digest::of(b"tiny").to_string()},

@@ -110,7 +110,7 @@ pub fn registry(count: usize, largest: f32, memory_budget: usize) -> (Registry, 
 /// Leases of `count` tickets, each of which changes every answer.
 pub fn leases(count: usize) -> (Vec<Lease>, TempDir) {
     let (registry, folder) = registry(count, 0.5, 1 << 24);
-    let lease = |i| registry.lease(&format!("t{i}")).unwrap();
+    let lease = |i| registry.lease(None, &format!("t{i}")).unwrap();
     ((0..count).map(lease).collect(), folder)
 }
 

@@ -1,0 +1,132 @@
+//! Names of the registered tickets: by owner and alias, and by content.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::generation::Generation;
+use crate::access::Tenant;
+use crate::ticket::Digest;
+
+/// Fewest hexadecimal digits of a digest in `alias@digest`.
+const MIN_PREFIX: usize = 6;
+
+/// Owner (`None` is the public) and alias in lower case: aliases of one owner differ in more than
+/// case.
+type Key = (Option<Tenant>, String);
+
+/// The generations that have an alias.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    by_alias: BTreeMap<Key, Arc<Generation>>,
+    by_content: HashMap<Digest, BTreeSet<Key>>,
+}
+
+/// How a request names a ticket.
+enum Reference<'a> {
+    Alias(&'a str),
+    /// `alias@digest`, the digest cut short.
+    AliasAt(&'a str, &'a str),
+    Content(Digest),
+}
+
+impl Names {
+    /// Points the generation's alias at it; returns the generation that the alias pointed at.
+    pub fn insert(&mut self, generation: Arc<Generation>) -> Option<Arc<Generation>> {
+        let key = key(generation.owner(), generation.alias());
+        let replaced = self.remove(generation.owner(), generation.alias());
+        let of_content = self.by_content.entry(generation.digest()).or_default();
+        of_content.insert(key.clone());
+        self.by_alias.insert(key, generation);
+        replaced
+    }
+
+    /// Removes an owner's alias; returns the generation that it pointed at.
+    pub fn remove(&mut self, owner: Option<&Tenant>, alias: &str) -> Option<Arc<Generation>> {
+        let key = key(owner, alias);
+        let removed = self.by_alias.remove(&key)?;
+        if let Some(of_content) = self.by_content.get_mut(&removed.digest()) {
+            of_content.remove(&key);
+            if of_content.is_empty() {
+                self.by_content.remove(&removed.digest());
+            }
+        }
+        Some(removed)
+    }
+
+    /// The owner's generation whose alias differs from this one in case at most.
+    pub fn any_case(&self, owner: Option<&Tenant>, alias: &str) -> Option<&Arc<Generation>> {
+        self.by_alias.get(&key(owner, alias))
+    }
+
+    /// The owner's generation of this alias.
+    pub fn owned(&self, owner: Option<&Tenant>, alias: &str) -> Option<&Arc<Generation>> {
+        let found = self.any_case(owner, alias);
+        found.filter(|generation| generation.alias() == alias)
+    }
+
+    /// The generation that a caller of this tenant means by `alias`, `alias@digest` (at least
+    /// [`MIN_PREFIX`] digits) or a whole digest, with or without `sha256:`. The caller's own
+    /// tickets go before the public ones; nobody else's are seen.
+    pub fn resolve(&self, tenant: Option<&Tenant>, reference: &str) -> Option<&Arc<Generation>> {
+        let reference = Reference::parse(reference)?;
+        let public = tenant.is_some().then_some(None);
+        let mut owners = std::iter::once(tenant).chain(public);
+        owners.find_map(|owner| match &reference {
+            Reference::Alias(alias) => self.owned(owner, alias),
+            Reference::AliasAt(alias, prefix) => {
+                let found = self.owned(owner, alias);
+                found.filter(|generation| generation.digest().to_string().starts_with(prefix))
+            }
+            Reference::Content(digest) => {
+                let mut keys = self.by_content.get(digest)?.iter();
+                let key = keys.find(|(of, _)| of.as_ref() == owner)?;
+                self.by_alias.get(key)
+            }
+        })
+    }
+
+    /// Whether an alias points at this content.
+    pub fn has_content(&self, content: Digest) -> bool {
+        self.by_content.contains_key(&content)
+    }
+
+    /// The owner's generations, by alias.
+    pub fn of_owner(&self, owner: Option<&Tenant>) -> impl Iterator<Item = &Arc<Generation>> {
+        let owner = owner.cloned();
+        let range = self.by_alias.range((owner.clone(), String::new())..);
+        range
+            .take_while(move |((of, _), _)| *of == owner)
+            .map(|(_, generation)| generation)
+    }
+
+    /// Number of aliases.
+    pub fn len(&self) -> usize {
+        self.by_alias.len()
+    }
+}
+
+impl<'a> Reference<'a> {
+    /// `None` if it can name no ticket.
+    fn parse(reference: &'a str) -> Option<Self> {
+        if let Some((alias, digest)) = reference.split_once('@') {
+            let prefix = digest.strip_prefix("sha256:").unwrap_or(digest);
+            let hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+            let well_formed = prefix.len() >= MIN_PREFIX && prefix.bytes().all(hex);
+            return well_formed.then_some(Self::AliasAt(alias, prefix));
+        }
+        let digest = reference.strip_prefix("sha256:").unwrap_or(reference);
+        Some(match digest.parse() {
+            Ok(digest) => Self::Content(digest),
+            Err(_) => Self::Alias(reference),
+        })
+    }
+}
+
+/// Whether a request for this name would ask for a content, not for an alias.
+pub(super) fn reads_as_digest(name: &str) -> bool {
+    name.parse::<Digest>().is_ok()
+}
+
+fn key(owner: Option<&Tenant>, alias: &str) -> Key {
+    (owner.cloned(), alias.to_ascii_lowercase())
+}

@@ -1,0 +1,91 @@
+//! Ticket routes: upload, list, get, delete.
+
+mod wire;
+
+use std::sync::Arc;
+
+use axum::extract::multipart::MultipartRejection;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Multipart, Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use serde_json::json;
+
+use super::blocking::blocking;
+use super::caller::Caller;
+use super::error::ApiError;
+use super::preconditions::condition;
+use super::state::AppState;
+use super::upload;
+use crate::registry::Name;
+use wire::TicketFacts;
+
+/// `GET /v1/tickets`
+pub async fn list(
+    State(state): State<Arc<AppState>>,
+    Extension(caller): Extension<Caller>,
+) -> Response {
+    let tickets = state.registry.visible(caller.tenant.as_ref());
+    let data: Vec<_> = tickets.iter().map(|t| TicketFacts::new(t)).collect();
+    Json(json!({"object": "list", "data": data})).into_response()
+}
+
+/// `GET /v1/tickets/{name}`; the name may be an alias, `alias@digest` or a digest.
+pub async fn get(
+    State(state): State<Arc<AppState>>,
+    Extension(caller): Extension<Caller>,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<Response, ApiError> {
+    let Path(name) = name?;
+    let ticket = state.registry.get(caller.tenant.as_ref(), &name);
+    let ticket = ticket.ok_or(ApiError::TicketNotFound(name))?;
+    blocking(move || wire::whole(&state, &ticket)).await
+}
+
+/// `DELETE /v1/tickets/{name}`. Running requests keep their lease.
+pub async fn delete(
+    State(state): State<Arc<AppState>>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<Response, ApiError> {
+    let Path(alias) = name?;
+    let condition = condition(&headers, None)?;
+    let response = json!({"object": "ticket", "name": &alias, "deleted": true});
+    blocking(move || {
+        let name = Name::new(caller.tenant.as_ref(), &alias);
+        state.registry.remove(name, &condition)?;
+        state.metrics.server.ticket_deleted(name);
+        Ok(())
+    })
+    .await?;
+    Ok(Json(response).into_response())
+}
+
+/// `POST /v1/tickets`: a multipart form with `name`, `file` and optionally `replace`, in any order.
+/// The ticket belongs to the caller's tenant; without one it is public.
+pub async fn create(
+    State(state): State<Arc<AppState>>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    form: Result<Multipart, MultipartRejection>,
+) -> Result<Response, ApiError> {
+    let mut form = form.map_err(|error| ApiError::BadForm(error.body_text()))?;
+    let upload::Upload {
+        name,
+        replace,
+        file,
+        place: _place,
+    } = upload::receive(&mut form, &state).await?;
+    let condition = condition(&headers, replace)?;
+    let state = Arc::clone(&state);
+    let whole = blocking(move || {
+        let name = Name::new(caller.tenant.as_ref(), &name);
+        let ticket = state.registry.publish(name, file, &condition)?;
+        tracing::info!(ticket = %ticket.name(), digest = %ticket.digest(), "published a ticket");
+        wire::whole(&state, &ticket)
+    })
+    .await?;
+    Ok((StatusCode::CREATED, whole).into_response())
+}

@@ -1,0 +1,79 @@
+//! Tickets in wire format.
+
+use axum::Json;
+use axum::http::header::ETAG;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::access::Tenant;
+use crate::registry::Generation;
+use crate::server::error::ApiError;
+use crate::server::preconditions::etag;
+use crate::server::state::AppState;
+use crate::server::timestamp::unix_seconds;
+
+/// A ticket in wire format. Its path is never sent.
+#[derive(Serialize)]
+pub(super) struct TicketFacts<'a> {
+    object: &'static str,
+    name: &'a str,
+    /// The tenant that it belongs to; `null` if it is public.
+    tenant: Option<&'a str>,
+    digest: String,
+    created: u64,
+    bytes: u64,
+    resident_bytes: usize,
+    nonzeros: usize,
+    density: f64,
+    base: BaseRef<'a>,
+    license: Option<&'a str>,
+}
+
+/// The base that a ticket's file names.
+#[derive(Serialize)]
+struct BaseRef<'a> {
+    name: &'a str,
+    fingerprint: String,
+}
+
+impl<'a> TicketFacts<'a> {
+    pub(super) fn new(generation: &'a Generation) -> Self {
+        let facts = generation.facts();
+        Self {
+            object: "ticket",
+            name: generation.alias(),
+            tenant: generation.owner().map(Tenant::as_str),
+            digest: generation.digest().to_string(),
+            created: unix_seconds(generation.created()),
+            bytes: facts.file_bytes,
+            resident_bytes: generation.resident_bytes(),
+            nonzeros: facts.nonzeros,
+            density: facts.density,
+            base: BaseRef {
+                name: &facts.base_name,
+                fingerprint: facts.base_fingerprint.to_string(),
+            },
+            license: facts.license.as_deref(),
+        }
+    }
+}
+
+/// A ticket with the provenance that its file states.
+#[derive(Serialize)]
+struct WholeTicket<'a> {
+    #[serde(flatten)]
+    facts: TicketFacts<'a>,
+    training: Option<Value>,
+}
+
+/// The whole ticket, with its digest as the entity tag. Blocks on the disk.
+///
+/// # Errors
+/// The file cannot be read any more.
+pub(super) fn whole(state: &AppState, ticket: &Generation) -> Result<Response, ApiError> {
+    let training = state.registry.training(ticket)?;
+    let facts = TicketFacts::new(ticket);
+    let whole = Json(WholeTicket { facts, training });
+    Ok(([(ETAG, etag(ticket.digest()))], whole).into_response())
+}
