@@ -2,12 +2,14 @@
 //! `tombola_`.
 
 mod buckets;
+mod connections;
 mod engine;
 mod registrar;
 mod server;
 
 use prometheus::{Registry, TextEncoder};
 
+pub use connections::{ClientTimeout, ConnectionMetrics};
 pub use engine::{EngineMetrics, StepMode};
 pub use server::{FinishedReason, Refusal, ServerMetrics};
 
@@ -21,6 +23,8 @@ pub struct Metrics {
     pub engine: EngineMetrics,
     /// Series that the server records.
     pub server: ServerMetrics,
+    /// Series of the connections.
+    pub connections: ConnectionMetrics,
 }
 
 impl Metrics {
@@ -33,6 +37,7 @@ impl Metrics {
         let registrar = Registrar(&registry);
         let engine = EngineMetrics::new(&registrar)?;
         let server = ServerMetrics::new(&registrar, max_model_len)?;
+        let connections = ConnectionMetrics::new(&registrar)?;
         #[cfg(target_os = "linux")]
         {
             use prometheus::process_collector::ProcessCollector;
@@ -42,6 +47,7 @@ impl Metrics {
             registry,
             engine,
             server,
+            connections,
         })
     }
 

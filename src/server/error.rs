@@ -29,6 +29,15 @@ pub enum ApiError {
     /// The client stopped sending the body, or sent it too slowly.
     #[error("the body cannot be read: {0}")]
     BadBody(String),
+    /// The request violates HTTP.
+    #[error("malformed HTTP: {0}")]
+    BadHttp(String),
+    /// The head of the request exceeds a limit.
+    #[error("the headers are larger than the limit of {limit}")]
+    HeadTooLarge { limit: String },
+    /// The client sent a part of its request too slowly.
+    #[error("the {0} of the request took too long to arrive")]
+    RequestTimeout(&'static str),
     /// The prompt and its completion exceed the context. `completion` is absent if the prompt alone
     /// is too long.
     #[error("{}", context_message(*.limit, *.prompt, *.completion))]
@@ -131,6 +140,12 @@ pub enum ApiError {
     /// The ticket folder cannot be written.
     #[error("the ticket folder is read-only: tickets can be neither uploaded nor deleted")]
     FolderReadOnly,
+    /// All connections are in use.
+    #[error("the server has too many open connections; try again later")]
+    TooManyConnections,
+    /// The server shuts down.
+    #[error("the server is shutting down and accepts no new requests")]
+    Draining,
     /// The base is not loaded yet.
     #[error("the server is still loading the base; try again later")]
     Starting,
@@ -162,6 +177,15 @@ impl ApiError {
             }
             Self::BadJson(_) | Self::BadForm(_) | Self::BadBody(_) => {
                 (StatusCode::BAD_REQUEST, INVALID, Some("invalid_body"))
+            }
+            Self::BadHttp(_) => (StatusCode::BAD_REQUEST, INVALID, Some("bad_http")),
+            Self::HeadTooLarge { .. } => {
+                let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+                (status, INVALID, Some("headers_too_large"))
+            }
+            Self::RequestTimeout(_) => {
+                let code = Some("request_timeout");
+                (StatusCode::REQUEST_TIMEOUT, INVALID, code)
             }
             Self::ContextLength { .. } | Self::PromptBytes { .. } => {
                 let code = Some("context_length_exceeded");
@@ -239,6 +263,11 @@ impl ApiError {
                 let code = Some("folder_read_only");
                 (StatusCode::SERVICE_UNAVAILABLE, SERVER, code)
             }
+            Self::TooManyConnections => {
+                let code = Some("too_many_connections");
+                (StatusCode::SERVICE_UNAVAILABLE, SERVER, code)
+            }
+            Self::Draining => (StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("draining")),
             Self::Starting => (StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("starting")),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, SERVER, None),
         }
@@ -249,7 +278,9 @@ impl ApiError {
         match self {
             Self::UploadQueueFull { retry_after } => Some(*retry_after),
             Self::QueueFull { retry_after } | Self::ShareFull { retry_after } => Some(*retry_after),
-            Self::TicketMemoryFull | Self::Starting => Some(1),
+            Self::TicketMemoryFull | Self::TooManyConnections | Self::Draining | Self::Starting => {
+                Some(1)
+            }
             _ => None,
         }
     }

@@ -31,6 +31,12 @@ pub async fn health(State(state): State<Arc<AppState>>) -> Response {
     }
 }
 
+/// Whether probes and scrapers call this path: it is answered while connections are scarce, and
+/// during the drain.
+pub fn is_probe(path: &str) -> bool {
+    matches!(path, "/health" | "/ready" | "/metrics")
+}
+
 /// Response to any request before the base is loaded: healthy, but not ready.
 pub fn starting(request: &Request) -> Response {
     match request.uri().path() {

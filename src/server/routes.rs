@@ -12,7 +12,6 @@ use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{MethodRouter, delete, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::timeout::RequestBodyTimeoutLayer;
 use tower_http::trace::{DefaultMakeSpan, DefaultOnResponse, TraceLayer};
 use tracing::Level;
 
@@ -204,7 +203,6 @@ fn build(state: Arc<AppState>, ports: &[Port]) -> Router {
         .make_span_with(span)
         .on_response(DefaultOnResponse::new().level(Level::INFO));
     traced
-        .layer(RequestBodyTimeoutLayer::new(state.options.body_timeout))
         .layer(trace)
         .merge(untraced)
         .fallback(unknown_url)

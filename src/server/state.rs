@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use super::guard::AccessOptions;
 use super::preparation::Preparation;
@@ -23,8 +23,6 @@ pub struct ServerOptions {
     pub max_ticket_bytes: u64,
     /// Disk that the files of uploads in progress may take together, in bytes.
     pub upload_spool_bytes: u64,
-    /// Longest pause between two chunks of a request body.
-    pub body_timeout: Duration,
 }
 
 impl Default for ServerOptions {
@@ -33,7 +31,6 @@ impl Default for ServerOptions {
             max_body_bytes: 8 << 20,
             max_ticket_bytes: 1 << 30,
             upload_spool_bytes: 4 << 30,
-            body_timeout: Duration::from_secs(30),
         }
     }
 }

@@ -157,6 +157,16 @@ pub struct ServeArgs {
         help_heading = HTTP,
     )]
     pub max_body_mib: Mebibytes,
+    /// Connections at once; further ones take the place of those that have been idle longest, or are
+    /// answered with status 503 [default: 4096, or as the limit on open files allows].
+    #[arg(
+        long,
+        value_name = "N",
+        env = "TOMBOLA_MAX_CONNECTIONS",
+        value_parser = at_least_one,
+        help_heading = HTTP,
+    )]
+    pub max_connections: Option<usize>,
     /// Seconds that running responses get to finish after SIGTERM or SIGINT.
     #[arg(
         long,

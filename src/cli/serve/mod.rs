@@ -19,7 +19,8 @@ use crate::metrics::Metrics;
 use crate::model::{Base, LoadOptions};
 use crate::registry::{Registry, RegistryOptions};
 use crate::server::{
-    self, AccessOptions, AppState, Drained, ServedBase, ServerOptions, StartupGate,
+    self, AccessOptions, AppState, Drained, ListenOptions, Listener, ServedBase, ServerOptions,
+    StartupGate,
 };
 
 /// Serves until SIGTERM or SIGINT.
@@ -59,7 +60,17 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         });
     };
     let gate = StartupGate::default();
-    let serving = tokio::spawn(server::serve(listener, gate.clone(), shutdown, drain));
+    let listener = Listener {
+        socket: listener,
+        routes: server::router,
+        max_connections: server::connection_limit(args.max_connections),
+    };
+    let options = ListenOptions {
+        drain,
+        ..ListenOptions::default()
+    };
+    let serving = server::serve(vec![listener], gate.clone(), options, shutdown);
+    let serving = tokio::spawn(serving);
     let mut signals = Signals::new()?;
     let (state, _engine) = tokio::select! {
         // On a blocking thread, because loading takes long.
@@ -72,7 +83,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let state = Arc::new(state);
     gate.open(Arc::clone(&state));
     announce(address, &state)?;
-    if serving.await?? == Drained::TimedOut {
+    if serving.await? == Drained::TimedOut {
         tracing::warn!(
             "responses still running after {} seconds were cut off",
             drain.as_secs()

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tombola::server::{Drained, StartupGate, serve};
+use tombola::server::{Drained, ListenOptions, Listener, StartupGate, router, serve};
 
 use crate::support::echo::{ENDLESS, SILENT, Server};
 
@@ -16,17 +16,36 @@ struct Live {
     server: Server,
     address: SocketAddr,
     stop: oneshot::Sender<()>,
-    serving: JoinHandle<std::io::Result<Drained>>,
+    serving: JoinHandle<Drained>,
+}
+
+/// Listener of all routes.
+fn listener(socket: TcpListener) -> Listener {
+    Listener {
+        socket,
+        routes: router,
+        max_connections: 64,
+    }
+}
+
+/// Options with timeouts of a test.
+fn options(drain: Duration) -> ListenOptions {
+    ListenOptions {
+        body_timeout: Duration::from_secs(1),
+        drain,
+        ..ListenOptions::default()
+    }
 }
 
 impl Live {
     async fn start(drain: Duration) -> Self {
         let server = Server::new();
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let socket = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = socket.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let stopped = async { stopped.await.unwrap() };
-        let serving = tokio::spawn(serve(listener, server.state.clone(), stopped, drain));
+        let (gate, options) = (server.state.clone(), options(drain));
+        let serving = tokio::spawn(serve(vec![listener(socket)], gate, options, stopped));
         Self {
             server,
             address,
@@ -115,7 +134,7 @@ async fn a_drain_waits_for_running_requests_and_accepts_no_more() {
         (503, &json!("draining"))
     );
     read_until(&mut connection, "data: [DONE]").await;
-    assert_eq!(live.serving.await.unwrap().unwrap(), Drained::Complete);
+    assert_eq!(live.serving.await.unwrap(), Drained::Complete);
 }
 
 #[tokio::test]
@@ -124,7 +143,7 @@ async fn an_idle_connection_does_not_hold_the_drain() {
     let mut connection = live.post(&json!({"prompt": "a"})).await;
     read_until(&mut connection, "}}").await;
     live.stop.send(()).unwrap();
-    assert_eq!(live.serving.await.unwrap().unwrap(), Drained::Complete);
+    assert_eq!(live.serving.await.unwrap(), Drained::Complete);
 }
 
 #[tokio::test]
@@ -133,7 +152,7 @@ async fn a_drain_is_bounded() {
     let connection = live.post(&json!({"prompt": SILENT})).await;
     live.wait_for_requests(1).await;
     live.stop.send(()).unwrap();
-    assert_eq!(live.serving.await.unwrap().unwrap(), Drained::TimedOut);
+    assert_eq!(live.serving.await.unwrap(), Drained::TimedOut);
     drop(connection);
 }
 
@@ -182,8 +201,8 @@ async fn a_client_that_stops_sending_is_not_waited_for() {
     let head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n\
                 Content-Type: application/json\r\nContent-Length: 10\r\n\r\n{";
     connection.write_all(head.as_bytes()).await.unwrap();
-    let answer = read_until(&mut connection, "invalid_body").await;
-    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    let answer = read_until(&mut connection, "request_timeout").await;
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
 }
 
 /// The status and the whole response of a request to `path`, on a new connection.
@@ -199,11 +218,12 @@ async fn get(address: SocketAddr, path: &str) -> (u16, String) {
 
 #[tokio::test]
 async fn before_the_base_is_loaded_the_server_says_so() {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let socket = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = socket.local_addr().unwrap();
     let gate = StartupGate::default();
     let forever = std::future::pending();
-    let serving = tokio::spawn(serve(listener, gate.clone(), forever, Duration::ZERO));
+    let (listeners, options) = (vec![listener(socket)], options(Duration::ZERO));
+    let serving = tokio::spawn(serve(listeners, gate.clone(), options, forever));
     assert_eq!(get(address, "/health").await.0, 200);
     let (status, answer) = get(address, "/ready").await;
     assert!(status == 503 && answer.contains("starting"), "{answer}");

@@ -98,7 +98,6 @@ impl Server {
             max_body_bytes: 4096,
             max_ticket_bytes: MAX_TICKET_BYTES,
             upload_spool_bytes: 64 * MAX_TICKET_BYTES,
-            body_timeout: Duration::from_secs(1),
         };
         let registry = Arc::new(opened.registry);
         let metrics = Arc::new(Metrics::new(CONTEXT).unwrap());

@@ -1,0 +1,167 @@
+//! One connection, from its acceptance to its end.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::body::{Body, Bytes};
+use axum::extract::{ConnectInfo, Request};
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse as _, Response};
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use super::client_io::ClientIo;
+use super::connections::{Admitted, Connection, Exchange, Phase};
+use super::gate::Routes;
+use super::refuse::refuse;
+use super::write_timeout::WriteTimeout;
+use super::{ListenOptions, Stage};
+use crate::server::body;
+use crate::server::error::ApiError;
+use crate::server::ops;
+
+/// Bytes that hyper buffers in each direction.
+const BUFFER_BYTES: usize = 64 << 10;
+
+/// What the connections of a listener share.
+pub struct Endpoint {
+    pub routes: Routes,
+    pub options: Arc<ListenOptions>,
+    pub stage: watch::Receiver<Stage>,
+}
+
+impl Endpoint {
+    /// Serves a connection until it ends.
+    pub async fn serve(self: Arc<Self>, socket: TcpStream, peer: SocketAddr, admitted: Admitted) {
+        // Each token is a small packet that must not wait for the next one.
+        if let Err(error) = socket.set_nodelay(true) {
+            tracing::debug!(%error, "cannot set TCP_NODELAY on a connection");
+        }
+        let admitted = Arc::new(admitted);
+        let timeout = self.options.write_timeout;
+        let io = WriteTimeout::new(socket, timeout, Arc::clone(&admitted));
+        self.exchange(io, peer, admitted).await;
+    }
+
+    /// Serves requests until the client or the server ends the connection.
+    async fn exchange<IO>(self: Arc<Self>, io: IO, peer: SocketAddr, admitted: Arc<Admitted>)
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        let connection = admitted.connection();
+        let io = ClientIo::new(io, Arc::clone(&admitted), Arc::clone(&self.options));
+        let answer = service_fn(|mut request: axum::http::Request<Incoming>| {
+            connection.state().exchange = Exchange::Received;
+            request.extensions_mut().insert(ConnectInfo(peer));
+            self.answer(request.map(Body::new), Arc::clone(connection))
+        });
+        let mut http = http1::Builder::new()
+            .max_buf_size(BUFFER_BYTES)
+            // `ClientIo` has its own, which also tells a half-sent head from an idle connection.
+            .header_read_timeout(None)
+            .serve_connection(TokioIo::new(io), answer);
+        let mut stage = self.stage.clone();
+        let mut next = Stage::Draining;
+        let ended_by = loop {
+            tokio::select! {
+                ended = Pin::new(&mut http) => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%error, "a connection broke off");
+                    }
+                    break connection.state().refusal.take();
+                }
+                () = connection.evict.notified() => {
+                    if connection.must_leave() {
+                        break None;
+                    }
+                }
+                () = reached(&mut stage, next) => match (next, connection.phase()) {
+                    (Stage::Draining, Phase::HalfSent) => break Some(ApiError::Draining),
+                    (Stage::Draining, Phase::Running) => {
+                        Pin::new(&mut http).graceful_shutdown();
+                        next = Stage::Cut;
+                    }
+                    _ => break None,
+                },
+            }
+        };
+        if let Some(error) = ended_by {
+            refuse(http.into_parts().io.into_inner().into_inner(), error).await;
+        }
+    }
+
+    /// Answers a request with the routes, or with the reason why it may not reach them.
+    async fn answer(
+        self: &Arc<Self>,
+        request: Request,
+        connection: Arc<Connection>,
+    ) -> Result<Response<Tracked>, Infallible> {
+        let draining = *self.stage.borrow() >= Stage::Draining;
+        let refusal = match ops::is_probe(request.uri().path()) {
+            false if draining => Some(ApiError::Draining),
+            false if connection.reserve => Some(ApiError::TooManyConnections),
+            _ => None,
+        };
+        let mut response = match refusal {
+            Some(error) => {
+                body::discard(request.into_body().into_data_stream()).await;
+                error.into_response()
+            }
+            None => self.routes.respond(request).await,
+        };
+        if draining || connection.reserve {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
+        connection.state().exchange = Exchange::Answered;
+        Ok(response.map(|body| Tracked { body, connection }))
+    }
+}
+
+/// Waits until the server has reached a stage.
+pub async fn reached(stage: &mut watch::Receiver<Stage>, wanted: Stage) {
+    if stage.wait_for(|stage| *stage >= wanted).await.is_err() {
+        // The server is gone without a drain, as in tests.
+        std::future::pending().await
+    }
+}
+
+/// Body of a response, whose end it notes.
+struct Tracked {
+    body: Body,
+    connection: Arc<Connection>,
+}
+
+impl HttpBody for Tracked {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Tracked {
+    fn drop(&mut self) {
+        self.connection.state().exchange = Exchange::Ended;
+    }
+}

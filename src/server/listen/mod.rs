@@ -1,0 +1,148 @@
+//! The listening server: TCP, the limits of connections and their clients, and the drain.
+//!
+//! A connection crosses `accept` (admits it, or makes room) → `connection` (its task) →
+//! `write_timeout` → `client_io` (frames and checks what the client sends) → hyper → the routes
+//! behind the `gate`.
+
+mod accept;
+mod client_io;
+mod connection;
+mod connections;
+mod descriptors;
+mod framing;
+mod gate;
+mod head;
+mod refuse;
+mod write_timeout;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use axum::Router;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use super::state::AppState;
+use connection::Endpoint;
+use connections::Connections;
+pub use descriptors::connection_limit;
+use gate::Routes;
+pub use gate::StartupGate;
+
+/// Time for cut-off responses to send their last event.
+const LAST_EVENT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A bound socket and the routes that it serves.
+pub struct Listener {
+    /// The socket.
+    pub socket: TcpListener,
+    /// Makes the routes once the base is loaded, for example [`crate::server::router`].
+    pub routes: fn(Arc<AppState>) -> Router,
+    /// Most connections at once. A few more serve probes only.
+    pub max_connections: usize,
+}
+
+/// How long clients may take, and the drain.
+#[derive(Clone, Debug)]
+pub struct ListenOptions {
+    /// Time from the first byte of a request to the end of its headers, and from a connection to
+    /// the end of the headers of its first request.
+    pub head_timeout: Duration,
+    /// Time that a connection is kept open for the next request.
+    pub keep_alive: Duration,
+    /// Longest pause between two pieces of a request body, and the total of the pauses that do not
+    /// count against `min_body_rate`.
+    pub body_timeout: Duration,
+    /// Bytes of a request body per second that a client must send on average.
+    pub min_body_rate: u64,
+    /// Time after which a client that does not read its response is disconnected.
+    pub write_timeout: Duration,
+    /// Time that running responses get to finish at shutdown.
+    pub drain: Duration,
+}
+
+impl Default for ListenOptions {
+    fn default() -> Self {
+        Self {
+            head_timeout: Duration::from_secs(30),
+            keep_alive: Duration::from_secs(75),
+            body_timeout: Duration::from_secs(30),
+            min_body_rate: 4096,
+            write_timeout: Duration::from_secs(30),
+            drain: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Outcome of the drain at shutdown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drained {
+    /// Every response was sent.
+    Complete,
+    /// The drain timed out; the remaining responses were cut off.
+    TimedOut,
+}
+
+/// Progress of the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Serving,
+    /// Running responses finish; nothing else begins.
+    Draining,
+    /// Connections end at once.
+    Cut,
+}
+
+/// Serves until `shutdown` resolves, then accepts no more connections, ends those without a whole
+/// request, and waits for running responses for at most the drain of the options. Until `gate`
+/// opens, requests are answered with 503.
+pub async fn serve(
+    listeners: Vec<Listener>,
+    gate: impl Into<StartupGate>,
+    options: ListenOptions,
+    shutdown: impl Future<Output = ()>,
+) -> Drained {
+    let gate = gate.into();
+    let options = Arc::new(options);
+    let (stage, _) = watch::channel(Stage::Serving);
+    let mut tables = Vec::with_capacity(listeners.len());
+    for listener in listeners {
+        let table = Connections::new(listener.max_connections, gate.clone());
+        let endpoint = Endpoint {
+            routes: Routes::new(gate.clone(), listener.routes),
+            options: Arc::clone(&options),
+            stage: stage.subscribe(),
+        };
+        let accepting = accept::run(listener.socket, Arc::clone(&table), endpoint);
+        tokio::spawn(accepting);
+        tables.push(table);
+    }
+    shutdown.await;
+    if let Some(state) = gate.state() {
+        state.draining.store(true, Ordering::Release);
+    }
+    stage.send_replace(Stage::Draining);
+    let all_ended = async {
+        for table in &tables {
+            table.all_ended().await;
+        }
+    };
+    if tokio::time::timeout(options.drain, all_ended).await.is_ok() {
+        return Drained::Complete;
+    }
+    // Stopping the engine ends the remaining streams with an error event, which needs a moment.
+    if let Some(state) = gate.state() {
+        state.engine.shutdown();
+    }
+    let last_events = async {
+        for table in &tables {
+            table.all_ended().await;
+        }
+    };
+    // Those that remain are cut.
+    let _ = tokio::time::timeout(LAST_EVENT_TIMEOUT, last_events).await;
+    stage.send_replace(Stage::Cut);
+    Drained::TimedOut
+}
