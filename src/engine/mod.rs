@@ -23,6 +23,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use blocks::HashChain;
 pub use costs::measure::{Measured, measure_costs};
 pub use costs::{Costs, Load, PerTicket};
 pub use handle::{
@@ -59,6 +60,8 @@ pub struct EngineConfig {
     pub max_queue: usize,
     /// Bytes of the KV cache.
     pub kv_cache_bytes: usize,
+    /// Share the KV blocks of common prefixes between requests, and keep them for later ones.
+    pub enable_prefix_caching: bool,
     /// How tickets reach the rows that name them.
     pub ticket_mode: TicketMode,
     /// Costs that [`TicketMode::Auto`] decides by; `None` measures them at the start.
@@ -99,6 +102,7 @@ struct Engine {
     sequences: HashMap<SequenceId, Sequence>,
     next_id: SequenceId,
     max_model_len: usize,
+    enable_prefix_caching: bool,
     end_tokens: Vec<u32>,
     inbox: EngineInbox,
     metrics: Arc<Metrics>,
@@ -160,15 +164,19 @@ impl Engine {
                 .sequences
                 .get_mut(&chunk.id)
                 .expect("planned sequences are here");
-            if let Some(since) = sequence.queued_since.take() {
-                let waited = since.elapsed().as_secs_f64();
-                self.metrics.engine.queue_time.observe(waited);
+            if let Some(waited) = sequence.first_run(chunk.start) {
+                let metrics = &self.metrics.engine;
+                metrics.queue_time.observe(waited);
+                if self.enable_prefix_caching {
+                    metrics.observe_prefix(sequence.tokens.len(), chunk.start);
+                }
             }
         }
         let output = self
             .runner
             .step(plan, &self.sequences)
             .unwrap_or_else(|error| panic!("a step failed: {error}"));
+        self.scheduler.commit();
         self.count_swap(output.swap);
         for &took in &output.layout_build_times {
             self.metrics.engine.observe_overlay_build(took);
@@ -198,8 +206,11 @@ impl Engine {
         for (chunk, continues) in continues {
             if !continues {
                 self.remove(chunk.id);
-            } else if chunk.samples {
-                self.scheduler.extend(chunk.id);
+            } else if chunk.samples
+                && let Some(sequence) = self.sequences.get_mut(&chunk.id)
+            {
+                let filled = sequence.filled_blocks();
+                self.scheduler.extend(chunk.id, filled);
             }
         }
     }
@@ -231,7 +242,11 @@ impl Engine {
                     arrived,
                 } => {
                     let (ends, limit) = (&self.end_tokens, self.max_model_len);
-                    self.add(Sequence::new(*request, outputs, arrived, ends, limit));
+                    let shares = self.enable_prefix_caching;
+                    let chain = shares.then(|| HashChain::new(&request.prefix_scope()));
+                    self.add(Sequence::new(
+                        *request, chain, outputs, arrived, ends, limit,
+                    ));
                 }
                 Command::BaseDigest(answer) => digests.push(answer),
                 Command::Shutdown => return false,
@@ -270,11 +285,10 @@ impl Engine {
         }
     }
 
-    fn add(&mut self, sequence: Sequence) {
+    fn add(&mut self, mut sequence: Sequence) {
         let id = self.next_id;
         self.next_id += 1;
-        self.scheduler
-            .add(id, sequence.group(), sequence.tokens.len());
+        self.scheduler.add(sequence.queued(id));
         self.sequences.insert(id, sequence);
     }
 
@@ -305,5 +319,8 @@ impl Engine {
             .inc_by(scheduler.preemptions() - metrics.preemptions.get());
         let unread = &metrics.unread_streams_ended;
         unread.inc_by(self.inbox.unread_ended() - unread.get());
+        metrics
+            .prefix_cache_evictions
+            .inc_by(scheduler.evictions() - metrics.prefix_cache_evictions.get());
     }
 }

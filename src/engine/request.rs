@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::blocks::PrefixScope;
 use crate::access::Tenant;
 use crate::registry::Lease;
 
@@ -24,6 +25,17 @@ pub struct Request {
     pub priority: i32,
     /// Separates the cached KV blocks of requests further: only equal salts share them.
     pub cache_salt: Option<Arc<str>>,
+}
+
+impl Request {
+    /// Scope within which the request shares KV blocks.
+    pub(super) fn prefix_scope(&self) -> PrefixScope<'_> {
+        PrefixScope {
+            group: self.ticket.as_ref().map(|lease| lease.ticket().digest()),
+            tenant: self.tenant.as_ref(),
+            salt: self.cache_salt.as_deref(),
+        }
+    }
 }
 
 /// How tokens are sampled. The caller has validated all ranges.
@@ -98,6 +110,8 @@ pub struct Output {
     /// Log-probabilities (natural, of the raw logits) of the prompt's tokens at the positions of
     /// [`Request::scored`], in their order; only on the first token, if requested.
     pub prompt_logprobs: Option<Vec<f32>>,
+    /// Tokens of the prompt whose keys and values were cached; only on the first token.
+    pub cached_tokens: Option<usize>,
 }
 
 /// Log-probabilities at one position, of the raw logits (before penalties and temperature).

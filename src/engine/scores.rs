@@ -26,6 +26,11 @@ impl PromptScores {
         })
     }
 
+    /// Position of the first token whose row scores.
+    pub fn first_row(&self) -> usize {
+        self.positions[0] - 1
+    }
+
     /// Pending positions that the rows `computed` score: row p − 1 scores position p. A position is
     /// scored once, even if its sequence is preempted and computed again.
     pub fn pending(&self, computed: Range<usize>) -> &[usize] {

@@ -3,10 +3,12 @@
 use std::ops::Range;
 use std::time::Instant;
 
+use super::blocks::{BlockHash, HashChain};
 use super::handle::{OutputSender, SendError};
-use super::plan::{Chunk, Group};
+use super::plan::{Chunk, Group, SequenceId};
 use super::request::{FinishReason, Output, Request, SequenceError};
 use super::sampler::Sampler;
+use super::scheduler::NewSequence;
 use super::scores::PromptScores;
 use crate::kernels::sample::SamplingMethod;
 use crate::registry::Lease;
@@ -43,8 +45,12 @@ pub struct Sequence {
     /// Lease of the ticket, held until the sequence ends; `None` for the base.
     pub lease: Option<Lease>,
     /// Time of submission; taken when the sequence first runs.
-    pub queued_since: Option<Instant>,
+    queued_since: Option<Instant>,
+    /// Tokens of the prompt that were cached when it first ran; taken by the first output.
+    cached_tokens: Option<usize>,
     sampler: Sampler,
+    /// Hashes of its blocks; `None` if it shares none.
+    chain: Option<HashChain>,
     /// Scores of the prompt, if requested; taken by the first output.
     scores: Option<PromptScores>,
     /// Length in tokens at which the sequence ends.
@@ -54,9 +60,10 @@ pub struct Sequence {
 
 impl Sequence {
     /// A sequence that has not run yet. `ends` are the base's end-of-text tokens; the sequence ends
-    /// at `max_model_len` tokens.
+    /// at `max_model_len` tokens. `chain` hashes its blocks, if it shares them.
     pub fn new(
         request: Request,
+        chain: Option<HashChain>,
         outputs: OutputSender,
         arrived: Instant,
         ends: &[u32],
@@ -72,6 +79,8 @@ impl Sequence {
             tokens: request.prompt,
             lease: request.ticket,
             queued_since: Some(arrived),
+            cached_tokens: None,
+            chain,
             max_len: max_len.min(max_model_len),
             outputs,
         }
@@ -80,6 +89,34 @@ impl Sequence {
     /// Group of the sequence: the digest of its ticket's content, or `None` for the base.
     pub fn group(&self) -> Group {
         self.lease.as_ref().map(|lease| lease.ticket().digest())
+    }
+
+    /// What the scheduler has to know of the sequence, as number `id`, before it runs.
+    pub fn queued(&mut self, id: SequenceId) -> NewSequence {
+        let chain = self.filled_blocks();
+        let scores = self.scores.as_ref();
+        NewSequence {
+            id,
+            group: self.group(),
+            tokens: self.tokens.len(),
+            chain,
+            scores_from: scores.map_or(usize::MAX, PromptScores::first_row),
+        }
+    }
+
+    /// Hashes of the blocks that the tokens have filled since the last call; none if the sequence
+    /// shares no blocks.
+    pub fn filled_blocks(&mut self) -> Vec<BlockHash> {
+        let chain = self.chain.as_mut();
+        chain.map_or(Vec::new(), |chain| chain.extend(&self.tokens))
+    }
+
+    /// Notes that the sequence runs for the first time, with the first `cached` tokens of its
+    /// prompt in the cache. Returns the seconds that it has waited; `None` if it ran before.
+    pub fn first_run(&mut self, cached: usize) -> Option<f64> {
+        let since = self.queued_since.take()?;
+        self.cached_tokens = Some(cached);
+        Some(since.elapsed().as_secs_f64())
     }
 
     /// Whether the caller has dropped the output stream.
@@ -130,6 +167,7 @@ impl Sequence {
             logprobs: sampled.logprobs,
             finish,
             prompt_logprobs: self.scores.take().map(PromptScores::finish),
+            cached_tokens: self.cached_tokens.take(),
         };
         match self.outputs.send(Ok(output)) {
             Ok(()) => finish.is_none(),

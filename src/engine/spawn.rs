@@ -77,6 +77,7 @@ pub fn spawn(
         sequences: HashMap::new(),
         next_id: 0,
         max_model_len,
+        enable_prefix_caching: config.enable_prefix_caching,
         end_tokens: config.end_tokens.clone(),
         inbox,
         metrics,

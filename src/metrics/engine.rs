@@ -20,6 +20,10 @@ pub struct EngineMetrics {
     pub preemptions: IntCounter,
     /// Streams that were ended because they were not read.
     pub unread_streams_ended: IntCounter,
+    prefix_cache_queries: IntCounter,
+    prefix_cache_hits: IntCounter,
+    /// Cached KV blocks that were evicted.
+    pub prefix_cache_evictions: IntCounter,
     /// Seconds from a request's arrival until it is first scheduled.
     pub queue_time: Histogram,
     step_seconds: HistogramVec,
@@ -62,7 +66,7 @@ impl EngineMetrics {
                 .int_gauge("num_requests_waiting", "Sequences waiting to run.")?,
             kv_cache_usage: registrar.gauge(
                 "kv_cache_usage_perc",
-                "Share of the KV blocks in use, from 0 to 1.",
+                "Share of the KV blocks that running sequences hold, from 0 to 1.",
             )?,
             preemptions: registrar.counter(
                 "num_preemptions_total",
@@ -71,6 +75,18 @@ impl EngineMetrics {
             unread_streams_ended: registrar.counter(
                 "unread_streams_ended_total",
                 "Streams that were ended because their client did not read them.",
+            )?,
+            prefix_cache_queries: registrar.counter(
+                "prefix_cache_queries_total",
+                "Prompt tokens looked up in the prefix cache.",
+            )?,
+            prefix_cache_hits: registrar.counter(
+                "prefix_cache_hits_total",
+                "Prompt tokens whose keys and values were found in the prefix cache.",
+            )?,
+            prefix_cache_evictions: registrar.counter(
+                "prefix_cache_evictions_total",
+                "Blocks evicted from the prefix cache.",
             )?,
             queue_time: registrar.histogram(
                 "request_queue_time_seconds",
@@ -123,6 +139,12 @@ impl EngineMetrics {
             .with_label_values(&label)
             .observe(time.as_secs_f64());
         self.overlay_nonzeros.inc_by(nonzeros as u64);
+    }
+
+    /// Records a prompt of `tokens` tokens, the first `cached` of which were in the prefix cache.
+    pub fn observe_prefix(&self, tokens: usize, cached: usize) {
+        self.prefix_cache_queries.inc_by(tokens as u64);
+        self.prefix_cache_hits.inc_by(cached as u64);
     }
 
     /// Number of steps so far, over all modes.

@@ -44,6 +44,8 @@ pub struct TextDelta {
     pub text: String,
     /// Number of generated tokens that the text comes from.
     pub tokens: usize,
+    /// Tokens of the prompt that were cached; 0 but in one delta of the prompt's first choice.
+    pub cached_tokens: usize,
     /// Those tokens with their log-probabilities; empty unless requested.
     pub logprobs: Vec<(u32, TokenLogprobs)>,
     /// Set on the last delta of a completion.
@@ -56,6 +58,14 @@ pub struct Usage {
     pub prompt_tokens: usize,
     pub completion_tokens: usize,
     pub total_tokens: usize,
+    pub prompt_tokens_details: PromptTokensDetails,
+}
+
+/// Parts of the prompt tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PromptTokensDetails {
+    /// Tokens whose keys and values were cached before the request.
+    pub cached_tokens: usize,
 }
 
 impl Usage {
@@ -64,15 +74,16 @@ impl Usage {
         let prompt_tokens = prompts.iter().map(|prompt| prompt.ids.len()).sum();
         Self {
             prompt_tokens,
-            completion_tokens: 0,
             total_tokens: prompt_tokens,
+            ..Self::default()
         }
     }
 
-    /// Counts generated tokens.
-    pub fn add(&mut self, tokens: usize) {
-        self.completion_tokens += tokens;
-        self.total_tokens += tokens;
+    /// Counts the tokens of a delta.
+    pub fn add(&mut self, delta: &TextDelta) {
+        self.completion_tokens += delta.tokens;
+        self.total_tokens += delta.tokens;
+        self.prompt_tokens_details.cached_tokens += delta.cached_tokens;
     }
 }
 
@@ -105,8 +116,9 @@ pub fn submit(state: &AppState, request: GenerateRequest) -> Result<Vec<Completi
         metrics.server.ticket_requested(ticket.name());
     }
     metrics.server.request_n.observe(sampling.n as f64);
-    let completion = |(outputs, (prompt, _)): (OutputStream, (&Prompt, u64))| Completion {
+    let completion = |(outputs, (prompt, choice)): (OutputStream, (&Prompt, u64))| Completion {
         outputs: Some(outputs),
+        is_first_choice: choice == 0,
         text: TextStream::new(state.text.clone(), sampling.text.clone()),
         show_stop_token: sampling.text.include_stop_str_in_output,
         meter: Meter::start(
@@ -139,6 +151,9 @@ fn engine_request(request: &GenerateRequest, prompt: &Prompt, choice: u64) -> Re
 pub struct Completion {
     /// `None` once the completion has ended.
     outputs: Option<OutputStream>,
+    /// Whether it is its prompt's first choice. The others share what that one computes, so only its
+    /// cached tokens were cached before.
+    is_first_choice: bool,
     text: TextStream,
     /// Whether a stop token is part of the text.
     show_stop_token: bool,
@@ -179,6 +194,9 @@ impl Completion {
 
     fn append(&mut self, output: Output, delta: &mut TextDelta) {
         delta.tokens += 1;
+        if self.is_first_choice {
+            delta.cached_tokens += output.cached_tokens.unwrap_or(0);
+        }
         delta
             .logprobs
             .extend(output.logprobs.map(|logprobs| (output.token, logprobs)));
@@ -228,6 +246,7 @@ pub async fn collect(completions: Vec<Completion>) -> Result<Vec<TextDelta>, Api
         let (delta, total) = (delta?, &mut totals[index]);
         total.text.push_str(&delta.text);
         total.tokens += delta.tokens;
+        total.cached_tokens += delta.cached_tokens;
         total.logprobs.extend(delta.logprobs);
         total.finish = delta.finish;
     }

@@ -67,7 +67,7 @@ where
             }
             match self.deltas.next().await {
                 Some((index, Ok(delta))) => {
-                    self.usage.add(delta.tokens);
+                    self.usage.add(&delta);
                     self.pending.extend(self.writer.delta(index, delta));
                 }
                 Some((_, Err(error))) => {

@@ -99,6 +99,7 @@ pub fn evaluate(
         max_num_batched_tokens: STEP_TOKENS,
         max_queue: QUEUE,
         kv_cache_bytes: cache_bytes(&resident, dataset, options),
+        enable_prefix_caching: true,
         ticket_mode: if quantized.keep_quantized {
             TicketMode::Overlay
         } else {

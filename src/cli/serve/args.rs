@@ -131,6 +131,14 @@ pub struct ServeArgs {
         help_heading = SCHEDULING,
     )]
     pub kv_cache_mib: Mebibytes,
+    /// Compute every prompt from its start, instead of sharing the keys and values of common
+    /// prefixes between requests.
+    #[arg(
+        long,
+        env = "TOMBOLA_NO_ENABLE_PREFIX_CACHING",
+        help_heading = SCHEDULING,
+    )]
+    pub no_enable_prefix_caching: bool,
     /// Address to listen on.
     #[arg(
         long,

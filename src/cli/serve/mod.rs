@@ -172,6 +172,7 @@ fn engine_config(args: &ServeArgs, mode: TicketMode, base: &OpenBase) -> EngineC
         max_num_batched_tokens: args.max_num_batched_tokens,
         max_queue: args.max_queue,
         kv_cache_bytes: args.kv_cache_mib.bytes(),
+        enable_prefix_caching: !args.no_enable_prefix_caching,
         ticket_mode: mode,
         costs: None,
         threads: args.compute.threads(),

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::engine::costs::{Costs, PerTicket, tests::small_base};
 use crate::engine::plan::Plan;
-use crate::engine::scheduler::{Demand, Scheduler, SchedulerConfig};
+use crate::engine::scheduler::{Demand, NewSequence, Scheduler, SchedulerConfig};
 use crate::ticket::Digest;
 
 const LIMITS: TurnLimits = TurnLimits {
@@ -346,7 +346,12 @@ fn run_to_the_end(
     for now in 0.. {
         prop_assert!(now < 20_000, "{} sequences never end", left.len());
         for (id, job) in (1u64..).zip(jobs).filter(|(_, job)| job.3 == now) {
-            scheduler.add(id, group(job.2), job.0);
+            scheduler.add(NewSequence {
+                id,
+                group: group(job.2),
+                tokens: job.0,
+                ..NewSequence::default()
+            });
             left.insert(id, job.1);
         }
         let weighed = |demand: &Demand| {
@@ -394,7 +399,7 @@ fn served(scheduler: &mut Scheduler, plan: &Plan, left: &mut BTreeMap<u64, usize
             left.remove(&chunk.id);
             scheduler.remove(chunk.id);
         } else {
-            scheduler.extend(chunk.id);
+            scheduler.extend(chunk.id, Vec::new());
         }
     }
 }

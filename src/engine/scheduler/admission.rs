@@ -16,10 +16,9 @@ impl Scheduler {
                 return;
             };
             let mut entry = self.waiting.remove(at).expect("admissible is in the queue");
-            let blocks = entry.tokens.div_ceil(self.config.block_size);
-            let fits = self.blocks.grow(&mut entry.blocks, blocks);
+            let fits = self.allocate(&mut entry);
             debug_assert!(fits, "admissible checked the blocks");
-            pending += entry.tokens;
+            pending += entry.tokens - entry.computed;
             let place = self.running.partition_point(|other| other.id < entry.id);
             self.running.insert(place, entry);
         }
@@ -55,14 +54,17 @@ impl Scheduler {
     }
 
     /// For each waiting group, the number of its running sequences and the queue index of its
-    /// oldest waiting one. The smallest pair is admitted first: groups with fewer running
+    /// oldest waiting one that no running one computes a block for. The smallest pair is admitted first: groups with fewer running
     /// sequences, then those that wait longer, so that a flood of one ticket does not block others.
     fn oldest_waiting(&self) -> HashMap<Group, (usize, usize)> {
         let running = self.running_by_group();
         let mut oldest = HashMap::new();
         for (at, entry) in self.waiting.iter().enumerate() {
+            if oldest.contains_key(&entry.group) || self.is_deferred(entry) {
+                continue;
+            }
             let running = running.get(&entry.group).copied().unwrap_or(0);
-            oldest.entry(entry.group).or_insert((running, at));
+            oldest.insert(entry.group, (running, at));
         }
         oldest
     }
@@ -106,9 +108,9 @@ impl Scheduler {
 
     /// Whether there are blocks and slots for all these queue indices together.
     fn fit(&self, queued: &[usize]) -> bool {
-        let needed = |&at: &usize| self.waiting[at].tokens.div_ceil(self.config.block_size);
+        let needed = |&at: &usize| self.missing_blocks(&self.waiting[at]);
         let blocks: usize = queued.iter().map(needed).sum();
         let sequences = self.running.len() + queued.len();
-        blocks <= self.blocks.free() && sequences <= self.config.max_num_seqs
+        blocks <= self.blocks.available() && sequences <= self.config.max_num_seqs
     }
 }

@@ -1,4 +1,5 @@
-//! Scheduler: picks the sequences of the next step. Plain data, no tensors, no tokens, no clocks.
+//! Scheduler: picks the sequences of the next step. Plain data, no tensors, no clocks, and no tokens
+//! either: it knows the blocks that sequences have in common by their hashes.
 //!
 //! Sequences under one ticket form a group. The policy picks the groups of a step by
 //! [`Scheduler::demand`]. Within a step, running sequences decode first, then prompts are computed
@@ -8,13 +9,16 @@
 //!
 //! A free slot goes to the group with the fewest running sequences, and a group without any
 //! preempts a sequence of the group with the most, so no ticket starves: see [`admission`].
+//!
+//! Sequences share full blocks, running or ended: see [`prefix`].
 
 mod admission;
+mod prefix;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::blocks::{BlockAllocator, BlockTable};
+use super::blocks::{BlockAllocator, BlockHash, BlockTable};
 use super::plan::{Chunk, Group, Groups, Plan, SequenceId};
 
 /// Limits of a step. `max_num_batched_tokens` is at least `max_num_seqs`.
@@ -30,6 +34,21 @@ pub struct SchedulerConfig {
     pub block_size: usize,
 }
 
+/// A sequence that joins the queue.
+#[derive(Debug, Default)]
+pub struct NewSequence {
+    /// Its number; they ascend.
+    pub id: SequenceId,
+    /// Its group.
+    pub group: Group,
+    /// Known tokens, at least one.
+    pub tokens: usize,
+    /// Hashes of the full blocks of those tokens; empty if it shares no blocks.
+    pub chain: Vec<BlockHash>,
+    /// Position of the first token whose row scores the prompt; `usize::MAX` if none does.
+    pub scores_from: usize,
+}
+
 /// A sequence in one of the queues.
 #[derive(Debug)]
 struct Entry {
@@ -39,10 +58,16 @@ struct Entry {
     arrived: u64,
     /// Known tokens: the prompt and the generated ones.
     tokens: usize,
-    /// Tokens whose keys and values are in the blocks.
+    /// Tokens whose keys and values are in the blocks, or will be after the planned step.
     computed: usize,
     /// Empty while the sequence waits.
     blocks: BlockTable,
+    /// Hashes of the full blocks of the known tokens.
+    chain: Vec<BlockHash>,
+    /// Blocks at the start of the table that are cached, so that this sequence never writes them.
+    cached: usize,
+    /// As in [`NewSequence`], until the prompt has been scored.
+    scores_from: usize,
 }
 
 /// Work of a group that is ready for the next step.
@@ -64,6 +89,8 @@ pub struct Scheduler {
     waiting: VecDeque<Entry>,
     running: Vec<Entry>,
     blocks: BlockAllocator,
+    /// Blocks that running sequences will compute, each with the first of them; none is cached.
+    claims: HashMap<BlockHash, SequenceId>,
     /// Last step of each group that has sequences.
     served: HashMap<Group, u64>,
     step: u64,
@@ -78,22 +105,26 @@ impl Scheduler {
             config,
             waiting: VecDeque::new(),
             running: Vec::new(),
+            claims: HashMap::new(),
             served: HashMap::new(),
             step: 0,
             preemptions: 0,
         }
     }
 
-    /// Queues a sequence of `tokens` known tokens. Ids ascend. Any single sequence at its longest
-    /// fits into the blocks: the engine checks that at its start.
-    pub fn add(&mut self, id: SequenceId, group: Group, tokens: usize) {
+    /// Queues a sequence. Any single sequence at its longest fits into the blocks: the engine checks
+    /// that at its start.
+    pub fn add(&mut self, sequence: NewSequence) {
         self.waiting.push_back(Entry {
-            id,
-            group,
+            id: sequence.id,
+            group: sequence.group,
             arrived: self.step,
-            tokens,
+            tokens: sequence.tokens,
             computed: 0,
             blocks: BlockTable::default(),
+            chain: sequence.chain,
+            cached: 0,
+            scores_from: sequence.scores_from,
         });
     }
 
@@ -106,18 +137,23 @@ impl Scheduler {
             (None, Some(at)) => self.waiting.remove(at),
             (None, None) => None,
         };
-        if let Some(entry) = gone {
-            self.blocks.release(entry.blocks);
+        if let Some(mut entry) = gone {
+            self.deallocate(&mut entry);
             if !self.entries().any(|other| other.group == entry.group) {
                 self.served.remove(&entry.group);
             }
         }
     }
 
-    /// Counts a generated token of a running sequence.
-    pub fn extend(&mut self, id: SequenceId) {
+    /// Counts a generated token of a running sequence, with the hash of the block that it
+    /// fills, if any.
+    pub fn extend(&mut self, id: SequenceId, filled: Vec<BlockHash>) {
         if let Some(entry) = self.running.iter_mut().find(|entry| entry.id == id) {
             entry.tokens += 1;
+            // The whole prompt was computed, and so scored.
+            entry.scores_from = usize::MAX;
+            entry.chain.extend(&filled);
+            filled.into_iter().for_each(|hash| self.claim(id, hash));
         }
     }
 
@@ -136,10 +172,10 @@ impl Scheduler {
         self.running.len()
     }
 
-    /// Share of the KV blocks that are in use, 0 to 1.
+    /// Share of the KV blocks that running sequences hold, 0 to 1.
     pub fn cache_usage(&self) -> f64 {
         let total = self.blocks.total();
-        (total - self.blocks.free()) as f64 / total.max(1) as f64
+        (total - self.blocks.available()) as f64 / total.max(1) as f64
     }
 
     /// Sequences preempted so far.
@@ -164,7 +200,8 @@ impl Scheduler {
             add(entry, entry.tokens - entry.computed);
         }
         for at in self.oldest_admissible() {
-            add(&self.waiting[at], self.waiting[at].tokens);
+            let entry = &self.waiting[at];
+            add(entry, self.missing_tokens(entry));
         }
         let mut demands: Vec<Demand> = demands.into_values().collect();
         for demand in &mut demands {
@@ -174,8 +211,9 @@ impl Scheduler {
         demands
     }
 
-    /// Plans the next step of these groups, and counts its tokens as computed. Returns `None` if
-    /// they have no work, or if a group's only sequence was the youngest and was preempted.
+    /// Plans the next step of these groups, and counts its tokens as computed. After the step,
+    /// [`Self::commit`] or [`Self::roll_back`] follows. Returns `None` if they have no work, or if a
+    /// group's only sequence was the youngest and was preempted.
     pub fn schedule(&mut self, groups: &Groups) -> Option<Plan> {
         // If prompts fill the whole step anyway, the freed slot would stay unused.
         let by_itself = matches!(groups, Groups::One(_));
@@ -239,8 +277,7 @@ impl Scheduler {
     /// Moves `running[at]` back to the waiting queue, to be computed again.
     fn preempt(&mut self, at: usize) {
         let mut entry = self.running.remove(at);
-        self.blocks.release(std::mem::take(&mut entry.blocks));
-        entry.computed = 0;
+        self.deallocate(&mut entry);
         self.preemptions += 1;
         let place = self.waiting.partition_point(|other| other.id < entry.id);
         self.waiting.insert(place, entry);

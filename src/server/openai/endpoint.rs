@@ -95,7 +95,7 @@ pub async fn respond<E: Endpoint>(
     let completions = generate::collect(completions).await?;
     let mut choices = Vec::with_capacity(completions.len());
     for (index, completion) in completions.into_iter().enumerate() {
-        usage.add(completion.tokens);
+        usage.add(&completion);
         choices.push(endpoint.choice(index, completion));
     }
     Ok(Json(header.with(&choices, Some(Some(usage)))).into_response())

@@ -193,6 +193,7 @@ fn stops_after(sequences: usize) -> EngineHandle {
                 logprobs: None,
                 finish: None,
                 prompt_logprobs: None,
+                cached_tokens: None,
             };
             let _ = outputs.send(Ok(output));
         }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::echo::{CONTEXT, Server};
+use crate::support::echo::{CACHED, CONTEXT, Server};
 
 const PATH: &str = "/v1/chat/completions";
 
@@ -30,7 +30,10 @@ async fn an_answer_has_openais_shape() {
             "logprobs": null,
             "finish_reason": "stop",
         }],
-        "usage": {"prompt_tokens": 8, "completion_tokens": 9, "total_tokens": 17},
+        "usage": {
+            "prompt_tokens": 8, "completion_tokens": 9, "total_tokens": 17,
+            "prompt_tokens_details": {"cached_tokens": CACHED},
+        },
     });
     assert_eq!(answer, expected);
     // The default is the rest of the context.
@@ -94,7 +97,10 @@ async fn each_choice_of_a_stream_has_its_role_and_usage_comes_last() {
         .filter(|c| c["choices"][0]["delta"]["role"] == "assistant");
     assert_eq!(roles.count(), 2);
     let last = chunks.last().unwrap();
-    let usage = json!({"prompt_tokens": 8, "completion_tokens": 18, "total_tokens": 26});
+    let usage = json!({
+        "prompt_tokens": 8, "completion_tokens": 18, "total_tokens": 26,
+        "prompt_tokens_details": {"cached_tokens": CACHED},
+    });
     assert_eq!((&last["choices"], &last["usage"]), (&json!([]), &usage));
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::echo::Server;
+use crate::support::echo::{CACHED, Server};
 
 const PATH: &str = "/v1/completions";
 
@@ -27,7 +27,10 @@ async fn an_answer_has_openais_shape() {
     let expected = json!({
         "id": null, "object": "text_completion", "created": null, "model": "tiny",
         "choices": [{"text": "hällo", "index": 0, "logprobs": null, "finish_reason": "stop"}],
-        "usage": {"prompt_tokens": 6, "completion_tokens": 7, "total_tokens": 13},
+        "usage": {
+            "prompt_tokens": 6, "completion_tokens": 7, "total_tokens": 13,
+            "prompt_tokens_details": {"cached_tokens": CACHED},
+        },
     });
     assert_eq!(answer, expected);
 }
@@ -232,7 +235,10 @@ async fn a_stream_reports_usage_last_if_requested() {
     });
     let chunks = server.stream(PATH, body).await;
     let (last, others) = chunks.split_last().unwrap();
-    let usage = json!({"prompt_tokens": 3, "completion_tokens": 10, "total_tokens": 13});
+    let usage = json!({
+        "prompt_tokens": 3, "completion_tokens": 10, "total_tokens": 13,
+        "prompt_tokens_details": {"cached_tokens": CACHED},
+    });
     assert_eq!(last["usage"], usage);
     assert_eq!(last["choices"], json!([]));
     for chunk in others {

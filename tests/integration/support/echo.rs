@@ -31,6 +31,9 @@ pub const CAPACITY: usize = 8;
 pub const MAX_TICKET_BYTES: u64 = 4096;
 const PARAMETER: &str = "model.layers.0.mlp.up_proj.weight";
 
+/// Tokens of each prompt that the engine reports as cached, if it has as many.
+pub const CACHED: usize = 2;
+
 /// Suffix of a prompt that is answered with `x` until the stream is dropped.
 pub const ENDLESS: &str = "~";
 /// Suffix of a prompt that gets no token.
@@ -282,6 +285,7 @@ fn echo(prompt: &[u32], params: &SamplingParams, outputs: &OutputSender, seen: &
             logprobs,
             finish,
             prompt_logprobs: None,
+            cached_tokens: (i == 0).then_some(CACHED.min(prompt.len() - 1)),
         };
         if outputs.send(Ok(output)).is_err() {
             return cancelled();

@@ -33,6 +33,7 @@ pub fn config() -> EngineConfig {
         max_num_batched_tokens: 24,
         max_queue: 1000,
         kv_cache_bytes: 1 << 20,
+        enable_prefix_caching: true,
         ticket_mode: TicketMode::Apply,
         costs: None,
         threads: 2,

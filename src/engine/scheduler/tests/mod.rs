@@ -1,5 +1,6 @@
 //! Tests of the scheduler.
 
+mod prefix;
 mod simulation;
 
 use std::ops::{Deref, DerefMut};
@@ -42,6 +43,21 @@ impl ByTurns {
             scheduler: Scheduler::new(config),
             turns: Turns::new(limits),
         }
+    }
+
+    /// Queues a sequence that shares no blocks.
+    fn add(&mut self, id: SequenceId, group: Group, tokens: usize) {
+        self.scheduler.add(NewSequence {
+            id,
+            group,
+            tokens,
+            ..NewSequence::default()
+        });
+    }
+
+    /// Counts a generated token.
+    fn extend(&mut self, id: SequenceId) {
+        self.scheduler.extend(id, Vec::new());
     }
 
     /// Plans the step of the next turn; `None` if there is nothing to do.

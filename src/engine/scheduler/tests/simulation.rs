@@ -1,93 +1,245 @@
-//! Random sequences through the scheduler, with its invariants checked after each step.
+//! Random sequences through the scheduler, with its invariants checked after each step and the
+//! contents of the KV blocks followed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// A sequence of the simulation: prompt tokens, tokens to generate, group, step of arrival.
-type SimulatedRequest = (usize, usize, u8, usize);
+/// A sequence of the simulation.
+#[derive(Clone, Debug)]
+struct Job {
+    prompt: usize,
+    /// Tokens to generate.
+    generate: usize,
+    group: u8,
+    /// Step of its arrival.
+    arrives: usize,
+    /// Tokens at its start that are those of every other sequence of the group, prompt or not.
+    shared: usize,
+    /// First row that scores the prompt.
+    scores_from: Option<usize>,
+}
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+/// A token in its context, on which its keys and values depend: group, position, and the sequence,
+/// or 0 if the context is shared.
+type Content = (u8, usize, u64);
 
-    #[test]
-    fn everything_ends_and_no_block_is_shared(
-        jobs in prop::collection::vec((1usize..40, 1usize..20, 0u8..4, 0usize..30), 1..25),
-        blocks in 15usize..40,
-        cancel in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
-        together in prop::collection::vec(any::<bool>(), 1..8),
-    ) {
-        simulate(&jobs, SchedulerConfig { blocks, ..config() }, &cancel, &together)?;
+impl Job {
+    fn group(&self) -> Group {
+        (self.group > 0).then_some(Digest([self.group; 32]))
+    }
+
+    fn content(&self, id: SequenceId, position: usize) -> Content {
+        let owner = if position < self.shared { 0 } else { id };
+        (self.group, position, owner)
+    }
+
+    /// Hashes of the blocks of its first `tokens` tokens: a block is what its last token is.
+    fn chain(&self, id: SequenceId, tokens: usize) -> Vec<BlockHash> {
+        let size = config().block_size;
+        let hash = |at: usize| {
+            let (group, position, owner) = self.content(id, at * size + size - 1);
+            let mut hash = [0; 32];
+            hash[..3].copy_from_slice(&[group, position as u8, owner as u8]);
+            BlockHash(hash)
+        };
+        (0..tokens / size).map(hash).collect()
     }
 }
 
-fn simulate(
-    jobs: &[SimulatedRequest],
-    config: SchedulerConfig,
-    cancel: &[prop::sample::Index],
-    together: &[bool],
-) -> Result<(), TestCaseError> {
-    let mut s = ByTurns::new(config);
-    // id -> (computed so far, known tokens, tokens left to generate)
-    let mut live: BTreeMap<u64, (usize, usize, usize)> = BTreeMap::new();
-    let mut ended = 0;
-    for now in 0.. {
-        prop_assert!(now < 20_000, "{} of {} never end", live.len(), jobs.len());
-        for (id, job) in (1u64..).zip(jobs).filter(|(_, job)| job.3 == now) {
-            s.add(id, (job.2 > 0).then_some(Digest([job.2; 32])), job.0);
-            live.insert(id, (0, job.0, job.1));
-        }
-        if let Some(index) = cancel.get(now / 7).filter(|_| now % 7 == 6)
-            && !live.is_empty()
-        {
-            let id = *live.keys().nth(index.index(live.len())).unwrap();
-            s.remove(id);
-            live.remove(&id);
-            ended += 1;
-        }
-        // The policy may change between all groups and one group at any step.
-        let plan = if together[now % together.len()] {
-            s.scheduler.schedule(&Groups::All)
-        } else {
-            s.schedule()
-        };
-        let Some(plan) = plan else {
-            prop_assert!(live.is_empty());
-            if ended == jobs.len() {
+fn jobs() -> impl Strategy<Value = Vec<Job>> {
+    let scores_from = prop::option::weighted(0.2, 0usize..40);
+    let job = (
+        1usize..40,
+        1usize..20,
+        0u8..4,
+        0usize..30,
+        0usize..60,
+        scores_from,
+    );
+    let job = job.prop_map(
+        |(prompt, generate, group, arrives, shared, scores_from)| Job {
+            prompt,
+            generate,
+            group,
+            arrives,
+            shared,
+            scores_from: scores_from.filter(|&row| row + 1 < prompt),
+        },
+    );
+    prop::collection::vec(job, 1..25)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn everything_ends_and_every_block_holds_what_its_readers_expect(
+        jobs in jobs(),
+        blocks in 15usize..60,
+        cancel in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
+        together in prop::collection::vec(any::<bool>(), 1..8),
+        fails in prop::collection::vec(prop::bool::weighted(0.1), 1..20),
+        caches in any::<bool>(),
+    ) {
+        let s = ByTurns::new(SchedulerConfig { blocks, ..config() });
+        let mut simulation = Simulation { s, live: BTreeMap::new(), memory: HashMap::new(), caches };
+        simulation.run(&jobs, &cancel, &together, &fails)?;
+    }
+}
+
+/// A sequence that has not ended.
+struct Live {
+    job: Job,
+    computed: usize,
+    known: usize,
+}
+
+struct Simulation {
+    s: ByTurns,
+    live: BTreeMap<SequenceId, Live>,
+    /// What is in each slot of the blocks: a block and an offset.
+    memory: HashMap<(u32, usize), Content>,
+    /// Whether sequences share blocks.
+    caches: bool,
+}
+
+impl Simulation {
+    fn run(
+        &mut self,
+        jobs: &[Job],
+        cancel: &[prop::sample::Index],
+        together: &[bool],
+        fails: &[bool],
+    ) -> Result<(), TestCaseError> {
+        for now in 0.. {
+            prop_assert!(now < 20_000, "{} never end", self.live.len());
+            for (id, job) in (1..).zip(jobs).filter(|(_, job)| job.arrives == now) {
+                self.add(id, job);
+            }
+            if let Some(index) = cancel.get(now / 7).filter(|_| now % 7 == 6)
+                && !self.live.is_empty()
+            {
+                let id = *self.live.keys().nth(index.index(self.live.len())).unwrap();
+                self.remove(id);
+            }
+            // The policy may change between all groups and one group at any step.
+            let plan = if together[now % together.len()] {
+                self.s.scheduler.schedule(&Groups::All)
+            } else {
+                self.s.schedule()
+            };
+            match plan {
+                Some(plan) => self.step(&plan, fails[now % fails.len()] && now < 200)?,
+                None => prop_assert!(self.live.is_empty()),
+            }
+            if self.live.is_empty() && jobs.iter().all(|job| job.arrives <= now) {
                 break;
             }
-            continue;
-        };
+        }
+        prop_assert_eq!(self.s.blocks.available(), self.s.config.blocks);
+        prop_assert!(self.s.served.is_empty() && self.s.claims.is_empty());
+        prop_assert!(self.caches || self.s.evictions() == 0);
+        Ok(())
+    }
+
+    fn add(&mut self, id: SequenceId, job: &Job) {
+        self.s.scheduler.add(NewSequence {
+            id,
+            group: job.group(),
+            tokens: job.prompt,
+            chain: if self.caches {
+                job.chain(id, job.prompt)
+            } else {
+                Vec::new()
+            },
+            scores_from: job.scores_from.unwrap_or(usize::MAX),
+        });
+        let (job, known) = (job.clone(), job.prompt);
+        let computed = 0;
+        self.live.insert(
+            id,
+            Live {
+                job,
+                computed,
+                known,
+            },
+        );
+    }
+
+    fn remove(&mut self, id: SequenceId) {
+        self.s.remove(id);
+        self.live.remove(&id);
+    }
+
+    fn step(&mut self, plan: &Plan, fails: bool) -> Result<(), TestCaseError> {
         let tokens: usize = plan.chunks.iter().map(|chunk| chunk.len).sum();
-        prop_assert!(tokens > 0 && tokens <= config.max_num_batched_tokens);
-        prop_assert!(s.num_running() <= config.max_num_seqs);
-        check_blocks(&s, &config)?;
-        check_groups(&plan)?;
-        check_tables(&s, &plan)?;
-        for chunk in plan.chunks {
-            let (computed, known, left) = live.get_mut(&chunk.id).unwrap();
-            // Chunks follow one another, or begin again after a preemption.
-            prop_assert!(chunk.start == *computed || chunk.start == 0);
-            *computed = chunk.start + chunk.len;
-            prop_assert_eq!(chunk.samples, *computed == *known);
-            if chunk.samples {
-                *known += 1;
-                *left -= 1;
-                if *left == 0 {
-                    live.remove(&chunk.id);
-                    s.remove(chunk.id);
-                    ended += 1;
-                } else {
-                    s.extend(chunk.id);
-                }
+        prop_assert!(tokens > 0 && tokens <= self.s.config.max_num_batched_tokens);
+        prop_assert!(self.s.num_running() <= self.s.config.max_num_seqs);
+        check_blocks(&self.s)?;
+        check_claims(&self.s)?;
+        check_groups(plan)?;
+        check_tables(&self.s, plan)?;
+        for chunk in &plan.chunks {
+            self.compute(chunk, fails)?;
+        }
+        if fails {
+            self.s.roll_back(plan);
+            return Ok(());
+        }
+        self.s.commit();
+        for chunk in &plan.chunks {
+            let live = self.live.get_mut(&chunk.id).unwrap();
+            live.computed = chunk.start + chunk.len;
+            if !chunk.samples {
+                continue;
+            }
+            live.known += 1;
+            if live.known == live.job.prompt + live.job.generate {
+                self.remove(chunk.id);
+            } else {
+                let mut filled = live.job.chain(chunk.id, live.known);
+                let full = live.known.is_multiple_of(config().block_size) && self.caches;
+                filled.drain(..filled.len() - usize::from(full));
+                self.s.scheduler.extend(chunk.id, filled);
             }
         }
+        Ok(())
     }
-    prop_assert_eq!(s.blocks.free(), config.blocks);
-    prop_assert!(s.served.is_empty());
-    Ok(())
+
+    /// Computes a chunk: reads what is before it, and writes its own tokens, or garbage if the step
+    /// fails.
+    fn compute(&mut self, chunk: &Chunk, fails: bool) -> Result<(), TestCaseError> {
+        let Live {
+            job,
+            computed,
+            known,
+        } = &self.live[&chunk.id];
+        let end = chunk.start + chunk.len;
+        // Chunks follow one another, or begin again after a preemption.
+        let size = self.s.config.block_size;
+        prop_assert!(chunk.start == *computed || chunk.start.is_multiple_of(size));
+        prop_assert!(self.caches || chunk.start == *computed || chunk.start == 0);
+        prop_assert_eq!(chunk.samples, end == *known);
+        let scores_from = job.scores_from.unwrap_or(usize::MAX);
+        prop_assert!(*known > job.prompt || chunk.start <= scores_from || *computed > 0);
+        let slot = |position| (chunk.blocks[position / size], position % size);
+        for position in 0..chunk.start {
+            let content = Some(job.content(chunk.id, position));
+            prop_assert_eq!(self.memory.get(&slot(position)).copied(), content);
+        }
+        for position in chunk.start..end {
+            let content = if fails {
+                (9, 0, 0)
+            } else {
+                job.content(chunk.id, position)
+            };
+            self.memory.insert(slot(position), content);
+        }
+        Ok(())
+    }
 }
 
 /// A step holds only chunks of its groups, and the chunks of a group are adjacent.
@@ -98,28 +250,44 @@ fn check_groups(plan: &Plan) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// Each chunk carries its sequence's block table, which holds all positions up to its last.
+/// Each chunk carries its sequence's block table, which holds all positions up to its last, and
+/// writes no cached block.
 fn check_tables(s: &Scheduler, plan: &Plan) -> Result<(), TestCaseError> {
     for chunk in &plan.chunks {
-        let entry = s.running.iter().find(|entry| entry.id == chunk.id);
-        prop_assert_eq!(Some(&chunk.blocks), entry.map(|entry| &entry.blocks));
+        let entry = s.running.iter().find(|entry| entry.id == chunk.id).unwrap();
+        prop_assert_eq!(&chunk.blocks, &entry.blocks);
         prop_assert!(chunk.blocks.len() * s.config.block_size >= chunk.start + chunk.len);
+        prop_assert!(chunk.start >= entry.cached * s.config.block_size);
     }
     Ok(())
 }
 
-/// No block has two owners, and every computed token has a slot.
-fn check_blocks(s: &Scheduler, config: &SchedulerConfig) -> Result<(), TestCaseError> {
-    let mut used: Vec<u32> = s.running.iter().flat_map(|e| e.blocks.to_vec()).collect();
-    let count = used.len();
-    used.sort_unstable();
-    used.dedup();
-    prop_assert_eq!(used.len(), count);
-    prop_assert_eq!(count + s.blocks.free(), config.blocks);
+/// A block that can be written is in one table, every computed token has a slot, and the blocks in
+/// no table are available.
+fn check_blocks(s: &Scheduler) -> Result<(), TestCaseError> {
+    let mut holders: HashMap<u32, (usize, usize)> = HashMap::new();
     for entry in &s.running {
-        prop_assert!(entry.blocks.len() * config.block_size >= entry.computed);
+        prop_assert!(entry.blocks.len() * s.config.block_size >= entry.computed);
+        for (at, &block) in entry.blocks.iter().enumerate() {
+            let (tables, writers) = holders.entry(block).or_default();
+            *tables += 1;
+            *writers += usize::from(at >= entry.cached);
+        }
     }
+    for (tables, writers) in holders.values() {
+        prop_assert!(*writers == 0 || *tables == 1);
+    }
+    prop_assert_eq!(holders.len() + s.blocks.available(), s.config.blocks);
     prop_assert!(s.waiting.iter().all(|entry| entry.blocks.is_empty()));
+    Ok(())
+}
+
+/// Running sequences claim blocks that they will fill, and no cached one.
+fn check_claims(s: &Scheduler) -> Result<(), TestCaseError> {
+    let owners: HashSet<_> = s.running.iter().map(|entry| entry.id).collect();
+    for (hash, id) in &s.claims {
+        prop_assert!(owners.contains(id) && !s.blocks.is_cached(hash));
+    }
     Ok(())
 }
 
