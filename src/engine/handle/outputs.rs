@@ -192,6 +192,7 @@ mod tests {
             logprobs: None,
             finish: None,
             prompt_logprobs: None,
+            cached_tokens: None,
         })
     }
 

@@ -186,7 +186,7 @@ impl Simulation {
             self.compute(chunk, fails)?;
         }
         if fails {
-            self.s.roll_back(plan);
+            plan.chunks.iter().for_each(|chunk| self.remove(chunk.id));
             return Ok(());
         }
         self.s.commit();
