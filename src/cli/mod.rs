@@ -9,6 +9,7 @@ mod docs;
 mod eval;
 mod evaluation;
 mod hints;
+mod key;
 mod man;
 mod serve;
 mod signals;
@@ -59,6 +60,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Inspect, verify, import, extract and merge tickets.
     Ticket(ticket::TicketArgs),
+    /// Make, list and revoke API keys, and limit tenants.
+    Key(key::KeyArgs),
     /// Print a shell completion script.
     #[command(after_help = completions::EXAMPLES)]
     Completions(completions::CompletionsArgs),
@@ -83,6 +86,7 @@ pub fn run() -> anyhow::Result<()> {
         Some(Command::Eval(args)) => eval::run(&args),
         Some(Command::Bench(args)) => bench::run(&args),
         Some(Command::Ticket(args)) => ticket::run(args),
+        Some(Command::Key(args)) => key::run(&args),
         Some(Command::Completions(args)) => completions::run(&args),
         Some(Command::Man(args)) => man::run(&args),
         Some(Command::Docs(args)) => docs::run(&args),

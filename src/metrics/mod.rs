@@ -15,6 +15,9 @@ pub use server::{FinishedReason, Refusal, ServerMetrics};
 
 use registrar::Registrar;
 
+/// Label of the series that belong to a tenant.
+const TENANT: &str = "tenant";
+
 /// All series and the registry that renders them.
 #[derive(Debug)]
 pub struct Metrics {
@@ -56,7 +59,34 @@ impl Metrics {
     /// # Errors
     /// A series is inconsistent: a bug.
     pub fn render(&self) -> prometheus::Result<String> {
-        TextEncoder::new().encode_to_string(&self.registry.gather())
+        self.render_where(|_| true)
+    }
+
+    /// The series that `tenant` may see, in the Prometheus text format: its own, and those of no
+    /// tenant.
+    ///
+    /// # Errors
+    /// A series is inconsistent: a bug.
+    pub fn render_for(&self, tenant: &str) -> prometheus::Result<String> {
+        self.render_where(|owner| owner == tenant)
+    }
+
+    /// The series without a tenant, and those of the tenants that `is_shown` accepts.
+    fn render_where(&self, is_shown: impl Fn(&str) -> bool) -> prometheus::Result<String> {
+        let mut families = self.registry.gather();
+        for family in &mut families {
+            family.mut_metric().retain_mut(|series| {
+                let mut labels = series.take_label();
+                // An empty label is one that is absent.
+                labels.retain(|label| label.name() != TENANT || !label.value().is_empty());
+                let owner = labels.iter().find(|label| label.name() == TENANT);
+                let shown = owner.is_none_or(|owner| is_shown(owner.value()));
+                series.set_label(labels);
+                shown
+            });
+        }
+        families.retain(|family| !family.get_metric().is_empty());
+        TextEncoder::new().encode_to_string(&families)
     }
 }
 
@@ -97,7 +127,7 @@ mod tests {
         engine.observe_swap(Duration::from_millis(3));
         engine.observe_step(StepMode::Overlay, Duration::from_millis(7), 5);
         engine.observe_overlay_build(Duration::from_millis(1));
-        server.ticket_requested("sql");
+        server.ticket_requested("", "sql");
         server.finished(FinishedReason::Length);
         let text = lines(&metrics);
         for line in [
@@ -114,8 +144,28 @@ mod tests {
         ] {
             assert!(text.iter().any(|l| l == line), "{line} is missing");
         }
-        server.ticket_deleted("sql");
-        server.ticket_deleted("never-requested");
+        server.ticket_deleted("", "sql");
+        server.ticket_deleted("", "never-requested");
         assert!(!lines(&metrics).iter().any(|l| l.contains("\"sql\"")));
+    }
+    #[test]
+    fn a_tenant_sees_its_own_series_and_the_public_ones() {
+        let metrics = Metrics::new(16).unwrap();
+        for owner in ["", "acme", "other"] {
+            metrics.server.ticket_requested(owner, "sql");
+        }
+        let series = |text: String| {
+            let lines = text.lines().map(str::to_owned);
+            let series = lines.filter(|l| l.starts_with("tombola_ticket_requests_total"));
+            series.collect::<Vec<_>>()
+        };
+        let public = "tombola_ticket_requests_total{ticket=\"sql\"} 1";
+        let own = "tombola_ticket_requests_total{tenant=\"acme\",ticket=\"sql\"} 1";
+        assert_eq!(series(metrics.render_for("acme").unwrap()), [public, own]);
+        assert_eq!(series(metrics.render_for("third").unwrap()), [public]);
+        assert_eq!(series(metrics.render().unwrap()).len(), 3);
+        metrics.server.ticket_deleted("acme", "sql");
+        assert_eq!(series(metrics.render_for("acme").unwrap()), [public]);
+        assert_eq!(series(metrics.render().unwrap()).len(), 2);
     }
 }

@@ -30,7 +30,17 @@ impl Registrar<'_> {
 
     /// One counter per value of `label`.
     pub(super) fn counter_vec(&self, name: &str, help: &str, label: &str) -> Result<IntCounterVec> {
-        self.register(IntCounterVec::new(opts(name, help), &[label])?)
+        self.counter_vecs(name, help, &[label])
+    }
+
+    /// One counter per combination of the values of `labels`.
+    pub(super) fn counter_vecs(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<IntCounterVec> {
+        self.register(IntCounterVec::new(opts(name, help), labels)?)
     }
 
     pub(super) fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Result<Histogram> {

@@ -1,7 +1,6 @@
-use std::fmt::Display;
-
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, Result};
 
+use super::TENANT;
 use super::buckets::{self, COMPLETIONS, FIRST_TOKEN_SECONDS, REQUEST_SECONDS, TOKEN_SECONDS};
 use super::registrar::Registrar;
 
@@ -61,7 +60,7 @@ impl FinishedReason {
     }
 }
 
-/// Reason why the engine did not admit a request: the label `reason`.
+/// Reason why a request was not admitted: the label `reason`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// All places of the queue are taken.
@@ -70,16 +69,24 @@ pub enum Refusal {
     ShareFull,
     /// The engine has stopped.
     Stopped,
+    /// The tenant has as much in progress as its limits allow.
+    TenantLimit,
 }
 
 impl Refusal {
-    const ALL: [Self; 3] = [Self::QueueFull, Self::ShareFull, Self::Stopped];
+    const ALL: [Self; 4] = [
+        Self::QueueFull,
+        Self::ShareFull,
+        Self::Stopped,
+        Self::TenantLimit,
+    ];
 
     fn label(self) -> &'static str {
         match self {
             Self::QueueFull => "queue_full",
             Self::ShareFull => "share_full",
             Self::Stopped => "stopped",
+            Self::TenantLimit => "tenant_limit",
         }
     }
 }
@@ -142,10 +149,10 @@ impl ServerMetrics {
                 "unread_output_bytes",
                 "Bytes of generated tokens that clients have not read yet.",
             )?,
-            ticket_requests: registrar.counter_vec(
+            ticket_requests: registrar.counter_vecs(
                 "ticket_requests_total",
-                "Requests for a ticket, by its name.",
-                "ticket",
+                "Requests for a ticket, by its name and the tenant that owns it, if one does.",
+                &[TENANT, "ticket"],
             )?,
             tickets: registrar.int_gauge("tickets", "Tickets that requests may name.")?,
             tickets_resident: registrar.int_gauge("tickets_resident", "Tickets in memory.")?,
@@ -168,25 +175,23 @@ impl ServerMetrics {
             .inc();
     }
 
-    /// Counts a request that the engine did not admit.
+    /// Counts a request that was not admitted.
     pub fn refused(&self, refusal: Refusal) {
         self.requests_refused
             .with_label_values(&[refusal.label()])
             .inc();
     }
 
-    /// Counts a request for a ticket; a tenant's is named `tenant/alias`.
-    pub fn ticket_requested(&self, name: impl Display) {
+    /// Counts a request for a ticket of this owner, whose name is empty if the ticket is public.
+    pub fn ticket_requested(&self, owner: &str, alias: &str) {
         self.ticket_requests
-            .with_label_values(&[&name.to_string()])
+            .with_label_values(&[owner, alias])
             .inc();
     }
 
     /// Removes the series of a deleted ticket, so that series do not pile up.
-    pub fn ticket_deleted(&self, name: impl Display) {
+    pub fn ticket_deleted(&self, owner: &str, alias: &str) {
         // Fails if the ticket was never requested, hence has no series.
-        let _ = self
-            .ticket_requests
-            .remove_label_values(&[&name.to_string()]);
+        let _ = self.ticket_requests.remove_label_values(&[owner, alias]);
     }
 }

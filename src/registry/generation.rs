@@ -29,6 +29,11 @@ impl<'a> Name<'a> {
         Self { owner, alias }
     }
 
+    /// Name of the owner as metrics label it: empty if the ticket is public.
+    pub fn owner_label(&self) -> &'a str {
+        self.owner.map_or("", Tenant::as_str)
+    }
+
     /// A public ticket.
     pub fn public(alias: &'a str) -> Self {
         Self::new(None, alias)

@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::guard::Unidentified;
+use super::quota::TenantLimit;
 use crate::access::Scope;
 use crate::engine::{SequenceError, SubmitError};
 use crate::registry::{FolderTrouble, RegistryError};
@@ -110,6 +111,15 @@ pub enum ApiError {
         curl_hint(expected)
     )]
     UnsupportedMediaType { expected: &'static str, got: String },
+    /// The tenant has as much in progress as its limits allow.
+    #[error("this tenant is limited to {limit}; try again later")]
+    TenantBusy {
+        limit: TenantLimit,
+        retry_after: u64,
+    },
+    /// The tenant owns as many tickets as its limits allow.
+    #[error("this tenant is limited to {0}; delete a ticket first")]
+    TenantStorage(TenantLimit),
     /// No route has this path.
     #[error("unknown URL: {0}")]
     UnknownUrl(String),
@@ -226,6 +236,11 @@ impl ApiError {
                 let code = Some("unsupported_media_type");
                 (StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, code)
             }
+            Self::TenantBusy { .. } => {
+                let status = StatusCode::TOO_MANY_REQUESTS;
+                (status, "rate_limit_error", Some("tenant_limit"))
+            }
+            Self::TenantStorage(_) => (StatusCode::FORBIDDEN, INVALID, Some("tenant_limit")),
             Self::UnknownUrl(_) => (StatusCode::NOT_FOUND, INVALID, Some("unknown_url")),
             Self::MethodNotAllowed(_) => {
                 let code = Some("method_not_allowed");
@@ -276,7 +291,9 @@ impl ApiError {
     /// Seconds after which a retry may succeed.
     fn retry_after(&self) -> Option<u64> {
         match self {
-            Self::UploadQueueFull { retry_after } => Some(*retry_after),
+            Self::UploadQueueFull { retry_after } | Self::TenantBusy { retry_after, .. } => {
+                Some(*retry_after)
+            }
             Self::QueueFull { retry_after } | Self::ShareFull { retry_after } => Some(*retry_after),
             Self::TicketMemoryFull | Self::TooManyConnections | Self::Draining | Self::Starting => {
                 Some(1)

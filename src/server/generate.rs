@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::error::ApiError;
 use super::meter::Meter;
+use super::quota::RequestPermit;
 use super::sampling::Sampling;
 use super::state::AppState;
 use crate::access::Tenant;
@@ -24,12 +25,24 @@ pub struct GenerateRequest {
     pub ticket: Option<Lease>,
     /// Tenant of the caller.
     pub tenant: Option<Tenant>,
+    /// Place among the requests of that tenant.
+    pub permit: RequestPermit,
     /// Order among the caller's requests: lower first.
     pub priority: i32,
     /// Separates the cached KV blocks of requests.
     pub cache_salt: Option<Arc<str>>,
     /// Arrival of the HTTP request.
     pub arrived: Instant,
+}
+
+impl GenerateRequest {
+    /// Tokens that all choices have at most, each with its prompt.
+    fn tokens(&self) -> usize {
+        let per_choice = |prompt: &Prompt| prompt.ids.len().saturating_add(prompt.max_tokens);
+        let tokens = self.prompts.iter().map(per_choice);
+        let sum = tokens.fold(0, usize::saturating_add);
+        sum.saturating_mul(self.sampling.n)
+    }
 }
 
 /// An encoded prompt with the token limit of its completions.
@@ -93,7 +106,12 @@ impl Usage {
 /// # Errors
 /// More completions than one account's share of the queue, a full queue or share, or a stopped
 /// engine.
-pub fn submit(state: &AppState, request: GenerateRequest) -> Result<Vec<Completion>, ApiError> {
+pub fn submit(state: &AppState, mut request: GenerateRequest) -> Result<Vec<Completion>, ApiError> {
+    let tokens = request.tokens();
+    request
+        .permit
+        .take_tokens(tokens)
+        .inspect_err(|error| state.refusals.record_tenant(&state.metrics, error))?;
     let (prompts, sampling) = (&request.prompts, &request.sampling);
     let completions = prompts.len() * sampling.n;
     let most = state.engine.largest_share();
@@ -113,7 +131,10 @@ pub fn submit(state: &AppState, request: GenerateRequest) -> Result<Vec<Completi
     let streams = state.engine.submit_all(requests.collect());
     let streams = streams.inspect_err(|error| state.refusals.record(metrics, error))?;
     if let Some(ticket) = &request.ticket {
-        metrics.server.ticket_requested(ticket.name());
+        let name = ticket.name();
+        metrics
+            .server
+            .ticket_requested(name.owner_label(), name.alias);
     }
     metrics.server.request_n.observe(sampling.n as f64);
     let completion = |(outputs, (prompt, choice)): (OutputStream, (&Prompt, u64))| Completion {
@@ -121,6 +142,7 @@ pub fn submit(state: &AppState, request: GenerateRequest) -> Result<Vec<Completi
         is_first_choice: choice == 0,
         text: TextStream::new(state.text.clone(), sampling.text.clone()),
         show_stop_token: sampling.text.include_stop_str_in_output,
+        permit: None,
         meter: Meter::start(
             Arc::clone(metrics),
             request.arrived,
@@ -128,7 +150,13 @@ pub fn submit(state: &AppState, request: GenerateRequest) -> Result<Vec<Completi
             prompt.max_tokens,
         ),
     };
-    Ok(streams.into_iter().zip(choices).map(completion).collect())
+    let completions = streams.into_iter().zip(choices).map(completion);
+    let mut completions: Vec<Completion> = completions.collect();
+    let permit = Arc::new(request.permit);
+    for completion in &mut completions {
+        completion.permit = Some(Arc::clone(&permit));
+    }
+    Ok(completions)
 }
 
 /// Engine request for one choice of one prompt. Each choice has a different seed.
@@ -157,6 +185,8 @@ pub struct Completion {
     text: TextStream,
     /// Whether a stop token is part of the text.
     show_stop_token: bool,
+    /// Place of its request among those of the tenant, shared by the request's completions.
+    permit: Option<Arc<RequestPermit>>,
     meter: Meter,
 }
 
@@ -176,6 +206,7 @@ impl Completion {
             if let Some(finish) = delta.finish {
                 // Cancels the sequence if a stop string ended it, which the engine does not see.
                 self.outputs = None;
+                self.permit = None;
                 self.meter.finish(match finish {
                     FinishReason::Stop => FinishedReason::Stop,
                     FinishReason::Length => FinishedReason::Length,
@@ -189,6 +220,7 @@ impl Completion {
 
     fn fail(&mut self, error: ApiError) -> Option<Result<TextDelta, ApiError>> {
         self.outputs = None;
+        self.permit = None;
         Some(Err(error))
     }
 

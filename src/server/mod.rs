@@ -19,6 +19,7 @@ mod openai;
 mod ops;
 mod preconditions;
 mod preparation;
+mod quota;
 mod refusals;
 mod routes;
 mod sampling;

@@ -66,8 +66,11 @@ pub async fn ready(State(state): State<Arc<AppState>>) -> Response {
     unready(status)
 }
 
-/// `GET /metrics`: all series in the Prometheus text format.
-pub async fn metrics(State(state): State<Arc<AppState>>) -> Result<Response, ApiError> {
+/// `GET /metrics`: the series that the caller may see, in the Prometheus text format.
+pub async fn metrics(
+    State(state): State<Arc<AppState>>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Response, ApiError> {
     let series = &state.metrics.server;
     series.tickets.set(state.registry.len() as i64);
     series
@@ -76,10 +79,11 @@ pub async fn metrics(State(state): State<Arc<AppState>>) -> Result<Response, Api
     series
         .unread_output_bytes
         .set(state.engine.unread_bytes() as i64);
-    let text = state
-        .metrics
-        .render()
-        .map_err(|error| ApiError::Internal(error.to_string()))?;
+    let text = match &caller.tenant {
+        Some(tenant) => state.metrics.render_for(tenant.as_str()),
+        None => state.metrics.render(),
+    };
+    let text = text.map_err(|error| ApiError::Internal(error.to_string()))?;
     Ok(([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response())
 }
 

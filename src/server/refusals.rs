@@ -3,6 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::error::ApiError;
 use crate::engine::SubmitError;
 use crate::metrics::{Metrics, Refusal};
 
@@ -27,6 +28,17 @@ impl Refusals {
             SubmitError::ShareFull { .. } => Refusal::ShareFull,
             SubmitError::Stopped => Refusal::Stopped,
         };
+        self.note(metrics, refusal, error);
+    }
+
+    /// Records that a limit of its tenant did not admit a request.
+    pub fn record_tenant(&self, metrics: &Metrics, error: &ApiError) {
+        if let ApiError::TenantBusy { .. } = error {
+            self.note(metrics, Refusal::TenantLimit, error);
+        }
+    }
+
+    fn note(&self, metrics: &Metrics, refusal: Refusal, error: &dyn std::fmt::Display) {
         metrics.server.refused(refusal);
         if let Some(refused) = self.due(Instant::now()) {
             tracing::warn!(refused, "refused requests, the last because {error}");

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use super::guard::AccessOptions;
 use super::preparation::Preparation;
+use super::quota::Quota;
 use super::refusals::Refusals;
 use super::upload::UploadGate;
 use crate::engine::EngineHandle;
@@ -66,6 +67,8 @@ pub struct AppState {
     pub options: ServerOptions,
     /// Who may use the server.
     pub access: AccessOptions,
+    /// What each tenant has in progress.
+    pub(super) quota: Quota,
     /// Start time: the `created` of the base.
     pub(super) started: SystemTime,
     /// Set when shutdown begins.
@@ -99,6 +102,7 @@ impl AppState {
             metrics,
             options,
             access: AccessOptions::default(),
+            quota: Quota::default(),
             started: SystemTime::now(),
             draining: AtomicBool::new(false),
             refusals: Refusals::default(),

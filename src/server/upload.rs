@@ -13,7 +13,9 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::blocking::blocking;
 use super::body::DISCARD_TIMEOUT;
+use super::caller::Caller;
 use super::error::ApiError;
+use super::quota;
 use super::state::AppState;
 
 /// Uploads that are received and validated at the same time; further ones wait.
@@ -129,9 +131,10 @@ pub struct Upload<'a> {
 pub async fn receive<'a>(
     form: &mut Multipart,
     state: &'a Arc<AppState>,
+    caller: &Caller,
 ) -> Result<Upload<'a>, ApiError> {
     let received = match state.uploads.enter().await {
-        Ok(place) => read_form(form, state, place).await,
+        Ok(place) => read_form(form, state, caller, place).await,
         Err(busy) => Err(busy),
     };
     if received.is_err() {
@@ -145,20 +148,23 @@ pub async fn receive<'a>(
 async fn read_form<'a>(
     form: &mut Multipart,
     state: &Arc<AppState>,
+    caller: &Caller,
     mut place: UploadPlace<'a>,
 ) -> Result<Upload<'a>, ApiError> {
     let (mut name, mut replace, mut file) = (None, None, None);
     while let Some(mut field) = form.next_field().await.map_err(bad_form)? {
         let field_name = field.name().unwrap_or_default().to_owned();
         let duplicate = match field_name.as_str() {
-            "name" => name
-                .replace(short_text(&mut field, "name").await?)
-                .is_some(),
+            "name" => {
+                let text = short_text(&mut field, "name").await?;
+                caller.trail.ticket(&text);
+                name.replace(text).is_some()
+            }
             "replace" => replace
                 .replace(flag(&mut field, "replace").await?)
                 .is_some(),
             "file" => {
-                let spooled = spool(&mut field, state, &mut place).await?;
+                let spooled = spool(&mut field, state, caller, &mut place).await?;
                 file.replace(spooled).is_some()
             }
             other => {
@@ -205,6 +211,7 @@ async fn flag(field: &mut Field<'_>, name: &'static str) -> Result<bool, ApiErro
 async fn spool(
     field: &mut Field<'_>,
     state: &Arc<AppState>,
+    caller: &Caller,
     place: &mut UploadPlace<'_>,
 ) -> Result<NamedTempFile, ApiError> {
     let registry = state.registry.clone();
@@ -213,7 +220,7 @@ async fn spool(
     let io_error = |error| ApiError::from(state.registry.staging_failed(&path, error));
     let file = staged.as_file().try_clone().map_err(io_error)?;
     let mut file = tokio::fs::File::from_std(file);
-    let limit = state.options.max_ticket_bytes;
+    let limit = quota::largest_file(caller, state.options.max_ticket_bytes);
     let mut bytes = 0;
     while let Some(chunk) = field.chunk().await.map_err(bad_form)? {
         bytes += chunk.len() as u64;

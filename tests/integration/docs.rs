@@ -37,7 +37,7 @@ fn labels(text: &str, series: &str) -> BTreeSet<String> {
 fn metrics_table() -> String {
     let metrics = Metrics::new(2048).expect("metrics");
     // A series by ticket appears with its first request.
-    metrics.server.ticket_requested("sql");
+    metrics.server.ticket_requested("acme", "sql");
     let text = metrics.render().expect("metrics as text");
     let mut table = "| series | type | labels | meaning |\n|---|---|---|---|".to_owned();
     let helps = text.lines().filter_map(|line| line.strip_prefix("# HELP "));

@@ -13,6 +13,7 @@ mod extract;
 mod golden;
 mod http;
 mod hub;
+mod keys;
 mod loading;
 mod quantized;
 mod resident;

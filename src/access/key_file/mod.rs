@@ -147,6 +147,15 @@ impl KeyFile {
         Ok(self.keys.remove(place))
     }
 
+    /// Sets the limits of a tenant.
+    ///
+    /// # Errors
+    /// Another tenant's name differs in case only.
+    pub fn set_limits(&mut self, tenant: Tenant, limits: TenantLimits) -> Result<(), KeyFileError> {
+        self.tenants.insert(tenant, limits);
+        self.check()
+    }
+
     /// Checks each entry, and that names, secrets and tenants can be told apart.
     fn check(&self) -> Result<(), KeyFileError> {
         let invalid = |problem: String| Err(KeyFileError::Invalid(problem));

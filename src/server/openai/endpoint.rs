@@ -19,6 +19,7 @@ use crate::server::caller::Caller;
 use crate::server::error::ApiError;
 use crate::server::fields::Fields;
 use crate::server::generate::{self, GenerateRequest, Prompt, TextDelta, Usage};
+use crate::server::quota::RequestPermit;
 use crate::server::sampling::Sampling;
 use crate::server::sse::{self, ChunkWriter, EventResult};
 use crate::server::state::AppState;
@@ -67,13 +68,17 @@ pub async fn respond<E: Endpoint>(
 ) -> Result<Response, ApiError> {
     let arrived = Instant::now();
     let caller = Caller::of(request.extensions());
+    let permit = state
+        .quota
+        .enter(&caller)
+        .inspect_err(|error| state.refusals.record_tenant(&state.metrics, error))?;
     let body = body::read(request.into_body(), state.options.max_body_bytes).await?;
     let (request, model) = {
         let turn = state.preparation.turn(body.len()).await?;
         let state = state.clone();
         let prepare = move || {
             let _turn = turn;
-            prepare::<E>(&state, &body, caller, arrived)
+            prepare::<E>(&state, &body, (caller, permit), arrived)
         };
         blocking(prepare).await?
     };
@@ -105,7 +110,7 @@ pub async fn respond<E: Endpoint>(
 fn prepare<E: Endpoint>(
     state: &AppState,
     body: &[u8],
-    caller: Caller,
+    (caller, permit): (Caller, RequestPermit),
     arrived: Instant,
 ) -> Result<(GenerateRequest, String), ApiError> {
     let mut fields = Fields::parse(body)?;
@@ -119,6 +124,7 @@ fn prepare<E: Endpoint>(
         sampling,
         ticket,
         tenant: caller.tenant,
+        permit,
         priority,
         cache_salt,
         arrived,

@@ -16,6 +16,7 @@ use super::blocking::blocking;
 use super::caller::Caller;
 use super::error::ApiError;
 use super::preconditions::condition;
+use super::quota;
 use super::state::AppState;
 use super::upload;
 use crate::registry::Name;
@@ -51,12 +52,15 @@ pub async fn delete(
     name: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
     let Path(alias) = name?;
+    caller.trail.ticket(&alias);
     let condition = condition(&headers, None)?;
     let response = json!({"object": "ticket", "name": &alias, "deleted": true});
     blocking(move || {
         let name = Name::new(caller.tenant.as_ref(), &alias);
-        state.registry.remove(name, &condition)?;
-        state.metrics.server.ticket_deleted(name);
+        let removed = state.registry.remove(name, &condition)?;
+        caller.trail.digest(removed.digest());
+        let metrics = &state.metrics.server;
+        metrics.ticket_deleted(name.owner_label(), name.alias);
         Ok(())
     })
     .await?;
@@ -77,12 +81,14 @@ pub async fn create(
         replace,
         file,
         place: _place,
-    } = upload::receive(&mut form, &state).await?;
+    } = upload::receive(&mut form, &state, &caller).await?;
     let condition = condition(&headers, replace)?;
     let state = Arc::clone(&state);
     let whole = blocking(move || {
         let name = Name::new(caller.tenant.as_ref(), &name);
+        let _stored = quota::store(&state, &caller, name, &file)?;
         let ticket = state.registry.publish(name, file, &condition)?;
+        caller.trail.digest(ticket.digest());
         tracing::info!(ticket = %ticket.name(), digest = %ticket.digest(), "published a ticket");
         wire::whole(&state, &ticket)
     })

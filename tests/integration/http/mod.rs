@@ -1,6 +1,7 @@
 //! The HTTP server over an echoing engine: routes, response shapes, errors, streams, uploads and
 //! the drain.
 
+mod access;
 mod chat;
 mod completions;
 mod errors;

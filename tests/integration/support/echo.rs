@@ -18,7 +18,7 @@ use tombola::engine::{
 use tombola::metrics::Metrics;
 use tombola::model::TicketMemory;
 use tombola::registry::{Registry, RegistryOptions};
-use tombola::server::{AppState, ServedBase, ServerOptions, router};
+use tombola::server::{AccessOptions, AppState, ServedBase, ServerOptions, router};
 use tombola::ticket::{
     BaseManifest, DeltaDtype, Deltas, Digest, Metadata, ParameterInfo, TensorDelta, Ticket,
 };
@@ -67,6 +67,16 @@ impl Server {
     /// A server with a running engine.
     pub fn new() -> Self {
         let (server, inbox) = Self::without_engine();
+        server.run_engine(inbox);
+        server
+    }
+
+    /// A server with a running engine that does not accept everyone.
+    pub fn with_access(access: AccessOptions) -> Self {
+        let (server, inbox) = Self::without_engine();
+        let state = Arc::into_inner(server.state).expect("no other owner");
+        let state = Arc::new(state.with_access(access));
+        let server = Self { state, ..server };
         server.run_engine(inbox);
         server
     }
