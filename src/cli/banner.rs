@@ -12,11 +12,15 @@ use crate::server::AppState;
 const EXAMPLE: &str = "CREATE TABLE singer (name VARCHAR, age INTEGER)\n\
      -- Show name and age of all singers, oldest first.";
 
-/// Prints the banner.
+/// Prints the banner. `admin` is the address of the operator's routes, if they have their own.
 ///
 /// # Errors
 /// Standard output cannot be written.
-pub fn announce(address: SocketAddr, state: &AppState) -> anyhow::Result<()> {
+pub fn announce(
+    address: SocketAddr,
+    admin: Option<SocketAddr>,
+    state: &AppState,
+) -> anyhow::Result<()> {
     let base = &state.base;
     let manifest = &base.manifest;
     let tickets = state.registry.owned(None);
@@ -35,10 +39,17 @@ pub fn announce(address: SocketAddr, state: &AppState) -> anyhow::Result<()> {
         DecimalBytes(base.weight_bytes as u64),
         manifest.fingerprint.to_string()
     )?;
+    if let Some(admin) = admin {
+        writeln!(
+            out,
+            "  operator http://{admin} (upload, delete, metrics, checks)"
+        )?;
+    }
+    let uploads = admin.unwrap_or(address);
     if tickets.is_empty() {
         writeln!(
             out,
-            "  tickets  none yet; POST one to http://{address}/v1/tickets"
+            "  tickets  none yet; POST one to http://{uploads}/v1/tickets"
         )?;
     }
     for (i, ticket) in tickets.iter().enumerate() {

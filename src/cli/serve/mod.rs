@@ -2,6 +2,7 @@
 
 mod access;
 mod args;
+mod listeners;
 
 use std::io::IsTerminal as _;
 use std::sync::Arc;
@@ -9,7 +10,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 pub use args::{EXAMPLES, ServeArgs};
-use tokio::net::TcpListener;
 
 use super::banner::announce;
 use super::base::OpenBase;
@@ -19,8 +19,7 @@ use crate::metrics::Metrics;
 use crate::model::{Base, LoadOptions};
 use crate::registry::{Registry, RegistryOptions};
 use crate::server::{
-    self, AccessOptions, AppState, Drained, ListenOptions, Listener, ServedBase, ServerOptions,
-    StartupGate,
+    self, AccessOptions, AppState, Drained, ListenOptions, ServedBase, ServerOptions, StartupGate,
 };
 
 /// Serves until SIGTERM or SIGINT.
@@ -42,12 +41,9 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
 async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let mode = args.mode()?;
     // First, so that a port in use fails before minutes of loading.
-    let listener = TcpListener::bind((args.host.as_str(), args.port))
-        .await
-        .with_context(|| format!("cannot listen on {}:{}", args.host, args.port))?;
-    let address = listener.local_addr()?;
-    args.access.check_exposure(address)?;
-    let access = args.access.options(address.ip())?;
+    let bound = listeners::bind(&args).await?;
+    let (address, admin) = (bound.address, bound.admin_address);
+    let access = args.access.options(bound.reachable)?;
     let drain = Duration::from_secs(args.drain_seconds);
     let mut signals = Signals::new()?;
     let shutdown = async move {
@@ -60,16 +56,11 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         });
     };
     let gate = StartupGate::default();
-    let listener = Listener {
-        socket: listener,
-        routes: server::router,
-        max_connections: server::connection_limit(args.max_connections),
-    };
     let options = ListenOptions {
         drain,
         ..ListenOptions::default()
     };
-    let serving = server::serve(vec![listener], gate.clone(), options, shutdown);
+    let serving = server::serve(bound.listeners, gate.clone(), options, shutdown);
     let serving = tokio::spawn(serving);
     let mut signals = Signals::new()?;
     let (state, _engine) = tokio::select! {
@@ -82,7 +73,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     };
     let state = Arc::new(state);
     gate.open(Arc::clone(&state));
-    announce(address, &state)?;
+    announce(address, admin, &state)?;
     if serving.await? == Drained::TimedOut {
         tracing::warn!(
             "responses still running after {} seconds were cut off",
