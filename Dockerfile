@@ -4,7 +4,10 @@
 # deploy/install.sh and the cargo build. Build and run:
 #
 #   docker build -t tombola .
-#   docker run -p 8000:8000 -v tombola-cache:/data/cache -v tombola-tickets:/data/tickets tombola
+#   docker run -p 8000:8000 -e TOMBOLA_API_KEY -v tombola-cache:/data/cache \
+#       -v tombola-tickets:/data/tickets tombola
+#
+# Without a key, on this machine alone: -p 127.0.0.1:8000:8000 -e TOMBOLA_INSECURE_NO_AUTH=true
 
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
@@ -36,7 +39,8 @@ RUN useradd --system --uid 10001 --create-home --home-dir /home/tombola tombola 
 COPY --chown=tombola:tombola adapters/*.safetensors /data/tickets/
 
 WORKDIR /data
-# All interfaces of the container. `docker run --publish` decides who can reach them.
+# All interfaces of the container, so the server wants keys. `docker run --publish` decides who can
+# reach them.
 ENV TOMBOLA_HOST=0.0.0.0 \
     TOMBOLA_PORT=8000 \
     TOMBOLA_CACHE_DIR=/data/cache \

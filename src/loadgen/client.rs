@@ -52,6 +52,8 @@ pub struct Server {
     agent: Agent,
     url: String,
     kind: ServerKind,
+    /// Value of the `Authorization` header, if the server needs a key.
+    authorization: Option<String>,
     /// `model` of requests without an adapter.
     model: String,
     /// Names of the adapters, in the order of their numbers.
@@ -103,7 +105,7 @@ impl RequestTiming {
 }
 
 impl Server {
-    /// A server at `url`. Without `model`, requests name the first model that the server lists.
+    /// A server at `url`, which gets the API `key` with each request. Without `model`, requests name the first model that the server lists.
     ///
     /// ```
     /// use tombola::loadgen::{Server, ServerKind};
@@ -111,7 +113,8 @@ impl Server {
     /// // The base is named, so no request for the list of models is sent.
     /// let base = Some("smollm2-135m".to_owned());
     /// let tickets = vec!["sql".to_owned(), "arc".to_owned()];
-    /// let server = Server::new("http://127.0.0.1:8000", ServerKind::OpenAi, base, tickets)?;
+    /// let url = "http://127.0.0.1:8000";
+    /// let server = Server::new(url, ServerKind::OpenAi, None, base, tickets)?;
     /// assert_eq!(server.adapters.len(), 2);
     /// # Ok::<(), tombola::loadgen::LoadError>(())
     /// ```
@@ -121,6 +124,7 @@ impl Server {
     pub fn new(
         url: &str,
         kind: ServerKind,
+        key: Option<&str>,
         model: Option<String>,
         adapters: Vec<String>,
     ) -> Result<Self, LoadError> {
@@ -134,6 +138,7 @@ impl Server {
             agent,
             url: url.trim_end_matches('/').to_owned(),
             kind,
+            authorization: key.map(|key| format!("Bearer {key}")),
             model: model.unwrap_or_default(),
             adapters,
         };
@@ -149,11 +154,16 @@ impl Server {
             url: url.clone(),
             reason,
         };
-        let mut response = self
-            .agent
-            .get(&url)
-            .call()
-            .map_err(|e| failed(e.to_string()))?;
+        let mut request = self.agent.get(&url);
+        if let Some(value) = &self.authorization {
+            request = request.header("authorization", value);
+        }
+        let mut response = request.call().map_err(|e| failed(e.to_string()))?;
+        if response.status() != 200 {
+            let text = response.body_mut().read_to_string().unwrap_or_default();
+            let text: String = text.chars().take(500).collect();
+            return Err(failed(format!("{}: {text}", response.status())));
+        }
         let models: Value = response
             .body_mut()
             .read_json()
@@ -178,9 +188,11 @@ impl Server {
             url: url.clone(),
             reason,
         };
-        let mut response = self
-            .agent
-            .post(&url)
+        let mut request = self.agent.post(&url);
+        if let Some(value) = &self.authorization {
+            request = request.header("authorization", value);
+        }
+        let mut response = request
             .send_json(&body)
             .map_err(|e| failed(e.to_string()))?;
         if response.status() != 200 {

@@ -6,6 +6,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use serde_json::json;
 
+use crate::access::ApiKey;
 use crate::cli::base::{BaseArgs, CacheArgs, at_least_one, print, progress_bar};
 use crate::loadgen;
 use crate::loadgen::{Arrivals, Popularity, PromptWords, Report, Server, ServerKind, Workload};
@@ -21,6 +22,15 @@ pub struct ServeArgs {
     /// API that selects the adapter of a request: openai (by `model`) or llamacpp (by number).
     #[arg(long, default_value_t, help_heading = SERVER)]
     kind: ServerKind,
+    /// API key, if the server needs one.
+    #[arg(
+        long,
+        value_name = "KEY",
+        env = "TOMBOLA_API_KEY",
+        hide_env_values = true,
+        help_heading = SERVER,
+    )]
+    api_key: Option<ApiKey>,
     /// Name of the base on the server [default: the first model that the server lists].
     #[arg(long, value_name = "NAME", help_heading = SERVER)]
     model: Option<String>,
@@ -126,6 +136,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let server = Server::new(
         &args.url,
         args.kind,
+        args.api_key.as_ref().map(ApiKey::secret),
         args.model.clone(),
         args.adapters.clone(),
     )?;

@@ -86,6 +86,9 @@ pub async fn guard(State(guard): State<Guard>, mut request: Request, next: Next)
     let identity = access.identify(request.headers());
     let mut caller = identity.as_ref().cloned().unwrap_or_default();
     caller.on_admin_port = guard.on_admin_port;
+    if let Some(ticket) = request.uri().path().strip_prefix("/v1/tickets/") {
+        caller.trail.ticket(ticket);
+    }
     let entry = rule
         .action
         .map(|action| Entry::begin(action, caller.clone(), &request));

@@ -7,4 +7,5 @@ mod completions;
 mod errors;
 mod live;
 mod ops;
+mod tenants;
 mod tickets;
