@@ -19,7 +19,8 @@ pub struct ApiKey(String);
 /// A string that cannot be a key, since no HTTP client could send it or anyone could guess it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "an API key has {} to {} printable ASCII characters without spaces; `tombola key add` makes one",
+    "an API key has {} to {} printable ASCII characters without spaces; `tombola key add` makes \
+     one",
     LENGTHS.start(), LENGTHS.end()
 )]
 pub struct ApiKeyError;

@@ -112,7 +112,7 @@ impl KeyRing {
         self.len() == 0
     }
 
-    /// Looks up a presented secret. Takes the same time whichever key matches, and whether one does.
+    /// Looks up a presented secret. Takes the same time whichever key matches, and if none does.
     ///
     /// # Errors
     /// No key has this secret, or it has expired.

@@ -105,7 +105,8 @@ impl RequestTiming {
 }
 
 impl Server {
-    /// A server at `url`, which gets the API `key` with each request. Without `model`, requests name the first model that the server lists.
+    /// A server at `url`, which gets the API `key` with each request. Without `model`,
+    /// requests name the first model that the server lists.
     ///
     /// ```
     /// use tombola::loadgen::{Server, ServerKind};

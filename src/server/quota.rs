@@ -74,9 +74,9 @@ impl Quota {
         })
     }
 
-    /// Admits an upload of `file_bytes` bytes, until the returned permit is dropped. `stored` counts
-    /// what the tenant owns; it is called under the lock, so that an upload that another request
-    /// publishes meanwhile counts at least once.
+    /// Admits an upload of `file_bytes` bytes, until the returned permit is dropped. `stored`
+    /// counts what the tenant owns; it is called under the lock, so that an upload that another
+    /// request publishes meanwhile counts at least once.
     ///
     /// # Errors
     /// [`ApiError::TenantStorage`] if the tenant owns as much as it may.

@@ -157,8 +157,8 @@ pub fn route_facts() -> Vec<RouteFacts> {
     table().into_iter().map(|route| route.facts).collect()
 }
 
-/// All routes, for a server with one port. An unknown URL, a wrong method or a panic answers with an
-/// [`ApiError`], too.
+/// All routes, for a server with one port. An unknown URL, a wrong method or a panic answers with
+/// an [`ApiError`], too.
 pub fn router(state: Arc<AppState>) -> Router {
     build(state, &[Port::Public, Port::Admin, Port::Both])
 }

@@ -13,9 +13,9 @@ use super::{KeyFile, KeyFileError};
 const MODE: u32 = 0o600;
 
 impl KeyFile {
-    /// Changes the file at `path` under a lock, so that no edit is lost, and replaces it atomically.
-    /// A missing file counts as empty and is created with mode 0600; an existing one keeps its mode
-    /// and owner. A symbolic link stays, and what it points to is replaced.
+    /// Changes the file at `path` under a lock, so that no edit is lost, and replaces it
+    /// atomically. A missing file counts as empty and is created with mode 0600; an existing one
+    /// keeps its mode and owner. A symbolic link stays, and what it points to is replaced.
     ///
     /// # Errors
     /// The file cannot be read, locked or written, or the change itself fails, which leaves the

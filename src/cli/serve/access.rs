@@ -29,8 +29,8 @@ pub struct AccessArgs {
     /// Serve everyone who reaches an address that is not loopback, without keys.
     #[arg(long, env = "TOMBOLA_INSECURE_NO_AUTH")]
     pub insecure_no_auth: bool,
-    /// Further address for the operator's routes (upload, delete, metrics, checks), which --host and
-    /// --port then serve no more.
+    /// Further address for the operator's routes (upload, delete, metrics, checks), which --host
+    /// and --port then serve no more.
     #[arg(long, value_name = "HOST:PORT", env = "TOMBOLA_ADMIN_LISTEN")]
     pub admin_listen: Option<String>,
     /// Host names besides loopback under which requests without a key may address the server,
@@ -73,7 +73,8 @@ pub struct TenantLimitArgs {
 }
 
 impl AccessArgs {
-    /// Refuses to serve an address that other machines reach to everyone, unless that was asked for.
+    /// Refuses to serve everyone on an address that other machines reach, unless that was asked
+    /// for.
     ///
     /// # Errors
     /// The address is not loopback, there are no keys, and `--insecure-no-auth` is not set.

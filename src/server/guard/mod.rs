@@ -79,7 +79,8 @@ pub struct Guard {
     pub on_admin_port: bool,
 }
 
-/// Middleware of a route: admits its caller and adds it to the request, or answers with the refusal.
+/// Middleware of a route: admits its caller and adds it to the request, or answers with the
+/// refusal.
 pub async fn guard(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
     let rule = guard.rule;
     let access = &guard.state.access;
