@@ -76,7 +76,7 @@ pub fn announce(
 
 /// A `curl` command that asks `model` the example question, through the chat route if `chat`, with
 /// a key from the environment if the server needs one.
-fn example(address: SocketAddr, model: &str, chat: bool, keys: bool) -> String {
+pub fn example(address: SocketAddr, model: &str, chat: bool, keys: bool) -> String {
     let (route, mut body) = if chat {
         (
             "chat/completions",

@@ -68,7 +68,7 @@ pub enum RegistryError {
         path: PathBuf,
         reason: String,
     },
-    #[error("{} is not served: {fault}", path.display())]
+    #[error("{fault}")]
     Refused { path: PathBuf, fault: FileFault },
     #[error(
         "the ticket folder {} is in use by {by}: stop that server, or choose another folder",
@@ -79,6 +79,8 @@ pub enum RegistryError {
     Layout { alias: String, error: ModelError },
     #[error("loading a ticket failed: {0}")]
     LoadFailed(String),
+    #[error("the path is not a ticket file below the ticket folder")]
+    NotInside,
     #[error("cannot {action} {}: {error}", path.display())]
     Io {
         action: &'static str,

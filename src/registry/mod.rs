@@ -4,15 +4,21 @@
 //! Look-ups never block: aliases are in a concurrent map. A writer holds one lock from the first
 //! change on disk until the map matches the disk.
 
+mod adapter;
 mod condition;
 mod error;
 mod facts;
+mod files;
+#[cfg(test)]
+mod folder_tests;
 mod generation;
 mod memory;
 mod names;
+mod scan;
 #[cfg(test)]
 mod tests;
 mod ticket_folder;
+mod watch;
 
 use std::cmp::Ordering;
 use std::io;
@@ -26,15 +32,18 @@ use tempfile::NamedTempFile;
 pub use condition::{Condition, Match};
 pub use error::{RegistryError, Tier};
 pub use facts::Facts;
+pub use files::RefusedFile;
 pub use generation::{Generation, GenerationId, Lease, Name};
 pub use ticket_folder::{FileFault, FolderTrouble};
+pub use watch::FolderWatch;
 
 use crate::access::Tenant;
 use crate::model::TicketMemory;
 use crate::ticket::{BaseManifest, BoundTicket, Metadata, Ticket, validate_name};
+use files::Files;
 use memory::{CachedTicket, Memory};
 use names::Names;
-use ticket_folder::{Folder, TicketFile};
+use ticket_folder::{Folder, index_path};
 
 /// Limits of a registry.
 #[derive(Clone, Debug)]
@@ -63,6 +72,10 @@ pub struct Registry {
     base: Arc<BaseManifest>,
     options: RegistryOptions,
     folder: Folder,
+    /// What became of each file of the folder. Locked for moments only.
+    files: Mutex<Files>,
+    /// File of the folder's index.
+    index: PathBuf,
     names: RwLock<Names>,
     memory: Memory,
     /// Locked while the folder is changed.
@@ -70,39 +83,32 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Opens a folder of tickets, and creates it if it is missing. Reads and checks every
-    /// `<alias>.safetensors`, and keeps none in memory.
+    /// Opens a folder of tickets, and creates it if it is missing. Checks every
+    /// `<alias>.safetensors`, reads those that the folder's index does not know, and keeps none in
+    /// memory. If the folder is read-only, its index is in `cache`.
     ///
     /// # Errors
-    /// The folder cannot be created or read. A bad ticket is no error: see [`Opened::refused`].
+    /// Another server uses the folder, or it can be neither created nor read. A bad ticket is no
+    /// error: see [`Opened::refused`].
     pub fn open(
         dir: &Path,
+        cache: Option<&Path>,
         base: Arc<BaseManifest>,
         options: RegistryOptions,
     ) -> Result<Opened, RegistryError> {
         let folder = Folder::open(dir)?;
-        let files = folder.list()?;
+        let listing = folder.list()?;
         let registry = Self {
+            index: index_path(dir, cache.filter(|_| folder.is_read_only())),
             base,
             memory: Memory::new(options.memory_budget),
             options,
             folder,
+            files: Mutex::default(),
             names: RwLock::default(),
             writing: Mutex::new(()),
         };
-        let fault = |(path, fault): (PathBuf, FileFault)| {
-            let error = RegistryError::Refused {
-                path: path.clone(),
-                fault,
-            };
-            (path, error)
-        };
-        let mut refused: Vec<_> = files.refused.into_iter().map(fault).collect();
-        for file in files.tickets {
-            if let Err(error) = registry.adopt(&file) {
-                refused.push((file.path, error));
-            }
-        }
+        let refused = registry.adopt_all(listing);
         Ok(Opened { registry, refused })
     }
 
@@ -236,12 +242,18 @@ impl Registry {
             }
             Err(error) => return Err(error),
         }
+        self.note_placed(&path);
         let generation = Arc::new(Generation::new(name, path, facts, SystemTime::now()));
-        let replaced = self.names_mut().insert(generation.clone());
+        self.point_at(Arc::clone(&generation));
+        Ok(generation)
+    }
+
+    /// Points the generation's alias at it.
+    fn point_at(&self, generation: Arc<Generation>) {
+        let replaced = self.names_mut().insert(generation);
         if let Some(replaced) = replaced {
             self.forget(&replaced);
         }
-        Ok(generation)
     }
 
     /// Deletes the caller's ticket `name.alias` and its file; running leases keep their generation.
@@ -258,6 +270,7 @@ impl Registry {
         let generation = self.changeable(name)?;
         condition.check_match(name.alias, Some(&generation))?;
         self.folder.remove(&generation.path)?;
+        self.note_removed(&generation.path);
         self.names_mut().remove(name.owner, name.alias);
         self.forget(&generation);
         Ok(generation)
@@ -284,21 +297,6 @@ impl Registry {
     ) -> Result<Arc<Generation>, RegistryError> {
         self.get(tenant, reference)
             .ok_or_else(|| RegistryError::Unknown(reference.to_owned()))
-    }
-
-    /// Registers a file of the folder under its name.
-    fn adopt(&self, file: &TicketFile) -> Result<(), RegistryError> {
-        let alias = &file.alias;
-        let name = Name::new(file.owner.as_ref(), alias);
-        self.check_name(alias)?;
-        if let Some(found) = self.names().any_case(name.owner, alias) {
-            Condition::create().check_publish(alias, Some(found))?;
-        }
-        let facts = self.facts(&self.read(&file.path)?);
-        let created = ticket_folder::modified(&file.path);
-        let generation = Generation::new(name, file.path.clone(), facts, created);
-        self.names_mut().insert(Arc::new(generation));
-        Ok(())
     }
 
     /// What stays known of a checked ticket.
@@ -342,15 +340,22 @@ impl Registry {
         let ticket = Ticket::read(path, self.options.max_ticket_bytes)
             .and_then(|ticket| ticket.bind(&self.base, self.options.allow_foreign_base))
             .map_err(RegistryError::Invalid)?;
-        let (needed, budget) = (self.memory_of(&ticket), self.memory.budget());
-        if needed > budget {
+        self.check_memory(self.memory_of(&ticket))?;
+        Ok(ticket)
+    }
+
+    /// Checks that the budget can hold a ticket of that size.
+    fn check_memory(&self, needed: usize) -> Result<(), RegistryError> {
+        let available = self.memory.budget();
+        if needed > available {
+            let tier = Tier::Host;
             return Err(RegistryError::TooLargeForMemory {
-                tier: Tier::Host,
+                tier,
                 needed,
-                available: budget,
+                available,
             });
         }
-        Ok(ticket)
+        Ok(())
     }
 
     /// Loads the generation's ticket: from memory, or else from its file.

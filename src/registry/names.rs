@@ -99,6 +99,11 @@ impl Names {
             .map(|(_, generation)| generation)
     }
 
+    /// All generations.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Generation>> {
+        self.by_alias.values()
+    }
+
     /// Number of aliases.
     pub fn len(&self) -> usize {
         self.by_alias.len()

@@ -15,7 +15,7 @@ use crate::ticket::{DeltaDtype, Deltas, Digest, Metadata, ParameterInfo, TensorD
 const PARAMETER: &str = "model.layers.0.mlp.up_proj.weight";
 
 /// A base of one layer, whose projections are all 8×8.
-fn base() -> Arc<BaseManifest> {
+pub fn base() -> Arc<BaseManifest> {
     let attention = ["q", "k", "v", "o"].map(|name| format!("self_attn.{name}"));
     let mlp = ["gate", "up", "down"].map(|name| format!("mlp.{name}"));
     let parameters = attention.into_iter().chain(mlp).map(|module| {
@@ -34,7 +34,7 @@ fn base() -> Arc<BaseManifest> {
 }
 
 /// Bytes of a ticket file, different for each `seed`.
-fn ticket_file(seed: usize) -> Vec<u8> {
+pub fn ticket_file(seed: usize) -> Vec<u8> {
     let deltas = Deltas::from_f32(vec![seed as f32 + 1.0; 4], DeltaDtype::F32);
     let delta = TensorDelta::from_flat([8, 8], &[0, 9, 18, 27], deltas).unwrap();
     let metadata = Metadata::new("any", &base(), 4);
@@ -48,25 +48,32 @@ fn one_ticket_bytes() -> usize {
 
 fn open_with(dir: &TempDir, memory_budget: usize) -> Opened {
     let options = RegistryOptions {
-        max_ticket_bytes: 1 << 20,
         memory_budget,
-        ticket_memory: TicketMemory::without_layouts(),
-        allow_foreign_base: false,
+        ..options()
     };
-    Registry::open(dir.path(), base(), options).unwrap()
+    Registry::open(dir.path(), None, base(), options).unwrap()
 }
 
-fn open(dir: &TempDir) -> Registry {
+pub fn options() -> RegistryOptions {
+    RegistryOptions {
+        max_ticket_bytes: 1 << 20,
+        memory_budget: 1 << 20,
+        ticket_memory: TicketMemory::without_layouts(),
+        allow_foreign_base: false,
+    }
+}
+
+pub fn open(dir: &TempDir) -> Registry {
     open_with(dir, 1 << 20).registry
 }
 
-fn staged(registry: &Registry, bytes: &[u8]) -> NamedTempFile {
+pub fn staged(registry: &Registry, bytes: &[u8]) -> NamedTempFile {
     let mut file = registry.stage().unwrap();
     file.write_all(bytes).unwrap();
     file
 }
 
-fn publish(registry: &Registry, alias: &str, seed: usize) -> Arc<Generation> {
+pub fn publish(registry: &Registry, alias: &str, seed: usize) -> Arc<Generation> {
     let file = staged(registry, &ticket_file(seed));
     registry
         .publish(Name::public(alias), file, &Condition::upsert())
@@ -74,7 +81,7 @@ fn publish(registry: &Registry, alias: &str, seed: usize) -> Arc<Generation> {
 }
 
 /// Names of the files in a folder, without the server's own.
-fn files(dir: &TempDir) -> Vec<String> {
+pub fn files(dir: &TempDir) -> Vec<String> {
     let entries = fs::read_dir(dir.path()).unwrap();
     let mut names: Vec<_> = entries
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -89,7 +96,7 @@ fn opening_creates_the_folder_adopts_tickets_and_leaves_bad_files_alone() {
     let dir = TempDir::new().unwrap();
     let nested = dir.path().join("a/b");
     let options = open(&dir).options;
-    let opened = Registry::open(&nested, base(), options.clone()).unwrap();
+    let opened = Registry::open(&nested, None, base(), options.clone()).unwrap();
     assert!(nested.is_dir() && opened.registry.is_empty() && opened.refused.is_empty());
     drop(opened);
 
@@ -99,7 +106,7 @@ fn opening_creates_the_folder_adopts_tickets_and_leaves_bad_files_alone() {
     fs::write(nested.join("SQL.safetensors"), ticket_file(0)).unwrap();
     fs::write(nested.join("notes.txt"), "not a ticket").unwrap();
     fs::create_dir(nested.join("folder.safetensors")).unwrap();
-    let opened = Registry::open(&nested, base(), options).unwrap();
+    let opened = Registry::open(&nested, None, base(), options).unwrap();
     let aliases: Vec<_> = opened
         .registry
         .owned(None)

@@ -413,6 +413,9 @@ impl From<RegistryError> for ApiError {
                 tracing::error!(%error, "refused a request");
                 Self::TicketFileChanged(alias.clone())
             }
+            RegistryError::NotInside => {
+                Self::invalid("lora_path", "is not a ticket file below the ticket folder")
+            }
             RegistryError::Io {
                 error: ref cause, ..
             } => match FolderTrouble::of(cause) {

@@ -5,6 +5,7 @@
 //! and one table maps errors to status, type and code. Dropping a response drops its completions,
 //! which cancels them in the engine.
 
+mod adapters;
 mod audit;
 mod blocking;
 mod body;

@@ -18,7 +18,7 @@ use tracing::Level;
 use super::error::ApiError;
 use super::guard::{Access, BodyKind, Guard, Rule, cors, guard};
 use super::state::AppState;
-use super::{openai, ops, tickets};
+use super::{adapters, openai, ops, tickets};
 use crate::access::Scope;
 
 /// Every route of the server.
@@ -30,6 +30,9 @@ fn table() -> Vec<Route> {
         Route::post("/v1/chat/completions", Infer, openai::chat::create).on(Port::Public),
         Route::get("/v1/models", Infer, openai::models::list),
         Route::get("/v1/models/{*id}", Infer, openai::models::get),
+        Route::delete("/v1/models/{*id}", TicketsWrite, openai::models::delete).action("delete"),
+        Route::post("/v1/load_lora_adapter", TicketsWrite, adapters::load).action("load"),
+        Route::post("/v1/unload_lora_adapter", TicketsWrite, adapters::unload).action("unload"),
         Route::get("/v1/tickets", TicketsRead, tickets::list),
         Route::get("/v1/tickets/{name}", TicketsRead, tickets::get),
         Route::form("/v1/tickets", TicketsWrite, tickets::create).action("upload"),

@@ -10,6 +10,7 @@ mod end_to_end;
 mod engine;
 mod eval;
 mod extract;
+mod folder;
 mod golden;
 mod http;
 mod hub;

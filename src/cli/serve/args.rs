@@ -89,6 +89,9 @@ pub struct ServeArgs {
         help_heading = TICKETS,
     )]
     pub upload_spool_mib: Mebibytes,
+    /// Read the ticket folder at the start only, instead of watching it.
+    #[arg(long, env = "TOMBOLA_NO_WATCH", help_heading = TICKETS)]
+    pub no_watch: bool,
     /// Accept tickets made for another base if every name and shape fits.
     #[arg(long, env = "TOMBOLA_ALLOW_FOREIGN_BASE", help_heading = TICKETS)]
     pub allow_foreign_base: bool,

@@ -5,6 +5,7 @@ mod args;
 mod listeners;
 
 use std::io::IsTerminal as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use super::signals::Signals;
 use crate::engine::{self, EngineConfig, TicketMode};
 use crate::metrics::Metrics;
 use crate::model::{Base, LoadOptions};
-use crate::registry::{Registry, RegistryOptions};
+use crate::registry::{FolderWatch, Generation, Registry, RegistryError, RegistryOptions};
 use crate::server::{
     self, AccessOptions, AppState, Drained, ListenOptions, ServedBase, ServerOptions, StartupGate,
 };
@@ -55,6 +56,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
             std::process::exit(0);
         });
     };
+    let watch = !args.no_watch;
     let gate = StartupGate::default();
     let options = ListenOptions {
         drain,
@@ -73,6 +75,15 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     };
     let state = Arc::new(state);
     gate.open(Arc::clone(&state));
+    let metrics = Arc::clone(&state.metrics);
+    let withdrawn = move |ticket: &Generation| {
+        let name = ticket.name();
+        metrics
+            .server
+            .ticket_deleted(name.owner_label(), name.alias);
+    };
+    let _watch = FolderWatch::start(Arc::clone(&state.registry), watch, withdrawn)
+        .context("watching the ticket folder")?;
     announce(address, admin, &state)?;
     if serving.await? == Drained::TimedOut {
         tracing::warn!(
@@ -117,10 +128,14 @@ fn start(
         ticket_memory: base.ticket_memory(mode != TicketMode::Apply),
         allow_foreign_base: args.allow_foreign_base,
     };
-    let folder = Registry::open(&args.folder.tickets, manifest, registry_options)?;
-    for (path, error) in &folder.refused {
-        tracing::warn!("{} is not served: {error}", path.display());
-    }
+    let cache = args.base.cache.dir();
+    let folder = Registry::open(
+        &args.folder.tickets,
+        Some(cache.path()),
+        manifest,
+        registry_options,
+    )?;
+    log_refused(&folder.refused);
     let config = engine_config(args, mode, &opened);
     let metrics = Arc::new(Metrics::new(base.max_positions)?);
     let (engine, thread) = engine::spawn(base, &config, Arc::clone(&metrics))?;
@@ -140,6 +155,19 @@ fn start(
     let registry = Arc::new(folder.registry);
     let state = AppState::new(engine, registry, opened.text, served, metrics, options);
     Ok((state.with_access(access), thread))
+}
+
+/// Names the first files that are not served.
+fn log_refused(refused: &[(PathBuf, RegistryError)]) {
+    const LINES: usize = 50;
+    for (path, error) in refused.iter().take(LINES) {
+        tracing::warn!("{} is not served: {error}", path.display());
+    }
+    if let Some(more) = refused.len().checked_sub(LINES).filter(|&more| more > 0) {
+        tracing::warn!(
+            "{more} more files are not served; GET /v1/tickets?status=refused lists them"
+        );
+    }
 }
 
 /// Bytes of memory for tickets: the requested budget, or the free memory of the device if that is

@@ -2,6 +2,7 @@
 //! and reports it.
 
 use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use anyhow::Context as _;
 use indicatif::HumanCount;
 
 use super::args::TrainArgs;
+use crate::cli::banner::example;
 use crate::cli::base::{OpenBase, QuantizedArgs, print};
 use crate::cli::evaluation::{Candidate, Evaluated, Report, evaluate};
 use crate::cli::ticket;
@@ -21,6 +23,8 @@ use crate::ticket::merge::merge;
 use crate::train::Trained;
 use crate::train::report::{ReportInput, ReportResult, Sample, read_events, render};
 
+/// Where `tombola serve` listens by default.
+const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8000);
 /// Number of answers in the report.
 const SAMPLES: usize = 8;
 
@@ -67,7 +71,17 @@ pub fn report(
         out += &format!("\n{table}\n");
     }
     out += &format!("report: {}\n", report.display());
+    out += &usage(args, text.has_chat_template());
     print(&out)
+}
+
+/// How to use the new ticket: a server of its folder, and a request for it.
+fn usage(args: &TrainArgs, chat: bool) -> String {
+    let folder = args.out.display();
+    format!(
+        "a running `tombola serve` on {folder} serves it within seconds; try it:\n  {}\n",
+        example(DEFAULT_ADDRESS, &args.name, chat, false)
+    )
 }
 
 /// The tickets to evaluate in addition to the base: the written one or, if it was trained on top of

@@ -27,8 +27,8 @@ pub(in crate::registry) struct TicketFile {
 pub enum FileFault {
     #[error("it is {0}; a ticket is a regular file")]
     Kind(&'static str),
-    #[error("it links to {}, outside the ticket folder", .0.display())]
-    Outside(PathBuf),
+    #[error("it links to a file outside the ticket folder")]
+    Outside,
     #[error("it cannot be read: {0}")]
     Unreadable(io::Error),
     #[error("its name is not UTF-8")]
@@ -153,8 +153,8 @@ fn stamp(entry: &DirEntry, canonical: &Path) -> Result<Option<Stamp>, FileFault>
         }
         Err(error) => return Err(FileFault::Unreadable(error)),
     };
-    if let Some(target) = target.filter(|target| !target.starts_with(canonical)) {
-        return Err(FileFault::Outside(target));
+    if target.is_some_and(|target| !target.starts_with(canonical)) {
+        return Err(FileFault::Outside);
     }
     match kind(info.file_type()) {
         None => Ok(Some(Stamp::of(&info))),

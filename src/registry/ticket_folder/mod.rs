@@ -3,6 +3,7 @@
 //!
 //! Every write goes through [`Folder::attempt`], which notes a full disk or a read-only folder.
 
+mod index;
 mod listing;
 mod lock;
 mod stamp;
@@ -16,6 +17,7 @@ use std::time::SystemTime;
 
 use tempfile::NamedTempFile;
 
+pub(super) use index::{Index, index_path};
 pub use listing::FileFault;
 pub(super) use listing::{Listing, TicketFile};
 pub(super) use stamp::Stamp;
@@ -60,7 +62,11 @@ impl Folder {
         fs::create_dir_all(root).map_err(error("create the ticket folder"))?;
         let guard = Guard::acquire(root)?;
         let trouble = match guard {
-            Guard::ReadOnly => Some(FolderTrouble::ReadOnly),
+            Guard::ReadOnly => {
+                let folder = root.display();
+                tracing::warn!(%folder, "the ticket folder is read-only: serving it without a lock");
+                Some(FolderTrouble::ReadOnly)
+            }
             Guard::Locked(_) => {
                 remove_left_overs(root).map_err(error("list the ticket folder"))?;
                 None
@@ -89,18 +95,36 @@ impl Folder {
     }
 
     /// Path of the folder.
-    #[expect(dead_code, reason = "the watch reads it")]
     pub fn path(&self) -> &Path {
         &self.root
     }
 
     /// Path of the file of `owner`'s ticket; without an owner, of the public one.
     pub fn path_of(&self, owner: Option<&Tenant>, alias: &str) -> PathBuf {
-        let folder = match owner {
-            Some(tenant) => self.root.join(TENANTS).join(tenant.as_str()),
+        self.folder_of(owner).join(format!("{alias}.{EXTENSION}"))
+    }
+
+    /// Path of the folder of `owner`'s tickets; without an owner, of the public ones.
+    pub fn folder_of(&self, owner: Option<&Tenant>) -> PathBuf {
+        match owner {
+            Some(tenant) => self.tenants().join(tenant.as_str()),
             None => self.root.clone(),
-        };
-        folder.join(format!("{alias}.{EXTENSION}"))
+        }
+    }
+
+    /// Path of the folder that holds the tenants' folders.
+    pub fn tenants(&self) -> PathBuf {
+        self.root.join(TENANTS)
+    }
+
+    /// Stamp of the file at `path`, or of a link's target; `None` if there is none.
+    pub fn stamp(&self, path: &Path) -> Option<Stamp> {
+        fs::metadata(path).ok().map(|info| Stamp::of(&info))
+    }
+
+    /// Whether the folder cannot be written, so that it is served without a lock.
+    pub fn is_read_only(&self) -> bool {
+        matches!(*locked(&self.guard), Guard::ReadOnly)
     }
 
     /// What keeps the folder from being written, as of the last write.
@@ -205,7 +229,6 @@ impl Folder {
     }
 
     /// Writes a little to see whether the trouble is over; without trouble, does nothing.
-    #[expect(dead_code, reason = "the watch calls it")]
     pub fn probe(&self) {
         const BYTES: usize = 1 << 20;
         if self.trouble().is_none() {

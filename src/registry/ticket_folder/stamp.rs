@@ -1,7 +1,7 @@
 //! Stamps: what the file system says about a file without reading it.
 
 use std::fs::Metadata;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +29,16 @@ impl Stamp {
             changed,
             inode,
         }
+    }
+
+    /// Time of the last write.
+    pub fn modified(&self) -> SystemTime {
+        let distance = Duration::from_nanos(self.modified.unsigned_abs());
+        let time = match self.modified {
+            0.. => UNIX_EPOCH.checked_add(distance),
+            _ => UNIX_EPOCH.checked_sub(distance),
+        };
+        time.unwrap_or(UNIX_EPOCH)
     }
 }
 

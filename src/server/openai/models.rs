@@ -9,7 +9,8 @@ use axum::{Extension, Json};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::registry::Generation;
+use crate::registry::{Condition, Generation, Name, RegistryError};
+use crate::server::blocking::blocking;
 use crate::server::caller::Caller;
 use crate::server::error::ApiError;
 use crate::server::state::AppState;
@@ -81,4 +82,33 @@ pub async fn get(
         Some(ticket) => Ok(Json(Model::ticket(&ticket, &state)).into_response()),
         None => Err(ApiError::ModelNotFound(id)),
     }
+}
+
+/// `DELETE /v1/models/{id}`: deletes a ticket and its file, never the base.
+pub async fn delete(
+    State(state): State<Arc<AppState>>,
+    Extension(caller): Extension<Caller>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Response, ApiError> {
+    let Path(id) = id?;
+    if id == state.base.manifest.name {
+        let problem = "is the base, which cannot be deleted";
+        return Err(ApiError::invalid("model", problem));
+    }
+    let response = json!({"id": &id, "object": "model", "deleted": true});
+    blocking(move || {
+        let name = Name::new(caller.tenant.as_ref(), &id);
+        caller.trail.ticket(&id);
+        let removed = state.registry.remove(name, &Condition::default());
+        let removed = removed.map_err(|error| match error {
+            RegistryError::Unknown(id) => ApiError::ModelNotFound(id),
+            error => error.into(),
+        })?;
+        caller.trail.digest(removed.digest());
+        let metrics = &state.metrics.server;
+        metrics.ticket_deleted(name.owner_label(), name.alias);
+        Ok(())
+    })
+    .await?;
+    Ok(Json(response).into_response())
 }

@@ -5,11 +5,12 @@ mod wire;
 use std::sync::Arc;
 
 use axum::extract::multipart::MultipartRejection;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Multipart, Path, State};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Multipart, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
+use serde::Deserialize;
 use serde_json::json;
 
 use super::blocking::blocking;
@@ -22,14 +23,45 @@ use super::upload;
 use crate::registry::Name;
 use wire::TicketFacts;
 
-/// `GET /v1/tickets`
+/// `GET /v1/tickets`; `?status=refused` lists the files of the folder that are not served.
 pub async fn list(
     State(state): State<Arc<AppState>>,
     Extension(caller): Extension<Caller>,
-) -> Response {
+    query: Result<Query<ListQuery>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let Query(query) = query.map_err(|error| ApiError::invalid("query", error.body_text()))?;
+    match query.status.as_deref() {
+        None | Some("served") => {}
+        Some("refused") => return Ok(refused(&state, &caller)),
+        Some(_) => return Err(ApiError::invalid("status", "must be served or refused")),
+    }
     let tickets = state.registry.visible(caller.tenant.as_ref());
     let data: Vec<_> = tickets.iter().map(|t| TicketFacts::new(t)).collect();
-    Json(json!({"object": "list", "data": data})).into_response()
+    Ok(Json(json!({"object": "list", "data": data})).into_response())
+}
+
+/// Refused files in one list.
+const MAX_REFUSED: usize = 1000;
+
+/// Query of `GET /v1/tickets`.
+#[derive(Deserialize)]
+pub struct ListQuery {
+    status: Option<String>,
+}
+
+/// The files that the caller may know of and that are not served, each with the reason.
+fn refused(state: &AppState, caller: &Caller) -> Response {
+    let files = state.registry.refused(caller.tenant.as_ref());
+    let data: Vec<_> = files
+        .iter()
+        .take(MAX_REFUSED)
+        .map(|file| {
+            let path = file.path.to_string_lossy();
+            json!({"object": "refused_file", "file": path, "reason": &file.reason})
+        })
+        .collect();
+    let total = files.len();
+    Json(json!({"object": "list", "data": data, "total": total})).into_response()
 }
 
 /// `GET /v1/tickets/{name}`; the name may be an alias, `alias@digest` or a digest.

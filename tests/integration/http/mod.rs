@@ -2,6 +2,7 @@
 //! the drain.
 
 mod access;
+mod adapters;
 mod chat;
 mod completions;
 mod errors;

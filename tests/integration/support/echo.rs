@@ -92,7 +92,7 @@ impl Server {
             ticket_memory: TicketMemory::without_layouts(),
             allow_foreign_base: false,
         };
-        let opened = Registry::open(tickets.path(), manifest.clone(), options).unwrap();
+        let opened = Registry::open(tickets.path(), None, manifest.clone(), options).unwrap();
         assert!(opened.refused.is_empty());
         let limits = Limits {
             max_model_len: CONTEXT,

@@ -103,7 +103,7 @@ pub fn registry(count: usize, largest: f32, memory_budget: usize) -> (Registry, 
         ticket_memory: TicketMemory::without_layouts(),
         allow_foreign_base: false,
     };
-    let opened = Registry::open(folder.path(), base, options).unwrap();
+    let opened = Registry::open(folder.path(), None, base, options).unwrap();
     assert!(opened.refused.is_empty());
     (opened.registry, folder)
 }

@@ -1,10 +1,11 @@
 //! The real binary as a server, and requests to it.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use serde_json::Value;
 use tempfile::NamedTempFile;
+use tombola::model::CacheDir;
 use ureq::Agent;
 
 use super::environment::{self, cache, tombola};
@@ -22,11 +23,23 @@ pub struct Server {
 impl Server {
     /// Starts `tombola --port 0` with further arguments, and waits until it serves.
     pub fn start(args: &[&str]) -> Self {
-        let log = NamedTempFile::new().expect("a temporary file");
-        let mut child = tombola()
+        Self::start_in(&cache(), args)
+    }
+
+    /// Like [`Server::start`], with another cache folder.
+    pub fn start_in(cache: &CacheDir, args: &[&str]) -> Self {
+        let mut command = tombola();
+        command
             .args(["--port", "0", "--cache-dir"])
-            .arg(cache().path())
-            .args(args)
+            .arg(cache.path())
+            .args(args);
+        Self::run(command)
+    }
+
+    /// Runs a command that becomes a server, and waits until it serves.
+    pub fn run(mut command: Command) -> Self {
+        let log = NamedTempFile::new().expect("a temporary file");
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log.reopen().expect("the log"))
@@ -73,6 +86,14 @@ impl Server {
         (status, log)
     }
 
+    /// Kills the process with SIGKILL and waits for its end.
+    pub fn kill(self) {}
+
+    /// What the server has logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log.path()).expect("the log")
+    }
+
     /// Sends SIGTERM and waits for the process to end.
     pub fn terminate(self) -> ExitStatus {
         self.signal("TERM");
@@ -104,6 +125,37 @@ pub fn post(server: &Server, route: &str, body: Value) -> (u16, Value) {
         response.status().as_u16(),
         response.body_mut().read_json().expect("JSON"),
     )
+}
+
+/// Uploads a ticket; returns the status and the JSON answer, or the error of the connection.
+pub fn upload(
+    url: &str,
+    name: &str,
+    file: &[u8],
+    replace: bool,
+) -> Result<(u16, Value), ureq::Error> {
+    let part =
+        |name: &str| format!("--LINE\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n");
+    let head = format!(
+        "{}{name}\r\n{}{replace}\r\n{}",
+        part("name"),
+        part("replace"),
+        part("file")
+    );
+    let body = [head.as_bytes(), file, b"\r\n--LINE--\r\n"].concat();
+    let mut response = agent()
+        .post(format!("{url}/v1/tickets"))
+        .header("content-type", "multipart/form-data; boundary=LINE")
+        .send(&body[..])?;
+    let status = response.status().as_u16();
+    Ok((status, response.body_mut().read_json()?))
+}
+
+/// Deletes `route`; returns the status and the JSON answer, or the error of the connection.
+pub fn delete(url: &str, route: &str) -> Result<(u16, Value), ureq::Error> {
+    let mut response = agent().delete(format!("{url}{route}")).call()?;
+    let status = response.status().as_u16();
+    Ok((status, response.body_mut().read_json()?))
 }
 
 /// Gets the body of `route`.

@@ -14,11 +14,16 @@ pub const END: u32 = 256;
 /// The tokenizer, with a template that renders a message as `<role>content`.
 pub fn text() -> Arc<Text> {
     let dir = TempDir::new().unwrap();
-    write_json(&dir.path().join("tokenizer.json"), &tokenizer());
+    write_tokenizer(dir.path());
+    Arc::new(Text::from_folder(dir.path()).unwrap())
+}
+
+/// Writes the tokenizer and its template into a model's folder.
+pub fn write_tokenizer(folder: &Path) {
+    write_json(&folder.join("tokenizer.json"), &tokenizer());
     let template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}";
     let config = json!({"eos_token": "<|end|>", "chat_template": template});
-    write_json(&dir.path().join("tokenizer_config.json"), &config);
-    Arc::new(Text::from_folder(dir.path()).unwrap())
+    write_json(&folder.join("tokenizer_config.json"), &config);
 }
 
 fn write_json(path: &Path, value: &Value) {

@@ -84,7 +84,9 @@ fn a_ticket_is_trained_reported_and_the_same_after_a_kill() {
     assert_success(&output);
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(
-        printed.contains("wrote out/cats.safetensors: 106,168 nonzeros"),
+        printed.contains("wrote out/cats.safetensors: 106,168 nonzeros")
+            && printed.contains("curl http://127.0.0.1:8000/v1/chat/completions")
+            && printed.contains(r#""model":"cats""#),
         "{printed}"
     );
     assert!(
