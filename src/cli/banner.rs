@@ -12,6 +12,9 @@ use crate::server::AppState;
 const EXAMPLE: &str = "CREATE TABLE singer (name VARCHAR, age INTEGER)\n\
      -- Show name and age of all singers, oldest first.";
 
+/// Tickets that the banner lists. Nobody reads thousands, and a pipe that nobody reads would fill.
+const SHOWN_TICKETS: usize = 10;
+
 /// Prints the banner. `admin` is the address of the operator's routes, if they have their own.
 ///
 /// # Errors
@@ -52,13 +55,20 @@ pub fn announce(
             "  tickets  none yet; POST one to http://{uploads}/v1/tickets"
         )?;
     }
-    for (i, ticket) in tickets.iter().enumerate() {
+    for (i, ticket) in tickets.iter().take(SHOWN_TICKETS).enumerate() {
         let label = if i == 0 { "tickets" } else { "" };
         let density = 100.0 * ticket.facts().density;
         let (alias, nonzeros) = (ticket.alias(), ticket.nonzeros());
         writeln!(
             out,
             "  {label:<7}  {alias} ({nonzeros} nonzeros, density {density:.2} %)"
+        )?;
+    }
+    if tickets.len() > SHOWN_TICKETS {
+        let more = tickets.len() - SHOWN_TICKETS;
+        writeln!(
+            out,
+            "           and {more} more; see http://{uploads}/v1/tickets"
         )?;
     }
     // The question fits the shipped ticket; without it, the command names the first ticket or

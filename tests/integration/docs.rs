@@ -1,6 +1,7 @@
 //! Pages in `docs/` that state facts of the code, held equal to it.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::Command;
 
 use tombola::metrics::Metrics;
@@ -84,4 +85,65 @@ fn the_example_of_the_page_on_tickets_writes_a_canonical_ticket() {
     let printed = String::from_utf8_lossy(&run.stdout);
     assert_eq!(printed.trim(), ticket.digest().to_string());
     assert!(page.contains("16,777,216") && MAX_HEADER_BYTES == 16_777_216);
+}
+
+/// The names of the test functions in the Rust files below `folder`.
+fn test_functions(folder: &Path, found: &mut BTreeSet<String>) {
+    for entry in std::fs::read_dir(folder).expect("a folder of sources") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            test_functions(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.extend(tests_in(
+                &std::fs::read_to_string(&path).expect("a source file"),
+            ));
+        }
+    }
+}
+
+/// The names of the functions with a `test` attribute, and of those in `proptest!`.
+fn tests_in(source: &str) -> Vec<String> {
+    let (mut names, mut is_test, mut in_proptest) = (Vec::new(), false, false);
+    for line in source.lines() {
+        in_proptest = (in_proptest && line != "}") || line.starts_with("proptest! {");
+        let code = line.trim();
+        if code.starts_with("#[test]") || code.starts_with("#[tokio::test") {
+            is_test = true;
+        }
+        let function = code.strip_prefix("fn ").or(code.strip_prefix("async fn "));
+        if let Some((name, _)) = function.and_then(|rest| rest.split_once('(')) {
+            if is_test || in_proptest {
+                names.push(name.to_owned());
+            }
+            is_test = false;
+        }
+    }
+    names
+}
+
+#[test]
+fn the_tests_that_the_page_on_pitfalls_names_exist() {
+    let mut tests = BTreeSet::new();
+    for folder in ["src", "tests"] {
+        test_functions(&package(folder), &mut tests);
+    }
+    let page = page("pitfalls.md");
+    let rows = page
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| ---"));
+    let mut named = 0;
+    for row in rows.filter(|row| !row.ends_with("| tests |")) {
+        let last = row
+            .trim_end_matches(" |")
+            .rsplit(" | ")
+            .next()
+            .expect("a column");
+        let names: Vec<&str> = last.split('`').skip(1).step_by(2).collect();
+        assert!(!names.is_empty(), "no test is named: {row}");
+        for name in names {
+            assert!(tests.contains(name), "there is no test `{name}`: {row}");
+            named += 1;
+        }
+    }
+    assert!(named > 30, "only {named} tests are named");
 }

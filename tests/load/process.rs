@@ -2,20 +2,10 @@
 
 use std::fs;
 
-/// Raises the number of descriptors that this process and its children may open. Returns the new
-/// limit.
+/// Raises the number of descriptors that this process and its children may open, as far as the hard
+/// limit allows. Returns the new limit.
 pub fn raise_descriptor_limit(wanted: u64) -> u64 {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    // SAFETY: both calls get a pointer to a live `rlimit`.
-    unsafe {
-        assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit), 0);
-        limit.rlim_cur = wanted.min(limit.rlim_max).max(limit.rlim_cur);
-        assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit), 0);
-    }
-    limit.rlim_cur
+    rlimit::increase_nofile_limit(wanted).expect("the limit on descriptors")
 }
 
 /// Resident memory of a process, in KiB.

@@ -55,6 +55,8 @@ pub struct Site {
     pub goldens: Goldens,
     pub callers: Vec<Caller>,
     pub tally: Tally,
+    /// The operator's API key, if the server has keys.
+    operator: Option<String>,
     /// Files of the contents.
     files: Vec<Vec<u8>>,
     deadline: OnceLock<Instant>,
@@ -93,6 +95,7 @@ impl Site {
             goldens: Goldens::default(),
             callers: (0..callers).map(caller).collect(),
             tally: Tally::default(),
+            operator: keys.first().cloned(),
             files: (0..contents as u64).map(|seed| base.ticket(seed)).collect(),
             deadline: OnceLock::new(),
         };
@@ -116,19 +119,6 @@ impl Site {
             caller.moving.acknowledged();
         }
         Ok(site)
-    }
-
-    /// A site of which only the metrics are read.
-    pub fn reader(address: SocketAddr) -> Self {
-        Self {
-            address,
-            shapes: Vec::new(),
-            goldens: Goldens::default(),
-            callers: Vec::new(),
-            tally: Tally::default(),
-            files: Vec::new(),
-            deadline: OnceLock::new(),
-        }
     }
 
     async fn take_goldens(
@@ -243,22 +233,22 @@ impl Site {
             .is_none_or(|deadline| Instant::now() < *deadline)
     }
 
-    /// The value of a series, summed over its labels.
-    pub async fn metric(&self, key: Option<&str>, name: &str) -> anyhow::Result<f64> {
+    /// The operator's view of `path`.
+    pub async fn get(&self, path: &str) -> anyhow::Result<String> {
         let mut connection = Connection::open(self.address).await?;
-        let request = Request::new("GET", "/metrics", key);
+        let request = Request::new("GET", path, self.operator.as_deref());
         let (response, body) = connection.fetch(&request).await?;
-        ensure!(response.status == 200, "metrics: {}", response.status);
         let text = String::from_utf8(body)?;
-        let mut values = text
-            .lines()
-            .filter_map(|line| line.strip_prefix(name))
-            .filter(|rest| rest.starts_with([' ', '{']))
-            .filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok())
-            .peekable();
-        values
-            .peek()
-            .with_context(|| format!("the series {name}"))?;
-        Ok(values.sum())
+        ensure!(response.status == 200, "{path}: {} {text}", response.status);
+        Ok(text)
+    }
+
+    /// The value of a series.
+    pub async fn metric(&self, name: &str) -> anyhow::Result<f64> {
+        let text = self.get("/metrics").await?;
+        let mut lines = text.lines();
+        let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let value = value.with_context(|| format!("the series {name}"))?;
+        Ok(value.parse()?)
     }
 }

@@ -7,6 +7,8 @@
 
 #[path = "../integration/support/environment.rs"]
 pub mod environment;
+#[path = "../integration/support/keys.rs"]
+pub mod keys;
 #[path = "../integration/support/printable_base.rs"]
 pub mod printable_base;
 #[path = "../integration/support/server.rs"]

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use serde::Serialize;
+
 /// What happened so far.
 #[derive(Default)]
 pub struct Tally(Mutex<Counts>);
 
 /// Counts of a run.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Counts {
     /// Answers that arrived whole and were checked.
     pub whole: u64,

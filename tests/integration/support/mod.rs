@@ -1,10 +1,12 @@
 //! Fixtures that the tests share: no test imports a helper from another test's module.
 
 pub mod bases;
+pub mod caller;
 pub mod data_files;
 pub mod echo;
 pub mod engine;
 pub mod environment;
+pub mod keys;
 pub mod player;
 pub mod printable_base;
 pub mod server;
