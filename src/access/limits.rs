@@ -38,6 +38,19 @@ impl TenantLimits {
     }
 }
 
+/// A limit that a tenant has reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TenantLimit {
+    #[error("{0} requests at once")]
+    Requests(usize),
+    #[error("{0} tokens of unfinished requests")]
+    Tokens(usize),
+    #[error("{0} tickets")]
+    Tickets(usize),
+    #[error("{0} MiB of tickets")]
+    TicketMib(u64),
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,6 +12,6 @@ mod tenant;
 pub use api_key::{ApiKey, ApiKeyError, KeyDigest};
 pub use key_file::{KeyEntry, KeyFile, KeyFileError};
 pub use key_ring::{AcceptedKey, KeyRing, RefusedKey};
-pub use limits::TenantLimits;
+pub use limits::{TenantLimit, TenantLimits};
 pub use scope::{Scope, ScopeError, Scopes};
 pub use tenant::{Tenant, TenantError};

@@ -1,7 +1,6 @@
 //! The audit log: one line for each administrative action, with the tracing target `audit`.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
 
 use axum::extract::{ConnectInfo, Request};
 use axum::http::StatusCode;
@@ -9,30 +8,6 @@ use axum::response::Response;
 
 use super::caller::Caller;
 use super::error::ErrorCode;
-
-/// What an action is about, noted by its handler as it learns it. Clones note for the same line.
-#[derive(Clone, Debug, Default)]
-pub struct Trail(Arc<Subject>);
-
-#[derive(Debug, Default)]
-struct Subject {
-    ticket: OnceLock<String>,
-    digest: OnceLock<String>,
-}
-
-impl Trail {
-    /// Notes the name of the ticket. Only the first name counts.
-    pub fn ticket(&self, name: &str) {
-        self.0
-            .ticket
-            .get_or_init(|| name.chars().take(256).collect());
-    }
-
-    /// Notes the digest of the ticket. Only the first digest counts.
-    pub fn digest(&self, digest: impl ToString) {
-        self.0.digest.get_or_init(|| digest.to_string());
-    }
-}
 
 /// The line of one action. It is written when the action ends, also if the client disconnects
 /// before.
@@ -64,7 +39,7 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let subject = &self.caller.trail.0;
+        let trail = &self.caller.trail;
         let (status, code) = self.outcome.unzip();
         tracing::info!(
             target: "audit",
@@ -78,8 +53,8 @@ impl Drop for Entry {
             code = code.flatten(),
             key = self.caller.key.as_deref(),
             tenant = self.caller.tenant.as_ref().map(|tenant| tenant.as_str()),
-            ticket = subject.ticket.get(),
-            digest = subject.digest.get(),
+            ticket = trail.noted_ticket(),
+            digest = trail.noted_digest(),
             peer = self.peer.map(tracing::field::display),
         );
     }

@@ -1,10 +1,9 @@
 //! The caller of a request, as the routes see it.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::http::Extensions;
 
-use super::audit::Trail;
 use super::error::ApiError;
 use crate::access::{AcceptedKey, Scope, Scopes, Tenant, TenantLimits};
 
@@ -64,5 +63,39 @@ impl Caller {
         }
         let key = self.key.as_deref().unwrap_or_default().to_owned();
         Err(ApiError::Forbidden { key, scope })
+    }
+}
+
+/// What an administrative action is about, noted by its handler as it learns it. Clones note for the same line.
+#[derive(Clone, Debug, Default)]
+pub struct Trail(Arc<Subject>);
+
+#[derive(Debug, Default)]
+struct Subject {
+    ticket: OnceLock<String>,
+    digest: OnceLock<String>,
+}
+
+impl Trail {
+    /// Notes the name of the ticket. Only the first name counts.
+    pub fn ticket(&self, name: &str) {
+        self.0
+            .ticket
+            .get_or_init(|| name.chars().take(256).collect());
+    }
+
+    /// Notes the digest of the ticket. Only the first digest counts.
+    pub fn digest(&self, digest: impl ToString) {
+        self.0.digest.get_or_init(|| digest.to_string());
+    }
+
+    /// The noted name of the ticket.
+    pub fn noted_ticket(&self) -> Option<&str> {
+        self.0.ticket.get().map(String::as_str)
+    }
+
+    /// The noted digest of the ticket.
+    pub fn noted_digest(&self) -> Option<&str> {
+        self.0.digest.get().map(String::as_str)
     }
 }

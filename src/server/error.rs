@@ -6,9 +6,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use super::guard::Unidentified;
-use super::quota::TenantLimit;
-use crate::access::Scope;
+use crate::access::{RefusedKey, Scope, TenantLimit};
 use crate::engine::{SequenceError, SubmitError};
 use crate::registry::{FolderTrouble, RegistryError};
 
@@ -427,6 +425,31 @@ impl From<RegistryError> for ApiError {
             | RegistryError::InUse { .. }
             | RegistryError::Layout { .. }
             | RegistryError::LoadFailed(_) => Self::Internal(error.to_string()),
+        }
+    }
+}
+
+/// Why the caller of a request is unknown.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unidentified {
+    /// The request presents no key.
+    #[error("this server needs an API key; send it as `Authorization: Bearer KEY`")]
+    NoKey,
+    /// The header does not hold one key.
+    #[error("the `Authorization` header is not `Bearer KEY`")]
+    NotBearer,
+    /// The key is not accepted.
+    #[error(transparent)]
+    Refused(#[from] RefusedKey),
+}
+
+impl Unidentified {
+    /// Value of `WWW-Authenticate`.
+    pub fn challenge(&self) -> &'static str {
+        match self {
+            Self::NoKey => r#"Bearer realm="tombola""#,
+            Self::NotBearer => r#"Bearer realm="tombola", error="invalid_request""#,
+            Self::Refused(_) => r#"Bearer realm="tombola", error="invalid_token""#,
         }
     }
 }

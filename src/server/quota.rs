@@ -4,13 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tempfile::NamedTempFile;
-
 use super::caller::Caller;
 use super::error::ApiError;
-use super::state::AppState;
-use crate::access::{Tenant, TenantLimits};
-use crate::registry::Name;
+use crate::access::{Tenant, TenantLimit, TenantLimits};
 
 /// Weight of the last request in the moving average of their durations.
 const SMOOTHING: f64 = 0.2;
@@ -32,19 +28,6 @@ struct Usage {
     upload_bytes: u64,
     /// Mean duration of a request in seconds, once one has ended.
     mean_seconds: f64,
-}
-
-/// Which limit a tenant has reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TenantLimit {
-    #[error("{0} requests at once")]
-    Requests(usize),
-    #[error("{0} tokens of unfinished requests")]
-    Tokens(usize),
-    #[error("{0} tickets")]
-    Tickets(usize),
-    #[error("{0} MiB of tickets")]
-    TicketMib(u64),
 }
 
 impl Quota {
@@ -143,32 +126,6 @@ impl Usage {
 pub fn largest_file(caller: &Caller, most: u64) -> u64 {
     let own = caller.limits.max_ticket_mib;
     own.map_or(most, |mib| most.min(mib.saturating_mul(1 << 20)))
-}
-
-/// Admits the received `file` to the tickets that the caller owns, where it becomes `name`, until
-/// the returned permit is dropped: after it is published.
-///
-/// # Errors
-/// The caller's tenant owns as much as it may, or the file's size cannot be read.
-pub fn store(
-    state: &AppState,
-    caller: &Caller,
-    name: Name<'_>,
-    file: &NamedTempFile,
-) -> Result<StorePermit, ApiError> {
-    let metadata = file.as_file().metadata();
-    let bytes = metadata.map_err(|error| ApiError::Internal(error.to_string()))?;
-    let stored = || {
-        let mut stored = Stored::default();
-        for ticket in state.registry.owned(name.owner) {
-            if !ticket.alias().eq_ignore_ascii_case(name.alias) {
-                stored.tickets += 1;
-                stored.bytes += ticket.facts().file_bytes;
-            }
-        }
-        stored
-    };
-    state.quota.store(caller, stored, bytes.len())
 }
 
 /// What a tenant owns, without the ticket that an upload replaces.

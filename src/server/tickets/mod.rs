@@ -12,12 +12,13 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::json;
+use tempfile::NamedTempFile;
 
 use super::blocking::blocking;
 use super::caller::Caller;
 use super::error::ApiError;
 use super::preconditions::condition;
-use super::quota;
+use super::quota::{StorePermit, Stored};
 use super::state::AppState;
 use super::upload;
 use crate::registry::Name;
@@ -118,7 +119,7 @@ pub async fn create(
     let state = Arc::clone(&state);
     let whole = blocking(move || {
         let name = Name::new(caller.tenant.as_ref(), &name);
-        let _stored = quota::store(&state, &caller, name, &file)?;
+        let _stored = store(&state, &caller, name, &file)?;
         let ticket = state.registry.publish(name, file, &condition)?;
         caller.trail.digest(ticket.digest());
         tracing::info!(ticket = %ticket.name(), digest = %ticket.digest(), "published a ticket");
@@ -126,4 +127,30 @@ pub async fn create(
     })
     .await?;
     Ok((StatusCode::CREATED, whole).into_response())
+}
+
+/// Admits the received `file` to the tickets that the caller owns, where it becomes `name`, until
+/// the returned permit is dropped: after it is published.
+///
+/// # Errors
+/// The caller's tenant owns as much as it may, or the file's size cannot be read.
+fn store(
+    state: &AppState,
+    caller: &Caller,
+    name: Name<'_>,
+    file: &NamedTempFile,
+) -> Result<StorePermit, ApiError> {
+    let metadata = file.as_file().metadata();
+    let bytes = metadata.map_err(|error| ApiError::Internal(error.to_string()))?;
+    let stored = || {
+        let mut stored = Stored::default();
+        for ticket in state.registry.owned(name.owner) {
+            if !ticket.alias().eq_ignore_ascii_case(name.alias) {
+                stored.tickets += 1;
+                stored.bytes += ticket.facts().file_bytes;
+            }
+        }
+        stored
+    };
+    state.quota.store(caller, stored, bytes.len())
 }
