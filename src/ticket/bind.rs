@@ -19,7 +19,8 @@ impl Ticket {
     ///
     /// # Errors
     /// The fingerprints differ; a parameter is unknown, not adaptable or of another shape; a column
-    /// is out of range or stored in the wrong width.
+    /// is out of range or stored in the wrong width; the stated density is not that of the file
+    /// (not checked for a foreign base, of whose weights it is a share).
     pub fn bind(
         self,
         base: &BaseManifest,
@@ -36,6 +37,9 @@ impl Ticket {
         }
         for (parameter, delta) in self.tensors() {
             check_fits(parameter, delta, base.projection(parameter)?)?;
+        }
+        if metadata.base_fingerprint == base.fingerprint {
+            metadata.check_density(self.nonzeros(), base)?;
         }
         Ok(BoundTicket {
             ticket: self,

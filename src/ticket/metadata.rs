@@ -14,6 +14,10 @@ const VERSION: &str = "1";
 pub(super) const SHAPE_OF: &str = "shape_of";
 /// Size limit of `base.name` and of `license`.
 const MAX_TEXT_BYTES: usize = 1024;
+/// Size limit of `training`, as JSON.
+pub const MAX_TRAINING_BYTES: usize = 64 << 10;
+/// Share by which the stated density may differ from the real one, since writers round it.
+const DENSITY_TOLERANCE: f64 = 0.01;
 
 /// Metadata of a ticket. [`super::Ticket::bind`] checks the fields about the base.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,8 +32,8 @@ pub struct Metadata {
     pub density: f64,
     /// Licence of the ticket: an SPDX expression or free text.
     pub license: Option<String>,
-    /// Provenance: data, steps, losses, seed, tool. Numbers keep their value
-    /// when a file is read and written again.
+    /// Provenance: data, steps, losses, seed, tool; at most [`MAX_TRAINING_BYTES`] of JSON. Numbers
+    /// keep their value when a file is read and written again.
     pub training: Option<Value>,
 }
 
@@ -64,9 +68,12 @@ impl Metadata {
         let base_fingerprint = required("base.fingerprint")?;
         let density = required("density")?;
         let training = || match header.get("training") {
-            Some(text) => serde_json::from_str(text)
-                .map(Some)
-                .map_err(|e| refuse("training", format!("is not JSON: {e}"))),
+            Some(text) => {
+                check_training(text)?;
+                serde_json::from_str(text)
+                    .map(Some)
+                    .map_err(|e| refuse("training", format!("is not JSON: {e}")))
+            }
             None => Ok(None),
         };
         let metadata = Self {
@@ -105,7 +112,9 @@ impl Metadata {
             header.insert("license".to_owned(), license.clone());
         }
         if let Some(training) = &self.training {
-            header.insert("training".to_owned(), sorted(training).to_string());
+            let training = sorted(training).to_string();
+            check_training(&training)?;
+            header.insert("training".to_owned(), training);
         }
         Ok(header)
     }
@@ -121,6 +130,28 @@ impl Metadata {
             return Err(refuse("density", reason));
         }
         Ok(())
+    }
+
+    /// Checks the stated density against the number of nonzeros.
+    ///
+    /// # Errors
+    /// They differ by more than rounding.
+    pub(super) fn check_density(
+        &self,
+        nonzeros: usize,
+        base: &BaseManifest,
+    ) -> Result<(), TicketError> {
+        let weights = base.adaptable_weights();
+        let density = nonzeros as f64 / weights as f64;
+        if (self.density - density).abs() <= DENSITY_TOLERANCE * density {
+            return Ok(());
+        }
+        let stated = self.density;
+        let reason = format!(
+            "is {stated}, but {nonzeros} of the base's {weights} adaptable weights change, which \
+             is {density}"
+        );
+        Err(refuse("density", reason))
     }
 }
 
@@ -179,6 +210,15 @@ fn check_text(key: &'static str, text: &str) -> Result<(), TicketError> {
         return Err(refuse(key, "holds a control character"));
     }
     Ok(())
+}
+
+fn check_training(json: &str) -> Result<(), TicketError> {
+    if json.len() <= MAX_TRAINING_BYTES {
+        return Ok(());
+    }
+    let bytes = json.len();
+    let reason = format!("has {bytes} bytes of JSON, at most {MAX_TRAINING_BYTES} fit");
+    Err(refuse("training", reason))
 }
 
 fn refuse(key: &'static str, reason: impl Into<String>) -> TicketError {

@@ -30,7 +30,7 @@ pub use digest::{Digest, ParseDigestError};
 pub use error::TicketError;
 pub use format::read_bounded;
 pub use manifest::{BaseManifest, ParameterInfo};
-pub use metadata::{Metadata, validate_name};
+pub use metadata::{MAX_TRAINING_BYTES, Metadata, validate_name};
 pub use random::random_ticket;
 
 /// A sparse task vector: the positions and the deltas of each adapted parameter.

@@ -44,14 +44,8 @@ pub fn random_ticket(
         )
     };
     let tensors: BTreeMap<String, TensorDelta> = parameters.par_iter().map(delta).collect();
-    let metadata = Metadata {
-        name: "random".to_owned(),
-        base_name: base.name.clone(),
-        base_fingerprint: base.fingerprint,
-        density,
-        license: None,
-        training: None,
-    };
+    let nonzeros = tensors.values().map(TensorDelta::nonzeros).sum();
+    let metadata = Metadata::new("random", base, nonzeros);
     Ticket::new(metadata, tensors)?.bind(base, false)
 }
 

@@ -17,8 +17,9 @@ pub(super) use self::write::{Slice, encode};
 use super::TicketError;
 use super::error::brief;
 
-/// Size limit of a header, read or written: 16 MiB, room for about 100,000 tensors.
-pub const MAX_HEADER_BYTES: u64 = 16 << 20;
+/// Size limit of a header, read or written: 4 MiB, room for about 30,000 tensors. Parsing takes up
+/// to some 20 bytes of memory per byte.
+pub const MAX_HEADER_BYTES: u64 = 4 << 20;
 
 const METADATA: &str = "__metadata__";
 

@@ -69,3 +69,35 @@ fn columns_of_the_wrong_width() {
     let expected = format!("parameter `{DOWN}`: columns are U32, expected U16 for 65536 columns");
     assert_eq!(message, expected);
 }
+
+#[test]
+fn a_density_that_is_not_the_files() {
+    let bind = |density: f64, base: &BaseManifest| {
+        let metadata = Metadata {
+            density,
+            ..metadata()
+        };
+        let ticket = Ticket::new(metadata, sample().tensors).unwrap();
+        ticket.bind(base, true).map(drop).map_err(|e| e.to_string())
+    };
+    let base = base();
+    let weights = base.adaptable_weights();
+    let density = 4.0 / weights as f64;
+    assert_eq!(
+        bind(density / 4.0, &base).unwrap_err(),
+        format!(
+            "metadata `density` is {}, but 4 of the base's {weights} adaptable weights change, \
+             which is {density}",
+            density / 4.0
+        )
+    );
+    assert!(bind(density * 1.02, &base).is_err());
+    // As rounded to three digits.
+    let rounded: f64 = format!("{density:.2e}").parse().unwrap();
+    assert_ne!(rounded, density);
+    assert_eq!(bind(rounded, &base), Ok(()));
+    // Of a foreign base it cannot be known.
+    let mut foreign = self::base();
+    foreign.fingerprint = Digest::of(b"other");
+    assert_eq!(bind(density / 4.0, &foreign), Ok(()));
+}

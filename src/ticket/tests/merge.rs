@@ -4,8 +4,12 @@ use super::*;
 use crate::ticket::merge::merge;
 
 fn ticket(delta: TensorDelta) -> BoundTicket {
+    let metadata = Metadata {
+        density: Metadata::new("sql", &base(), delta.nonzeros()).density,
+        ..metadata()
+    };
     let tensors = BTreeMap::from([(Q.to_owned(), delta)]);
-    let ticket = Ticket::new(metadata(), tensors).unwrap();
+    let ticket = Ticket::new(metadata, tensors).unwrap();
     ticket.bind(&base(), false).unwrap()
 }
 

@@ -176,6 +176,13 @@ fn metadata_with_invalid_values() {
         message.starts_with("metadata `training` is not JSON: "),
         "{message}"
     );
+    let message = Raw::with_metadata("training", &"[".repeat(MAX_TRAINING_BYTES + 1));
+    assert_eq!(
+        message,
+        "metadata `training` has 65537 bytes of JSON, at most 65536 fit"
+    );
+    let message = Raw::with_metadata("training", &"[".repeat(MAX_TRAINING_BYTES));
+    assert!(message.contains("recursion limit exceeded"), "{message}");
     let message = Raw::with_metadata("license", &"x".repeat(2000));
     assert_eq!(
         message,
@@ -288,10 +295,19 @@ fn the_writer_refuses_what_the_reader_would() {
         ..metadata()
     };
     assert!(refusal(bad_density).contains("metadata `density`"));
-    let training = Some("x".repeat(MAX_HEADER_BYTES as usize).into());
-    let too_long = Metadata {
-        training,
+    let training = |bytes: usize| Metadata {
+        training: Some("x".repeat(bytes - 2).into()),
         ..metadata()
     };
-    assert!(refusal(too_long).starts_with("the header claims"));
+    assert!(Ticket::encode(&training(MAX_TRAINING_BYTES), &tensors).is_ok());
+    assert_eq!(
+        refusal(training(MAX_TRAINING_BYTES + 1)),
+        "metadata `training` has 65537 bytes of JSON, at most 65536 fit"
+    );
+    let long = "x".repeat(MAX_HEADER_BYTES as usize / 3);
+    let tensors = BTreeMap::from([(long, q_delta())]);
+    let refusal = Ticket::encode(&metadata(), &tensors)
+        .unwrap_err()
+        .to_string();
+    assert!(refusal.starts_with("the header claims"), "{refusal}");
 }
