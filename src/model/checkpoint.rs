@@ -1,7 +1,8 @@
 //! Checkpoints: the parameters of a base on disk, in any format, under their checkpoint names.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use candle_core::quantized::GgmlDType;
@@ -12,6 +13,7 @@ use candle_core::{DType, Device, Tensor};
 use super::config::ModelConfig;
 use super::error::{ModelError, first_line};
 use super::gguf::Gguf;
+use super::read;
 use super::synthetic::Synthetic;
 use crate::kernels::quantized::{self, QuantizedWeight};
 use crate::ticket::Digest;
@@ -67,6 +69,7 @@ impl Checkpoint {
             Files::Folder(folder) => {
                 let config = ModelConfig::from_folder(folder)?;
                 let files = shards(folder)?;
+                files.iter().try_for_each(|file| check_header(file))?;
                 // SAFETY: it would be undefined behaviour if another process changed the files
                 // while they are mapped. We assume, as every safetensors loader does, that the
                 // files of a base do not change. Tickets, which users upload, are read instead.
@@ -124,8 +127,12 @@ impl Checkpoint {
     /// # Errors
     /// The parameter is missing, has another shape, or cannot be read.
     pub fn load(&self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
+        if let Some((_, info)) = self.stored(name) {
+            self.check_shape(name, info.shape.dims(), shape)?;
+        }
         let tensor = match &self.format {
-            Format::Safetensors(map) if map.get(name).is_ok() => {
+            Format::Safetensors(map) if let Ok(view) = map.get(name) => {
+                self.check_shape(name, view.shape(), shape)?;
                 let tensor = map
                     .load(name, &Device::Cpu)
                     .and_then(|tensor| tensor.to_dtype(DType::F32));
@@ -231,6 +238,35 @@ impl Checkpoint {
     }
 }
 
+/// Maximum size of the index of a folder's safetensors files.
+const MAX_INDEX_BYTES: u64 = 32 << 20;
+
+/// Maximum size of the header of a base's safetensors file: room for about 60,000 tensors.
+const MAX_HEADER_BYTES: u64 = 8 << 20;
+
+/// Checks the length of a safetensors file's header before it is parsed.
+fn check_header(path: &Path) -> Result<(), ModelError> {
+    let file_bytes = read::regular(path)?;
+    let mut length = [0; 8];
+    let mut file = File::open(path).map_err(ModelError::io(path))?;
+    let fault = match file.read_exact(&mut length) {
+        Err(_) if file_bytes < 8 => {
+            format!("has {file_bytes} bytes: too short for a safetensors file")
+        }
+        Err(error) => return Err(ModelError::io(path)(error)),
+        Ok(()) => match u64::from_le_bytes(length) {
+            header if header > MAX_HEADER_BYTES => {
+                format!("its header claims {header} bytes; at most {MAX_HEADER_BYTES} are read")
+            }
+            header if header > file_bytes - 8 => {
+                format!("its header claims {header} bytes, but the file has {file_bytes}")
+            }
+            _ => return Ok(()),
+        },
+    };
+    Err(ModelError::invalid(path, fault))
+}
+
 /// The file that maps parameters to shards.
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 
@@ -244,7 +280,7 @@ pub(super) fn shard_names(folder: &Path) -> Result<Vec<String>, ModelError> {
     struct Index {
         weight_map: HashMap<String, String>,
     }
-    let text = fs::read_to_string(&index).map_err(ModelError::io(&index))?;
+    let text = read::text(&index, MAX_INDEX_BYTES)?;
     let parsed: Index = serde_json::from_str(&text).map_err(|e| ModelError::invalid(&index, e))?;
     let names: BTreeSet<String> = parsed.weight_map.into_values().collect();
     if names.is_empty() {

@@ -42,6 +42,11 @@ pub enum ModelError {
          trained for"
     )]
     ContextLength { requested: usize, trained: usize },
+    #[error(
+        "a context length of {requested} tokens needs {bytes} bytes of rotation tables, more than \
+         there is memory for"
+    )]
+    RotationTables { requested: usize, bytes: usize },
     #[error("device {device}: {reason}")]
     Device { device: String, reason: String },
     #[error(

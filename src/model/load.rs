@@ -6,6 +6,7 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 
 use super::checkpoint::Checkpoint;
+use super::config::ModelConfig;
 use super::decoder::Decoder;
 use super::device::{DeviceSpec, Dtype, Placement};
 use super::error::ModelError;
@@ -15,6 +16,7 @@ use super::kv::KvCache;
 use super::layout::{TicketLayout, TicketMemory};
 use super::progress::{Progress, Stage};
 use super::resident::Resident;
+use super::rope::RopeTable;
 use super::source::Source;
 use super::weights::{Loader, is_adaptable, parameters};
 use crate::kernels::ticket::apply::applies_by_layout;
@@ -75,14 +77,7 @@ impl Base {
         cache: &CacheDir,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self, ModelError> {
-        let trained = checkpoint.config().max_position_embeddings;
-        let max_positions = options.max_positions.unwrap_or(trained);
-        if max_positions > trained {
-            return Err(ModelError::ContextLength {
-                requested: max_positions,
-                trained,
-            });
-        }
+        let max_positions = positions(checkpoint.config(), options.max_positions)?;
         if options.keep_quantized {
             let shapes = parameters(checkpoint.config());
             let matrices = shapes.iter().filter(|(_, shape)| shape.len() == 2);
@@ -191,6 +186,37 @@ impl Base {
     pub fn block_bytes(&self) -> usize {
         let values = super::BLOCK * self.decoder.config().kv_values_per_token();
         values * self.place.cache.size_in_bytes()
+    }
+}
+
+/// Bytes of the rotation tables that a base has by default, at most: 524,288 positions of heads of
+/// 128 values.
+const MAX_TABLE_BYTES: usize = 256 << 20;
+
+/// Maximum positions of a sequence: the requested ones, or those that the model was trained for, of
+/// which the configuration may claim any number.
+fn positions(config: &ModelConfig, requested: Option<usize>) -> Result<usize, ModelError> {
+    let trained = config.max_position_embeddings;
+    if let Some(requested) = requested.filter(|&requested| requested > trained) {
+        return Err(ModelError::ContextLength { requested, trained });
+    }
+    let by_default = MAX_TABLE_BYTES / RopeTable::bytes_per_position(config);
+    let positions = requested.unwrap_or_else(|| trained.min(by_default).max(1));
+    if requested.is_none() && positions < trained {
+        tracing::warn!(
+            "the model claims a context of {trained} tokens; sequences are limited to {positions}, \
+             unless --max-model-len asks for more"
+        );
+    }
+    let bytes = positions.checked_mul(RopeTable::bytes_per_position(config));
+    // Rules out sizes that no machine has; a reservation costs no memory until it is used.
+    let room = bytes.filter(|&bytes| Vec::<u8>::new().try_reserve_exact(2 * bytes).is_ok());
+    match room {
+        Some(_) => Ok(positions),
+        None => Err(ModelError::RotationTables {
+            requested: positions,
+            bytes: bytes.unwrap_or(usize::MAX),
+        }),
     }
 }
 

@@ -16,6 +16,7 @@ mod layout;
 mod load;
 mod loaded_ticket;
 mod progress;
+mod read;
 mod resident;
 mod rope;
 mod source;

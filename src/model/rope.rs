@@ -30,6 +30,11 @@ impl RopeTable {
         })
     }
 
+    /// Bytes of both tables per position.
+    pub fn bytes_per_position(config: &ModelConfig) -> usize {
+        config.head_dim * size_of::<f32>()
+    }
+
     /// Number of positions.
     pub fn positions(&self) -> usize {
         self.cos.dims()[0]

@@ -137,13 +137,21 @@ fn start(
     )?;
     log_refused(&folder.refused);
     let config = engine_config(args, mode, &opened);
-    let metrics = Arc::new(Metrics::new(base.max_positions)?);
+    let positions = base.max_positions;
+    let metrics = Arc::new(Metrics::new(positions)?);
     let (engine, thread) = engine::spawn(base, &config, Arc::clone(&metrics))?;
     let limit = engine.limits().max_model_len;
     if let Some(requested) = args.max_model_len.filter(|&requested| requested > limit) {
         let mib = args.kv_cache_mib.bytes() >> 20;
         bail!(
             "--max-model-len {requested} exceeds the {limit} tokens that --kv-cache-mib {mib} holds"
+        );
+    }
+    if limit < positions {
+        let mib = args.kv_cache_mib.bytes() >> 20;
+        tracing::warn!(
+            "the model takes {positions} tokens; sequences are limited to the {limit} that \
+             --kv-cache-mib {mib} holds"
         );
     }
     let options = ServerOptions {

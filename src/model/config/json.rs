@@ -5,7 +5,10 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::{Family, MAX_LAYERS, ModelConfig, RopeScaling};
-use crate::model::ModelError;
+use crate::model::{ModelError, read};
+
+/// Maximum size of a configuration file.
+const MAX_BYTES: u64 = 1 << 20;
 
 impl ModelConfig {
     /// Reads `config.json`, and the end-of-text tokens of `generation_config.json` if it exists.
@@ -14,18 +17,16 @@ impl ModelConfig {
     /// A file cannot be read or is invalid; see [`Self::from_json`].
     pub fn from_folder(folder: &Path) -> Result<Self, ModelError> {
         let path = folder.join("config.json");
-        let text = match std::fs::read_to_string(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let expected = "config.json, tokenizer.json and *.safetensors";
-                return Err(ModelError::Missing { path, expected });
-            }
-            other => other.map_err(ModelError::io(&path))?,
-        };
+        if !path.exists() {
+            let expected = "config.json, tokenizer.json and *.safetensors";
+            return Err(ModelError::Missing { path, expected });
+        }
+        let text = read::text(&path, MAX_BYTES)?;
         let mut config =
             Self::from_json(&text).map_err(|reason| ModelError::invalid(&path, reason))?;
         let path = folder.join("generation_config.json");
         if path.exists() {
-            let text = std::fs::read_to_string(&path).map_err(ModelError::io(&path))?;
+            let text = read::text(&path, MAX_BYTES)?;
             let raw: RawGenerationConfig =
                 serde_json::from_str(&text).map_err(|e| ModelError::invalid(&path, e))?;
             config.add_eos(raw.eos_token_id.map(Vec::from).unwrap_or_default());

@@ -84,6 +84,9 @@ pub enum RopeScaling {
     Divisors(Vec<f32>),
 }
 
+/// Upper bound on the other sizes, so that no product of them overflows.
+const MAX_SIZE: usize = 1 << 24;
+
 /// Upper bound on the layers of a model, which bounds allocations.
 pub(super) const MAX_LAYERS: usize = 10_000;
 
@@ -112,12 +115,17 @@ impl ModelConfig {
             ("num_hidden_layers", self.layers),
             ("num_attention_heads", self.heads),
             ("num_key_value_heads", self.kv_heads),
-            ("max_position_embeddings", self.max_position_embeddings),
         ];
         for (name, size) in sizes {
             if size == 0 {
                 return Err(format!("{name} is 0"));
             }
+            if size > MAX_SIZE {
+                return Err(format!("{name} is {size}, expected at most {MAX_SIZE}"));
+            }
+        }
+        if self.max_position_embeddings == 0 {
+            return Err("max_position_embeddings is 0".to_owned());
         }
         if !self.heads.is_multiple_of(self.kv_heads) {
             let (heads, kv_heads) = (self.heads, self.kv_heads);
@@ -125,7 +133,7 @@ impl ModelConfig {
                 "{heads} attention heads cannot share {kv_heads} key heads evenly"
             ));
         }
-        if self.head_dim == 0 || !self.head_dim.is_multiple_of(2) {
+        if self.head_dim == 0 || !self.head_dim.is_multiple_of(2) || self.head_dim > MAX_SIZE {
             return Err(format!(
                 "the head size is {}, expected an even number above 0",
                 self.head_dim

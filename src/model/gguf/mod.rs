@@ -1,7 +1,9 @@
 //! GGUF files: the configuration from their metadata, and their tensors under checkpoint names.
 
+mod header;
+
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, Seek as _};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -9,9 +11,10 @@ use candle_core::quantized::QTensor;
 use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
 use candle_core::{Device, Tensor};
 
-use super::config::{Family, MAX_LAYERS, ModelConfig, RopeScaling};
-use super::error::{ModelError, first_line};
 use crate::kernels::quantized::QuantizedWeight;
+use crate::model::config::{Family, MAX_LAYERS, ModelConfig, RopeScaling};
+use crate::model::error::{ModelError, first_line};
+use crate::model::read;
 
 /// An open GGUF file.
 pub struct Gguf {
@@ -21,13 +24,24 @@ pub struct Gguf {
 }
 
 impl Gguf {
-    /// Opens a file and reads its header.
+    /// Opens a file and reads its header, after a check that bounds what reading it allocates.
+    ///
+    /// # Errors
+    /// The file cannot be read, its header is malformed or too large, or a tensor lies outside the
+    /// file.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
+        let file_bytes = read::regular(path)?;
         let file = File::open(path).map_err(ModelError::io(path))?;
         let mut reader = BufReader::new(file);
+        header::check(&mut reader, file_bytes).map_err(|e| ModelError::invalid(path, e))?;
+        reader.rewind().map_err(ModelError::io(path))?;
         let content = Content::read(&mut reader).map_err(|e| {
             ModelError::invalid(path, format!("not a GGUF file: {}", first_line(&e)))
         })?;
+        for (name, info) in &content.tensor_infos {
+            check_place(info, content.tensor_data_offset, file_bytes)
+                .map_err(|fault| ModelError::invalid(path, format!("tensor {name}: {fault}")))?;
+        }
         Ok(Self {
             path: path.to_owned(),
             content,
@@ -239,6 +253,24 @@ impl Gguf {
             Some(heads) => Ok(Some(unpermute(&tensor, heads)?)),
             None => Ok(Some(tensor)),
         }
+    }
+}
+
+/// Checks that a tensor lies within the file.
+fn check_place(info: &TensorInfo, data: u64, file_bytes: u64) -> Result<(), String> {
+    let (elements, block) = (info.shape.elem_count(), info.ggml_dtype.block_size());
+    if !elements.is_multiple_of(block) {
+        return Err(format!(
+            "its {elements} values are not whole blocks of {block}"
+        ));
+    }
+    let bytes = (elements / block).checked_mul(info.ggml_dtype.type_size());
+    let end = data
+        .checked_add(info.offset)
+        .and_then(|start| start.checked_add(bytes? as u64));
+    match end {
+        Some(end) if end <= file_bytes => Ok(()),
+        _ => Err(format!("it ends outside the file of {file_bytes} bytes")),
     }
 }
 
