@@ -183,7 +183,13 @@ fn take_logit_bias(
         }
         Ok((id, bias))
     };
-    biases.into_iter().map(entry).collect()
+    let mut biases: Vec<_> = biases.into_iter().map(entry).collect::<Result<_, _>>()?;
+    biases.sort_unstable_by_key(|&(id, _)| id);
+    if let Some(twice) = biases.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        let problem = format!("has token {} twice", twice[0].0);
+        return Err(ApiError::invalid(NAME, problem));
+    }
+    Ok(biases.into())
 }
 
 /// Checks that the model has all of these token ids.
@@ -271,4 +277,88 @@ fn refuse_unsupported(fields: &mut Fields<'_>) -> Result<(), ApiError> {
         &off,
         "every response is a new message",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        max_model_len: 64,
+        vocab_size: 4096,
+        max_logprobs: 5,
+    };
+
+    fn take(body: &Value) -> Result<Sampling, String> {
+        let body = body.to_string();
+        let mut fields = Fields::parse(body.as_bytes()).unwrap();
+        Sampling::take(&mut fields, &LIMITS).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn stop_strings_are_bounded_in_number_in_bytes_and_in_all() {
+        assert!(take(&json!({"stop": "x".repeat(1024)})).is_ok());
+        assert!(take(&json!({"stop": vec!["x".repeat(1024); 8]})).is_ok());
+        assert!(take(&json!({"stop": vec!["x"; 64]})).is_ok());
+        for (stop, expected) in [
+            (json!(vec!["x"; 65]), "`stop` has more than 64 entries"),
+            (
+                json!("é".repeat(513)),
+                "`stop` has a string of 1026 bytes; at most 1024 are allowed",
+            ),
+            (
+                json!(vec!["x".repeat(911); 9]),
+                "`stop` has 8199 bytes in all; at most 8192 are allowed",
+            ),
+            (json!(7), "`stop` is malformed: "),
+            (json!({"a": "b"}), "`stop` is malformed: "),
+        ] {
+            let error = take(&json!({"stop": stop})).unwrap_err();
+            assert!(error.starts_with(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn stop_tokens_and_biases_are_bounded_in_number() {
+        let ids = |count: usize| (0..count).collect::<Vec<_>>();
+        let biases = |count: usize| -> Value {
+            let entries = (0..count).map(|i| (i.to_string(), json!(1)));
+            Value::Object(entries.collect())
+        };
+        assert!(take(&json!({"stop_token_ids": ids(1024), "logit_bias": biases(1024)})).is_ok());
+        let error = take(&json!({"stop_token_ids": ids(1025)})).unwrap_err();
+        assert!(error.contains("more than 1024 entries"), "{error}");
+        let error = take(&json!({"logit_bias": biases(1025)})).unwrap_err();
+        assert!(error.contains("more than 1024 entries"), "{error}");
+        // The same token in two spellings.
+        let error = take(&json!({"logit_bias": {"7": 1, "07": 2}})).unwrap_err();
+        assert_eq!(error, "`logit_bias` has token 7 twice");
+    }
+
+    #[test]
+    fn extreme_numbers_are_taken_or_refused_but_never_overflow() {
+        let sampling = take(&json!({
+            "seed": i64::MIN, "top_k": i64::MAX, "min_tokens": u64::MAX, "temperature": 1e-45,
+            "repetition_penalty": 1e38, "top_p": 1e-30, "min_p": 1,
+        }));
+        let params = sampling.unwrap().params;
+        assert_eq!(params.seed, Some(1 << 63));
+        assert_eq!(params.top_k, Some(i64::MAX as usize));
+        for (name, value) in [
+            ("seed", json!(u64::MAX)),
+            ("seed", json!(1e30)),
+            ("top_k", json!(i64::MIN)),
+            ("min_tokens", json!(-1)),
+            ("min_tokens", json!(1e2)),
+            ("n", json!(u64::MAX)),
+            ("repetition_penalty", json!(1e39)),
+            ("frequency_penalty", json!(-1e300)),
+            ("top_p", json!(1e-60)),
+        ] {
+            let error = take(&json!({name: value})).unwrap_err();
+            assert!(error.starts_with(&format!("`{name}` ")), "{error}");
+        }
+    }
 }

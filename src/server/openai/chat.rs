@@ -96,12 +96,17 @@ impl Endpoint for Chat {
         let messages = take_messages(&mut fields)?;
         let max_tokens = take_max_tokens(&mut fields)?;
         let logprobs = take_logprobs(&mut fields, limits)?;
+        let truncation = prompt::take_truncation(&mut fields, limits)?;
         let add_generation_prompt = fields.take("add_generation_prompt")?.unwrap_or(true);
         let mut sampling = Sampling::take(&mut fields, limits)?;
         sampling.params.logprobs = logprobs;
 
-        let prompt = render(&messages, add_generation_prompt, state)?;
-        let ids = prompt::encode(&prompt, false, MESSAGES, state)?;
+        let max_bytes = match truncation {
+            Some(_) => None,
+            None => prompt::max_bytes(state),
+        };
+        let prompt = render(&messages, add_generation_prompt, max_bytes, state)?;
+        let ids = prompt::encode(&prompt, false, truncation, MESSAGES, state)?;
         if ids.is_empty() {
             return Err(ApiError::invalid(MESSAGES, "render to an empty prompt"));
         }
@@ -193,13 +198,13 @@ fn take_logprobs(fields: &mut Fields<'_>, limits: &Limits) -> Result<Option<usiz
     }
 }
 
-/// Renders the conversation, up to the most bytes that the context may hold.
+/// Renders the conversation, up to the most bytes that the context may hold, if that is known.
 fn render(
     messages: &[ChatMessage],
     add_generation_prompt: bool,
+    max_bytes: Option<usize>,
     state: &AppState,
 ) -> Result<String, ApiError> {
-    let max_bytes = prompt::max_bytes(state);
     let most = max_bytes.unwrap_or(usize::MAX);
     let prompt = state
         .text

@@ -71,6 +71,7 @@ impl Endpoint for Completions {
         let prompts = take_prompts(&mut fields, state.engine.capacity())?;
         let max_tokens = fields.take_in("max_tokens", 1..=MAX_TOKENS_LIMIT)?;
         let logprobs = fields.take_in("logprobs", 0..=limits.max_logprobs)?;
+        let truncation = prompt::take_truncation(&mut fields, limits)?;
         let add_special_tokens = fields.take("add_special_tokens")?.unwrap_or(true);
         let mut sampling = Sampling::take(&mut fields, limits)?;
         sampling.params.logprobs = logprobs;
@@ -84,9 +85,12 @@ impl Endpoint for Completions {
             .into_iter()
             .map(|prompt| {
                 let ids = match prompt {
-                    RawPrompt::Ids(ids) => ids,
+                    RawPrompt::Ids(mut ids) => {
+                        prompt::cut_to_end(&mut ids, 0, truncation.unwrap_or(usize::MAX));
+                        ids
+                    }
                     RawPrompt::Text(text) => {
-                        prompt::encode(&text, add_special_tokens, "prompt", state)?
+                        prompt::encode(&text, add_special_tokens, truncation, "prompt", state)?
                     }
                 };
                 if ids.is_empty() {

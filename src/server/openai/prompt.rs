@@ -2,6 +2,7 @@
 
 use crate::engine::Limits;
 use crate::server::error::ApiError;
+use crate::server::fields::Fields;
 use crate::server::generate::Prompt;
 use crate::server::sampling::check_vocabulary;
 use crate::server::state::AppState;
@@ -23,16 +24,45 @@ pub fn max_bytes(state: &AppState) -> Option<usize> {
     state.text.max_bytes(state.engine.limits().max_model_len)
 }
 
-/// Encodes the text of the field `param`, unless its bytes alone exceed the context.
+/// Takes `truncate_prompt_tokens`: the number of tokens at its end that a longer prompt is cut to.
+///
+/// # Errors
+/// The number leaves no room for a completion, or is none.
+pub fn take_truncation(
+    fields: &mut Fields<'_>,
+    limits: &Limits,
+) -> Result<Option<usize>, ApiError> {
+    fields.take_in(
+        "truncate_prompt_tokens",
+        1..=limits.max_model_len.saturating_sub(1),
+    )
+}
+
+/// Encodes the text of the field `param`, unless its bytes alone exceed the context. With
+/// `truncation`, keeps the special tokens at its beginning and, after those, the last tokens, that
+/// many in all; then only the end of a long text is encoded.
 ///
 /// # Errors
 /// The text is too long, or cannot be encoded.
 pub fn encode(
     text: &str,
     add_special_tokens: bool,
+    truncation: Option<usize>,
     param: &'static str,
     state: &AppState,
 ) -> Result<Vec<u32>, ApiError> {
+    let encode = |text: &str| {
+        let ids = state.text.encode(text, add_special_tokens);
+        ids.map_err(|error| ApiError::invalid(param, format!("cannot be used: {error}")))
+    };
+    if let Some(most) = truncation {
+        let mut ids = encode(end_of(text, most, state))?;
+        let special = encode("")?;
+        let equal = |(id, special): &(&u32, u32)| *id == special;
+        let kept = ids.iter().zip(special).take_while(equal).count();
+        cut_to_end(&mut ids, kept, most);
+        return Ok(ids);
+    }
     if let Some(max_bytes) = max_bytes(state).filter(|&most| text.len() > most) {
         return Err(ApiError::PromptBytes {
             limit: state.engine.limits().max_model_len,
@@ -41,8 +71,28 @@ pub fn encode(
             param,
         });
     }
-    let ids = state.text.encode(text, add_special_tokens);
-    ids.map_err(|error| ApiError::invalid(param, format!("cannot be used: {error}")))
+    encode(text)
+}
+
+/// Cuts a prompt to its first `kept` and its last tokens, `most` in all.
+pub fn cut_to_end(ids: &mut Vec<u32>, kept: usize, most: usize) {
+    let kept = kept.min(most);
+    let removed = ids.len().saturating_sub(most);
+    ids.drain(kept..kept + removed);
+}
+
+/// The end of a text that has its last `tokens` tokens. The tokens at the cut may differ from those
+/// of the whole text, so it begins some earlier.
+fn end_of<'a>(text: &'a str, tokens: usize, state: &AppState) -> &'a str {
+    /// Tokens before those that are kept.
+    const MARGIN: usize = 64;
+    let Some(bytes) = state.text.max_bytes(tokens + MARGIN) else {
+        return text;
+    };
+    let cut = text.len().saturating_sub(bytes);
+    // At most 3 bytes after it a character begins.
+    let start = (cut..=text.len()).find(|&at| text.is_char_boundary(at));
+    &text[start.unwrap_or(cut)..]
 }
 
 /// Checks an encoded prompt against the vocabulary and the context. `param` names the field that

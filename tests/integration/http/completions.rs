@@ -291,3 +291,22 @@ async fn a_model_may_be_a_ticket() {
         1.0
     );
 }
+
+#[tokio::test]
+async fn a_prompt_is_cut_to_its_last_tokens_if_asked() {
+    let server = Server::new();
+    let long = format!("{}abc", "x".repeat(2000));
+    let ids: Vec<u32> = long.bytes().map(u32::from).collect();
+    for prompt in [json!(long), json!(ids), json!("abc")] {
+        let body = json!({"prompt": prompt, "truncate_prompt_tokens": 3});
+        let answer = server.ok("/v1/completions", body).await;
+        assert_eq!(answer["usage"]["prompt_tokens"], 3);
+        // The engine of the test answers with the prompt.
+        assert_eq!(answer["choices"][0]["text"], "abc");
+    }
+    for wrong in [0, 64] {
+        let body = json!({"prompt": "abc", "truncate_prompt_tokens": wrong});
+        let (status, param, _) = server.refused("/v1/completions", body).await;
+        assert_eq!((status, param.as_str()), (400, "truncate_prompt_tokens"));
+    }
+}

@@ -19,6 +19,7 @@ use tombola::metrics::Metrics;
 use tombola::model::TicketMemory;
 use tombola::registry::{Registry, RegistryOptions};
 use tombola::server::{AccessOptions, AppState, ServedBase, ServerOptions, router};
+use tombola::text::Text;
 use tombola::ticket::{
     BaseManifest, DeltaDtype, Deltas, Digest, Metadata, ParameterInfo, TensorDelta, Ticket,
 };
@@ -83,6 +84,11 @@ impl Server {
 
     /// A server whose engine does not run yet.
     pub fn without_engine() -> (Self, EngineInbox) {
+        Self::of_size(text(), CAPACITY, 4096)
+    }
+
+    /// A server of this tokenizer, capacity and largest body, whose engine does not run yet.
+    pub fn of_size(text: Arc<Text>, capacity: usize, max_body_bytes: usize) -> (Self, EngineInbox) {
         let tickets = TempDir::new().unwrap();
         fs::write(tickets.path().join("sql.safetensors"), ticket_file(1)).unwrap();
         let manifest = manifest();
@@ -99,7 +105,7 @@ impl Server {
             vocab_size: END as usize + 1,
             max_logprobs: 5,
         };
-        let (engine, inbox) = channel(limits, CAPACITY);
+        let (engine, inbox) = channel(limits, capacity);
         let base = ServedBase {
             manifest,
             dtype: "f32".to_owned(),
@@ -108,13 +114,13 @@ impl Server {
             loaded_digest: Digest::of(b"loaded"),
         };
         let options = ServerOptions {
-            max_body_bytes: 4096,
+            max_body_bytes,
             max_ticket_bytes: MAX_TICKET_BYTES,
             upload_spool_bytes: 64 * MAX_TICKET_BYTES,
         };
         let registry = Arc::new(opened.registry);
         let metrics = Arc::new(Metrics::new(CONTEXT).unwrap());
-        let state = AppState::new(engine.clone(), registry, text(), base, metrics, options);
+        let state = AppState::new(engine.clone(), registry, text, base, metrics, options);
         let server = Self {
             state: Arc::new(state),
             engine,
