@@ -210,7 +210,9 @@ fn positions(config: &ModelConfig, requested: Option<usize>) -> Result<usize, Mo
     }
     let bytes = positions.checked_mul(RopeTable::bytes_per_position(config));
     // Rules out sizes that no machine has; a reservation costs no memory until it is used.
-    let room = bytes.filter(|&bytes| Vec::<u8>::new().try_reserve_exact(2 * bytes).is_ok());
+    // The angles, then their cosines and sines.
+    let peak = bytes.and_then(|bytes| bytes.checked_mul(2));
+    let room = peak.filter(|&peak| Vec::<u8>::new().try_reserve_exact(peak).is_ok());
     match room {
         Some(_) => Ok(positions),
         None => Err(ModelError::RotationTables {
@@ -266,5 +268,42 @@ fn report(stage: Stage, progress: &mut dyn FnMut(Progress)) -> impl FnMut(usize,
             done: done as u64,
             total: total as u64,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(trained: usize) -> ModelConfig {
+        let json = format!(
+            r#"{{"model_type": "llama", "hidden_size": 512, "intermediate_size": 8,
+                "vocab_size": 8, "num_hidden_layers": 1, "num_attention_heads": 4,
+                "rms_norm_eps": 1e-5, "max_position_embeddings": {trained}}}"#
+        );
+        ModelConfig::from_json(&json).unwrap()
+    }
+
+    #[test]
+    fn a_claimed_context_is_bounded_and_a_requested_one_must_fit_the_memory() {
+        assert_eq!(positions(&config(4096), None).unwrap(), 4096);
+        assert_eq!(positions(&config(4096), Some(64)).unwrap(), 64);
+        // Heads of 128 values take 512 bytes per position.
+        for trained in [1 << 20, 1 << 40, usize::MAX] {
+            assert_eq!(positions(&config(trained), None).unwrap(), 524_288);
+        }
+        assert_eq!(
+            positions(&config(usize::MAX), Some(1 << 20)).unwrap(),
+            1 << 20
+        );
+        for requested in [1 << 54, 1 << 55, usize::MAX] {
+            let error = positions(&config(usize::MAX), Some(requested)).unwrap_err();
+            assert!(
+                matches!(error, ModelError::RotationTables { .. }),
+                "{error}"
+            );
+        }
+        let error = positions(&config(64), Some(65)).unwrap_err();
+        assert!(matches!(error, ModelError::ContextLength { .. }), "{error}");
     }
 }

@@ -104,7 +104,8 @@ fn truncation_tokenises_only_the_end_of_a_long_prompt() {
 
 #[test]
 fn long_prompts_at_once_take_the_memory_of_one() {
-    const BYTES: usize = 2 * MIB;
+    /// More than half of what is tokenised at once.
+    const BYTES: usize = 640 << 10;
     let _turn = turn();
     let (server, _inbox) = Server::of_size(unbounded_text(), 64, MAX_BODY);
     let measure = |requests: usize| {
@@ -165,7 +166,7 @@ fn stops_beyond_their_bounds_are_refused_for_little_more_than_their_bytes() {
 #[test]
 fn choices_share_stops_stop_tokens_and_biases() {
     let _turn = turn();
-    let (server, _inbox) = Server::of_size(text(), 256, MAX_BODY);
+    let (server, _inbox) = Server::of_size(text(), 1024, MAX_BODY);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let biases: serde_json::Map<_, _> = (0..257).map(|i| (i.to_string(), json!(1))).collect();
     let measure = |n: usize| {

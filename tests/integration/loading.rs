@@ -273,7 +273,7 @@ fn a_truncated_gguf_is_refused() {
     fs::write(&path, &bytes[..bytes.len() * 2 / 3]).unwrap();
     let error = error_of(Files::Gguf(path));
     assert!(
-        error.contains("cut.gguf") && error.contains("remaining"),
+        error.contains("cut.gguf") && error.contains("outside the file"),
         "{error}"
     );
 }

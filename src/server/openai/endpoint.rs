@@ -17,7 +17,7 @@ use crate::server::blocking::blocking;
 use crate::server::body;
 use crate::server::caller::Caller;
 use crate::server::error::ApiError;
-use crate::server::fields::Fields;
+use crate::server::fields::{Fields, brief};
 use crate::server::generate::{self, GenerateRequest, Prompt, TextDelta, Usage};
 use crate::server::quota::RequestPermit;
 use crate::server::sampling::Sampling;
@@ -141,7 +141,7 @@ fn take_model(
     let base = &state.base.manifest.name;
     let name = fields.take("model")?.unwrap_or_else(|| base.clone());
     if name != *base && state.registry.get(tenant, &name).is_none() {
-        return Err(ApiError::ModelNotFound(name));
+        return Err(ApiError::ModelNotFound(brief(name)));
     }
     Ok(name)
 }
