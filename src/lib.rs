@@ -24,7 +24,7 @@
 //! | [`data`] | training and evaluation rows, encoded as the server encodes requests |
 //! | [`text`] | tokenizer, chat template, incremental decoding, stop strings |
 //! | [`ticket`] | what a ticket is: format, validation, binding to a base, top-k, merge, import |
-//! | [`access`] | who may do what: tenants |
+//! | [`access`] | who may do what: keys, scopes, tenants and their limits |
 //! | [`metrics`] | every Prometheus series, named once |
 //!
 //! In [`kernels`], the operations of serving stand at the top. `cpu/` is the plumbing of the CPU

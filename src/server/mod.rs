@@ -1,9 +1,10 @@
 //! HTTP only: the OpenAI-compatible routes, the ticket routes, and operations.
 //!
-//! A completion request crosses `openai` (validates the fields once) → `generate` (submits the
-//! completions to the engine) → `sse`, or one JSON response. Every failure is an `error::ApiError`,
-//! and one table maps errors to status, type and code. Dropping a response drops its completions,
-//! which cancels them in the engine.
+//! `routes` holds the table of routes, each with the scope that it requires, and `guard` stands
+//! before each of them. A completion request crosses `openai` (validates the fields once) →
+//! `generate` (submits the completions to the engine) → `sse`, or one JSON response. Every failure
+//! is an `error::ApiError`, and one table maps errors to status, type and code. Dropping a response
+//! drops its completions, which cancels them in the engine.
 
 mod adapters;
 mod audit;
