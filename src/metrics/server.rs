@@ -71,14 +71,17 @@ pub enum Refusal {
     Stopped,
     /// The tenant has as much in progress as its limits allow.
     TenantLimit,
+    /// Too many uploads are in progress.
+    UploadQueueFull,
 }
 
 impl Refusal {
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 5] = [
         Self::QueueFull,
         Self::ShareFull,
         Self::Stopped,
         Self::TenantLimit,
+        Self::UploadQueueFull,
     ];
 
     fn label(self) -> &'static str {
@@ -87,6 +90,7 @@ impl Refusal {
             Self::ShareFull => "share_full",
             Self::Stopped => "stopped",
             Self::TenantLimit => "tenant_limit",
+            Self::UploadQueueFull => "upload_queue_full",
         }
     }
 }

@@ -38,6 +38,13 @@ impl Refusals {
         }
     }
 
+    /// Records that an upload found no place.
+    pub fn record_upload(&self, metrics: &Metrics, error: &ApiError) {
+        if let ApiError::UploadQueueFull { .. } = error {
+            self.note(metrics, Refusal::UploadQueueFull, error);
+        }
+    }
+
     fn note(&self, metrics: &Metrics, refusal: Refusal, error: &dyn std::fmt::Display) {
         metrics.server.refused(refusal);
         if let Some(refused) = self.due(Instant::now()) {

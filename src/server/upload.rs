@@ -137,7 +137,8 @@ pub async fn receive<'a>(
         Ok(place) => read_form(form, state, caller, place).await,
         Err(busy) => Err(busy),
     };
-    if received.is_err() {
+    if let Err(error) = &received {
+        state.refusals.record_upload(&state.metrics, error);
         let rest = async { while let Ok(Some(_)) = form.next_field().await {} };
         // Best effort: the response is the same if the time runs out.
         let _ = tokio::time::timeout(DISCARD_TIMEOUT, rest).await;

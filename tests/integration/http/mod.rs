@@ -10,3 +10,4 @@ mod live;
 mod ops;
 mod tenants;
 mod tickets;
+mod uploads;
