@@ -1,7 +1,6 @@
 //! Banner of a ready server: its address, base and tickets, and a command to try it.
 
 use std::io::Write as _;
-use std::net::SocketAddr;
 
 use indicatif::DecimalBytes;
 use serde_json::{Value, json};
@@ -15,24 +14,16 @@ const EXAMPLE: &str = "CREATE TABLE singer (name VARCHAR, age INTEGER)\n\
 /// Tickets that the banner lists. Nobody reads thousands, and a pipe that nobody reads would fill.
 const SHOWN_TICKETS: usize = 10;
 
-/// Prints the banner. `admin` is the address of the operator's routes, if they have their own.
+/// Prints the banner. `admin` is the URL of the operator's routes, if they have their own.
 ///
 /// # Errors
 /// Standard output cannot be written.
-pub fn announce(
-    address: SocketAddr,
-    admin: Option<SocketAddr>,
-    state: &AppState,
-) -> anyhow::Result<()> {
+pub fn announce(url: &str, admin: Option<&str>, state: &AppState) -> anyhow::Result<()> {
     let base = &state.base;
     let manifest = &base.manifest;
     let tickets = state.registry.owned(None);
     let mut out = std::io::stdout().lock();
-    writeln!(
-        out,
-        "tombola {} at http://{address}",
-        env!("CARGO_PKG_VERSION")
-    )?;
+    writeln!(out, "tombola {} at {url}", env!("CARGO_PKG_VERSION"))?;
     writeln!(
         out,
         "  base     {} ({}{}, {}, fingerprint {:.12}…)",
@@ -43,17 +34,11 @@ pub fn announce(
         manifest.fingerprint.to_string()
     )?;
     if let Some(admin) = admin {
-        writeln!(
-            out,
-            "  operator http://{admin} (upload, delete, metrics, checks)"
-        )?;
+        writeln!(out, "  operator {admin} (upload, delete, metrics, checks)")?;
     }
-    let uploads = admin.unwrap_or(address);
+    let uploads = admin.unwrap_or(url);
     if tickets.is_empty() {
-        writeln!(
-            out,
-            "  tickets  none yet; POST one to http://{uploads}/v1/tickets"
-        )?;
+        writeln!(out, "  tickets  none yet; POST one to {uploads}/v1/tickets")?;
     }
     for (i, ticket) in tickets.iter().take(SHOWN_TICKETS).enumerate() {
         let label = if i == 0 { "tickets" } else { "" };
@@ -79,14 +64,14 @@ pub fn announce(
         .or_else(|| aliases().next())
         .unwrap_or(&manifest.name);
     let keys = state.access.keys.is_some();
-    let example = example(address, model, state.text.has_chat_template(), keys);
+    let example = example(url, model, state.text.has_chat_template(), keys);
     writeln!(out, "try it:\n  {example}")?;
     Ok(out.flush()?)
 }
 
 /// A `curl` command that asks `model` the example question, through the chat route if `chat`, with
 /// a key from the environment if the server needs one.
-pub fn example(address: SocketAddr, model: &str, chat: bool, keys: bool) -> String {
+pub fn example(url: &str, model: &str, chat: bool, keys: bool) -> String {
     let (route, mut body) = if chat {
         (
             "chat/completions",
@@ -105,7 +90,7 @@ pub fn example(address: SocketAddr, model: &str, chat: bool, keys: bool) -> Stri
         ""
     };
     let json = "-H 'content-type: application/json'";
-    format!("curl http://{address}/v1/{route}{key} {json} -d '{body}'")
+    format!("curl {url}/v1/{route}{key} {json} -d '{body}'")
 }
 
 #[cfg(test)]
@@ -114,11 +99,11 @@ mod tests {
 
     #[test]
     fn the_example_survives_a_shell() {
-        let address = "127.0.0.1:80".parse().unwrap();
+        let url = "http://127.0.0.1:80";
         for (model, chat) in [("plain", true), ("it's \"odd\" $HOME", false)] {
             let line = format!(
                 "set -- {}; printf %s \"$6\"",
-                example(address, model, chat, false)
+                example(url, model, chat, false)
             );
             let output = std::process::Command::new("sh")
                 .args(["-c", &line])

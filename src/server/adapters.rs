@@ -9,7 +9,6 @@ use axum::body::Body;
 use axum::extract::State;
 
 use super::blocking::blocking;
-use super::body;
 use super::caller::Caller;
 use super::error::ApiError;
 use super::fields::Fields;
@@ -22,7 +21,10 @@ pub async fn load(
     Extension(caller): Extension<Caller>,
     body: Body,
 ) -> Result<String, ApiError> {
-    let body = body::read(body, state.options.max_body_bytes).await?;
+    let body = state
+        .bodies
+        .read(body, state.options.max_body_bytes)
+        .await?;
     let mut fields = Fields::parse(&body)?;
     let alias: String = required(&mut fields, "lora_name")?;
     let path: String = required(&mut fields, "lora_path")?;
@@ -64,7 +66,10 @@ pub async fn unload(
     Extension(caller): Extension<Caller>,
     body: Body,
 ) -> Result<String, ApiError> {
-    let body = body::read(body, state.options.max_body_bytes).await?;
+    let body = state
+        .bodies
+        .read(body, state.options.max_body_bytes)
+        .await?;
     let alias = required(&mut Fields::parse(&body)?, "lora_name")?;
     blocking(move || {
         let name = Name::new(caller.tenant.as_ref(), &alias);

@@ -1,36 +1,265 @@
-//! Reading request bodies.
+//! Reception of request bodies, in memory or on disk.
 
 use std::error::Error;
-use std::io;
+use std::io::{self, Read as _, Seek as _};
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::{Body, BodyDataStream, HttpBody};
+use axum::extract::Request;
+use axum::http::header;
 use futures_util::{StreamExt as _, TryStream, TryStreamExt as _};
+use tokio::io::AsyncWriteExt as _;
 
+use super::blocking::blocking;
 use super::error::ApiError;
 
 /// Time to read and discard the rest of a refused body: a client disconnected while it is
 /// still writing may never see the response.
 pub const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Reads a whole body.
-///
-/// # Errors
-/// The body exceeds `limit` bytes, or the connection breaks off.
-pub async fn read(body: Body, limit: usize) -> Result<Bytes, ApiError> {
-    let mut chunks = body.into_data_stream();
-    let mut bytes = Vec::new();
-    while let Some(chunk) = chunks.next().await {
-        let chunk = chunk.map_err(|error| broken(&error))?;
-        if bytes.len() + chunk.len() > limit {
-            discard(chunks).await;
-            let (what, limit) = ("body", limit as u64);
-            return Err(ApiError::TooLarge { what, limit });
+/// Bytes of a body that are received into memory; the rest goes to disk.
+const MEMORY_BYTES: usize = 64 << 10;
+
+/// Bodies on their way from clients. They wait for the end of their slow senders on disk, so that
+/// unfinished ones take little memory; the bytes of all are bounded.
+#[derive(Debug)]
+pub struct Bodies {
+    memory: Budget,
+    disk: Budget,
+}
+
+impl Bodies {
+    /// Bodies that together take at most this much memory and disk, in bytes. One that finds no
+    /// room in memory goes to disk.
+    pub fn new(memory: usize, disk: usize) -> Self {
+        Self {
+            memory: Budget::new(memory),
+            disk: Budget::new(disk),
         }
-        bytes.extend_from_slice(&chunk);
     }
-    Ok(bytes.into())
+
+    /// Receives a whole body.
+    ///
+    /// # Errors
+    /// The body exceeds `limit` bytes, which is refused before its first byte is read if its length
+    /// is declared; it breaks off or comes too slowly; or there is no room for it.
+    pub async fn receive(&self, request: Request, limit: usize) -> Result<Received, ApiError> {
+        let (parts, body) = request.into_parts();
+        let declared = HttpBody::size_hint(&body).lower();
+        let mut chunks = body.into_data_stream();
+        if declared > limit as u64 {
+            // A client that waits for permission to send needs the answer only.
+            if !parts.headers.contains_key(header::EXPECT) {
+                discard(chunks).await;
+            }
+            return Err(too_large(limit));
+        }
+        match self.receive_chunks(&mut chunks, limit).await {
+            Ok(received) => Ok(received),
+            Err(error) => {
+                if matches!(error, ApiError::TooLarge { .. } | ApiError::BodiesFull) {
+                    discard(chunks).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Receives a whole body into memory.
+    ///
+    /// # Errors
+    /// As for [`Bodies::receive`].
+    pub async fn read(&self, body: Body, limit: usize) -> Result<Vec<u8>, ApiError> {
+        let received = self.receive(Request::new(body), limit).await?;
+        blocking(move || received.into_bytes()).await
+    }
+
+    async fn receive_chunks(
+        &self,
+        chunks: &mut BodyDataStream,
+        limit: usize,
+    ) -> Result<Received, ApiError> {
+        let mut memory = self.memory.share();
+        let mut bytes = Vec::new();
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.map_err(|error| broken(&error))?;
+            if bytes.len() + chunk.len() > limit {
+                return Err(too_large(limit));
+            }
+            if bytes.len() + chunk.len() > MEMORY_BYTES || !memory.grow(chunk.len()) {
+                let mut spool = Spool::begin(&self.disk, bytes).await?;
+                drop(memory);
+                spool.write(&chunk).await?;
+                return spool.receive(chunks, limit).await;
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(Received {
+            bytes: bytes.len(),
+            content: Content::Memory(bytes),
+            _share: memory,
+        })
+    }
+}
+
+/// A body that has arrived.
+#[derive(Debug)]
+pub struct Received {
+    bytes: usize,
+    content: Content,
+    _share: Share,
+}
+
+#[derive(Debug)]
+enum Content {
+    Memory(Vec<u8>),
+    Disk(std::fs::File),
+}
+
+impl Received {
+    /// Size in bytes.
+    pub fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// The body in memory. May block.
+    ///
+    /// # Errors
+    /// The disk cannot be read.
+    pub fn into_bytes(self) -> Result<Vec<u8>, ApiError> {
+        let mut file = match self.content {
+            Content::Memory(bytes) => return Ok(bytes),
+            Content::Disk(file) => file,
+        };
+        let mut bytes = Vec::with_capacity(self.bytes);
+        file.rewind().map_err(disk_error)?;
+        file.read_to_end(&mut bytes).map_err(disk_error)?;
+        Ok(bytes)
+    }
+}
+
+/// A body on its way to disk.
+struct Spool {
+    file: tokio::fs::File,
+    bytes: usize,
+    share: Share,
+}
+
+impl Spool {
+    /// Moves the first bytes of a body to a file without a name.
+    async fn begin(disk: &Budget, bytes: Vec<u8>) -> Result<Self, ApiError> {
+        let file = blocking(|| temporary_file().map_err(disk_error)).await?;
+        let mut spool = Self {
+            file: tokio::fs::File::from_std(file),
+            bytes: 0,
+            share: disk.share(),
+        };
+        spool.write(&bytes).await?;
+        Ok(spool)
+    }
+
+    async fn write(&mut self, chunk: &[u8]) -> Result<(), ApiError> {
+        if !self.share.grow(chunk.len()) {
+            return Err(ApiError::BodiesFull);
+        }
+        self.file.write_all(chunk).await.map_err(disk_error)?;
+        self.bytes += chunk.len();
+        Ok(())
+    }
+
+    async fn receive(
+        mut self,
+        chunks: &mut BodyDataStream,
+        limit: usize,
+    ) -> Result<Received, ApiError> {
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.map_err(|error| broken(&error))?;
+            if self.bytes + chunk.len() > limit {
+                return Err(too_large(limit));
+            }
+            self.write(&chunk).await?;
+        }
+        self.file.flush().await.map_err(disk_error)?;
+        Ok(Received {
+            bytes: self.bytes,
+            content: Content::Disk(self.file.into_std().await),
+            _share: self.share,
+        })
+    }
+}
+
+/// A file without a name, in `TMPDIR`, else in `/var/tmp` (which is on disk, unlike many a `/tmp`),
+/// else in `/tmp`.
+fn temporary_file() -> io::Result<std::fs::File> {
+    if std::env::var_os("TMPDIR").is_none()
+        && let Ok(file) = tempfile::tempfile_in("/var/tmp")
+    {
+        return Ok(file);
+    }
+    tempfile::tempfile()
+}
+
+fn disk_error(error: io::Error) -> ApiError {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ApiError::BodiesFull,
+        _ => ApiError::Internal(format!("cannot keep a request body on disk: {error}")),
+    }
+}
+
+fn too_large(limit: usize) -> ApiError {
+    let (what, limit) = ("body", limit as u64);
+    ApiError::TooLarge { what, limit }
+}
+
+/// A number of bytes to share.
+#[derive(Clone, Debug)]
+struct Budget {
+    used: Arc<AtomicUsize>,
+    total: usize,
+}
+
+impl Budget {
+    fn new(total: usize) -> Self {
+        let used = Arc::default();
+        Self { used, total }
+    }
+
+    /// An empty share.
+    fn share(&self) -> Share {
+        Share {
+            budget: self.clone(),
+            bytes: 0,
+        }
+    }
+}
+
+/// Bytes taken from a budget until they are dropped.
+#[derive(Debug)]
+struct Share {
+    budget: Budget,
+    bytes: usize,
+}
+
+impl Share {
+    /// Takes further bytes, if there are any.
+    fn grow(&mut self, bytes: usize) -> bool {
+        let before = self.budget.used.fetch_add(bytes, Ordering::AcqRel);
+        if before + bytes > self.budget.total {
+            self.budget.used.fetch_sub(bytes, Ordering::AcqRel);
+            return false;
+        }
+        self.bytes += bytes;
+        true
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.budget.used.fetch_sub(self.bytes, Ordering::AcqRel);
+    }
 }
 
 /// Reads and drops a body, as long as the client may take.
@@ -53,4 +282,78 @@ fn broken(error: &axum::Error) -> ApiError {
         }
     }
     ApiError::BadBody(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::{FutureExt as _, stream};
+    use tokio::sync::mpsc;
+
+    /// A request whose body arrives as it is sent to the channel.
+    fn request() -> (mpsc::UnboundedSender<Vec<u8>>, Request) {
+        let (sender, mut chunks) = mpsc::unbounded_channel();
+        let chunks = stream::poll_fn(move |cx| chunks.poll_recv(cx).map(|c| c.map(io::Result::Ok)));
+        (sender, Request::new(Body::from_stream(chunks)))
+    }
+
+    #[tokio::test]
+    async fn a_body_arrives_whole_by_memory_or_disk() {
+        let bodies = Bodies::new(MEMORY_BYTES, 1 << 20);
+        for size in [0, 1, MEMORY_BYTES, MEMORY_BYTES + 1, 1 << 20] {
+            let bytes: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
+            let (sender, request) = request();
+            for chunk in bytes.chunks(10_000) {
+                sender.send(chunk.to_vec()).unwrap();
+            }
+            drop(sender);
+            let received = bodies.receive(request, 1 << 20).await.unwrap();
+            assert_eq!(received.len(), size);
+            let on_disk = matches!(received.content, Content::Disk(_));
+            assert_eq!(on_disk, size > MEMORY_BYTES, "{size}");
+            assert_eq!(received.into_bytes().unwrap(), bytes);
+        }
+        assert_eq!(bodies.memory.used.load(Ordering::SeqCst), 0);
+        assert_eq!(bodies.disk.used.load(Ordering::SeqCst), 0);
+    }
+
+    #[tokio::test]
+    async fn unfinished_bodies_take_little_memory_and_bounded_disk() {
+        const SENT: usize = 200_000;
+        let bodies = Bodies::new(10 * MEMORY_BYTES, 100 * SENT);
+        let mut unfinished = Vec::new();
+        for _ in 0..100 {
+            let (sender, request) = request();
+            sender.send(vec![b'a'; SENT]).unwrap();
+            let mut receiving = Box::pin(bodies.receive(request, 1 << 20));
+            while bodies.disk.used.load(Ordering::SeqCst) < SENT * (unfinished.len() + 1) {
+                assert!(receiving.as_mut().now_or_never().is_none());
+                tokio::task::yield_now().await;
+            }
+            unfinished.push((sender, receiving));
+        }
+        assert_eq!(bodies.memory.used.load(Ordering::SeqCst), 0);
+        let (sender, request) = request();
+        sender.send(vec![b'a'; SENT]).unwrap();
+        drop(sender);
+        let refused = bodies.receive(request, 1 << 20).await;
+        assert!(matches!(refused, Err(ApiError::BodiesFull)), "{refused:?}");
+        // Small bodies still have memory.
+        let request = Request::new(Body::from("{}"));
+        assert!(bodies.receive(request, 1 << 20).await.is_ok());
+        drop(unfinished);
+        assert_eq!(bodies.disk.used.load(Ordering::SeqCst), 0);
+    }
+
+    #[tokio::test]
+    async fn a_declared_length_beyond_the_limit_is_refused_before_it_is_read() {
+        let bodies = Bodies::new(1 << 20, 1 << 20);
+        let request = Request::post("/").header(header::EXPECT, "100-continue");
+        let request = request.body(Body::from(vec![0; 101])).unwrap();
+        let refused = bodies.receive(request, 100).await;
+        assert!(matches!(
+            refused,
+            Err(ApiError::TooLarge { limit: 100, .. })
+        ));
+    }
 }

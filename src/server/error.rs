@@ -151,6 +151,9 @@ pub enum ApiError {
     /// All connections are in use.
     #[error("the server has too many open connections; try again later")]
     TooManyConnections,
+    /// Request bodies in progress take up the room for them.
+    #[error("too many large requests arrive at once; try again later")]
+    BodiesFull,
     /// The server shuts down.
     #[error("the server is shutting down and accepts no new requests")]
     Draining,
@@ -280,6 +283,10 @@ impl ApiError {
                 let code = Some("too_many_connections");
                 (StatusCode::SERVICE_UNAVAILABLE, SERVER, code)
             }
+            Self::BodiesFull => {
+                let code = Some("too_many_bodies");
+                (StatusCode::SERVICE_UNAVAILABLE, SERVER, code)
+            }
             Self::Draining => (StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("draining")),
             Self::Starting => (StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("starting")),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, SERVER, None),
@@ -293,9 +300,11 @@ impl ApiError {
                 Some(*retry_after)
             }
             Self::QueueFull { retry_after } | Self::ShareFull { retry_after } => Some(*retry_after),
-            Self::TicketMemoryFull | Self::TooManyConnections | Self::Draining | Self::Starting => {
-                Some(1)
-            }
+            Self::TicketMemoryFull
+            | Self::TooManyConnections
+            | Self::BodiesFull
+            | Self::Draining
+            | Self::Starting => Some(1),
             _ => None,
         }
     }

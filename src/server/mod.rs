@@ -32,6 +32,8 @@ mod timestamp;
 mod upload;
 
 pub use guard::{Access, AccessOptions, BrowserRules, BrowserRulesError};
-pub use listen::{Drained, ListenOptions, Listener, StartupGate, connection_limit, serve};
+pub use listen::{
+    Drained, ListenOptions, Listener, StartupGate, Tls, TlsError, connection_limit, serve,
+};
 pub use routes::{Port, RouteFacts, admin_router, public_router, route_facts, router};
 pub use state::{AppState, ServedBase, ServerOptions};

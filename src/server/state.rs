@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
+use super::body::Bodies;
 use super::guard::AccessOptions;
 use super::preparation::Preparation;
 use super::quota::Quota;
@@ -24,6 +25,10 @@ pub struct ServerOptions {
     pub max_ticket_bytes: u64,
     /// Disk that the files of uploads in progress may take together, in bytes.
     pub upload_spool_bytes: u64,
+    /// Memory that request bodies may take together while they arrive, in bytes.
+    pub body_memory_bytes: usize,
+    /// Disk that request bodies may take together while they arrive, in bytes.
+    pub body_spool_bytes: usize,
 }
 
 impl Default for ServerOptions {
@@ -32,6 +37,8 @@ impl Default for ServerOptions {
             max_body_bytes: 8 << 20,
             max_ticket_bytes: 1 << 30,
             upload_spool_bytes: 4 << 30,
+            body_memory_bytes: 64 << 20,
+            body_spool_bytes: 1 << 30,
         }
     }
 }
@@ -77,6 +84,8 @@ pub struct AppState {
     pub(super) refusals: Refusals,
     /// Bounds of the uploads in progress.
     pub(super) uploads: UploadGate,
+    /// Request bodies on their way.
+    pub(super) bodies: Bodies,
     /// Budget of the requests that are parsed and tokenised.
     pub(super) preparation: Preparation,
 }
@@ -92,6 +101,7 @@ impl AppState {
         options: ServerOptions,
     ) -> Self {
         let uploads = UploadGate::new(options.upload_spool_bytes);
+        let bodies = Bodies::new(options.body_memory_bytes, options.body_spool_bytes);
         Self {
             // No more than the engine admits after that.
             preparation: Preparation::new(engine.capacity()),
@@ -107,6 +117,7 @@ impl AppState {
             draining: AtomicBool::new(false),
             refusals: Refusals::default(),
             uploads,
+            bodies,
         }
     }
 

@@ -5,6 +5,7 @@ use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 
 use super::access::AccessArgs;
+use super::http::HttpArgs;
 use crate::cli::base::{BaseArgs, ComputeArgs, QuantizedArgs, at_least_one};
 use crate::cli::ticket_folder::FolderArgs;
 use crate::engine::TicketMode;
@@ -168,16 +169,6 @@ pub struct ServeArgs {
         help_heading = HTTP,
     )]
     pub max_body_mib: Mebibytes,
-    /// Connections at once; further ones take the place of those that have been idle longest, or are
-    /// answered with status 503 [default: 4096, or as the limit on open files allows].
-    #[arg(
-        long,
-        value_name = "N",
-        env = "TOMBOLA_MAX_CONNECTIONS",
-        value_parser = at_least_one,
-        help_heading = HTTP,
-    )]
-    pub max_connections: Option<usize>,
     /// Seconds that running responses get to finish after SIGTERM or SIGINT.
     #[arg(
         long,
@@ -189,6 +180,8 @@ pub struct ServeArgs {
     pub drain_seconds: u64,
     #[command(flatten)]
     pub access: AccessArgs,
+    #[command(flatten)]
+    pub http: HttpArgs,
 }
 
 /// Examples for `--help`.
@@ -206,7 +199,7 @@ const BASE: &str = "Base";
 const COMPUTE: &str = "Compute";
 const TICKETS: &str = "Tickets";
 const SCHEDULING: &str = "Scheduling";
-const HTTP: &str = "HTTP";
+pub(super) const HTTP: &str = "HTTP";
 
 impl ServeArgs {
     /// Ticket mode, checked against the flags that restrict it.

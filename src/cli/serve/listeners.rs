@@ -20,13 +20,24 @@ pub struct Bound {
     pub admin_address: Option<SocketAddr>,
     /// An address that other machines reach, or else a loopback one.
     pub reachable: IpAddr,
+    /// `http` or `https`.
+    scheme: &'static str,
+}
+
+impl Bound {
+    /// URL of one of the addresses.
+    pub fn url(&self, address: SocketAddr) -> String {
+        format!("{}://{address}", self.scheme)
+    }
 }
 
 /// Binds the public port, and the operator's if it has one.
 ///
 /// # Errors
-/// An address cannot be bound, or would serve other machines without keys.
+/// The certificate cannot be used, or an address cannot be bound or would serve other machines
+/// without keys.
 pub async fn bind(args: &ServeArgs) -> anyhow::Result<Bound> {
+    let tls = args.http.tls().context("setting up TLS")?;
     let socket = TcpListener::bind((args.host.as_str(), args.port))
         .await
         .with_context(|| format!("cannot listen on {}:{}", args.host, args.port))?;
@@ -36,11 +47,13 @@ pub async fn bind(args: &ServeArgs) -> anyhow::Result<Bound> {
         listeners: vec![Listener {
             socket,
             routes: server::router,
-            max_connections: server::connection_limit(args.max_connections),
+            max_connections: server::connection_limit(args.http.max_connections),
+            tls: tls.clone(),
         }],
         address,
         admin_address: None,
         reachable: address.ip(),
+        scheme: if tls.is_some() { "https" } else { "http" },
     };
     let Some(name) = &args.access.admin_listen else {
         return Ok(bound);
@@ -59,6 +72,7 @@ pub async fn bind(args: &ServeArgs) -> anyhow::Result<Bound> {
         socket,
         routes: server::admin_router,
         max_connections: ADMIN_CONNECTIONS,
+        tls,
     });
     Ok(bound)
 }

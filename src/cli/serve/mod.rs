@@ -2,6 +2,7 @@
 
 mod access;
 mod args;
+mod http;
 mod listeners;
 
 use std::io::IsTerminal as _;
@@ -20,7 +21,7 @@ use crate::metrics::Metrics;
 use crate::model::{Base, LoadOptions};
 use crate::registry::{FolderWatch, Generation, Registry, RegistryError, RegistryOptions};
 use crate::server::{
-    self, AccessOptions, AppState, Drained, ListenOptions, ServedBase, ServerOptions, StartupGate,
+    self, AccessOptions, AppState, Drained, ServedBase, ServerOptions, StartupGate,
 };
 
 /// Serves until SIGTERM or SIGINT.
@@ -43,7 +44,8 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let mode = args.mode()?;
     // First, so that a port in use fails before minutes of loading.
     let bound = listeners::bind(&args).await?;
-    let (address, admin) = (bound.address, bound.admin_address);
+    let url = bound.url(bound.address);
+    let admin_url = bound.admin_address.map(|address| bound.url(address));
     let access = args.access.options(bound.reachable)?;
     let drain = Duration::from_secs(args.drain_seconds);
     let mut signals = Signals::new()?;
@@ -58,10 +60,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     };
     let watch = !args.no_watch;
     let gate = StartupGate::default();
-    let options = ListenOptions {
-        drain,
-        ..ListenOptions::default()
-    };
+    let options = args.http.options(drain);
     let serving = server::serve(bound.listeners, gate.clone(), options, shutdown);
     let serving = tokio::spawn(serving);
     let mut signals = Signals::new()?;
@@ -84,7 +83,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     };
     let _watch = FolderWatch::start(Arc::clone(&state.registry), watch, withdrawn)
         .context("watching the ticket folder")?;
-    announce(address, admin, &state)?;
+    announce(&url, admin_url.as_deref(), &state)?;
     if serving.await? == Drained::TimedOut {
         tracing::warn!(
             "responses still running after {} seconds were cut off",

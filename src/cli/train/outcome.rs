@@ -2,7 +2,6 @@
 //! and reports it.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -24,7 +23,7 @@ use crate::train::Trained;
 use crate::train::report::{ReportInput, ReportResult, Sample, read_events, render};
 
 /// Where `tombola serve` listens by default.
-const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8000);
+const DEFAULT_URL: &str = "http://127.0.0.1:8000";
 /// Number of answers in the report.
 const SAMPLES: usize = 8;
 
@@ -80,7 +79,7 @@ fn usage(args: &TrainArgs, chat: bool) -> String {
     let folder = args.out.display();
     format!(
         "a running `tombola serve` on {folder} serves it within seconds; try it:\n  {}\n",
-        example(DEFAULT_ADDRESS, &args.name, chat, false)
+        example(DEFAULT_URL, &args.name, chat, false)
     )
 }
 

@@ -101,16 +101,14 @@ impl<IO> ClientIo<IO> {
         Ok(good)
     }
 
-    /// Ends the reading after malformed input, once what came before it is answered; hyper reads
-    /// again after each response.
+    /// Ends the reading after malformed input, once all that came before it is answered; the flush
+    /// of each response wakes the task for that.
     fn end(&self) -> Poll<io::Result<()>> {
-        match self.admitted.connection().state().exchange {
-            Exchange::Received | Exchange::Answered => Poll::Pending,
-            Exchange::None | Exchange::Ended => {
-                let kind = io::ErrorKind::InvalidData;
-                Poll::Ready(Err(io::Error::new(kind, "the request is refused")))
-            }
+        if self.admitted.connection().state().exchange != Exchange::None {
+            return Poll::Pending;
         }
+        let kind = io::ErrorKind::InvalidData;
+        Poll::Ready(Err(io::Error::new(kind, "the request is refused")))
     }
 
     /// Waits for the client, but not longer than it may take.
@@ -226,6 +224,9 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for ClientIo<IO> {
             state.exchange = Exchange::None;
             state.since = Instant::now();
             state.reused = true;
+            if this.malformed {
+                cx.waker().wake_by_ref();
+            }
         }
         Poll::Ready(Ok(()))
     }

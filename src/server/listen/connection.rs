@@ -1,6 +1,7 @@
 //! One connection, from its acceptance to its end.
 
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,13 +18,18 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::client_io::ClientIo;
 use super::connections::{Admitted, Connection, Exchange, Phase};
 use super::gate::Routes;
+use super::head::bad;
 use super::refuse::refuse;
+use super::tls::Tls;
 use super::write_timeout::WriteTimeout;
 use super::{ListenOptions, Stage};
+use crate::metrics::ClientTimeout;
 use crate::server::body;
 use crate::server::error::ApiError;
 use crate::server::ops;
@@ -36,6 +42,7 @@ pub struct Endpoint {
     pub routes: Routes,
     pub options: Arc<ListenOptions>,
     pub stage: watch::Receiver<Stage>,
+    pub tls: Option<Arc<Tls>>,
 }
 
 impl Endpoint {
@@ -48,7 +55,24 @@ impl Endpoint {
         let admitted = Arc::new(admitted);
         let timeout = self.options.write_timeout;
         let io = WriteTimeout::new(socket, timeout, Arc::clone(&admitted));
-        self.exchange(io, peer, admitted).await;
+        let Some(tls) = &self.tls else {
+            return self.exchange(io, peer, admitted).await;
+        };
+        let mut stage = self.stage.clone();
+        let connection = admitted.connection();
+        let handshake = tokio::select! {
+            handshake = tokio::time::timeout(self.options.head_timeout, handshake(tls, io)) => {
+                handshake
+            }
+            () = connection.evict.notified() => return,
+            () = reached(&mut stage, Stage::Draining) => return,
+        };
+        match handshake {
+            Ok(Ok(Some(io))) => self.exchange(io, peer, admitted).await,
+            Ok(Ok(None)) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+            Err(_) => admitted.timed_out(ClientTimeout::Handshake),
+        }
     }
 
     /// Serves requests until the client or the server ends the connection.
@@ -126,12 +150,26 @@ impl Endpoint {
     }
 }
 
-/// Waits until the server has reached a stage.
-pub async fn reached(stage: &mut watch::Receiver<Stage>, wanted: Stage) {
-    if stage.wait_for(|stage| *stage >= wanted).await.is_err() {
-        // The server is gone without a drain, as in tests.
-        std::future::pending().await
+/// Accepts a TLS session. `None` if the client speaks plain HTTP, which is answered.
+async fn handshake(
+    tls: &Tls,
+    io: WriteTimeout<TcpStream>,
+) -> io::Result<Option<TlsStream<WriteTimeout<TcpStream>>>> {
+    /// First byte of each TLS handshake.
+    const HANDSHAKE: u8 = 22;
+    let mut first = [0];
+    if io.get_ref().peek(&mut first).await? > 0 && first[0] != HANDSHAKE {
+        let problem = "the client speaks plain HTTP to a TLS port; use https";
+        refuse(io, bad(problem)).await;
+        return Ok(None);
     }
+    TlsAcceptor::from(tls.config()).accept(io).await.map(Some)
+}
+
+/// Waits until the server has reached a stage, or is gone.
+pub async fn reached(stage: &mut watch::Receiver<Stage>, wanted: Stage) {
+    // An error means that the server is gone.
+    let _ = stage.wait_for(|stage| *stage >= wanted).await;
 }
 
 /// Body of a response, whose end it notes.

@@ -13,6 +13,7 @@ mod framing;
 mod gate;
 mod head;
 mod refuse;
+mod tls;
 mod write_timeout;
 
 use std::future::Future;
@@ -30,6 +31,7 @@ use connections::Connections;
 pub use descriptors::connection_limit;
 use gate::Routes;
 pub use gate::StartupGate;
+pub use tls::{Tls, TlsError};
 
 /// Time for cut-off responses to send their last event.
 const LAST_EVENT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -42,6 +44,8 @@ pub struct Listener {
     pub routes: fn(Arc<AppState>) -> Router,
     /// Most connections at once. A few more serve probes only.
     pub max_connections: usize,
+    /// Certificate and key if the listener speaks TLS.
+    pub tls: Option<Arc<Tls>>,
 }
 
 /// How long clients may take, and the drain.
@@ -114,7 +118,11 @@ pub async fn serve(
             routes: Routes::new(gate.clone(), listener.routes),
             options: Arc::clone(&options),
             stage: stage.subscribe(),
+            tls: listener.tls.clone(),
         };
+        if let Some(tls) = listener.tls {
+            tokio::spawn(tls.follow());
+        }
         let accepting = accept::run(listener.socket, Arc::clone(&table), endpoint);
         tokio::spawn(accepting);
         tables.push(table);
@@ -124,25 +132,25 @@ pub async fn serve(
         state.draining.store(true, Ordering::Release);
     }
     stage.send_replace(Stage::Draining);
-    let all_ended = async {
-        for table in &tables {
-            table.all_ended().await;
-        }
-    };
-    if tokio::time::timeout(options.drain, all_ended).await.is_ok() {
+    if tokio::time::timeout(options.drain, all_ended(&tables))
+        .await
+        .is_ok()
+    {
         return Drained::Complete;
     }
     // Stopping the engine ends the remaining streams with an error event, which needs a moment.
     if let Some(state) = gate.state() {
         state.engine.shutdown();
     }
-    let last_events = async {
-        for table in &tables {
-            table.all_ended().await;
-        }
-    };
     // Those that remain are cut.
-    let _ = tokio::time::timeout(LAST_EVENT_TIMEOUT, last_events).await;
+    let _ = tokio::time::timeout(LAST_EVENT_TIMEOUT, all_ended(&tables)).await;
     stage.send_replace(Stage::Cut);
     Drained::TimedOut
+}
+
+/// Waits until no listener has a connection.
+async fn all_ended(tables: &[Arc<Connections>]) {
+    for table in tables {
+        table.all_ended().await;
+    }
 }

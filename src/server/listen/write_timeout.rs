@@ -35,6 +35,11 @@ impl<IO> WriteTimeout<IO> {
         }
     }
 
+    /// The stream below.
+    pub fn get_ref(&self) -> &IO {
+        &self.io
+    }
+
     fn watch<T>(
         &mut self,
         cx: &mut Context<'_>,

@@ -14,7 +14,6 @@ use crate::access::Tenant;
 use crate::engine::FinishReason;
 use crate::registry::{Lease, RegistryError};
 use crate::server::blocking::blocking;
-use crate::server::body;
 use crate::server::caller::Caller;
 use crate::server::error::ApiError;
 use crate::server::fields::{Fields, brief};
@@ -72,13 +71,14 @@ pub async fn respond<E: Endpoint>(
         .quota
         .enter(&caller)
         .inspect_err(|error| state.refusals.record_tenant(&state.metrics, error))?;
-    let body = body::read(request.into_body(), state.options.max_body_bytes).await?;
+    let limit = state.options.max_body_bytes;
+    let body = state.bodies.receive(request, limit).await?;
     let (request, model) = {
         let turn = state.preparation.turn(body.len()).await?;
         let state = state.clone();
         let prepare = move || {
             let _turn = turn;
-            prepare::<E>(&state, &body, (caller, permit), arrived)
+            prepare::<E>(&state, &body.into_bytes()?, (caller, permit), arrived)
         };
         blocking(prepare).await?
     };

@@ -3,88 +3,13 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
-use tombola::server::{Drained, ListenOptions, Listener, StartupGate, router, serve};
+use tombola::server::{Drained, StartupGate, serve};
 
 use crate::support::echo::{ENDLESS, SILENT, Server};
-
-struct Live {
-    server: Server,
-    address: SocketAddr,
-    stop: oneshot::Sender<()>,
-    serving: JoinHandle<Drained>,
-}
-
-/// Listener of all routes.
-fn listener(socket: TcpListener) -> Listener {
-    Listener {
-        socket,
-        routes: router,
-        max_connections: 64,
-    }
-}
-
-/// Options with timeouts of a test.
-fn options(drain: Duration) -> ListenOptions {
-    ListenOptions {
-        body_timeout: Duration::from_secs(1),
-        drain,
-        ..ListenOptions::default()
-    }
-}
-
-impl Live {
-    async fn start(drain: Duration) -> Self {
-        let server = Server::new();
-        let socket = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        let address = socket.local_addr().unwrap();
-        let (stop, stopped) = oneshot::channel::<()>();
-        let stopped = async { stopped.await.unwrap() };
-        let (gate, options) = (server.state.clone(), options(drain));
-        let serving = tokio::spawn(serve(vec![listener(socket)], gate, options, stopped));
-        Self {
-            server,
-            address,
-            stop,
-            serving,
-        }
-    }
-
-    async fn post(&self, body: &Value) -> TcpStream {
-        let mut connection = TcpStream::connect(self.address).await.unwrap();
-        let body = body.to_string();
-        let request = format!(
-            "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n\
-             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        connection.write_all(request.as_bytes()).await.unwrap();
-        connection
-    }
-
-    async fn wait_for_requests(&self, requests: usize) {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while self.server.seen.requests.lock().unwrap().len() < requests {
-            assert!(Instant::now() < deadline, "the engine received no request");
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    }
-}
-
-async fn read_until(connection: &mut TcpStream, end: &str) -> String {
-    let mut read = Vec::new();
-    while !String::from_utf8_lossy(&read).contains(end) {
-        let n = connection.read_buf(&mut read).await.unwrap();
-        assert_ne!(n, 0, "the connection ended before {end:?}");
-    }
-    String::from_utf8_lossy(&read).into_owned()
-}
-
-const LONG: Duration = Duration::from_secs(30);
+use crate::support::live::{LONG, Live, listener, options, read_until};
 
 #[tokio::test]
 async fn a_client_that_leaves_a_stream_cancels_it() {

@@ -7,6 +7,7 @@ pub mod echo;
 pub mod engine;
 pub mod environment;
 pub mod keys;
+pub mod live;
 pub mod player;
 pub mod printable_base;
 pub mod server;
