@@ -8,6 +8,7 @@ pub(super) struct LimitedText {
 }
 
 impl LimitedText {
+    /// An empty text.
     pub fn new(max: usize) -> Self {
         Self {
             bytes: Vec::new(),

@@ -22,7 +22,9 @@ const ALIGNMENT: &str = "general.alignment";
 
 /// Types of metadata values, as numbered by the format.
 mod kind {
+    /// A length and that many bytes.
     pub const STRING: u32 = 8;
+    /// A type, a length and that many values.
     pub const ARRAY: u32 = 9;
 }
 

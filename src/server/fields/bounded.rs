@@ -21,11 +21,13 @@ pub(super) struct Bound {
 }
 
 impl Bound {
+    /// A bound that no field has exceeded yet.
     pub fn new(max: usize) -> Self {
         let exceeded = Cell::new(false);
         Self { max, exceeded }
     }
 
+    /// Whether a field had more entries.
     pub fn is_exceeded(&self) -> bool {
         self.exceeded.get()
     }
