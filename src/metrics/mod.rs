@@ -6,12 +6,14 @@ mod connections;
 mod engine;
 mod registrar;
 mod server;
+mod tickets;
 
 use prometheus::{Registry, TextEncoder};
 
 pub use connections::{ClientTimeout, ConnectionMetrics};
 pub use engine::{EngineMetrics, StepMode};
 pub use server::{FinishedReason, Refusal, ServerMetrics};
+pub use tickets::TicketMetrics;
 
 use registrar::Registrar;
 
@@ -28,6 +30,8 @@ pub struct Metrics {
     pub server: ServerMetrics,
     /// Series of the connections.
     pub connections: ConnectionMetrics,
+    /// Series of the tickets' memory.
+    pub tickets: TicketMetrics,
 }
 
 impl Metrics {
@@ -41,6 +45,7 @@ impl Metrics {
         let engine = EngineMetrics::new(&registrar)?;
         let server = ServerMetrics::new(&registrar, max_model_len)?;
         let connections = ConnectionMetrics::new(&registrar)?;
+        let tickets = TicketMetrics::new(&registrar)?;
         #[cfg(target_os = "linux")]
         {
             use prometheus::process_collector::ProcessCollector;
@@ -51,6 +56,7 @@ impl Metrics {
             engine,
             server,
             connections,
+            tickets,
         })
     }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::device::has_own_memory;
 use super::error::ModelError;
+use super::loaded_ticket::LoadedTicket;
 use super::weights::{Projection, layers};
 use crate::kernels::ticket::overlay::{DeviceLayout, WeightDeltas};
 use crate::ticket::{BaseManifest, BoundTicket, Ticket};
@@ -32,13 +33,19 @@ impl TicketLayout {
         manifest: &BaseManifest,
         device: &Device,
     ) -> Result<Self, ModelError> {
-        if ticket.bound_to() != manifest.fingerprint {
-            return Err(ModelError::ForeignTicket {
-                ticket: ticket.bound_to(),
-                base: manifest.fingerprint,
-            });
-        }
+        check_base(ticket, manifest)?;
         let layouts = DeviceLayout::new(&fused(ticket, manifest), device)?;
+        Ok(Self { layouts })
+    }
+
+    /// As [`Self::new`], but on the calling thread alone: the engine's steps keep all other cores.
+    fn on_this_thread(
+        ticket: &BoundTicket,
+        manifest: &BaseManifest,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
+        check_base(ticket, manifest)?;
+        let layouts = DeviceLayout::on_this_thread(&fused(ticket, manifest), device)?;
         Ok(Self { layouts })
     }
 
@@ -56,6 +63,16 @@ impl TicketLayout {
     pub fn bytes(&self) -> usize {
         self.layouts.bytes()
     }
+}
+
+fn check_base(ticket: &BoundTicket, manifest: &BaseManifest) -> Result<(), ModelError> {
+    if ticket.bound_to() != manifest.fingerprint {
+        return Err(ModelError::ForeignTicket {
+            ticket: ticket.bound_to(),
+            base: manifest.fingerprint,
+        });
+    }
+    Ok(())
 }
 
 impl fmt::Debug for TicketLayout {
@@ -96,7 +113,7 @@ impl TicketMemory {
     }
 
     /// Counts tickets together with their layouts on `device`.
-    pub(super) fn with_layouts_on(device: Device) -> Self {
+    pub(crate) fn with_layouts_on(device: Device) -> Self {
         let layouts_on = Some(device);
         Self { layouts_on }
     }
@@ -117,6 +134,23 @@ impl TicketMemory {
         TicketBytes {
             host: host + layout,
             device: 0,
+        }
+    }
+
+    /// Builds the layout of a ticket that was just loaded, if it gets one, on the calling thread: a
+    /// step that overlays the ticket then finds it. On a GPU the layout is left to the engine's
+    /// thread, whose stream it is copied on.
+    ///
+    /// # Errors
+    /// The ticket is bound to another base, or there is no room for its layout.
+    pub fn prepare(&self, ticket: &LoadedTicket, base: &BaseManifest) -> Result<(), ModelError> {
+        match &self.layouts_on {
+            Some(device) if !has_own_memory(device) => {
+                let build =
+                    |ticket: &BoundTicket| TicketLayout::on_this_thread(ticket, base, device);
+                ticket.layout_or_build(build).map(drop)
+            }
+            _ => Ok(()),
         }
     }
 

@@ -1,4 +1,5 @@
-//! A ticket in memory, with its device layout, which is built on first use.
+//! A ticket in memory, with its device layout, which is built when the ticket is
+//! loaded, or on first use.
 
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
@@ -6,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use super::layout::TicketLayout;
 use crate::ticket::BoundTicket;
 
-/// A bound ticket and its layout, built on first use. All holders share the layout, and it is
+/// A bound ticket and its layout, built once. All holders share the layout, and it is
 /// freed together with the ticket.
 #[derive(Debug)]
 pub struct LoadedTicket {
@@ -21,6 +22,11 @@ impl LoadedTicket {
             ticket,
             layout: OnceLock::new(),
         }
+    }
+
+    /// The ticket without its layout.
+    pub fn into_ticket(self) -> BoundTicket {
+        self.ticket
     }
 
     /// The layout, if it is built already.

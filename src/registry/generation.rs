@@ -2,13 +2,13 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use super::error::RegistryError;
 use super::facts::Facts;
-use super::memory::CachedTicket;
+use super::memory::Held;
 use super::ticket_folder;
 use crate::access::Tenant;
 use crate::model::{LoadedTicket, TicketBytes};
@@ -71,8 +71,6 @@ pub struct Generation {
     facts: Facts,
     created: SystemTime,
     pub(super) path: PathBuf,
-    /// Locked while the file is read, so that concurrent leases read it once.
-    pub(super) loading: Mutex<()>,
 }
 
 impl Generation {
@@ -85,7 +83,6 @@ impl Generation {
             facts,
             created,
             path,
-            loading: Mutex::new(()),
         }
     }
 
@@ -152,11 +149,15 @@ impl Generation {
 /// even if it is replaced or deleted meanwhile.
 #[derive(Clone)]
 pub struct Lease {
-    pub(super) generation: Arc<Generation>,
-    pub(super) cached: Arc<CachedTicket>,
+    generation: Arc<Generation>,
+    held: Held,
 }
 
 impl Lease {
+    pub(super) fn new(generation: Arc<Generation>, held: Held) -> Self {
+        Self { generation, held }
+    }
+
     /// Leases a ticket that is in no registry, to run the engine on a file. No budget counts it,
     /// and it is freed with the last clone. `alias` names it in messages.
     pub fn of_file(alias: &str, path: PathBuf, ticket: BoundTicket) -> Self {
@@ -168,7 +169,7 @@ impl Lease {
         let (name, facts) = (Name::public(alias), Facts::new(&ticket, memory));
         Self {
             generation: Arc::new(Generation::new(name, path, facts, created)),
-            cached: Arc::new(CachedTicket::unbudgeted(ticket)),
+            held: Held::unbudgeted(ticket),
         }
     }
 
@@ -182,6 +183,11 @@ impl Lease {
         &self.generation.alias
     }
 
+    /// SHA-256 of the leased generation's file.
+    pub fn digest(&self) -> Digest {
+        self.generation.digest()
+    }
+
     /// Owner and alias of the leased generation.
     pub fn name(&self) -> Name<'_> {
         self.generation.name()
@@ -189,7 +195,7 @@ impl Lease {
 
     /// The ticket in memory, with its layout once that is built.
     pub fn ticket(&self) -> &Arc<LoadedTicket> {
-        &self.cached.ticket
+        self.held.ticket()
     }
 }
 

@@ -12,8 +12,10 @@ mod files;
 #[cfg(test)]
 mod folder_tests;
 mod generation;
+mod load;
 mod memory;
 mod names;
+mod pins;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -24,7 +26,7 @@ use std::cmp::Ordering;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 use tempfile::NamedTempFile;
@@ -34,14 +36,16 @@ pub use error::{RegistryError, Tier};
 pub use facts::Facts;
 pub use files::RefusedFile;
 pub use generation::{Generation, GenerationId, Lease, Name};
+pub use memory::{MemoryUsage, Residency};
 pub use ticket_folder::{FileFault, FolderTrouble};
 pub use watch::FolderWatch;
 
 use crate::access::Tenant;
-use crate::model::TicketMemory;
+use crate::model::{TicketBytes, TicketMemory};
 use crate::ticket::{BaseManifest, BoundTicket, Metadata, Ticket, validate_name};
 use files::Files;
-use memory::{CachedTicket, Memory};
+use load::{Gates, Reader};
+use memory::Memory;
 use names::Names;
 use ticket_folder::{Folder, index_path};
 
@@ -50,12 +54,33 @@ use ticket_folder::{Folder, index_path};
 pub struct RegistryOptions {
     /// Size in bytes above which a ticket file is refused.
     pub max_ticket_bytes: u64,
-    /// Bytes of memory for all tickets, leased and cached.
+    /// Bytes of the host's memory for all tickets, leased and cached.
     pub memory_budget: usize,
+    /// The same of the device's own memory; no limit on the CPU, where there is none.
+    pub device_budget: usize,
     /// Memory that a loaded ticket takes of this budget.
     pub ticket_memory: TicketMemory,
     /// Accept tickets made for another base if all names and shapes fit this one.
     pub allow_foreign_base: bool,
+    /// Requests that wait for a ticket to be loaded; further ones are refused.
+    pub max_waiting: usize,
+    /// How long a request waits for memory.
+    pub memory_wait: Duration,
+}
+
+impl Default for RegistryOptions {
+    /// The defaults of `tombola serve`, for tickets without layouts.
+    fn default() -> Self {
+        Self {
+            max_ticket_bytes: 1 << 30,
+            memory_budget: 2 << 30,
+            device_budget: usize::MAX,
+            ticket_memory: TicketMemory::without_layouts(),
+            allow_foreign_base: false,
+            max_waiting: 256,
+            memory_wait: Duration::from_secs(300),
+        }
+    }
 }
 
 /// An opened registry, and the files of its folder that it refused.
@@ -78,6 +103,9 @@ pub struct Registry {
     index: PathBuf,
     names: RwLock<Names>,
     memory: Memory,
+    gates: Gates,
+    /// Reads the files of leased tickets.
+    reader: Reader,
     /// Locked while the folder is changed.
     writing: Mutex<()>,
 }
@@ -101,7 +129,12 @@ impl Registry {
         let registry = Self {
             index: index_path(dir, cache.filter(|_| folder.is_read_only())),
             base,
-            memory: Memory::new(options.memory_budget),
+            memory: Memory::new(TicketBytes {
+                host: options.memory_budget,
+                device: options.device_budget,
+            }),
+            gates: Gates::default(),
+            reader: Ticket::read,
             options,
             folder,
             files: Mutex::default(),
@@ -141,7 +174,7 @@ impl Registry {
             .filter(|public| hidden(public).is_none());
         let own = names.of_owner(Some(tenant));
         let mut all: Vec<_> = own.chain(public).cloned().collect();
-        all.sort_by(|a, b| by_alias(a.alias(), b.alias()));
+        all.sort_by(|a, b| compare_aliases(a.alias(), b.alias()));
         all
     }
 
@@ -157,34 +190,7 @@ impl Registry {
 
     /// Number of tickets in memory.
     pub fn resident(&self) -> usize {
-        self.memory.tickets()
-    }
-
-    /// Leases the ticket that a caller of this tenant means by `reference`, as [`Registry::get`];
-    /// reads its file unless it is in memory. Blocks on the disk.
-    ///
-    /// # Errors
-    /// There is no such ticket, the leased tickets leave too little memory, or another program has
-    /// changed the file since it was published.
-    pub fn lease(&self, tenant: Option<&Tenant>, reference: &str) -> Result<Lease, RegistryError> {
-        let mut generation = self.known(tenant, reference)?;
-        loop {
-            let error = match self.load(&generation) {
-                Ok(cached) => return Ok(Lease { generation, cached }),
-                Err(error @ RegistryError::Changed { .. }) => error,
-                Err(error) => return Err(error),
-            };
-            // The ticket may have been replaced between the look-up and the read: wait until the
-            // writer is done, and look again.
-            let current = {
-                let _writing = lock(&self.writing);
-                self.known(tenant, reference)?
-            };
-            if current.id() == generation.id() {
-                return Err(error);
-            }
-            generation = current;
-        }
+        self.usage().resident
     }
 
     /// Creates a file in the ticket folder to write an upload into, for [`Registry::publish`].
@@ -232,6 +238,7 @@ impl Registry {
 
         let _writing = lock(&self.writing);
         check()?;
+        self.check_room_beside_pins(name, &facts)?;
         match self.folder.place(staged, &path, condition.replace) {
             Ok(()) => {}
             // A file that was refused at the start, or was added since.
@@ -251,6 +258,7 @@ impl Registry {
     /// Points the generation's alias at it.
     fn point_at(&self, generation: Arc<Generation>) {
         let replaced = self.names_mut().insert(generation);
+        self.refresh_pins();
         if let Some(replaced) = replaced {
             self.forget(&replaced);
         }
@@ -272,6 +280,7 @@ impl Registry {
         self.folder.remove(&generation.path)?;
         self.note_removed(&generation.path);
         self.names_mut().remove(name.owner, name.alias);
+        self.refresh_pins();
         self.forget(&generation);
         Ok(generation)
     }
@@ -319,12 +328,6 @@ impl Registry {
         }
     }
 
-    /// Upper bound of the bytes that the ticket takes in memory.
-    fn memory_of(&self, ticket: &BoundTicket) -> usize {
-        let bytes = self.options.ticket_memory.bytes_of(ticket, &self.base);
-        bytes.total()
-    }
-
     fn check_name(&self, alias: &str) -> Result<(), RegistryError> {
         if alias.eq_ignore_ascii_case(&self.base.name) {
             return Err(RegistryError::Reserved(alias.to_owned()));
@@ -340,53 +343,26 @@ impl Registry {
         let ticket = Ticket::read(path, self.options.max_ticket_bytes)
             .and_then(|ticket| ticket.bind(&self.base, self.options.allow_foreign_base))
             .map_err(RegistryError::Invalid)?;
-        self.check_memory(self.memory_of(&ticket))?;
+        self.check_memory(self.facts(&ticket).memory)?;
         Ok(ticket)
     }
 
     /// Checks that the budget can hold a ticket of that size.
-    fn check_memory(&self, needed: usize) -> Result<(), RegistryError> {
-        let available = self.memory.budget();
-        if needed > available {
-            let tier = Tier::Host;
-            return Err(RegistryError::TooLargeForMemory {
-                tier,
-                needed,
-                available,
-            });
+    fn check_memory(&self, needed: TicketBytes) -> Result<(), RegistryError> {
+        let budget = self.memory.budget();
+        for (tier, needed, available) in [
+            (Tier::Host, needed.host, budget.host),
+            (Tier::Device, needed.device, budget.device),
+        ] {
+            if needed > available {
+                return Err(RegistryError::TooLargeForMemory {
+                    tier,
+                    needed,
+                    available,
+                });
+            }
         }
         Ok(())
-    }
-
-    /// Loads the generation's ticket: from memory, or else from its file.
-    fn load(&self, generation: &Generation) -> Result<Arc<CachedTicket>, RegistryError> {
-        let content = generation.digest();
-        if let Some(cached) = self.memory.get(content) {
-            return Ok(cached);
-        }
-        let _loading = lock(&generation.loading);
-        if let Some(cached) = self.memory.get(content) {
-            return Ok(cached);
-        }
-        let needed = generation.resident_bytes();
-        let full = || RegistryError::MemoryFull {
-            alias: generation.alias().to_owned(),
-            needed,
-        };
-        let room = self.memory.reserve(needed).ok_or_else(full)?;
-        let changed = |reason| generation.changed(reason);
-        let ticket = self
-            .read(&generation.path)
-            .map_err(|error| changed(error.to_string()))?;
-        let found = ticket.digest();
-        if found != content {
-            let reason = format!("its digest is {found}, expected {content}");
-            return Err(changed(reason));
-        }
-        let cached = self.memory.keep(ticket, room);
-        // If it was replaced or deleted while it was read, no alias refers to it any more.
-        self.forget(generation);
-        Ok(cached)
     }
 
     /// Drops a generation's content from the cache, unless an alias still names it.
@@ -407,7 +383,7 @@ impl Registry {
 }
 
 /// Order of aliases in lists: by letters, ignoring case.
-fn by_alias(a: &str, b: &str) -> Ordering {
+pub fn compare_aliases(a: &str, b: &str) -> Ordering {
     a.to_ascii_lowercase().cmp(&b.to_ascii_lowercase())
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::generation::Generation;
+use super::generation::{Generation, Name};
 use crate::access::Tenant;
 use crate::ticket::Digest;
 
@@ -19,6 +19,7 @@ type Key = (Option<Tenant>, String);
 pub(super) struct Names {
     by_alias: BTreeMap<Key, Arc<Generation>>,
     by_content: HashMap<Digest, BTreeSet<Key>>,
+    pinned: BTreeSet<Key>,
 }
 
 /// How a request names a ticket.
@@ -33,19 +34,24 @@ impl Names {
     /// Points the generation's alias at it; returns the generation that the alias pointed at.
     pub fn insert(&mut self, generation: Arc<Generation>) -> Option<Arc<Generation>> {
         let key = key(generation.owner(), generation.alias());
-        let replaced = self.remove(generation.owner(), generation.alias());
+        let replaced = self.take(&key);
         let of_content = self.by_content.entry(generation.digest()).or_default();
         of_content.insert(key.clone());
         self.by_alias.insert(key, generation);
         replaced
     }
 
-    /// Removes an owner's alias; returns the generation that it pointed at.
+    /// Removes an owner's alias and its pin; returns the generation that it pointed at.
     pub fn remove(&mut self, owner: Option<&Tenant>, alias: &str) -> Option<Arc<Generation>> {
         let key = key(owner, alias);
-        let removed = self.by_alias.remove(&key)?;
+        self.pinned.remove(&key);
+        self.take(&key)
+    }
+
+    fn take(&mut self, key: &Key) -> Option<Arc<Generation>> {
+        let removed = self.by_alias.remove(key)?;
         if let Some(of_content) = self.by_content.get_mut(&removed.digest()) {
-            of_content.remove(&key);
+            of_content.remove(key);
             if of_content.is_empty() {
                 self.by_content.remove(&removed.digest());
             }
@@ -102,6 +108,31 @@ impl Names {
     /// All generations.
     pub fn all(&self) -> impl Iterator<Item = &Arc<Generation>> {
         self.by_alias.values()
+    }
+
+    /// Pins an alias, whatever it points at.
+    pub fn pin(&mut self, name: Name<'_>) {
+        self.pinned.insert(key(name.owner, name.alias));
+    }
+
+    /// Unpins an alias.
+    pub fn unpin(&mut self, name: Name<'_>) {
+        self.pinned.remove(&key(name.owner, name.alias));
+    }
+
+    /// Whether the alias is pinned.
+    pub fn is_pinned(&self, name: Name<'_>) -> bool {
+        self.pinned.contains(&key(name.owner, name.alias))
+    }
+
+    /// The pinned generations.
+    pub fn pinned(&self) -> impl Iterator<Item = &Arc<Generation>> {
+        self.pinned.iter().filter_map(|key| self.by_alias.get(key))
+    }
+
+    /// Whether two names are one: they differ in case at most.
+    pub fn same(&self, a: Name<'_>, b: Name<'_>) -> bool {
+        key(a.owner, a.alias) == key(b.owner, b.alias)
     }
 
     /// Number of aliases.

@@ -185,6 +185,7 @@ impl Registry {
             let ticket = found.name();
             tracing::info!(%ticket, "withdrew a ticket: its file is gone or invalid");
             self.names_mut().remove(found.owner(), found.alias());
+            self.refresh_pins();
             self.forget(&found);
             lock(&self.files).name_is_free(path);
             scanned.withdrawn.push(found);
@@ -198,6 +199,7 @@ impl Registry {
         if let Some(found) = &found {
             Condition::upsert().check_publish(name.alias, Some(found))?;
         }
+        self.check_room_beside_pins(name, &facts)?;
         lock(&self.files).served(&file.path, file.stamp);
         if found.as_ref().is_some_and(|found| *found.facts() == facts) {
             return Ok(());
@@ -221,7 +223,7 @@ impl Registry {
         if facts.file_bytes > limit {
             return Err(RegistryError::Invalid(TicketError::FileTooLarge { limit }));
         }
-        self.check_memory(facts.memory.total())?;
+        self.check_memory(facts.memory)?;
         Ok(facts.clone())
     }
 

@@ -73,9 +73,15 @@ pub async fn metrics(
 ) -> Result<Response, ApiError> {
     let series = &state.metrics.server;
     series.tickets.set(state.registry.len() as i64);
-    series
-        .tickets_resident
-        .set(state.registry.resident() as i64);
+    let usage = state.registry.usage();
+    series.tickets_resident.set(usage.resident as i64);
+    let tickets = &state.metrics.tickets;
+    tickets.host_bytes.set(usage.used.host as i64);
+    tickets.host_budget.set(usage.budget.host as i64);
+    tickets.device_bytes.set(usage.used.device as i64);
+    tickets.leased.set(usage.leased as i64);
+    tickets.pinned.set(usage.pinned as i64);
+    tickets.waiting.set(usage.waiting as i64);
     series
         .unread_output_bytes
         .set(state.engine.unread_bytes() as i64);

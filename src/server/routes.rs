@@ -10,7 +10,7 @@ use axum::handler::Handler;
 use axum::http::Method;
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{MethodRouter, delete, get, post};
+use axum::routing::{MethodRouter, delete, get, post, put};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::trace::{DefaultMakeSpan, DefaultOnResponse, TraceLayer};
 use tracing::Level;
@@ -24,7 +24,7 @@ use crate::access::Scope;
 /// Every route of the server.
 fn table() -> Vec<Route> {
     use Access::{AnyKey, Open};
-    use Scope::{Infer, Metrics, TicketsRead, TicketsWrite};
+    use Scope::{Admin, Infer, Metrics, TicketsRead, TicketsWrite};
     vec![
         Route::post("/v1/completions", Infer, openai::completions::create).on(Port::Public),
         Route::post("/v1/chat/completions", Infer, openai::chat::create).on(Port::Public),
@@ -37,6 +37,8 @@ fn table() -> Vec<Route> {
         Route::get("/v1/tickets/{name}", TicketsRead, tickets::get),
         Route::form("/v1/tickets", TicketsWrite, tickets::create).action("upload"),
         Route::delete("/v1/tickets/{name}", TicketsWrite, tickets::delete).action("delete"),
+        Route::put("/v1/tickets/{name}/pin", Admin, tickets::pin).action("pin"),
+        Route::delete("/v1/tickets/{name}/pin", Admin, tickets::unpin).action("unpin"),
         // `?verify=true` requires more; the handler sees to it.
         Route::get("/v1/base", AnyKey, ops::base),
         Route::get("/health", Open, ops::health).untraced(),
@@ -108,6 +110,15 @@ impl Route {
         handler: impl Handler<T, Arc<AppState>>,
     ) -> Self {
         Self::new(Method::GET, path, access, BodyKind::Any, get(handler))
+    }
+
+    /// A route whose body does not count.
+    fn put<T: 'static>(
+        path: &'static str,
+        access: impl Into<Access>,
+        handler: impl Handler<T, Arc<AppState>>,
+    ) -> Self {
+        Self::new(Method::PUT, path, access, BodyKind::Any, put(handler))
     }
 
     fn delete<T: 'static>(

@@ -69,6 +69,25 @@ pub struct ServeArgs {
         help_heading = TICKETS,
     )]
     pub ticket_memory_mib: Mebibytes,
+    /// Seconds that a request waits for ticket memory while all tickets in it are in use.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        env = "TOMBOLA_TICKET_WAIT_SECONDS",
+        default_value_t = 300,
+        help_heading = TICKETS,
+    )]
+    pub ticket_wait_seconds: u64,
+    /// Public tickets that stay in memory, loaded at the start.
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "TOMBOLA_PIN",
+        num_args = 1..,
+        value_delimiter = ',',
+        help_heading = TICKETS,
+    )]
+    pub pin: Vec<String>,
     /// Largest accepted ticket file, in MiB.
     #[arg(
         long,

@@ -19,7 +19,7 @@ use super::signals::Signals;
 use crate::engine::{self, EngineConfig, TicketMode};
 use crate::metrics::Metrics;
 use crate::model::{Base, LoadOptions};
-use crate::registry::{FolderWatch, Generation, Registry, RegistryError, RegistryOptions};
+use crate::registry::{FolderWatch, Generation, Name, Registry, RegistryError, RegistryOptions};
 use crate::server::{
     self, AccessOptions, AppState, Drained, ServedBase, ServerOptions, StartupGate,
 };
@@ -123,9 +123,12 @@ fn start(
     let max_ticket_bytes = args.max_ticket_mib.bytes() as u64;
     let registry_options = RegistryOptions {
         max_ticket_bytes,
-        memory_budget: ticket_memory(args, &base),
+        memory_budget: args.ticket_memory_mib.bytes(),
+        device_budget: device_ticket_memory(args, &base),
         ticket_memory: base.ticket_memory(mode != TicketMode::Apply),
         allow_foreign_base: args.allow_foreign_base,
+        max_waiting: args.max_queue,
+        memory_wait: Duration::from_secs(args.ticket_wait_seconds),
     };
     let cache = args.base.cache.dir();
     let folder = Registry::open(
@@ -159,6 +162,7 @@ fn start(
         upload_spool_bytes: args.upload_spool_mib.bytes() as u64,
         ..ServerOptions::default()
     };
+    pin(args, &folder.registry)?;
     let registry = Arc::new(folder.registry);
     let state = AppState::new(engine, registry, opened.text, served, metrics, options);
     Ok((state.with_access(access), thread))
@@ -177,9 +181,22 @@ fn log_refused(refused: &[(PathBuf, RegistryError)]) {
     }
 }
 
-/// Bytes of memory for tickets: the requested budget, or the free memory of the device if that is
-/// less.
-fn ticket_memory(args: &ServeArgs, base: &Base) -> usize {
+/// Pins the tickets that the arguments name, and loads them.
+fn pin(args: &ServeArgs, registry: &Registry) -> anyhow::Result<()> {
+    for alias in &args.pin {
+        let pinned = registry.pin(Name::public(alias));
+        let pinned = pinned.map_err(anyhow::Error::from).and_then(|_| {
+            registry.lease(None, alias)?;
+            Ok(())
+        });
+        pinned.with_context(|| format!("--pin {alias}"))?;
+    }
+    Ok(())
+}
+
+/// Bytes of the device's own memory for tickets: the requested budget, or the free memory if that
+/// is less.
+fn device_ticket_memory(args: &ServeArgs, base: &Base) -> usize {
     let requested = args.ticket_memory_mib.bytes();
     let room = base.room_for_tickets(requested, args.kv_cache_mib.bytes());
     if room < requested {

@@ -75,12 +75,15 @@ pub async fn respond<E: Endpoint>(
     let body = state.bodies.receive(request, limit).await?;
     let (request, model) = {
         let turn = state.preparation.turn(body.len()).await?;
-        let state = state.clone();
+        let prepared_by = Arc::clone(&state);
+        let tenant = caller.tenant.clone();
         let prepare = move || {
             let _turn = turn;
-            prepare::<E>(&state, &body.into_bytes()?, (caller, permit), arrived)
+            prepare::<E>(&prepared_by, &body.into_bytes()?, (caller, permit), arrived)
         };
-        blocking(prepare).await?
+        let (mut request, model) = blocking(prepare).await?;
+        request.ticket = lease(&model, &state, tenant.as_ref()).await?;
+        (request, model)
     };
     let mut usage = Usage::of_prompts(&request.prompts);
     let (stream, include_usage) = (request.sampling.stream, request.sampling.include_usage);
@@ -106,7 +109,8 @@ pub async fn respond<E: Endpoint>(
     Ok(Json(header.with(&choices, Some(Some(usage)))).into_response())
 }
 
-/// Turns a body into a validated request and the requested model's name. May block.
+/// Turns a body into a validated request, still without its ticket, and the requested model's name.
+/// May block.
 fn prepare<E: Endpoint>(
     state: &AppState,
     body: &[u8],
@@ -118,11 +122,10 @@ fn prepare<E: Endpoint>(
     let priority = fields.take("priority")?.unwrap_or(0);
     let cache_salt = take_cache_salt(&mut fields)?;
     let (prompts, sampling) = E::validate(fields, state)?;
-    let ticket = lease(&model, state, caller.tenant.as_ref())?;
     let request = GenerateRequest {
         prompts,
         sampling,
-        ticket,
+        ticket: None,
         tenant: caller.tenant,
         permit,
         priority,
@@ -160,8 +163,9 @@ fn take_cache_salt(fields: &mut Fields<'_>) -> Result<Option<Arc<str>>, ApiError
     }
 }
 
-/// Leases the ticket that `model` names; `None` for the base. May read the ticket's file.
-fn lease(
+/// Leases the ticket that `model` names; `None` for the base. Loads the ticket beside the engine's
+/// steps, and waits in line if there is no memory for it; a disconnect leaves the line.
+async fn lease(
     model: &str,
     state: &AppState,
     tenant: Option<&Tenant>,
@@ -169,7 +173,11 @@ fn lease(
     if model == state.base.manifest.name {
         return Ok(None);
     }
-    match state.registry.lease(tenant, model) {
+    let began = Instant::now();
+    let lease = state.registry.lease_in_turn(tenant, model).await;
+    let waited = began.elapsed().as_secs_f64();
+    state.metrics.tickets.wait.observe(waited);
+    match lease {
         Ok(lease) => Ok(Some(lease)),
         Err(RegistryError::Unknown(alias)) => Err(ApiError::ModelNotFound(alias)),
         Err(error) => Err(error.into()),

@@ -1,4 +1,4 @@
-//! Ticket routes: upload, list, get, delete.
+//! Ticket routes: upload, list, get, delete, pin.
 
 mod wire;
 
@@ -21,10 +21,29 @@ use super::preconditions::condition;
 use super::quota::{StorePermit, Stored};
 use super::state::AppState;
 use super::upload;
-use crate::registry::Name;
+use crate::access::{Scope, Tenant, TenantError};
+use crate::registry::{Generation, Name, compare_aliases};
 use wire::TicketFacts;
 
-/// `GET /v1/tickets`; `?status=refused` lists the files of the folder that are not served.
+/// Largest page of a list, and its default.
+const MAX_PAGE: usize = 1000;
+
+/// Refused files in one list.
+const MAX_REFUSED: usize = 1000;
+
+/// Query of `GET /v1/tickets`.
+#[derive(Deserialize)]
+pub struct ListQuery {
+    status: Option<String>,
+    limit: Option<usize>,
+    /// The last name of the page before.
+    after: Option<String>,
+    /// The tenant whose tickets the operator wants to see.
+    tenant: Option<String>,
+}
+
+/// `GET /v1/tickets`: a page of the tickets that the caller can name, by name; `?status=refused`
+/// lists the files of the folder that are not served.
 pub async fn list(
     State(state): State<Arc<AppState>>,
     Extension(caller): Extension<Caller>,
@@ -36,18 +55,28 @@ pub async fn list(
         Some("refused") => return Ok(refused(&state, &caller)),
         Some(_) => return Err(ApiError::invalid("status", "must be served or refused")),
     }
-    let tickets = state.registry.visible(caller.tenant.as_ref());
-    let data: Vec<_> = tickets.iter().map(|t| TicketFacts::new(t)).collect();
-    Ok(Json(json!({"object": "list", "data": data})).into_response())
-}
-
-/// Refused files in one list.
-const MAX_REFUSED: usize = 1000;
-
-/// Query of `GET /v1/tickets`.
-#[derive(Deserialize)]
-pub struct ListQuery {
-    status: Option<String>,
+    let limit = query.limit.unwrap_or(MAX_PAGE);
+    if !(1..=MAX_PAGE).contains(&limit) {
+        let problem = format!("must be 1 to {MAX_PAGE}, got {limit}");
+        return Err(ApiError::invalid("limit", problem));
+    }
+    let registry = &state.registry;
+    let mut tickets = match &query.tenant {
+        None => registry.visible(caller.tenant.as_ref()),
+        Some(name) => registry.owned(Some(&tenant(&caller, name)?)),
+    };
+    if let Some(after) = &query.after {
+        let before = |ticket: &Arc<Generation>| compare_aliases(ticket.alias(), after).is_le();
+        tickets.drain(..tickets.partition_point(before));
+    }
+    let has_more = tickets.len() > limit;
+    tickets.truncate(limit);
+    let data: Vec<_> = tickets
+        .iter()
+        .map(|ticket| TicketFacts::new(ticket, registry))
+        .collect();
+    let page = json!({"object": "list", "data": data, "has_more": has_more});
+    Ok(Json(page).into_response())
 }
 
 /// The files that the caller may know of and that are not served, each with the reason.
@@ -63,6 +92,45 @@ fn refused(state: &AppState, caller: &Caller) -> Response {
         .collect();
     let total = files.len();
     Json(json!({"object": "list", "data": data, "total": total})).into_response()
+}
+
+/// The tenant that the operator asks about.
+fn tenant(caller: &Caller, name: &str) -> Result<Tenant, ApiError> {
+    caller.require(Scope::Admin)?;
+    let malformed = |error: TenantError| ApiError::invalid("tenant", error);
+    let tenant: Tenant = name.parse().map_err(malformed)?;
+    if caller.tenant.as_ref().is_some_and(|own| *own != tenant) {
+        let problem = "names another tenant";
+        return Err(ApiError::invalid("tenant", problem));
+    }
+    Ok(tenant)
+}
+
+/// `PUT /v1/tickets/{name}/pin`: loads the ticket and keeps it in memory.
+pub async fn pin(
+    State(state): State<Arc<AppState>>,
+    Extension(caller): Extension<Caller>,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<Response, ApiError> {
+    let Path(alias) = name?;
+    caller.trail.ticket(&alias);
+    let tenant = caller.tenant.as_ref();
+    let ticket = state.registry.pin(Name::new(tenant, &alias))?;
+    drop(state.registry.lease_in_turn(tenant, &alias).await?);
+    Ok(Json(TicketFacts::new(&ticket, &state.registry)).into_response())
+}
+
+/// `DELETE /v1/tickets/{name}/pin`: lets the ticket be evicted again.
+pub async fn unpin(
+    State(state): State<Arc<AppState>>,
+    Extension(caller): Extension<Caller>,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<Response, ApiError> {
+    let Path(alias) = name?;
+    caller.trail.ticket(&alias);
+    let name = Name::new(caller.tenant.as_ref(), &alias);
+    let ticket = state.registry.unpin(name)?;
+    Ok(Json(TicketFacts::new(&ticket, &state.registry)).into_response())
 }
 
 /// `GET /v1/tickets/{name}`; the name may be an alias, `alias@digest` or a digest.

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::access::Tenant;
-use crate::registry::Generation;
+use crate::registry::{Generation, Registry};
 use crate::server::error::ApiError;
 use crate::server::preconditions::etag;
 use crate::server::state::AppState;
@@ -28,6 +28,11 @@ pub(super) struct TicketFacts<'a> {
     density: f64,
     base: BaseRef<'a>,
     license: Option<&'a str>,
+    /// The fastest tier that holds it: `disk`, `host` or `device`.
+    state: &'static str,
+    /// Requests that use its content now.
+    leases: usize,
+    pinned: bool,
 }
 
 /// The base that a ticket's file names.
@@ -38,8 +43,9 @@ struct BaseRef<'a> {
 }
 
 impl<'a> TicketFacts<'a> {
-    pub(super) fn new(generation: &'a Generation) -> Self {
+    pub(super) fn new(generation: &'a Generation, registry: &Registry) -> Self {
         let facts = generation.facts();
+        let residency = registry.residency(generation);
         Self {
             object: "ticket",
             name: generation.alias(),
@@ -55,6 +61,9 @@ impl<'a> TicketFacts<'a> {
                 fingerprint: facts.base_fingerprint.to_string(),
             },
             license: facts.license.as_deref(),
+            state: residency.tier.name(),
+            leases: residency.leases,
+            pinned: residency.pinned,
         }
     }
 }
@@ -73,7 +82,7 @@ struct WholeTicket<'a> {
 /// The file cannot be read any more.
 pub(super) fn whole(state: &AppState, ticket: &Generation) -> Result<Response, ApiError> {
     let training = state.registry.training(ticket)?;
-    let facts = TicketFacts::new(ticket);
+    let facts = TicketFacts::new(ticket, &state.registry);
     let whole = Json(WholeTicket { facts, training });
     Ok(([(ETAG, etag(ticket.digest()))], whole).into_response())
 }

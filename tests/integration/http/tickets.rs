@@ -82,6 +82,7 @@ async fn an_upload_is_served_at_once_in_any_order_of_its_fields() {
             "density": 0.0625,
             "base": {"name": "tiny", "fingerprint": Digest::of(b"tiny").to_string()},
             "license": "CC-BY-4.0", "training": null,
+            "state": "disk", "leases": 0, "pinned": false,
         });
         assert_eq!(facts, expected);
         server

@@ -96,7 +96,7 @@ impl Server {
             max_ticket_bytes: MAX_TICKET_BYTES,
             memory_budget: 1 << 20,
             ticket_memory: TicketMemory::without_layouts(),
-            allow_foreign_base: false,
+            ..RegistryOptions::default()
         };
         let opened = Registry::open(tickets.path(), None, manifest.clone(), options).unwrap();
         assert!(opened.refused.is_empty());

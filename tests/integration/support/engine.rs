@@ -101,7 +101,7 @@ pub fn registry(count: usize, largest: f32, memory_budget: usize) -> (Registry, 
         max_ticket_bytes: 1 << 20,
         memory_budget,
         ticket_memory: TicketMemory::without_layouts(),
-        allow_foreign_base: false,
+        ..RegistryOptions::default()
     };
     let opened = Registry::open(folder.path(), None, base, options).unwrap();
     assert!(opened.refused.is_empty());

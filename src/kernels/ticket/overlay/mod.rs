@@ -9,7 +9,9 @@ mod tile;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use candle_core::{CpuStorage, CudaStorage, Device, InplaceOp2, Layout, Result, Storage, Tensor};
+use candle_core::{
+    CpuStorage, CudaDevice, CudaStorage, Device, InplaceOp2, Layout, Result, Storage, Tensor,
+};
 use rayon::prelude::*;
 
 use crate::kernels::cpu::element::{elements, elements_mut};
@@ -49,16 +51,29 @@ impl DeviceLayout {
     /// If a delta is outside its weight, which is impossible for a bound ticket.
     pub fn new(weights: &[Option<WeightDeltas>], device: &Device) -> Result<Self> {
         match device {
-            Device::Cuda(device) => {
-                let ticket = cuda::DeviceTicket::new(device, weights)?;
-                Ok(Self::Gpu(Box::new(ticket)))
-            }
-            _ => {
-                let arrange =
-                    |weight: &Option<WeightDeltas>| weight.as_ref().map(OverlayLayout::new);
-                Ok(Self::Cpu(weights.par_iter().map(arrange).collect()))
-            }
+            Device::Cuda(device) => Self::on_gpu(weights, device),
+            _ => Ok(Self::Cpu(weights.par_iter().map(arrange).collect())),
         }
+    }
+
+    /// As [`Self::new`], but on the calling thread alone.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    ///
+    /// # Panics
+    /// As [`Self::new`].
+    pub fn on_this_thread(weights: &[Option<WeightDeltas>], device: &Device) -> Result<Self> {
+        match device {
+            Device::Cuda(device) => Self::on_gpu(weights, device),
+            _ => Ok(Self::Cpu(weights.iter().map(arrange).collect())),
+        }
+    }
+
+    /// Copies the deltas to a GPU.
+    fn on_gpu(weights: &[Option<WeightDeltas>], device: &CudaDevice) -> Result<Self> {
+        let ticket = cuda::DeviceTicket::new(device, weights)?;
+        Ok(Self::Gpu(Box::new(ticket)))
     }
 
     /// Number of weights of the base, whether touched or not.
@@ -285,6 +300,10 @@ impl InplaceOp2 for Overlay<'_> {
         assert!(set.is_ok(), "an operation runs once");
         Ok(())
     }
+}
+
+fn arrange(weight: &Option<WeightDeltas>) -> Option<OverlayLayout> {
+    weight.as_ref().map(OverlayLayout::new)
 }
 
 /// Tiles for `tile_rows`, built in parallel if any of them transposes its rows of `x`.
