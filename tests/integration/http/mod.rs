@@ -6,6 +6,7 @@ mod adapters;
 mod chat;
 mod completions;
 mod errors;
+mod lifecycle;
 mod limits;
 mod live;
 mod malformed;
