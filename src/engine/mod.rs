@@ -18,10 +18,11 @@ mod scheduler;
 mod scores;
 mod sequence;
 mod spawn;
+mod verification;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use blocks::HashChain;
 pub use costs::measure::{Measured, measure_costs};
@@ -38,16 +39,15 @@ pub use request::{
     FinishReason, GREEDY_BELOW, Output, Request, SamplingParams, SequenceError, StepResult,
     TokenLogprobs,
 };
-use runner::{Runner, StepOutput};
+use runner::{Runner, StepFailure, StepOutput};
 use scheduler::{Demand, Scheduler};
 use sequence::{ChunkOutput, Sequence};
 pub use spawn::{EngineThread, TURN_STEPS, spawn};
-use tokio::sync::oneshot;
+use verification::Verification;
 
 use crate::metrics::Metrics;
 use crate::model::{BLOCK, ModelError, SwapReport};
 use crate::registry::Lease;
-use crate::ticket::Digest;
 
 /// Limits, ticket mode and threads of the engine.
 #[derive(Clone, Debug)]
@@ -94,6 +94,9 @@ pub enum EngineError {
     Model(#[from] ModelError),
 }
 
+/// Steps that may fail in a row before the engine gives up on the device.
+const MAX_FAILED_IN_A_ROW: u32 = 16;
+
 /// The loop that runs on the engine's thread.
 struct Engine {
     runner: Runner,
@@ -105,6 +108,11 @@ struct Engine {
     enable_prefix_caching: bool,
     end_tokens: Vec<u32>,
     inbox: EngineInbox,
+    verification: Verification,
+    /// Time of the last swap.
+    last_swap: Duration,
+    /// Steps that failed as a whole since the last one that did not.
+    failed_in_a_row: u32,
     metrics: Arc<Metrics>,
 }
 
@@ -115,16 +123,20 @@ impl Engine {
             self.drop_cancelled();
             let start = Instant::now();
             if let Some(plan) = self.schedule() {
-                let output = self.run_step(&plan);
-                self.postprocess(&plan, output.chunks);
-                self.metrics
-                    .engine
-                    .observe_step(plan.mode(), start.elapsed(), output.overlaid);
+                match self.run_step(&plan) {
+                    Ok(output) => {
+                        self.postprocess(&plan, output.chunks);
+                        let metrics = &self.metrics.engine;
+                        metrics.observe_step(plan.mode(), start.elapsed(), output.overlaid);
+                    }
+                    Err(failure) => self.fail_step(&plan, &failure),
+                }
             } else {
                 // If nothing runs, all blocks and slots are free, so some sequence fits.
                 assert!(self.scheduler.is_idle(), "sequences wait and none can run");
             }
             self.report();
+            self.verify_after(start.elapsed());
         }
     }
 
@@ -158,7 +170,7 @@ impl Engine {
     }
 
     /// Runs a planned step on the model.
-    fn run_step(&mut self, plan: &Plan) -> StepOutput {
+    fn run_step(&mut self, plan: &Plan) -> Result<StepOutput, StepFailure> {
         for chunk in &plan.chunks {
             let sequence = self
                 .sequences
@@ -172,16 +184,43 @@ impl Engine {
                 }
             }
         }
-        let output = self
-            .runner
-            .step(plan, &self.sequences)
-            .unwrap_or_else(|error| panic!("a step failed: {error}"));
+        let output = self.runner.step(plan, &self.sequences)?;
         self.scheduler.commit();
+        self.failed_in_a_row = 0;
         self.count_swap(output.swap);
         for &took in &output.layout_build_times {
             self.metrics.engine.observe_overlay_build(took);
         }
-        output
+        Ok(output)
+    }
+
+    /// Ends the sequences of a failed step, or only those of the ticket that failed: then the
+    /// others compute the step again. Reverts to the base.
+    ///
+    /// # Panics
+    /// The weights may be half written, or the device is beyond use.
+    fn fail_step(&mut self, plan: &Plan, failure: &StepFailure) {
+        let StepFailure { ticket, error } = failure;
+        tracing::error!("a step failed: {error}");
+        self.metrics.engine.failed_steps.inc();
+        assert!(!matches!(error, ModelError::HalfWritten(_)), "{error}");
+        let reason = match error.is_out_of_memory() {
+            true => SequenceError::OutOfMemory,
+            false => SequenceError::StepFailed,
+        };
+        self.failed_in_a_row += u32::from(ticket.is_none());
+        assert!(
+            self.failed_in_a_row < MAX_FAILED_IN_A_ROW,
+            "{MAX_FAILED_IN_A_ROW} steps failed in a row, the last one because {error}"
+        );
+        self.scheduler.roll_back(plan);
+        for chunk in &plan.chunks {
+            if ticket.is_none() || chunk.group == *ticket {
+                self.sequences[&chunk.id].fail(reason);
+                self.remove(chunk.id);
+            }
+        }
+        self.swap_to_base();
     }
 
     /// Scores prompts and samples next tokens from the step's output, one sequence per core.
@@ -218,13 +257,14 @@ impl Engine {
     /// Processes all submitted commands, and waits for one if there is no other work. Returns false
     /// once the engine is shut down.
     fn receive(&mut self) -> bool {
-        let mut digests = Vec::new();
         loop {
-            let idle = self.scheduler.is_idle() && digests.is_empty();
-            let command = if idle {
+            let idle = self.scheduler.is_idle();
+            if idle {
                 // An applied ticket without requests must not keep memory that another ticket
                 // needs.
                 self.swap_to_base();
+            }
+            let command = if idle && !self.verification.is_pending() {
                 match self.inbox.recv() {
                     Some(command) => command,
                     None => return false,
@@ -232,7 +272,11 @@ impl Engine {
             } else {
                 match self.inbox.try_recv() {
                     Some(command) => command,
-                    None => break,
+                    None if idle => {
+                        self.verify(Verification::idle_slice());
+                        continue;
+                    }
+                    None => return true,
                 }
             };
             match command {
@@ -244,29 +288,35 @@ impl Engine {
                     let (ends, limit) = (&self.end_tokens, self.max_model_len);
                     let shares = self.enable_prefix_caching;
                     let chain = shares.then(|| HashChain::new(&request.prefix_scope()));
-                    self.add(Sequence::new(
-                        *request, chain, outputs, arrived, ends, limit,
-                    ));
+                    let sequence = Sequence::new(*request, chain, outputs, arrived, ends, limit);
+                    self.add(sequence);
                 }
-                Command::BaseDigest(answer) => digests.push(answer),
+                Command::BaseDigest(answer) => self.verification.ask(answer),
                 Command::Shutdown => return false,
             }
         }
-        self.answer_digests(digests);
-        true
     }
 
-    /// Answers requests for the digest of the bare base.
-    fn answer_digests(&mut self, mut answers: Vec<oneshot::Sender<Digest>>) {
-        answers.retain(|answer| !answer.is_closed());
-        if answers.is_empty() {
+    /// Hashes a slice of the base if one is due after a step that took `step`.
+    fn verify_after(&mut self, step: Duration) {
+        if !self.verification.is_pending() {
             return;
         }
-        self.swap_to_base();
-        let digest = self.runner.digest().expect("resident values can be read");
-        for answer in answers {
-            // The caller may have stopped waiting.
-            let _ = answer.send(digest);
+        let swap = match self.runner.is_bare() {
+            true => Duration::ZERO,
+            // The ticket is reverted and applied again.
+            false => 2 * self.last_swap,
+        };
+        if let Some(slice) = self.verification.due_after(step, swap) {
+            self.swap_to_base();
+            self.verify(slice);
+        }
+    }
+
+    /// Hashes the bare base for about `slice`.
+    fn verify(&mut self, slice: Duration) {
+        if let Err(error) = self.verification.advance(&self.runner, slice) {
+            tracing::error!("the base cannot be verified: {error}");
         }
     }
 
@@ -279,8 +329,9 @@ impl Engine {
         self.policy.reverted();
     }
 
-    fn count_swap(&self, swap: Option<SwapReport>) {
+    fn count_swap(&mut self, swap: Option<SwapReport>) {
         if let Some(swap) = swap {
+            self.last_swap = swap.took;
             self.metrics.engine.observe_swap(swap.took);
         }
     }

@@ -130,6 +130,10 @@ pub enum SequenceError {
     NotFinite,
     #[error("too many of its outputs were not read")]
     Unread,
+    #[error("the device ran out of memory in a step")]
+    OutOfMemory,
+    #[error("a step failed")]
+    StepFailed,
 }
 
 /// Output of a sequence's step: a token, or the failure that ends the sequence.

@@ -10,7 +10,7 @@ use super::plan::{Chunk, Groups, Plan, SequenceId};
 use super::readout::Readout;
 use super::sequence::{ChunkOutput, Sequence};
 use crate::kernels::step::graphs::Graphs;
-use crate::model::{Base, Batch, KvCache, ModelError, SwapReport, TicketLayout};
+use crate::model::{Base, Batch, KvCache, ModelError, SlicedDigest, SwapReport, TicketLayout};
 use crate::registry::Lease;
 use crate::ticket::Digest;
 
@@ -33,6 +33,29 @@ pub struct StepOutput {
     pub overlaid: usize,
     /// Time of each layout that was built for a ticket's first overlay.
     pub layout_build_times: Vec<Duration>,
+}
+
+/// Failure of a step, which computed nothing.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct StepFailure {
+    /// The ticket that could not be applied or laid out; `None` if the step failed as a whole.
+    pub ticket: Option<Digest>,
+    pub error: ModelError,
+}
+
+impl StepFailure {
+    /// An adapter for `map_err`: the failure of this ticket.
+    fn of(ticket: Option<&Lease>) -> impl FnOnce(ModelError) -> Self {
+        let ticket = ticket.map(|lease| lease.ticket().digest());
+        move |error| Self { ticket, error }
+    }
+}
+
+impl From<ModelError> for StepFailure {
+    fn from(error: ModelError) -> Self {
+        Self::of(None)(error)
+    }
 }
 
 impl Runner {
@@ -71,11 +94,11 @@ impl Runner {
         &mut self,
         plan: &Plan,
         sequences: &HashMap<SequenceId, Sequence>,
-    ) -> Result<StepOutput, ModelError> {
+    ) -> Result<StepOutput, StepFailure> {
         let lease = |chunk: &Chunk| sequences[&chunk.id].lease.as_ref();
         let applies = matches!(plan.groups, Groups::One(_));
-        let ticket = plan.chunks.first().and_then(lease);
-        let swap = self.swap(ticket.filter(|_| applies))?;
+        let ticket = plan.chunks.first().and_then(lease).filter(|_| applies);
+        let swap = self.swap(ticket).map_err(StepFailure::of(ticket))?;
         let (mut batch, mut readout) = (Batch::default(), Readout::default());
         let mut layout_build_times = Vec::new();
         for chunk in &plan.chunks {
@@ -83,13 +106,15 @@ impl Runner {
             push(&mut batch, chunk, sequence);
             readout.push(chunk, sequence);
             if let Some(lease) = lease(chunk).filter(|_| !applies) {
-                batch.overlay(self.layout(lease, &mut layout_build_times)?);
+                let layout = self.layout(lease, &mut layout_build_times);
+                batch.overlay(layout.map_err(StepFailure::of(Some(lease)))?);
             }
         }
         let overlaid = batch.overlaid.iter().map(|part| part.ticket.nonzeros());
         let overlaid = overlaid.sum();
         let decoder = &self.base.decoder;
-        let logits = decoder.forward_captured(&batch, &self.cache, &mut self.graphs)?;
+        let logits = decoder.forward_captured(&batch, &self.cache, &mut self.graphs);
+        let logits = logits.map_err(ModelError::from)?;
         Ok(StepOutput {
             chunks: readout.read(logits.as_ref())?,
             swap,
@@ -113,12 +138,17 @@ impl Runner {
         })
     }
 
-    /// Digest of the resident parameters as they are now.
+    /// Hashes the next pieces of the resident parameters; see [`SlicedDigest::advance`].
     ///
     /// # Errors
     /// They cannot be read from the device.
-    pub fn digest(&self) -> Result<Digest, ModelError> {
-        self.base.resident.digest()
+    pub fn advance_digest(&self, digest: &mut SlicedDigest) -> Result<Option<Digest>, ModelError> {
+        digest.advance(&self.base.resident)
+    }
+
+    /// Whether no ticket is applied.
+    pub fn is_bare(&self) -> bool {
+        self.base.resident.applied().is_none()
     }
 
     /// Applies the leased ticket, after reverting the one that was applied; `None` restores the

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use super::costs::measure::Measured;
 use super::handle::{EngineHandle, Limits, channel};
@@ -11,6 +12,7 @@ use super::mode::TicketMode;
 use super::policy::{ByCost, Policy, TurnLimits, Turns};
 use super::runner::Runner;
 use super::scheduler::{Scheduler, SchedulerConfig};
+use super::verification::Verification;
 use super::{Engine, EngineConfig, EngineError};
 use crate::kernels;
 use crate::metrics::Metrics;
@@ -34,7 +36,7 @@ impl Drop for EngineThread {
     fn drop(&mut self) {
         self.handle.shutdown();
         if let Some(thread) = self.thread.take() {
-            // The thread cannot have panicked: a panic ends the process.
+            // A panic was logged, and the handle tells it.
             let _ = thread.join();
         }
     }
@@ -80,11 +82,14 @@ pub fn spawn(
         enable_prefix_caching: config.enable_prefix_caching,
         end_tokens: config.end_tokens.clone(),
         inbox,
+        verification: Verification::default(),
+        last_swap: Duration::ZERO,
+        failed_in_a_row: 0,
         metrics,
     };
     let thread = std::thread::Builder::new()
         .name("engine".to_owned())
-        .spawn(move || or_exit(|| pool.install(|| engine.run())))
+        .spawn(move || pool.install(|| guard(|| engine.run())))
         .map_err(|e| threads(&e))?;
     let joined = EngineThread {
         handle: handle.clone(),
@@ -137,11 +142,10 @@ fn policy(
     Ok(Policy::ByCost(Box::new(ByCost::new(costs, limits))))
 }
 
-/// Runs the engine, and ends the process if it panics: the weights may be half patched, and must
-/// not be served.
-fn or_exit(run: impl FnOnce()) {
+/// Runs the engine. If it panics, the weights may be half patched and must not be used: the engine
+/// is dropped, which ends its streams and marks the handle as failed, and whoever serves ends.
+fn guard(run: impl FnOnce()) {
     if catch_unwind(AssertUnwindSafe(run)).is_err() {
-        eprintln!("tombola: the engine failed (see the message above); exiting");
-        std::process::exit(70);
+        tracing::error!("the engine failed: see the panic's message; no request can be served");
     }
 }

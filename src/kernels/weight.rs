@@ -1,5 +1,7 @@
 //! Dense or quantised weight, with the operations of both.
 
+use std::ops::Range;
+
 use candle_core::{Device, Result, Tensor};
 use sha2::Sha256;
 
@@ -82,6 +84,36 @@ impl Weight {
         match self {
             Self::Dense(tensor) => gather_rows(tensor, ids),
             Self::Quantized(weight) => weight.gather_rows(ids.host()),
+        }
+    }
+
+    /// Number of rows of a matrix, or of values of a vector.
+    pub fn rows(&self) -> usize {
+        match self {
+            Self::Dense(tensor) => tensor.dims().first().copied().unwrap_or(0),
+            Self::Quantized(weight) => weight.rows(),
+        }
+    }
+
+    /// Number of values per row.
+    pub fn row_len(&self) -> usize {
+        match self {
+            Self::Dense(tensor) => tensor.elem_count() / self.rows().max(1),
+            Self::Quantized(weight) => weight.row_len(),
+        }
+    }
+
+    /// Adds the values of some rows to a digest: [`Self::hash_values`] in pieces.
+    ///
+    /// # Errors
+    /// The rows are out of range, or the values cannot be read from the device.
+    pub fn hash_rows(&self, hasher: &mut Sha256, rows: Range<usize>) -> Result<()> {
+        match self {
+            Self::Dense(tensor) => hash_values(hasher, &tensor.narrow(0, rows.start, rows.len())?),
+            Self::Quantized(weight) => {
+                weight.hash_rows(hasher, rows);
+                Ok(())
+            }
         }
     }
 

@@ -18,6 +18,8 @@ pub struct EngineMetrics {
     pub kv_cache_usage: Gauge,
     /// Preempted sequences.
     pub preemptions: IntCounter,
+    /// Steps that failed.
+    pub failed_steps: IntCounter,
     /// Streams that were ended because they were not read.
     pub unread_streams_ended: IntCounter,
     prefix_cache_queries: IntCounter,
@@ -71,6 +73,10 @@ impl EngineMetrics {
             preemptions: registrar.counter(
                 "num_preemptions_total",
                 "Preemptions: running sequences that lost their KV blocks.",
+            )?,
+            failed_steps: registrar.counter(
+                "failed_steps_total",
+                "Engine steps that failed and ended their sequences with an error.",
             )?,
             unread_streams_ended: registrar.counter(
                 "unread_streams_ended_total",

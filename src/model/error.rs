@@ -76,11 +76,26 @@ pub enum ModelError {
          overlaid"
     )]
     Quantized(String),
+    #[error("a swap failed, and the weights may be half written: {0}")]
+    HalfWritten(Box<ModelError>),
     #[error(transparent)]
     Compute(#[from] candle_core::Error),
 }
 
 impl ModelError {
+    /// Whether the device or the host had too little memory.
+    pub fn is_out_of_memory(&self) -> bool {
+        match self {
+            Self::NoMemory { .. } => true,
+            // The driver's error is text by the time it gets here.
+            Self::Compute(error) => {
+                let message = error.to_string().to_ascii_lowercase();
+                message.contains("out of memory") || message.contains("out_of_memory")
+            }
+            _ => false,
+        }
+    }
+
     /// An adapter for `map_err`: an I/O error at `path`.
     pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         move |error| Self::Io {

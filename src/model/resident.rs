@@ -91,6 +91,11 @@ impl Resident {
         self.parameters.values().all(Weight::is_dense)
     }
 
+    /// The parameters by checkpoint name, with the applied ticket in them.
+    pub(super) fn parameters(&self) -> &BTreeMap<String, Weight> {
+        &self.parameters
+    }
+
     /// Bytes that the parameters take.
     pub fn bytes(&self) -> usize {
         self.parameters.values().map(Weight::bytes).sum()
@@ -107,7 +112,8 @@ impl Resident {
     ///
     /// # Errors
     /// The ticket is bound to another base, adapts a weight that is kept quantised, or has no room
-    /// for its layout on the GPU; the weights stay as they were then.
+    /// for its layout on the GPU; the weights stay as they were then. After
+    /// [`ModelError::HalfWritten`] they must not be used any more.
     pub fn swap(
         &mut self,
         ticket: Option<&Arc<LoadedTicket>>,
@@ -133,14 +139,25 @@ impl Resident {
             self.layout(ticket)?;
         }
         let start = Instant::now();
+        let nonzeros = self.write_swap(ticket, scale);
+        let nonzeros = nonzeros.map_err(|error| ModelError::HalfWritten(Box::new(error)))?;
+        let took = start.elapsed();
+        Ok(Some(SwapReport { nonzeros, took }))
+    }
+
+    /// Reverts the applied ticket and applies another; returns the number of weights written.
+    fn write_swap(
+        &mut self,
+        ticket: Option<&Arc<LoadedTicket>>,
+        scale: f32,
+    ) -> Result<usize, ModelError> {
         let mut nonzeros = self.revert()?;
         if let Some(ticket) = ticket {
             nonzeros += ticket.nonzeros();
             self.apply(ticket, scale)?;
         }
         self.device.synchronize()?;
-        let took = start.elapsed();
-        Ok(Some(SwapReport { nonzeros, took }))
+        Ok(nonzeros)
     }
 
     /// The ticket's layout on this device, kept with the ticket.

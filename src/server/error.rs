@@ -160,6 +160,15 @@ pub enum ApiError {
     /// The base is not loaded yet.
     #[error("the server is still loading the base; try again later")]
     Starting,
+    /// The engine is inside one step for longer than `--step-timeout`.
+    #[error("the engine has been inside one step for {seconds} s, which --step-timeout forbids")]
+    EngineHangs { seconds: u64 },
+    /// The device has no memory for a step.
+    #[error("the device ran out of memory in a step with this request; try again later")]
+    OutOfMemory,
+    /// A step failed.
+    #[error("a step with this request failed; see the server log")]
+    StepFailed,
     /// The engine's thread has ended, or the server shuts down.
     #[error("the engine has stopped")]
     EngineStopped,
@@ -266,6 +275,18 @@ impl ApiError {
             Self::EngineStopped => {
                 let code = Some("engine_stopped");
                 (StatusCode::SERVICE_UNAVAILABLE, SERVER, code)
+            }
+            Self::EngineHangs { .. } => {
+                let code = Some("engine_hangs");
+                (StatusCode::SERVICE_UNAVAILABLE, SERVER, code)
+            }
+            Self::OutOfMemory => {
+                let code = Some("out_of_memory");
+                (StatusCode::SERVICE_UNAVAILABLE, SERVER, code)
+            }
+            Self::StepFailed => {
+                let code = Some("step_failed");
+                (StatusCode::INTERNAL_SERVER_ERROR, SERVER, code)
             }
             Self::TicketFileChanged(_) => {
                 let code = Some("ticket_file_changed");
@@ -388,6 +409,8 @@ impl From<SequenceError> for ApiError {
         match error {
             SequenceError::NotFinite => Self::BrokenTicket,
             SequenceError::Unread => Self::UnreadOutput,
+            SequenceError::OutOfMemory => Self::OutOfMemory,
+            SequenceError::StepFailed => Self::StepFailed,
         }
     }
 }

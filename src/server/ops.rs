@@ -17,11 +17,16 @@ use super::state::AppState;
 use crate::access::Scope;
 use crate::ticket::Digest;
 
-/// `GET /health`: 200 while the engine's thread runs; `degraded` with the reason while tickets
-/// cannot be changed.
+/// `GET /health`: 200 while the engine's thread runs and no step takes longer than
+/// `--step-timeout`; `degraded` with the reason while tickets cannot be changed.
 pub async fn health(State(state): State<Arc<AppState>>) -> Response {
     if state.engine.is_stopped() {
         return ApiError::EngineStopped.into_response();
+    }
+    if let Some(time) = state.hangs_for() {
+        let seconds = time.as_secs();
+        tracing::error!(seconds, "the engine hangs in a step");
+        return ApiError::EngineHangs { seconds }.into_response();
     }
     match state.registry.trouble() {
         Some(trouble) => {
@@ -51,13 +56,15 @@ fn unready(status: &str) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
 }
 
-/// `GET /ready`: 200 if the server accepts requests, that is, the engine runs and shutdown has not
-/// begun.
+/// `GET /ready`: 200 if the server accepts requests, that is, the engine runs, does not hang, and
+/// shutdown has not begun.
 pub async fn ready(State(state): State<Arc<AppState>>) -> Response {
     let status = if state.draining.load(Ordering::Acquire) {
         "draining"
     } else if state.engine.is_stopped() {
         "stopped"
+    } else if state.hangs_for().is_some() {
+        "engine_hangs"
     } else if state.engine.is_running() {
         return Json(json!({"status": "ready"})).into_response();
     } else {

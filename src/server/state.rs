@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::body::Bodies;
 use super::guard::AccessOptions;
@@ -29,6 +29,8 @@ pub struct ServerOptions {
     pub body_memory_bytes: usize,
     /// Disk that request bodies may take together while they arrive, in bytes.
     pub body_spool_bytes: usize,
+    /// Longest step of the engine before it counts as hanging; `None` for no limit.
+    pub step_timeout: Option<Duration>,
 }
 
 impl Default for ServerOptions {
@@ -39,6 +41,7 @@ impl Default for ServerOptions {
             upload_spool_bytes: 4 << 30,
             body_memory_bytes: 64 << 20,
             body_spool_bytes: 1 << 30,
+            step_timeout: Some(Duration::from_secs(120)),
         }
     }
 }
@@ -91,6 +94,13 @@ pub struct AppState {
 }
 
 impl AppState {
+    /// Time of the engine's current step, if it is longer than the engine should ever need.
+    pub(super) fn hangs_for(&self) -> Option<Duration> {
+        let limit = self.options.step_timeout?;
+        let time = self.engine.in_step_for();
+        (time > limit).then_some(time)
+    }
+
     /// State of a server that starts now.
     pub fn new(
         engine: EngineHandle,

@@ -144,6 +144,16 @@ pub struct ServeArgs {
         help_heading = SCHEDULING,
     )]
     pub max_queue: usize,
+    /// Seconds after which a step of the engine counts as hanging: /health and /ready then answer
+    /// 503 until it ends; 0 for no limit.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        env = "TOMBOLA_STEP_TIMEOUT",
+        default_value_t = 120,
+        help_heading = SCHEDULING,
+    )]
+    pub step_timeout: u64,
     /// Memory for keys and values, in MiB.
     #[arg(
         long,

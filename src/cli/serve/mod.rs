@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 pub use args::{EXAMPLES, ServeArgs};
+use tokio::sync::oneshot;
 
 use super::banner::announce;
 use super::base::OpenBase;
@@ -23,6 +24,9 @@ use crate::registry::{FolderWatch, Generation, Name, Registry, RegistryError, Re
 use crate::server::{
     self, AccessOptions, AppState, Drained, ServedBase, ServerOptions, StartupGate,
 };
+
+/// Exit status after a panic of the engine's thread: EX_SOFTWARE of `sysexits.h`.
+const ENGINE_FAILED: i32 = 70;
 
 /// Serves until SIGTERM or SIGINT.
 ///
@@ -49,9 +53,14 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let access = args.access.options(bound.reachable)?;
     let drain = Duration::from_secs(args.drain_seconds);
     let mut signals = Signals::new()?;
+    let (engine_fails, engine_failed) = oneshot::channel();
     let shutdown = async move {
-        signals.recv().await;
-        tracing::info!("received a signal: finishing running responses, accepting no new ones");
+        tokio::select! {
+            () = signals.recv() => tracing::info!(
+                "received a signal: finishing running responses, accepting no new ones"
+            ),
+            Ok(()) = engine_failed => tracing::error!("the engine failed: ending"),
+        }
         tokio::spawn(async move {
             signals.recv().await;
             tracing::warn!("received a second signal: cutting off running responses");
@@ -83,6 +92,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     };
     let _watch = FolderWatch::start(Arc::clone(&state.registry), watch, withdrawn)
         .context("watching the ticket folder")?;
+    tell_failure(state.engine.clone(), engine_fails);
     announce(&url, admin_url.as_deref(), &state)?;
     if serving.await? == Drained::TimedOut {
         tracing::warn!(
@@ -90,7 +100,22 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
             drain.as_secs()
         );
     }
+    if state.engine.has_failed() {
+        tracing::error!("exiting with status {ENGINE_FAILED} because the engine failed");
+        std::process::exit(ENGINE_FAILED);
+    }
     Ok(())
+}
+
+/// Sends on `failed` if the engine's thread panics.
+fn tell_failure(engine: engine::EngineHandle, failed: oneshot::Sender<()>) {
+    tokio::spawn(async move {
+        engine.ended().await;
+        if engine.has_failed() {
+            // The receiver is gone if a signal came first.
+            let _ = failed.send(());
+        }
+    });
 }
 
 /// State of the HTTP routes, and the engine thread, which ends when dropped.
@@ -160,6 +185,7 @@ fn start(
         max_body_bytes: args.max_body_mib.bytes(),
         max_ticket_bytes,
         upload_spool_bytes: args.upload_spool_mib.bytes() as u64,
+        step_timeout: (args.step_timeout > 0).then(|| Duration::from_secs(args.step_timeout)),
         ..ServerOptions::default()
     };
     pin(args, &folder.registry)?;

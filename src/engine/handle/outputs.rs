@@ -191,8 +191,8 @@ mod tests {
             token: 1,
             logprobs: None,
             finish: None,
-            prompt_logprobs: None,
             cached_tokens: None,
+            prompt_logprobs: None,
         })
     }
 

@@ -212,7 +212,7 @@ impl Scheduler {
     }
 
     /// Plans the next step of these groups, and counts its tokens as computed; after the
-    /// step, [`Self::commit`] follows. Returns `None` if they have no work, or if a group's only
+    /// step, [`Self::commit`] or [`Self::roll_back`] follows. Returns `None` if they have no work, or if a group's only
     /// sequence was the youngest and was preempted.
     pub fn schedule(&mut self, groups: &Groups) -> Option<Plan> {
         // If prompts fill the whole step anyway, the freed slot would stay unused.

@@ -9,11 +9,11 @@
 
 use super::{Entry, Scheduler};
 use crate::engine::blocks::BlockHash;
-use crate::engine::plan::SequenceId;
+use crate::engine::plan::{Plan, SequenceId};
 
 impl Scheduler {
     /// Caches the blocks that the running sequences have filled, once the planned step has
-    /// succeeded. If it fails, its sequences have to be removed instead: they hold garbage.
+    /// succeeded. If it fails, [`Self::roll_back`] follows instead: the blocks hold garbage.
     pub fn commit(&mut self) {
         for entry in &mut self.running {
             let full = (entry.computed / self.config.block_size).min(entry.chain.len());
@@ -23,6 +23,16 @@ impl Scheduler {
                 self.claims.remove(&hash);
             }
             entry.cached = entry.cached.max(full);
+        }
+    }
+
+    /// Takes back the tokens of a plan whose step failed: the sequences that remain compute them
+    /// again.
+    pub fn roll_back(&mut self, plan: &Plan) {
+        for chunk in &plan.chunks {
+            if let Some(entry) = self.running.iter_mut().find(|entry| entry.id == chunk.id) {
+                entry.computed = chunk.start;
+            }
         }
     }
 

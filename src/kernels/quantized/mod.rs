@@ -117,6 +117,11 @@ impl QuantizedWeight {
         self.parts.iter().map(|part| part.rows).sum()
     }
 
+    /// Number of values per row (`in`).
+    pub fn row_len(&self) -> usize {
+        self.inner
+    }
+
     /// Heap bytes of the blocks.
     pub fn bytes(&self) -> usize {
         self.parts.iter().map(|part| part.bytes.len()).sum()
@@ -141,7 +146,12 @@ impl QuantizedWeight {
 
     /// Adds the values, widened to f32, to a digest: the same bytes as for the weight in f32.
     pub fn hash_values(&self, hasher: &mut Sha256) {
-        self.in_tiles(0..self.rows(), 32, |_, values| {
+        self.hash_rows(hasher, 0..self.rows());
+    }
+
+    /// Adds the values of some rows, widened to f32, to a digest.
+    pub fn hash_rows(&self, hasher: &mut Sha256, rows: Range<usize>) {
+        self.in_tiles(rows, 32, |_, values| {
             hash_elements(hasher, values);
         });
     }

@@ -5,6 +5,7 @@ mod access;
 mod adapters;
 mod chat;
 mod completions;
+mod engine;
 mod errors;
 mod lifecycle;
 mod limits;

@@ -117,6 +117,7 @@ impl Server {
             max_body_bytes,
             max_ticket_bytes: MAX_TICKET_BYTES,
             upload_spool_bytes: 64 * MAX_TICKET_BYTES,
+            step_timeout: Some(Duration::from_millis(200)),
             ..ServerOptions::default()
         };
         let registry = Arc::new(opened.registry);

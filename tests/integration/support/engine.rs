@@ -92,6 +92,25 @@ fn write_ticket(base: &BaseManifest, seed: u64, largest: f32, path: &Path) {
 /// bytes of them in memory.
 pub fn registry(count: usize, largest: f32, memory_budget: usize) -> (Registry, TempDir) {
     let base = load_tiny(LLAMA, Dtype::F32).manifest;
+    registry_of(base, count, largest, memory_budget)
+}
+
+/// A lease of a ticket for a base of the same shapes but another fingerprint.
+pub fn foreign_lease() -> (Lease, TempDir) {
+    let base = BaseManifest {
+        fingerprint: Digest::of(b"another base"),
+        ..(*load_tiny(LLAMA, Dtype::F32).manifest).clone()
+    };
+    let (registry, folder) = registry_of(Arc::new(base), 1, 0.5, 1 << 24);
+    (registry.lease(None, "t0").unwrap(), folder)
+}
+
+fn registry_of(
+    base: Arc<BaseManifest>,
+    count: usize,
+    largest: f32,
+    memory_budget: usize,
+) -> (Registry, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     for i in 0..count {
         let path = folder.path().join(format!("t{i}.safetensors"));

@@ -186,7 +186,10 @@ impl Simulation {
             self.compute(chunk, fails)?;
         }
         if fails {
-            plan.chunks.iter().for_each(|chunk| self.remove(chunk.id));
+            // Some end, as those of a ticket that cannot be laid out, and the others go on.
+            self.s.roll_back(plan);
+            let ends = plan.chunks.iter().filter(|chunk| chunk.id % 2 == 0);
+            ends.for_each(|chunk| self.remove(chunk.id));
             return Ok(());
         }
         self.s.commit();
