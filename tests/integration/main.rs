@@ -17,6 +17,7 @@ mod hub;
 mod keys;
 mod lifecycle;
 mod loading;
+mod prefix;
 mod quantized;
 mod resident;
 mod support;

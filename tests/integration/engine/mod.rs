@@ -4,5 +4,6 @@
 mod batches;
 mod failures;
 mod modes;
+mod prefix;
 mod scoring;
 mod sequences;
