@@ -37,8 +37,8 @@
 //! [`engine::EngineHandle::submit`] ⇒ *one channel in* ⇒ `policy` → `scheduler` → `runner` →
 //! `model::decoder` and `kernels` ⇒ *one channel out* ⇒ `text` (decode) → `server::sse`. The engine
 //! is an OS thread that owns scheduler, runner and weights outright, so there is no lock around the
-//! model. Dropping the output stream cancels the sequence; its place in the queue is free as soon as
-//! the engine is done with it.
+//! model. Dropping the output stream cancels the sequence; its place in the queue is free as soon
+//! as the engine is done with it.
 //!
 //! # One upload
 //!

@@ -31,7 +31,7 @@ impl Request {
     /// Scope within which the request shares KV blocks.
     pub(super) fn prefix_scope(&self) -> PrefixScope<'_> {
         PrefixScope {
-            group: self.ticket.as_ref().map(|lease| lease.ticket().digest()),
+            ticket: self.ticket.as_ref().map(|lease| lease.ticket().digest()),
             tenant: self.tenant.as_ref(),
             salt: self.cache_salt.as_deref(),
         }

@@ -21,8 +21,9 @@ use crate::ticket::Digest;
 /// as f32. All are little-endian, query and key rows are in the order of the checkpoint, and a tied
 /// head is left out.
 ///
-/// The digest is cached under the files' paths, sizes, times, inodes and a sample of their contents,
-/// and the parameters that the configuration expects. `progress` receives the parameters done and their total number.
+/// The digest is cached under the files' paths, sizes, times, inodes and a sample of their
+/// contents, and the parameters that the configuration expects. `progress` receives the parameters
+/// done and their total number.
 ///
 /// # Errors
 /// A parameter cannot be read.

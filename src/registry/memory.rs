@@ -138,6 +138,7 @@ impl Held {
         }))
     }
 
+    /// The ticket, with its layout once that is built.
     pub fn ticket(&self) -> &Arc<LoadedTicket> {
         &self.cached.ticket
     }
@@ -172,6 +173,7 @@ impl Memory {
         self.budget
     }
 
+    /// What the tickets in memory take now, and how many requests wait for it.
     pub fn usage(&self) -> MemoryUsage {
         let cache = lock(&self.cache);
         let cached = cache.tickets.iter();
@@ -188,6 +190,7 @@ impl Memory {
         }
     }
 
+    /// Where a content is now, and how many leases it has.
     pub fn residency(&self, content: Digest) -> Residency {
         let cache = lock(&self.cache);
         let cached = cache.tickets.peek(&content);

@@ -209,7 +209,7 @@ impl Eyes {
 /// Says that changes are not reported.
 fn blind(error: &notify::Error) {
     let seconds = POLL.as_secs();
-    tracing::warn!(%error, "the ticket folder cannot be watched: looking every {seconds} s instead");
+    tracing::warn!(%error, "cannot watch the ticket folder: looking every {seconds} s instead");
 }
 
 /// Whether an event may concern tickets: not a mere read, nor the server's own files.

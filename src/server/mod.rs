@@ -30,6 +30,7 @@ mod state;
 mod tickets;
 mod timestamp;
 mod upload;
+mod upload_gate;
 
 pub use guard::{Access, AccessOptions, BrowserRules, BrowserRulesError};
 pub use listen::{

@@ -9,7 +9,7 @@ use super::guard::AccessOptions;
 use super::preparation::Preparation;
 use super::quota::Quota;
 use super::refusals::Refusals;
-use super::upload::UploadGate;
+use super::upload_gate::UploadGate;
 use crate::engine::EngineHandle;
 use crate::metrics::Metrics;
 use crate::registry::Registry;

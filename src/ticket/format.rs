@@ -82,27 +82,29 @@ pub fn read_bounded(path: &Path, max_bytes: u64) -> Result<Vec<u8>, TicketError>
     Ok(bytes)
 }
 
-/// Reads the metadata of a ticket file, and no more than its header.
-///
-/// # Errors
-/// The file cannot be read or is not a regular file, or its header is not that of a ticket.
-pub(super) fn read_metadata(path: &Path) -> Result<Metadata, TicketError> {
-    let io_error = |error| io_error("read", path, error);
-    if !fs::metadata(path).map_err(io_error)?.is_file() {
-        return Err(TicketError::NotAFile(path.to_owned()));
+impl Metadata {
+    /// Reads the metadata of a ticket file, without its arrays and without checking its digest.
+    ///
+    /// # Errors
+    /// The file cannot be read or is not a regular file, or its header is not that of a ticket.
+    pub fn read(path: &Path) -> Result<Self, TicketError> {
+        let io_error = |error| io_error("read", path, error);
+        if !fs::metadata(path).map_err(io_error)?.is_file() {
+            return Err(TicketError::NotAFile(path.to_owned()));
+        }
+        let mut file = File::open(path).map_err(io_error)?;
+        let mut length = [0; 8];
+        file.read_exact(&mut length).map_err(io_error)?;
+        let bytes = u64::from_le_bytes(length);
+        if bytes > MAX_HEADER_BYTES {
+            return Err(TicketError::HeaderTooLarge { bytes });
+        }
+        let mut header = Vec::new();
+        file.take(bytes)
+            .read_to_end(&mut header)
+            .map_err(io_error)?;
+        Self::from_header(&container::metadata(&header)?)
     }
-    let mut file = File::open(path).map_err(io_error)?;
-    let mut length = [0; 8];
-    file.read_exact(&mut length).map_err(io_error)?;
-    let bytes = u64::from_le_bytes(length);
-    if bytes > MAX_HEADER_BYTES {
-        return Err(TicketError::HeaderTooLarge { bytes });
-    }
-    let mut header = Vec::new();
-    file.take(bytes)
-        .read_to_end(&mut header)
-        .map_err(io_error)?;
-    Metadata::from_header(&container::metadata(&header)?)
 }
 
 /// Writes a temporary file beside `path`, syncs it, and renames it to `path`.

@@ -1,12 +1,11 @@
 //! Ticket metadata, stored in the header of the file.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use serde_json::Value;
 
 use super::error::brief;
-use super::{BaseManifest, Digest, TicketError, format};
+use super::{BaseManifest, Digest, TicketError};
 
 const FORMAT: &str = "lota-ticket";
 const VERSION: &str = "1";
@@ -48,14 +47,6 @@ impl Metadata {
             license: None,
             training: None,
         }
-    }
-
-    /// Reads the metadata of a ticket file, without its arrays and without checking its digest.
-    ///
-    /// # Errors
-    /// The file cannot be read, or its header is not that of a ticket.
-    pub fn read(path: &Path) -> Result<Self, TicketError> {
-        format::read_metadata(path)
     }
 
     /// Parses the metadata of a header.

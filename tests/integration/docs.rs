@@ -84,7 +84,7 @@ fn the_example_of_the_page_on_tickets_writes_a_canonical_ticket() {
     assert!(bytes == canonical, "the script's file is not canonical");
     let printed = String::from_utf8_lossy(&run.stdout);
     assert_eq!(printed.trim(), ticket.digest().to_string());
-    assert!(page.contains("16,777,216") && MAX_HEADER_BYTES == 16_777_216);
+    assert!(page.contains("4,194,304") && MAX_HEADER_BYTES == 4_194_304);
 }
 
 /// The names of the test functions in the Rust files below `folder`.

@@ -7,6 +7,7 @@ use crate::cli::definition;
 const FOREIGN: &[&str] = &[
     "all-targets",
     "bench",
+    "cacert",
     "features",
     "gpus",
     "lib",

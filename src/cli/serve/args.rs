@@ -5,7 +5,7 @@ use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 
 use super::access::AccessArgs;
-use super::http::HttpArgs;
+use super::http::{HTTP, HttpArgs};
 use crate::cli::base::{BaseArgs, ComputeArgs, QuantizedArgs, at_least_one};
 use crate::cli::ticket_folder::FolderArgs;
 use crate::engine::TicketMode;
@@ -228,7 +228,6 @@ const BASE: &str = "Base";
 const COMPUTE: &str = "Compute";
 const TICKETS: &str = "Tickets";
 const SCHEDULING: &str = "Scheduling";
-pub(super) const HTTP: &str = "HTTP";
 
 impl ServeArgs {
     /// Ticket mode, checked against the flags that restrict it.

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::args::HTTP;
 use crate::cli::base::at_least_one;
 use crate::server::{ListenOptions, Tls};
+
+/// Heading of the flags of HTTP.
+pub(super) const HTTP: &str = "HTTP";
 
 /// Limits and timeouts of connections, and TLS.
 #[derive(Clone, Debug, Args)]

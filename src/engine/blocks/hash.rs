@@ -2,9 +2,9 @@
 
 use sha2::{Digest as _, Sha256};
 
-use super::super::plan::Group;
 use crate::access::Tenant;
 use crate::model::BLOCK;
+use crate::ticket::Digest;
 
 /// SHA-256 over all that a block's keys and values depend on, so that two blocks with equal hashes
 /// are taken to hold the same.
@@ -16,7 +16,7 @@ pub struct BlockHash(pub [u8; 32]);
 #[derive(Debug, Default)]
 pub struct PrefixScope<'a> {
     /// Digest of the ticket's content; `None` for the base.
-    pub group: Group,
+    pub ticket: Option<Digest>,
     /// Tenant whose requests share blocks; `None` for the operator.
     pub tenant: Option<&'a Tenant>,
     /// Salt of the requests that share blocks.
@@ -39,8 +39,8 @@ impl PrefixScope<'_> {
                 hasher.update(bytes);
             }
         };
-        field(self.group.as_ref().map(|digest| digest.0.as_slice()));
-        field(self.group.is_some().then_some(&SCALE.to_le_bytes()));
+        field(self.ticket.as_ref().map(|digest| digest.0.as_slice()));
+        field(self.ticket.is_some().then_some(&SCALE.to_le_bytes()));
         field(self.tenant.map(|tenant| tenant.as_str().as_bytes()));
         field(self.salt.map(str::as_bytes));
         BlockHash(hasher.finalize().into())
@@ -111,8 +111,8 @@ mod tests {
     fn every_part_of_the_scope_separates() {
         let [acme, ac]: [Tenant; 2] = ["acme", "ac"].map(|name| name.parse().unwrap());
         let ticket = |n| Some(Digest([n; 32]));
-        let scope = |group, tenant, salt| PrefixScope {
-            group,
+        let scope = |ticket, tenant, salt| PrefixScope {
+            ticket,
             tenant,
             salt,
         };

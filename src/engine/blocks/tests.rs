@@ -81,7 +81,10 @@ proptest! {
     /// Tables over a few chains come and go in any order.
     #[test]
     fn every_block_is_free_private_or_cached(
-        steps in prop::collection::vec((0u8..3, 1u8..6, any::<bool>(), any::<prop::sample::Index>()), 0..80),
+        steps in prop::collection::vec(
+            (0u8..3, 1u8..6, any::<bool>(), any::<prop::sample::Index>()),
+            0..80,
+        ),
     ) {
         let mut blocks = BlockAllocator::new(12);
         let mut tables: Vec<(BlockTable, usize)> = Vec::new();

@@ -54,8 +54,9 @@ impl Scheduler {
     }
 
     /// For each waiting group, the number of its running sequences and the queue index of its
-    /// oldest waiting one that no running one computes a block for. The smallest pair is admitted first: groups with fewer running
-    /// sequences, then those that wait longer, so that a flood of one ticket does not block others.
+    /// oldest waiting one that no running one computes a block for. The smallest pair is admitted
+    /// first: groups with fewer running sequences, then those that wait longer, so that a flood of
+    /// one ticket does not block others.
     fn oldest_waiting(&self) -> HashMap<Group, (usize, usize)> {
         let running = self.running_by_group();
         let mut oldest = HashMap::new();

@@ -112,8 +112,8 @@ impl Scheduler {
         }
     }
 
-    /// Queues a sequence. Any single sequence at its longest fits into the blocks: the engine checks
-    /// that at its start.
+    /// Queues a sequence. Any single sequence at its longest fits into the blocks: the engine
+    /// checks that at its start.
     pub fn add(&mut self, sequence: NewSequence) {
         self.waiting.push_back(Entry {
             id: sequence.id,
@@ -211,9 +211,9 @@ impl Scheduler {
         demands
     }
 
-    /// Plans the next step of these groups, and counts its tokens as computed; after the
-    /// step, [`Self::commit`] or [`Self::roll_back`] follows. Returns `None` if they have no work, or if a group's only
-    /// sequence was the youngest and was preempted.
+    /// Plans the next step of these groups, and counts its tokens as computed; after the step,
+    /// [`Self::commit`] or [`Self::roll_back`] follows. Returns `None` if they have no work, or if
+    /// a group's only sequence was the youngest and was preempted.
     pub fn schedule(&mut self, groups: &Groups) -> Option<Plan> {
         // If prompts fill the whole step anyway, the freed slot would stay unused.
         let by_itself = matches!(groups, Groups::One(_));

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{STAGED_PREFIX, STAGED_SUFFIX, Stamp};
+use super::{INDEX_PREFIX, STAGED_SUFFIX, Stamp};
 use crate::registry::Facts;
 use crate::ticket::{Digest, read_bounded};
 
@@ -76,7 +76,7 @@ impl Index {
         let folder = path.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(folder)?;
         let mut builder = tempfile::Builder::new();
-        builder.prefix(STAGED_PREFIX).suffix(STAGED_SUFFIX);
+        builder.prefix(INDEX_PREFIX).suffix(STAGED_SUFFIX);
         let mut staged = builder.tempfile_in(folder)?;
         staged.write_all(&serde_json::to_vec(self)?)?;
         // Without this, a power cut may leave an empty index.

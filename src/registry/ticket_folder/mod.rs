@@ -33,6 +33,8 @@ const TENANTS: &str = "tenants";
 /// Uploads in progress are named `.upload-*.tmp`; a killed process leaves them behind.
 const STAGED_PREFIX: &str = ".upload-";
 const STAGED_SUFFIX: &str = ".tmp";
+/// An index in the making is named `.tombola-index-*.tmp`.
+const INDEX_PREFIX: &str = ".tombola-index-";
 
 /// The folder that holds the tickets.
 #[derive(Debug)]
@@ -64,7 +66,8 @@ impl Folder {
         let trouble = match guard {
             Guard::ReadOnly => {
                 let folder = root.display();
-                tracing::warn!(%folder, "the ticket folder is read-only: serving it without a lock");
+                let what = "the ticket folder is read-only: serving it without a lock";
+                tracing::warn!(%folder, "{what}");
                 Some(FolderTrouble::ReadOnly)
             }
             Guard::Locked(_) => {
@@ -279,7 +282,9 @@ fn remove_left_overs(root: &Path) -> io::Result<()> {
         let entry = entry?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        let staged = name.starts_with(STAGED_PREFIX) && name.ends_with(STAGED_SUFFIX);
+        let temporary = [STAGED_PREFIX, INDEX_PREFIX];
+        let temporary = temporary.iter().any(|prefix| name.starts_with(prefix));
+        let staged = temporary && name.ends_with(STAGED_SUFFIX);
         if staged && let Err(error) = fs::remove_file(entry.path()) {
             let file = entry.path();
             tracing::warn!(file = %file.display(), %error, "cannot remove a left-over upload");

@@ -26,6 +26,8 @@ pub struct ClientIo<IO> {
     framing: Framing,
     /// Whether the client has sent malformed input, which is not read further.
     malformed: bool,
+    /// The error of a malformed body, until the handler that reads the body has it.
+    body_error: Option<ApiError>,
     /// Arrival of the first byte of the current head.
     head_since: Instant,
     /// Since when a read has waited for the client.
@@ -46,6 +48,7 @@ impl<IO> ClientIo<IO> {
             options,
             framing: Framing::default(),
             malformed: false,
+            body_error: None,
             head_since,
             read_since: None,
             body_waited: Duration::ZERO,
@@ -94,16 +97,20 @@ impl<IO> ClientIo<IO> {
         self.admitted.record(|series| series.malformed.inc());
         self.malformed = true;
         if self.framing.position() == Position::Body {
-            // The handler of the request answers.
-            return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+            // The handler of the request answers, once it has read what came before.
+            self.body_error = Some(error);
+        } else {
+            self.admitted.connection().state().refusal = Some(error);
         }
-        self.admitted.connection().state().refusal = Some(error);
         Ok(good)
     }
 
-    /// Ends the reading after malformed input, once all that came before it is answered; the flush
-    /// of each response wakes the task for that.
-    fn end(&self) -> Poll<io::Result<()>> {
+    /// Ends the reading after malformed input: with its error if it is in a body, else once all
+    /// that came before it is answered; the flush of each response wakes the task for that.
+    fn end(&mut self) -> Poll<io::Result<()>> {
+        if let Some(error) = self.body_error.take() {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
+        }
         if self.admitted.connection().state().exchange != Exchange::None {
             return Poll::Pending;
         }
@@ -224,14 +231,18 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for ClientIo<IO> {
             state.exchange = Exchange::None;
             state.since = Instant::now();
             state.reused = true;
-            if this.malformed {
-                cx.waker().wake_by_ref();
-            }
+            // The next read waits by another deadline.
+            cx.waker().wake_by_ref();
         }
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+        let this = self.get_mut();
+        if this.admitted.connection().state().refusal.is_some() {
+            // The refusal is still to be written.
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut this.io).poll_shutdown(cx)
     }
 }

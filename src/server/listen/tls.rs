@@ -217,7 +217,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let other = folder.path().join("other");
         for (text, expected) in [
-            ("-----BEGIN ENCRYPTED PRIVATE KEY-----\n", "encrypted"),
+            (
+                "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
+                "encrypted",
+            ),
             ("-----BEGIN PRIVATE KEY-----\nAAAA\n", "not PEM"),
         ] {
             fs::write(&other, text).unwrap();

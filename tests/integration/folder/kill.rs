@@ -82,7 +82,7 @@ impl Client {
 fn temporary_files(place: &Place) -> Vec<String> {
     let entries = fs::read_dir(place.tickets()).unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    names.filter(|name| name.ends_with(".tmp")).collect()
+    names.filter(|name| name.starts_with(".upload-")).collect()
 }
 
 #[test]

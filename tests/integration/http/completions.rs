@@ -237,7 +237,8 @@ async fn a_stream_reports_usage_last_if_requested() {
     let (last, others) = chunks.split_last().unwrap();
     let usage = json!({
         "prompt_tokens": 3, "completion_tokens": 10, "total_tokens": 13,
-        "prompt_tokens_details": {"cached_tokens": CACHED},
+        // One of "ab", none of "c", whose last token is always computed.
+        "prompt_tokens_details": {"cached_tokens": 1},
     });
     assert_eq!(last["usage"], usage);
     assert_eq!(last["choices"], json!([]));
@@ -295,7 +296,7 @@ async fn a_model_may_be_a_ticket() {
 #[tokio::test]
 async fn a_prompt_is_cut_to_its_last_tokens_if_asked() {
     let server = Server::new();
-    let long = format!("{}abc", "x".repeat(2000));
+    let long = format!("{}abc", "x".repeat(500));
     let ids: Vec<u32> = long.bytes().map(u32::from).collect();
     for prompt in [json!(long), json!(ids), json!("abc")] {
         let body = json!({"prompt": prompt, "truncate_prompt_tokens": 3});

@@ -4,11 +4,11 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use serde_json::Value;
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempDir};
 use tombola::model::CacheDir;
 use ureq::Agent;
 
-use super::environment::{self, cache, tombola};
+use super::environment::{self, cache, package, tombola};
 
 /// The real binary, serving on a free port.
 pub struct Server {
@@ -18,6 +18,8 @@ pub struct Server {
     pub banner: String,
     /// Standard error.
     log: NamedTempFile,
+    /// Copy of the shipped tickets, since a folder has one server; `None` if the test gives one.
+    tickets: Option<TempDir>,
 }
 
 impl Server {
@@ -33,7 +35,13 @@ impl Server {
             .args(["--port", "0", "--cache-dir"])
             .arg(cache.path())
             .args(args);
-        Self::run(command)
+        let tickets = (!args.contains(&"--tickets")).then(shipped_tickets);
+        if let Some(folder) = &tickets {
+            command.arg("--tickets").arg(folder.path());
+        }
+        let mut server = Self::run(command);
+        server.tickets = tickets;
+        server
     }
 
     /// Runs a command that becomes a server, and waits until it serves.
@@ -61,6 +69,7 @@ impl Server {
             url,
             banner,
             log,
+            tickets: None,
         }
     }
 
@@ -99,6 +108,18 @@ impl Server {
         self.signal("TERM");
         self.wait().0
     }
+}
+
+/// A copy of the folder of shipped tickets.
+pub fn shipped_tickets() -> TempDir {
+    let copy = TempDir::new().expect("a temporary folder");
+    for entry in std::fs::read_dir(package("adapters")).expect("the shipped tickets") {
+        let entry = entry.expect("an entry");
+        if entry.path().extension().is_some_and(|e| e == "safetensors") {
+            std::fs::copy(entry.path(), copy.path().join(entry.file_name())).expect("a copy");
+        }
+    }
+    copy
 }
 
 impl Drop for Server {

@@ -85,7 +85,12 @@ proptest! {
         caches in any::<bool>(),
     ) {
         let s = ByTurns::new(SchedulerConfig { blocks, ..config() });
-        let mut simulation = Simulation { s, live: BTreeMap::new(), memory: HashMap::new(), caches };
+        let mut simulation = Simulation {
+            s,
+            live: BTreeMap::new(),
+            memory: HashMap::new(),
+            caches,
+        };
         simulation.run(&jobs, &cancel, &together, &fails)?;
     }
 }
