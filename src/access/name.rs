@@ -9,7 +9,7 @@ pub(super) fn is_name(name: &str) -> bool {
     let inner = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
     let bytes = name.as_bytes();
     let begins_well = bytes.first().is_some_and(u8::is_ascii_alphanumeric);
-    begins_well && bytes.len() <= MAX_BYTES && bytes.iter().all(|byte| inner(byte))
+    begins_well && bytes.len() <= MAX_BYTES && bytes.iter().all(inner)
 }
 
 /// A refused name, cut to a readable length.

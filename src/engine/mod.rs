@@ -203,10 +203,11 @@ impl Engine {
         let StepFailure { ticket, error } = failure;
         tracing::error!("a step failed: {error}");
         self.metrics.engine.failed_steps.inc();
-        assert!(!matches!(error, ModelError::HalfWritten(_)), "{error}");
-        let reason = match error.is_out_of_memory() {
-            true => SequenceError::OutOfMemory,
-            false => SequenceError::StepFailed,
+        assert!(!matches!(**error, ModelError::HalfWritten(_)), "{error}");
+        let reason = if error.is_out_of_memory() {
+            SequenceError::OutOfMemory
+        } else {
+            SequenceError::StepFailed
         };
         self.failed_in_a_row += u32::from(ticket.is_none());
         assert!(

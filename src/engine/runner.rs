@@ -41,14 +41,17 @@ pub struct StepOutput {
 pub struct StepFailure {
     /// The ticket that could not be applied or laid out; `None` if the step failed as a whole.
     pub ticket: Option<Digest>,
-    pub error: ModelError,
+    pub error: Box<ModelError>,
 }
 
 impl StepFailure {
     /// An adapter for `map_err`: the failure of this ticket.
     fn of(ticket: Option<&Lease>) -> impl FnOnce(ModelError) -> Self {
         let ticket = ticket.map(|lease| lease.ticket().digest());
-        move |error| Self { ticket, error }
+        move |error| Self {
+            ticket,
+            error: Box::new(error),
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use axum::response::Response;
 
 use super::caller::Caller;
 use super::error::ErrorCode;
+use crate::access::Tenant;
 
 /// The line of one action. It is written when the action ends, also if the client disconnects
 /// before.
@@ -52,7 +53,7 @@ impl Drop for Entry {
             status = status.map(|status| status.as_u16()),
             code = code.flatten(),
             key = self.caller.key.as_deref(),
-            tenant = self.caller.tenant.as_ref().map(|tenant| tenant.as_str()),
+            tenant = self.caller.tenant.as_ref().map(Tenant::as_str),
             ticket = trail.noted_ticket(),
             digest = trail.noted_digest(),
             peer = self.peer.map(tracing::field::display),

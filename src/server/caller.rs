@@ -66,7 +66,8 @@ impl Caller {
     }
 }
 
-/// What an administrative action is about, noted by its handler as it learns it. Clones note for the same line.
+/// What an administrative action is about, noted by its handler as it learns it. Clones note for
+/// the same line.
 #[derive(Clone, Debug, Default)]
 pub struct Trail(Arc<Subject>);
 

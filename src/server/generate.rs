@@ -179,8 +179,8 @@ fn engine_request(request: &GenerateRequest, prompt: &Prompt, choice: u64) -> Re
 pub struct Completion {
     /// `None` once the completion has ended.
     outputs: Option<OutputStream>,
-    /// Whether it is its prompt's first choice. The others share what that one computes, so only its
-    /// cached tokens were cached before.
+    /// Whether it is its prompt's first choice. The others share what that one computes, so only
+    /// its cached tokens were cached before.
     is_first_choice: bool,
     text: TextStream,
     /// Whether a stop token is part of the text.

@@ -36,8 +36,8 @@ impl Preparation {
     }
 
     /// Waits for the turn of a body of this many bytes, in order of arrival. A body of more than
-    /// the whole lane is prepared alone in it. The turn ends when the permit is dropped: move it into
-    /// the work, which goes on if its client disconnects.
+    /// the whole lane is prepared alone in it. The turn ends when the permit is dropped: move it
+    /// into the work, which goes on if its client disconnects.
     ///
     /// # Errors
     /// [`ApiError::QueueFull`] if too many requests wait.

@@ -14,8 +14,9 @@ use crate::support::server::Server;
 use crate::support::tickets::{RandomDeltas, encode_ticket};
 
 /// Longer than several KV blocks.
-const PROMPT: &str = "It was the best of times, it was the worst of times, it was the age of wisdom, \
-     it was the age of foolishness, it was the epoch of belief, it was the epoch of incredulity, ";
+const PROMPT: &str = "It was the best of times, it was the worst of times, \
+     it was the age of wisdom, it was the age of foolishness, \
+     it was the epoch of belief, it was the epoch of incredulity, ";
 
 /// A server of the printable base with an empty ticket folder.
 fn serve(base: &PrintableBase, flags: &[&str]) -> (Server, TempDir) {

@@ -9,8 +9,8 @@ use crate::support::printable_base::PrintableBase;
 use crate::support::server::{Server, agent, metric, post};
 
 /// 100 tokens of one character each: six full blocks, and a bit.
-const PROMPT: &str = "It was the best of times, it was the worst of times, it was the age of wisdom, \
-     it was the age of foo";
+const PROMPT: &str = "It was the best of times, it was the worst of times, \
+     it was the age of wisdom, it was the age of foo";
 
 /// Tokens of the prompt's full blocks.
 const CACHED: u64 = 96;

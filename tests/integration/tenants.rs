@@ -13,8 +13,9 @@ use crate::support::printable_base::PrintableBase;
 use crate::support::server::Server;
 
 /// Longer than several KV blocks.
-const PROMPT: &str = "Call me Ishmael. Some years ago, never mind how long precisely, having little \
-     or no money in my purse, and nothing particular to interest me on shore, I thought I would \
+const PROMPT: &str = "Call me Ishmael. Some years ago, never mind how long precisely, \
+     having little or no money in my purse, and nothing particular to interest me on shore, \
+     I thought I would \
      sail about a little and see the watery part of the world. ";
 
 /// A server with the tenants `north` and `south`.

@@ -94,8 +94,8 @@ proptest! {
                 let mut table = blocks.share(&chain);
                 let shared = table.len();
                 if blocks.grow(&mut table, chain.len() + 1) {
-                    for at in shared..chain.len() {
-                        blocks.cache(&mut table, at, chain[at]);
+                    for (at, hash) in chain.iter().enumerate().skip(shared) {
+                        blocks.cache(&mut table, at, *hash);
                     }
                     tables.push((table, chain.len()));
                 } else {

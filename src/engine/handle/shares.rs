@@ -256,9 +256,11 @@ mod tests {
 
     #[test]
     fn the_advised_pause_follows_the_measured_rate() {
-        let mut state = State::default();
-        // Two places per second, measured over 64 of them.
-        state.freed = (0..64).map(|n| Duration::from_millis(500 * n)).collect();
+        let mut state = State {
+            // Two places per second, measured over 64 of them.
+            freed: (0..64).map(|n| Duration::from_millis(500 * n)).collect(),
+            ..State::default()
+        };
         state.clock.before = Duration::from_secs(32);
         state.taken = 20;
         assert_eq!(state.seconds_until(1, 20), 1);

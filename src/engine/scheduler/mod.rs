@@ -1,5 +1,5 @@
-//! Scheduler: picks the sequences of the next step. Plain data, no tensors, no clocks, and no tokens
-//! either: it knows the blocks that sequences have in common by their hashes.
+//! Scheduler: picks the sequences of the next step. Plain data, no tensors, no clocks, and no
+//! tokens either: it knows the blocks that sequences have in common by their hashes.
 //!
 //! Sequences under one ticket form a group. The policy picks the groups of a step by
 //! [`Scheduler::demand`]. Within a step, running sequences decode first, then prompts are computed

@@ -106,7 +106,7 @@ pub(in crate::registry) fn index_path(root: &Path, cache: Option<&Path>) -> Path
         Some(cache) => {
             let root = root.canonicalize().unwrap_or_else(|_| root.to_owned());
             let digest = Digest::of(root.as_os_str().as_encoded_bytes()).to_string();
-            cache.join(format!("tickets-{:.16}.json", digest))
+            cache.join(format!("tickets-{digest:.16}.json"))
         }
     }
 }

@@ -287,7 +287,7 @@ mod tests {
             format!("{chunked}0\r\nA: {long}"),
             "\r\n\r\n\r\n".to_owned(),
         ] {
-            assert!(feed(&text, 100).is_err(), "{:.40}", text);
+            assert!(feed(&text, 100).is_err(), "{text:.40}");
         }
     }
 }

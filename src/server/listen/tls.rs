@@ -218,7 +218,8 @@ mod tests {
         let other = folder.path().join("other");
         for (text, expected) in [
             (
-                "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
+                "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n\
+                 -----END ENCRYPTED PRIVATE KEY-----\n",
                 "encrypted",
             ),
             ("-----BEGIN PRIVATE KEY-----\nAAAA\n", "not PEM"),

@@ -33,7 +33,8 @@ fn submit(engine: &Running, request: Request) -> OutputStream {
 fn everything_is_free(engine: &Running) {
     let gauges = &engine.metrics.engine;
     eventually("everything is free", || {
-        let counts = [&gauges.requests_running, &gauges.requests_waiting].map(|g| g.get());
+        let counts =
+            [&gauges.requests_running, &gauges.requests_waiting].map(prometheus::IntGauge::get);
         counts == [0, 0] && gauges.kv_cache_usage.get() == 0.0 && engine.handle.admitted() == 0
     });
 }

@@ -40,7 +40,7 @@ fn mix(seed: u64, count: usize, leases: &[Lease]) -> Vec<Request> {
                 params,
                 ticket: ticket.clone(),
                 scored: if scored {
-                    vec![first..prompt.len()]
+                    std::iter::once(first..prompt.len()).collect()
                 } else {
                     Vec::new()
                 },
@@ -234,7 +234,7 @@ fn only_requests_of_one_scope_share_blocks() {
 fn rows_that_score_are_computed_and_the_ones_before_are_not() {
     let engine = start(Dtype::F32, &overlay_config());
     let scored = |from: usize| Request {
-        scored: vec![from..100],
+        scored: std::iter::once(from..100).collect(),
         ..greedy(&prompt(100), 1)
     };
     assert_eq!(ask(&engine, scored(50)).1, 0);

@@ -136,13 +136,13 @@ fn write_weights(path: &Path) {
     let mut rng = StdRng::seed_from_u64(17);
     let mut values = |shape: &[usize]| -> Vec<u8> {
         let (middle, spread) = if shape.len() == 1 {
-            (1.0, 0.1)
+            (1.0f32, 0.1f32)
         } else {
             (0.0, 0.35)
         };
         (0..shape.iter().product())
             .flat_map(|_| {
-                rng.random_range(middle - spread..middle + spread as f32)
+                rng.random_range(middle - spread..middle + spread)
                     .to_le_bytes()
             })
             .collect()

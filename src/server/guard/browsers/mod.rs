@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use axum::extract::Request;
 use axum::http::header;
+use axum::http::uri::Authority;
 
 use crate::server::error::ApiError;
 
@@ -78,10 +79,7 @@ impl BrowserRules {
     pub fn check(&self, request: &Request, any_host: bool) -> Result<(), ApiError> {
         let headers = request.headers();
         // In HTTP/2, and in the absolute form of HTTP/1.1, the URL holds the host.
-        let in_url = request
-            .uri()
-            .authority()
-            .map(|authority| authority.as_str());
+        let in_url = request.uri().authority().map(Authority::as_str);
         let in_headers = headers.get_all(header::HOST).iter();
         let in_headers = in_headers.map(|value| value.to_str().unwrap_or("?"));
         let hosts: Vec<&str> = in_url.into_iter().chain(in_headers).collect();
