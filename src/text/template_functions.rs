@@ -116,9 +116,16 @@ fn civil_date(days: u64) -> (u64, u64, u64) {
     (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 
+/// Most spaces per level that [`tojson`] indents by.
+const MAX_INDENT: usize = 32;
+
 /// JSON as from Python's `json.dumps(value, ensure_ascii=False, ...)`, without HTML escapes.
 pub(super) fn tojson(value: &Value, options: Kwargs) -> Result<String, Error> {
     let indent = options.get::<Option<usize>>("indent")?;
+    if indent.is_some_and(|indent| indent > MAX_INDENT) {
+        let reason = format!("tojson indents by at most {MAX_INDENT} spaces");
+        return Err(Error::new(ErrorKind::InvalidOperation, reason));
+    }
     let (item, key) = match options.get::<Option<Vec<String>>>("separators")?.as_deref() {
         None if indent.is_some() => (",".to_owned(), ": ".to_owned()),
         None => (", ".to_owned(), ": ".to_owned()),
@@ -307,6 +314,15 @@ mod tests {
             json("'é🤗' | tojson(ensure_ascii=true)"),
             r#""\u00e9\ud83e\udd17""#
         );
+    }
+
+    #[test]
+    fn an_indent_beyond_the_bound_is_an_error_and_no_panic() {
+        let mut environment = minijinja::Environment::new();
+        environment.add_filter("tojson", tojson);
+        let template = "{{ [1] | tojson(indent=99999999) }}";
+        let error = environment.render_str(template, ()).unwrap_err();
+        assert!(error.to_string().contains("at most 32"), "{error}");
     }
 
     // Expected values come from Python's `datetime.utcfromtimestamp(seconds).strftime(...)`.

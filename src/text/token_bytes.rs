@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokenizers::Tokenizer;
 
 /// Maximum number of token ids: the table has an entry for each, also for those without a token.
-const MAX_TOKENS: usize = 1 << 22;
+const MAX_TOKENS: usize = 1 << 20;
 
 /// Bytes of each token id, in one buffer.
 pub(super) struct TokenBytes {
@@ -254,7 +254,7 @@ mod tests {
         let reason = TokenBytes::new(&tokenizer).err().unwrap();
         assert_eq!(
             reason,
-            "it has the token id 4294967295, expected less than 4194304"
+            "it has the token id 4294967295, expected less than 1048576"
         );
     }
 

@@ -98,7 +98,7 @@ fn gguf(name: &str) {
     fuzz(Target {
         name,
         dictionary: GGUF_WORDS,
-        memory: 64 << 20,
+        memory: 128 << 20,
         memory_per_byte: 2000,
         run: &mut run,
     });
