@@ -247,9 +247,10 @@ impl EngineInbox {
 
 impl Drop for EngineInbox {
     fn drop(&mut self) {
-        self.pulse.ends(match std::thread::panicking() {
-            true => Phase::Failed,
-            false => Phase::Stopped,
+        self.pulse.ends(if std::thread::panicking() {
+            Phase::Failed
+        } else {
+            Phase::Stopped
         });
     }
 }
