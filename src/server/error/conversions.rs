@@ -1,0 +1,81 @@
+//! Errors of the layers below as errors sent to clients.
+
+use axum::extract::rejection::PathRejection;
+
+use super::ApiError;
+use crate::engine::{SequenceError, SubmitError};
+use crate::registry::{FolderTrouble, RegistryError};
+
+/// A path parameter that is not UTF-8.
+impl From<PathRejection> for ApiError {
+    fn from(error: PathRejection) -> Self {
+        Self::UnknownUrl(error.body_text())
+    }
+}
+
+impl From<SubmitError> for ApiError {
+    fn from(error: SubmitError) -> Self {
+        match error {
+            SubmitError::QueueFull { retry_after } => Self::QueueFull { retry_after },
+            SubmitError::ShareFull { retry_after } => Self::ShareFull { retry_after },
+            SubmitError::Stopped => Self::EngineStopped,
+        }
+    }
+}
+
+impl From<SequenceError> for ApiError {
+    fn from(error: SequenceError) -> Self {
+        match error {
+            SequenceError::NotFinite => Self::BrokenTicket,
+            SequenceError::Unread => Self::UnreadOutput,
+            SequenceError::OutOfMemory => Self::OutOfMemory,
+            SequenceError::StepFailed => Self::StepFailed,
+        }
+    }
+}
+
+/// Error of a ticket route. The completion routes report an unknown alias as an unknown model
+/// instead.
+impl From<RegistryError> for ApiError {
+    fn from(error: RegistryError) -> Self {
+        match error {
+            RegistryError::Unknown(alias) => Self::TicketNotFound(alias),
+            RegistryError::Exists(alias) => Self::TicketExists(alias),
+            RegistryError::DiffersInCase { .. } => Self::NameTaken(error.to_string()),
+            RegistryError::Precondition { .. } => Self::PreconditionFailed(error.to_string()),
+            RegistryError::Public(_) => Self::PublicTicket(error.to_string()),
+            RegistryError::Name(_)
+            | RegistryError::Reserved(_)
+            | RegistryError::ReadsAsDigest(_) => Self::Invalid {
+                message: error.to_string(),
+                param: "name".to_owned(),
+            },
+            RegistryError::PinsTooLarge { .. } => Self::PinsTooLarge(error.to_string()),
+            RegistryError::Invalid(_) | RegistryError::TooLargeForMemory { .. } => {
+                Self::InvalidTicket(error.to_string())
+            }
+            RegistryError::MemoryFull { .. } | RegistryError::TooManyWaiting { .. } => {
+                tracing::warn!(%error, "refused a request");
+                Self::TicketMemoryFull
+            }
+            RegistryError::Changed { ref alias, .. } => {
+                tracing::error!(%error, "refused a request");
+                Self::TicketFileChanged(alias.clone())
+            }
+            RegistryError::NotInside => {
+                Self::invalid("lora_path", "is not a ticket file below the ticket folder")
+            }
+            RegistryError::Io {
+                error: ref cause, ..
+            } => match FolderTrouble::of(cause) {
+                Some(FolderTrouble::DiskFull) => Self::DiskFull,
+                Some(FolderTrouble::ReadOnly) => Self::FolderReadOnly,
+                None => Self::Internal(error.to_string()),
+            },
+            RegistryError::Refused { .. }
+            | RegistryError::InUse { .. }
+            | RegistryError::Layout { .. }
+            | RegistryError::LoadFailed(_) => Self::Internal(error.to_string()),
+        }
+    }
+}
