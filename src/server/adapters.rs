@@ -13,6 +13,7 @@ use super::caller::Caller;
 use super::error::ApiError;
 use super::fields::Fields;
 use super::state::AppState;
+use super::tickets::take_away;
 use crate::registry::{Condition, Name, RegistryError};
 
 /// `POST /v1/load_lora_adapter` with `lora_name`, `lora_path` and optionally `load_inplace`.
@@ -72,12 +73,7 @@ pub async fn unload(
         .await?;
     let alias = required(&mut Fields::parse(&body)?, "lora_name")?;
     blocking(move || {
-        let name = Name::new(caller.tenant.as_ref(), &alias);
-        caller.trail.ticket(&alias);
-        let unloaded = state.registry.unload(name)?;
-        caller.trail.digest(unloaded.digest());
-        let metrics = &state.metrics.server;
-        metrics.ticket_deleted(name.owner_label(), name.alias);
+        take_away(&state, &caller, &alias, |name| state.registry.unload(name))?;
         Ok(format!(
             "Success: LoRA adapter '{alias}' removed successfully."
         ))

@@ -14,6 +14,7 @@ use crate::server::blocking::blocking;
 use crate::server::caller::Caller;
 use crate::server::error::ApiError;
 use crate::server::state::AppState;
+use crate::server::tickets::take_away;
 use crate::server::timestamp::unix_seconds;
 
 /// A model in wire format.
@@ -97,17 +98,11 @@ pub async fn delete(
     }
     let response = json!({"id": &id, "object": "model", "deleted": true});
     blocking(move || {
-        let name = Name::new(caller.tenant.as_ref(), &id);
-        caller.trail.ticket(&id);
-        let removed = state.registry.remove(name, &Condition::default());
-        let removed = removed.map_err(|error| match error {
+        let remove = |name: Name<'_>| state.registry.remove(name, &Condition::default());
+        take_away(&state, &caller, &id, remove).map_err(|error| match error {
             RegistryError::Unknown(id) => ApiError::ModelNotFound(id),
             error => error.into(),
-        })?;
-        caller.trail.digest(removed.digest());
-        let metrics = &state.metrics.server;
-        metrics.ticket_deleted(name.owner_label(), name.alias);
-        Ok(())
+        })
     })
     .await?;
     Ok(Json(response).into_response())

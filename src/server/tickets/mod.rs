@@ -22,7 +22,7 @@ use super::quota::{StorePermit, Stored};
 use super::state::AppState;
 use super::upload;
 use crate::access::{Scope, Tenant, TenantError};
-use crate::registry::{Generation, Name, compare_aliases};
+use crate::registry::{Generation, Name, RegistryError, compare_aliases};
 use wire::TicketFacts;
 
 /// Largest page of a list, and its default.
@@ -157,15 +157,30 @@ pub async fn delete(
     let condition = condition(&headers, None)?;
     let response = json!({"object": "ticket", "name": &alias, "deleted": true});
     blocking(move || {
-        let name = Name::new(caller.tenant.as_ref(), &alias);
-        let removed = state.registry.remove(name, &condition)?;
-        caller.trail.digest(removed.digest());
-        let metrics = &state.metrics.server;
-        metrics.ticket_deleted(name.owner_label(), name.alias);
-        Ok(())
+        let remove = |name: Name<'_>| state.registry.remove(name, &condition);
+        Ok(take_away(&state, &caller, &alias, remove)?)
     })
     .await?;
     Ok(Json(response).into_response())
+}
+
+/// Runs `remove` on a ticket of the caller, notes it in the audit trail, and drops its series.
+///
+/// # Errors
+/// Those of `remove`.
+pub fn take_away(
+    state: &AppState,
+    caller: &Caller,
+    alias: &str,
+    remove: impl FnOnce(Name<'_>) -> Result<Arc<Generation>, RegistryError>,
+) -> Result<(), RegistryError> {
+    let name = Name::new(caller.tenant.as_ref(), alias);
+    caller.trail.ticket(alias);
+    let removed = remove(name)?;
+    caller.trail.digest(removed.digest());
+    let metrics = &state.metrics.server;
+    metrics.ticket_deleted(name.owner_label(), name.alias);
+    Ok(())
 }
 
 /// `POST /v1/tickets`: a multipart form with `name`, `file` and optionally `replace`, in any order.
