@@ -143,7 +143,7 @@ fn policy(
 }
 
 /// Runs the engine. If it panics, the weights may be half patched and must not be used: the engine
-/// is dropped, which ends its streams and marks the handle as failed, and whoever serves ends.
+/// is dropped, which ends its streams and marks the handle as failed, so that the server exits.
 fn guard(run: impl FnOnce()) {
     if catch_unwind(AssertUnwindSafe(run)).is_err() {
         tracing::error!("the engine failed: see the panic's message; no request can be served");

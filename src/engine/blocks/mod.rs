@@ -1,12 +1,12 @@
 //! Allocator of KV blocks, which caches full blocks by their hash and shares them: plain data.
 //!
-//! A block is free (never cached, in nobody's table), private (in one table, which alone may write
+//! A block is free (never cached, in no table), private (in one table, which alone may write
 //! it), or cached (full, found by its hash, in any number of tables, and written by none). A cached
 //! block in no table is kept until a table needs a block and none is free; the least recently used
 //! goes first.
 //!
-//! Whoever holds a cached block holds those before it in the chain, and a table gives its blocks
-//! back from the last to the first. So a cached block goes only after all that follow it, and the
+//! A table with a cached block also has the blocks before it in the chain, and returns its blocks
+//! from the last to the first. So a cached block goes only after all that follow it, and the
 //! cached blocks of a chain are always its first ones, as are those in a table: lookups bisect.
 
 mod hash;
