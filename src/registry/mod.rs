@@ -1,8 +1,9 @@
 //! Registry of the tickets that are served: aliases that point at generations, leases that keep
 //! them in memory, the byte budget of the loaded ones, and the folder on disk.
 //!
-//! Look-ups never block: aliases are in a concurrent map. A writer holds one lock from the first
-//! change on disk until the map matches the disk.
+//! The names are behind one lock, which is held for a look-up or a change of the map, never for the
+//! disk: aliases, contents and pins change together, and lists are in order. A writer holds another
+//! lock from the first change on disk until the names match the disk.
 
 mod adapter;
 mod condition;

@@ -1,8 +1,9 @@
 //! Limits of each tenant: requests and tokens in progress, and stored tickets.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use dashmap::DashMap;
 
 use super::caller::Caller;
 use super::error::ApiError;
@@ -15,8 +16,12 @@ const SMOOTHING: f64 = 0.2;
 const MAX_RETRY: f64 = 60.0;
 
 /// What each tenant has in progress. Tenants come from the key file, so there are few.
+///
+/// A concurrent map, since tenants share nothing: [`Quota::store`] counts all tickets of a tenant
+/// while it holds the tenant's entry, and the requests of others do not wait for that, unless their
+/// entries are in the same shard. Nothing holds two entries at once.
 #[derive(Clone, Debug, Default)]
-pub struct Quota(Arc<Mutex<HashMap<Tenant, Usage>>>);
+pub struct Quota(Arc<DashMap<Tenant, Usage>>);
 
 /// What one tenant has in progress.
 #[derive(Clone, Copy, Debug, Default)]
@@ -31,18 +36,13 @@ struct Usage {
 }
 
 impl Quota {
-    fn usage(&self) -> MutexGuard<'_, HashMap<Tenant, Usage>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Admits a completion request, until the returned permit is dropped.
     ///
     /// # Errors
     /// [`ApiError::TenantBusy`] if the caller's tenant has as many in progress as it may.
     pub fn enter(&self, caller: &Caller) -> Result<RequestPermit, ApiError> {
         if let Some(tenant) = &caller.tenant {
-            let mut usage = self.usage();
-            let usage = usage.entry(tenant.clone()).or_default();
+            let mut usage = self.0.entry(tenant.clone()).or_default();
             if let Some(most) = caller.limits.max_requests.filter(|&n| usage.requests >= n) {
                 return Err(usage.busy(TenantLimit::Requests(most)));
             }
@@ -58,8 +58,8 @@ impl Quota {
     }
 
     /// Admits an upload of `file_bytes` bytes, until the returned permit is dropped. `stored`
-    /// counts what the tenant owns; it is called under the lock, so that an upload that another
-    /// request publishes meanwhile counts at least once.
+    /// counts what the tenant owns; it is called while the tenant's entry is held, so that an upload
+    /// that another request publishes meanwhile counts at least once.
     ///
     /// # Errors
     /// [`ApiError::TenantStorage`] if the tenant owns as much as it may.
@@ -77,8 +77,7 @@ impl Quota {
         let Some(tenant) = &caller.tenant else {
             return Ok(permit);
         };
-        let mut usage = self.usage();
-        let usage = usage.entry(tenant.clone()).or_default();
+        let mut usage = self.0.entry(tenant.clone()).or_default();
         let stored = stored();
         let tickets = stored.tickets + usage.uploads + 1;
         let bytes = stored.bytes + usage.upload_bytes + file_bytes;
@@ -155,8 +154,7 @@ impl RequestPermit {
         let Some(tenant) = &self.tenant else {
             return Ok(());
         };
-        let mut usage = self.quota.usage();
-        let usage = usage.entry(tenant.clone()).or_default();
+        let mut usage = self.quota.0.entry(tenant.clone()).or_default();
         if let Some(most) = self.limits.max_queued_tokens {
             if tokens > most {
                 let problem = format!(
@@ -178,7 +176,7 @@ impl RequestPermit {
 impl Drop for RequestPermit {
     fn drop(&mut self) {
         let Some(tenant) = &self.tenant else { return };
-        if let Some(usage) = self.quota.usage().get_mut(tenant) {
+        if let Some(mut usage) = self.quota.0.get_mut(tenant) {
             usage.requests -= 1;
             usage.tokens -= self.tokens;
             // A refused request says nothing about the others.
@@ -200,7 +198,7 @@ pub struct StorePermit {
 impl Drop for StorePermit {
     fn drop(&mut self) {
         let Some(tenant) = &self.tenant else { return };
-        if let Some(usage) = self.quota.usage().get_mut(tenant) {
+        if let Some(mut usage) = self.quota.0.get_mut(tenant) {
             usage.uploads -= 1;
             usage.upload_bytes -= self.bytes;
         }
@@ -209,6 +207,10 @@ impl Drop for StorePermit {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc;
+    use std::thread;
+
     use super::*;
 
     fn caller(tenant: Option<&str>, limits: TenantLimits) -> Caller {
@@ -257,6 +259,54 @@ mod tests {
         quota.enter(&acme).unwrap().take_tokens(70).unwrap();
         let never = quota.enter(&acme).unwrap().take_tokens(101).unwrap_err();
         assert!(matches!(never, ApiError::Invalid { .. }), "{never}");
+    }
+
+    #[test]
+    fn limits_hold_for_requests_at_once() {
+        const MOST: usize = 3;
+        let quota = Quota::default();
+        let limits = TenantLimits {
+            max_requests: Some(MOST),
+            ..TenantLimits::default()
+        };
+        let callers = ["acme", "other"].map(|name| caller(Some(name), limits));
+        let running = [AtomicUsize::new(0), AtomicUsize::new(0)];
+        thread::scope(|scope| {
+            for i in 0..16 {
+                let (quota, caller, running) = (&quota, &callers[i % 2], &running[i % 2]);
+                scope.spawn(move || {
+                    for _ in 0..1000 {
+                        let Ok(permit) = quota.enter(caller) else {
+                            continue;
+                        };
+                        let before = running.fetch_add(1, Ordering::SeqCst);
+                        assert!(before < MOST, "{before} requests run already");
+                        running.fetch_sub(1, Ordering::SeqCst);
+                        drop(permit);
+                    }
+                });
+            }
+        });
+        assert!(quota.0.iter().all(|usage| usage.requests == 0));
+    }
+
+    #[test]
+    fn other_tenants_get_in_while_the_tickets_of_one_are_counted() {
+        let quota = Quota::default();
+        let of = |name: &str| caller(Some(name), TenantLimits::default());
+        let (sender, entered) = mpsc::channel();
+        thread::scope(|scope| {
+            let counting = || {
+                for i in 0..64 {
+                    let (quota, caller, sender) = (&quota, of(&format!("t{i}")), sender.clone());
+                    scope.spawn(move || sender.send(quota.enter(&caller).is_ok()));
+                }
+                // Those of the same shard do wait.
+                assert_eq!(entered.recv_timeout(Duration::from_secs(20)), Ok(true));
+                Stored::default()
+            };
+            quota.store(&of("acme"), counting, 1).unwrap();
+        });
     }
 
     #[test]
