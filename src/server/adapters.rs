@@ -1,10 +1,9 @@
 //! vLLM's routes for adapters: `POST /v1/load_lora_adapter` and `/v1/unload_lora_adapter`. They
 //! take files of the ticket folder only.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
-use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 
@@ -12,24 +11,23 @@ use super::blocking::blocking;
 use super::caller::Caller;
 use super::error::ApiError;
 use super::fields::Fields;
+use super::named_ticket::NamedTicket;
 use super::state::AppState;
-use super::tickets::take_away;
-use crate::registry::{Condition, Name, RegistryError};
+use crate::registry::{Condition, RegistryError};
 
 /// `POST /v1/load_lora_adapter` with `lora_name`, `lora_path` and optionally `load_inplace`.
 pub async fn load(
     State(state): State<Arc<AppState>>,
-    Extension(caller): Extension<Caller>,
+    caller: Caller,
     body: Body,
 ) -> Result<String, ApiError> {
-    let body = state
-        .bodies
-        .read(body, state.options.max_body_bytes)
-        .await?;
-    let mut fields = Fields::parse(&body)?;
-    let alias: String = required(&mut fields, "lora_name")?;
-    let path: String = required(&mut fields, "lora_path")?;
-    let replace = fields.take("load_inplace")?.unwrap_or(false);
+    let (alias, path, replace) = read(&state, body, |fields| {
+        let alias = required(fields, "lora_name")?;
+        let path = required(fields, "lora_path")?;
+        Ok((alias, path, fields.take("load_inplace")?.unwrap_or(false)))
+    })
+    .await?;
+    let named = NamedTicket::new(caller, alias);
     if path.contains("://") {
         let problem = "must be a path below the ticket folder, not a URL";
         return Err(ApiError::invalid("lora_path", problem));
@@ -39,11 +37,9 @@ pub async fn load(
         ..Condition::create()
     };
     blocking(move || {
-        let name = Name::new(caller.tenant.as_ref(), &alias);
         let loaded = state
             .registry
-            .load_file(name, &PathBuf::from(path), &condition);
-        caller.trail.ticket(&alias);
+            .load_file(named.name(), Path::new(&path), &condition);
         let ticket = loaded.map_err(|error| match error {
             RegistryError::Exists(alias) => ApiError::invalid(
                 "lora_name",
@@ -51,7 +47,7 @@ pub async fn load(
             ),
             error => error.into(),
         })?;
-        caller.trail.digest(ticket.digest());
+        named.caller.trail.digest(ticket.digest());
         tracing::info!(ticket = ticket.alias(), digest = %ticket.digest(), "loaded a ticket");
         let alias = ticket.alias();
         Ok(format!(
@@ -64,21 +60,30 @@ pub async fn load(
 /// `POST /v1/unload_lora_adapter` with `lora_name`. The file stays in the folder.
 pub async fn unload(
     State(state): State<Arc<AppState>>,
-    Extension(caller): Extension<Caller>,
+    caller: Caller,
     body: Body,
 ) -> Result<String, ApiError> {
-    let body = state
-        .bodies
-        .read(body, state.options.max_body_bytes)
-        .await?;
-    let alias = required(&mut Fields::parse(&body)?, "lora_name")?;
+    let alias = read(&state, body, |fields| required(fields, "lora_name")).await?;
+    let named = NamedTicket::new(caller, alias);
     blocking(move || {
-        take_away(&state, &caller, &alias, |name| state.registry.unload(name))?;
+        named.take_away(&state, |name| state.registry.unload(name))?;
+        let alias = named.alias;
         Ok(format!(
             "Success: LoRA adapter '{alias}' removed successfully."
         ))
     })
     .await
+}
+
+/// Receives a JSON body and takes from it what a route needs.
+async fn read<T>(
+    state: &AppState,
+    body: Body,
+    take: impl FnOnce(&mut Fields<'_>) -> Result<T, ApiError>,
+) -> Result<T, ApiError> {
+    let limit = state.options.max_body_bytes;
+    let body = state.bodies.read(body, limit).await?;
+    take(&mut Fields::parse(&body)?)
 }
 
 fn required(fields: &mut Fields<'_>, name: &'static str) -> Result<String, ApiError> {

@@ -1,8 +1,11 @@
 //! The caller of a request, as the routes see it.
 
+use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
 
+use axum::extract::FromRequestParts;
 use axum::http::Extensions;
+use axum::http::request::Parts;
 
 use super::error::ApiError;
 use crate::access::{AcceptedKey, Scope, Scopes, Tenant, TenantLimits};
@@ -63,6 +66,14 @@ impl Caller {
         }
         let key = self.key.as_deref().unwrap_or_default().to_owned();
         Err(ApiError::Forbidden { key, scope })
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Infallible> {
+        Ok(Self::of(&parts.extensions))
     }
 }
 

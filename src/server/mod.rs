@@ -17,6 +17,7 @@ mod generate;
 mod guard;
 mod listen;
 mod meter;
+mod named_ticket;
 mod openai;
 mod ops;
 mod preconditions;

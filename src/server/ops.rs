@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -76,7 +76,7 @@ pub async fn ready(State(state): State<Arc<AppState>>) -> Response {
 /// `GET /metrics`: the series that the caller may see, in the Prometheus text format.
 pub async fn metrics(
     State(state): State<Arc<AppState>>,
-    Extension(caller): Extension<Caller>,
+    caller: Caller,
 ) -> Result<Response, ApiError> {
     let series = &state.metrics.server;
     series.tickets.set(state.registry.len() as i64);
@@ -138,7 +138,7 @@ struct Verified {
 /// there is one.
 pub async fn base(
     State(state): State<Arc<AppState>>,
-    Extension(caller): Extension<Caller>,
+    caller: Caller,
     query: Result<Query<BaseQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let Query(query) = query.map_err(|_| ApiError::invalid("verify", "must be true or false"))?;

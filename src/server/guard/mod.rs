@@ -7,7 +7,8 @@ mod policy;
 
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::rejection::RawPathParamsRejection;
+use axum::extract::{RawPathParams, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
@@ -30,13 +31,19 @@ pub struct Guard {
 
 /// Middleware of a route: admits its caller and adds it to the request, or answers with the
 /// refusal.
-pub async fn guard(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
+pub async fn guard(
+    State(guard): State<Guard>,
+    path: Result<RawPathParams, RawPathParamsRejection>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let rule = guard.rule;
     let access = &guard.state.access;
     let identity = access.identify(request.headers());
     let mut caller = identity.as_ref().cloned().unwrap_or_default();
     caller.on_admin_port = guard.on_admin_port;
-    if let Some(ticket) = request.uri().path().strip_prefix("/v1/tickets/") {
+    // Here, so that the audit line names it even if the caller is refused.
+    if let Some((_, ticket)) = path.iter().flatten().next() {
         caller.trail.ticket(ticket);
     }
     let entry = rule

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
+use axum::Json;
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
 use serde::Serialize;
 use serde_json::json;
 
@@ -13,8 +12,8 @@ use crate::registry::{Condition, Generation, Name, RegistryError};
 use crate::server::blocking::blocking;
 use crate::server::caller::Caller;
 use crate::server::error::ApiError;
+use crate::server::named_ticket::NamedTicket;
 use crate::server::state::AppState;
-use crate::server::tickets::take_away;
 use crate::server::timestamp::unix_seconds;
 
 /// A model in wire format.
@@ -58,10 +57,7 @@ impl<'a> Model<'a> {
 }
 
 /// `GET /v1/models`
-pub async fn list(
-    State(state): State<Arc<AppState>>,
-    Extension(caller): Extension<Caller>,
-) -> Response {
+pub async fn list(State(state): State<Arc<AppState>>, caller: Caller) -> Response {
     let tickets = state.registry.visible(caller.tenant.as_ref());
     let models: Vec<_> = std::iter::once(Model::base(&state))
         .chain(tickets.iter().map(|ticket| Model::ticket(ticket, &state)))
@@ -72,37 +68,35 @@ pub async fn list(
 /// `GET /v1/models/{id}`; the base's name may contain slashes.
 pub async fn get(
     State(state): State<Arc<AppState>>,
-    Extension(caller): Extension<Caller>,
-    id: Result<Path<String>, PathRejection>,
+    model: NamedTicket,
 ) -> Result<Response, ApiError> {
-    let Path(id) = id?;
-    if id == state.base.manifest.name {
+    if model.alias == state.base.manifest.name {
         return Ok(Json(Model::base(&state)).into_response());
     }
-    match state.registry.get(caller.tenant.as_ref(), &id) {
+    match model.find(&state) {
         Some(ticket) => Ok(Json(Model::ticket(&ticket, &state)).into_response()),
-        None => Err(ApiError::ModelNotFound(id)),
+        None => Err(ApiError::ModelNotFound(model.alias)),
     }
 }
 
 /// `DELETE /v1/models/{id}`: deletes a ticket and its file, never the base.
 pub async fn delete(
     State(state): State<Arc<AppState>>,
-    Extension(caller): Extension<Caller>,
-    id: Result<Path<String>, PathRejection>,
+    model: NamedTicket,
 ) -> Result<Response, ApiError> {
-    let Path(id) = id?;
-    if id == state.base.manifest.name {
+    if model.alias == state.base.manifest.name {
         let problem = "is the base, which cannot be deleted";
         return Err(ApiError::invalid("model", problem));
     }
-    let response = json!({"id": &id, "object": "model", "deleted": true});
+    let response = json!({"id": &model.alias, "object": "model", "deleted": true});
     blocking(move || {
         let remove = |name: Name<'_>| state.registry.remove(name, &Condition::default());
-        take_away(&state, &caller, &id, remove).map_err(|error| match error {
-            RegistryError::Unknown(id) => ApiError::ModelNotFound(id),
-            error => error.into(),
-        })
+        model
+            .take_away(&state, remove)
+            .map_err(|error| match error {
+                RegistryError::Unknown(id) => ApiError::ModelNotFound(id),
+                error => error.into(),
+            })
     })
     .await?;
     Ok(Json(response).into_response())

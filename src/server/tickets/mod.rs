@@ -4,12 +4,12 @@ mod wire;
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::multipart::MultipartRejection;
-use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Multipart, Path, Query, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Multipart, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::json;
 use tempfile::NamedTempFile;
@@ -17,12 +17,13 @@ use tempfile::NamedTempFile;
 use super::blocking::blocking;
 use super::caller::Caller;
 use super::error::ApiError;
+use super::named_ticket::NamedTicket;
 use super::preconditions::condition;
 use super::quota::{StorePermit, Stored};
 use super::state::AppState;
 use super::upload;
 use crate::access::{Scope, Tenant, TenantError};
-use crate::registry::{Generation, Name, RegistryError, compare_aliases};
+use crate::registry::{Generation, Name, compare_aliases};
 use wire::TicketFacts;
 
 /// Largest page of a list, and its default.
@@ -46,7 +47,7 @@ pub struct ListQuery {
 /// lists the files of the folder that are not served.
 pub async fn list(
     State(state): State<Arc<AppState>>,
-    Extension(caller): Extension<Caller>,
+    caller: Caller,
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let Query(query) = query.map_err(|error| ApiError::invalid("query", error.body_text()))?;
@@ -109,85 +110,58 @@ fn tenant(caller: &Caller, name: &str) -> Result<Tenant, ApiError> {
 /// `PUT /v1/tickets/{name}/pin`: loads the ticket and keeps it in memory.
 pub async fn pin(
     State(state): State<Arc<AppState>>,
-    Extension(caller): Extension<Caller>,
-    name: Result<Path<String>, PathRejection>,
+    ticket: NamedTicket,
 ) -> Result<Response, ApiError> {
-    let Path(alias) = name?;
-    caller.trail.ticket(&alias);
-    let tenant = caller.tenant.as_ref();
-    let ticket = state.registry.pin(Name::new(tenant, &alias))?;
-    drop(state.registry.lease_in_turn(tenant, &alias).await?);
-    Ok(Json(TicketFacts::new(&ticket, &state.registry)).into_response())
+    let registry = &state.registry;
+    let pinned = registry.pin(ticket.name())?;
+    drop(
+        registry
+            .lease_in_turn(ticket.tenant(), &ticket.alias)
+            .await?,
+    );
+    Ok(Json(TicketFacts::new(&pinned, registry)).into_response())
 }
 
 /// `DELETE /v1/tickets/{name}/pin`: lets the ticket be evicted again.
 pub async fn unpin(
     State(state): State<Arc<AppState>>,
-    Extension(caller): Extension<Caller>,
-    name: Result<Path<String>, PathRejection>,
+    ticket: NamedTicket,
 ) -> Result<Response, ApiError> {
-    let Path(alias) = name?;
-    caller.trail.ticket(&alias);
-    let name = Name::new(caller.tenant.as_ref(), &alias);
-    let ticket = state.registry.unpin(name)?;
-    Ok(Json(TicketFacts::new(&ticket, &state.registry)).into_response())
+    let unpinned = state.registry.unpin(ticket.name())?;
+    Ok(Json(TicketFacts::new(&unpinned, &state.registry)).into_response())
 }
 
 /// `GET /v1/tickets/{name}`; the name may be an alias, `alias@digest` or a digest.
 pub async fn get(
     State(state): State<Arc<AppState>>,
-    Extension(caller): Extension<Caller>,
-    name: Result<Path<String>, PathRejection>,
+    ticket: NamedTicket,
 ) -> Result<Response, ApiError> {
-    let Path(name) = name?;
-    let ticket = state.registry.get(caller.tenant.as_ref(), &name);
-    let ticket = ticket.ok_or(ApiError::TicketNotFound(name))?;
-    blocking(move || wire::whole(&state, &ticket)).await
+    let found = ticket.find(&state);
+    let found = found.ok_or(ApiError::TicketNotFound(ticket.alias))?;
+    blocking(move || wire::whole(&state, &found)).await
 }
 
 /// `DELETE /v1/tickets/{name}`. Running requests keep their lease.
 pub async fn delete(
     State(state): State<Arc<AppState>>,
-    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
-    name: Result<Path<String>, PathRejection>,
+    ticket: NamedTicket,
 ) -> Result<Response, ApiError> {
-    let Path(alias) = name?;
-    caller.trail.ticket(&alias);
     let condition = condition(&headers, None)?;
-    let response = json!({"object": "ticket", "name": &alias, "deleted": true});
+    let response = json!({"object": "ticket", "name": &ticket.alias, "deleted": true});
     blocking(move || {
         let remove = |name: Name<'_>| state.registry.remove(name, &condition);
-        Ok(take_away(&state, &caller, &alias, remove)?)
+        Ok(ticket.take_away(&state, remove)?)
     })
     .await?;
     Ok(Json(response).into_response())
-}
-
-/// Runs `remove` on a ticket of the caller, notes it in the audit trail, and drops its series.
-///
-/// # Errors
-/// Those of `remove`.
-pub fn take_away(
-    state: &AppState,
-    caller: &Caller,
-    alias: &str,
-    remove: impl FnOnce(Name<'_>) -> Result<Arc<Generation>, RegistryError>,
-) -> Result<(), RegistryError> {
-    let name = Name::new(caller.tenant.as_ref(), alias);
-    caller.trail.ticket(alias);
-    let removed = remove(name)?;
-    caller.trail.digest(removed.digest());
-    let metrics = &state.metrics.server;
-    metrics.ticket_deleted(name.owner_label(), name.alias);
-    Ok(())
 }
 
 /// `POST /v1/tickets`: a multipart form with `name`, `file` and optionally `replace`, in any order.
 /// The ticket belongs to the caller's tenant; without one it is public.
 pub async fn create(
     State(state): State<Arc<AppState>>,
-    Extension(caller): Extension<Caller>,
+    caller: Caller,
     headers: HeaderMap,
     form: Result<Multipart, MultipartRejection>,
 ) -> Result<Response, ApiError> {
@@ -200,11 +174,11 @@ pub async fn create(
     } = upload::receive(&mut form, &state, &caller).await?;
     let condition = condition(&headers, replace)?;
     let state = Arc::clone(&state);
+    let named = NamedTicket::new(caller, name);
     let whole = blocking(move || {
-        let name = Name::new(caller.tenant.as_ref(), &name);
-        let _stored = store(&state, &caller, name, &file)?;
-        let ticket = state.registry.publish(name, file, &condition)?;
-        caller.trail.digest(ticket.digest());
+        let _stored = store(&state, &named, &file)?;
+        let ticket = state.registry.publish(named.name(), file, &condition)?;
+        named.caller.trail.digest(ticket.digest());
         tracing::info!(ticket = %ticket.name(), digest = %ticket.digest(), "published a ticket");
         wire::whole(&state, &ticket)
     })
@@ -212,28 +186,27 @@ pub async fn create(
     Ok((StatusCode::CREATED, whole).into_response())
 }
 
-/// Admits the received `file` to the tickets that the caller owns, where it becomes `name`, until
+/// Admits the received `file` to the tickets that the caller owns, where it becomes `ticket`, until
 /// the returned permit is dropped: after it is published.
 ///
 /// # Errors
 /// The caller's tenant owns as much as it may, or the file's size cannot be read.
 fn store(
     state: &AppState,
-    caller: &Caller,
-    name: Name<'_>,
+    ticket: &NamedTicket,
     file: &NamedTempFile,
 ) -> Result<StorePermit, ApiError> {
     let metadata = file.as_file().metadata();
     let bytes = metadata.map_err(|error| ApiError::Internal(error.to_string()))?;
     let stored = || {
         let mut stored = Stored::default();
-        for ticket in state.registry.owned(name.owner) {
-            if !ticket.alias().eq_ignore_ascii_case(name.alias) {
+        for owned in state.registry.owned(ticket.tenant()) {
+            if !owned.alias().eq_ignore_ascii_case(&ticket.alias) {
                 stored.tickets += 1;
-                stored.bytes += ticket.facts().file_bytes;
+                stored.bytes += owned.facts().file_bytes;
             }
         }
         stored
     };
-    state.quota.store(caller, stored, bytes.len())
+    state.quota.store(&ticket.caller, stored, bytes.len())
 }

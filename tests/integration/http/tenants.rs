@@ -192,6 +192,8 @@ async fn each_administrative_action_leaves_an_audit_line() {
     let (_, ticket) = send(server, &acme, upload("audited-mine", &ticket_file(7))).await;
     send(server, &reader, delete("/v1/tickets/audited-public")).await;
     server.send(delete("/v1/tickets/audited-public")).await;
+    let pin = Request::put("/v1/tickets/audited%2Dmine/pin");
+    send(server, &acme, pin.body(Body::empty()).unwrap()).await;
     send(server, &acme, delete("/v1/tickets/audited-mine")).await;
     // Reading is no administrative action.
     send(server, &acme, get("/v1/tickets")).await;
@@ -215,6 +217,7 @@ async fn each_administrative_action_leaves_an_audit_line() {
             public,
         ],
         vec![delete, refused, "code=\"invalid_api_key\"", public],
+        [&["action=\"pin\"", refused], &acme[..3]].concat(),
         [&[delete, done, "status=200"], &acme[..]].concat(),
     ];
     assert_eq!(lines.len(), expected.len(), "{text}");
