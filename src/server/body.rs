@@ -270,18 +270,23 @@ pub async fn discard(body: impl TryStream) {
     let _ = tokio::time::timeout(DISCARD_TIMEOUT, rest).await;
 }
 
-/// Error of a body that breaks off: what the client did wrong if the transport knows it.
+/// Error of a body that breaks off.
 fn broken(error: &axum::Error) -> ApiError {
-    let mut source: Option<&(dyn Error + 'static)> = Some(error);
+    client_fault(error).unwrap_or_else(|| ApiError::BadBody(error.to_string()))
+}
+
+/// What the client did wrong on its connection, if that caused the failure to read a body.
+pub fn client_fault(error: &(dyn Error + 'static)) -> Option<ApiError> {
+    let mut source = Some(error);
     while let Some(error) = source {
         let inner = error.downcast_ref().and_then(io::Error::get_ref);
         match inner.and_then(|inner| inner.downcast_ref()) {
-            Some(ApiError::RequestTimeout(part)) => return ApiError::RequestTimeout(part),
-            Some(ApiError::BadHttp(problem)) => return ApiError::BadHttp(problem.clone()),
+            Some(ApiError::RequestTimeout(part)) => return Some(ApiError::RequestTimeout(part)),
+            Some(ApiError::BadHttp(problem)) => return Some(ApiError::BadHttp(problem.clone())),
             _ => source = error.source(),
         }
     }
-    ApiError::BadBody(error.to_string())
+    None
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use tempfile::NamedTempFile;
 use tokio::io::AsyncWriteExt as _;
 
 use super::blocking::blocking;
-use super::body::DISCARD_TIMEOUT;
+use super::body::{DISCARD_TIMEOUT, client_fault};
 use super::caller::Caller;
 use super::error::ApiError;
 use super::quota;
@@ -143,5 +143,5 @@ async fn spool(
 }
 
 fn bad_form(error: MultipartError) -> ApiError {
-    ApiError::BadForm(error.body_text())
+    client_fault(&error).unwrap_or_else(|| ApiError::BadForm(error.body_text()))
 }

@@ -1,4 +1,4 @@
-//! Uploads that stall.
+//! Uploads that stall or break off.
 
 use std::time::Duration;
 
@@ -61,7 +61,8 @@ async fn stalled_uploads_wait_before_their_first_byte_and_end_by_the_body_timeou
     };
     let (ended, ()) = tokio::join!(join_all(stalled), watching);
     for answer in ended {
-        assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
+        let timed_out = answer.starts_with("HTTP/1.1 408") && answer.contains("request_timeout");
+        assert!(timed_out, "{answer}");
     }
     assert_eq!(in_progress(server), 0);
     // Their places are free again.
@@ -70,4 +71,19 @@ async fn stalled_uploads_wait_before_their_first_byte_and_end_by_the_body_timeou
     whole.extend_from_slice(b"\r\n--LINE--\r\n");
     let (status, _, body) = server.send(upload(whole.into())).await;
     assert_eq!(status, StatusCode::CREATED, "{body}");
+}
+
+#[tokio::test]
+async fn an_upload_in_malformed_chunks_says_so() {
+    let live = Live::start(LONG).await;
+    let answer = live
+        .answer(
+            "POST /v1/tickets HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\
+             Content-Type: multipart/form-data; boundary=LINE\r\n\r\n\
+             6\r\n--LINE\r\nno size\r\n",
+        )
+        .await;
+    let malformed = answer.starts_with("HTTP/1.1 400") && answer.contains("bad_http");
+    assert!(malformed, "{answer}");
+    assert_eq!(in_progress(&live.server), 0);
 }
