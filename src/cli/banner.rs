@@ -5,6 +5,7 @@ use std::io::Write as _;
 use indicatif::DecimalBytes;
 use serde_json::{Value, json};
 
+use crate::registry::Page;
 use crate::server::AppState;
 
 /// A question that the base and the shipped `sql` ticket answer differently.
@@ -21,7 +22,7 @@ const SHOWN_TICKETS: usize = 10;
 pub fn announce(url: &str, admin: Option<&str>, state: &AppState) -> anyhow::Result<()> {
     let base = &state.base;
     let manifest = &base.manifest;
-    let tickets = state.registry.owned(None);
+    let tickets = state.registry.owned(None, Page::ALL);
     let mut out = std::io::stdout().lock();
     writeln!(out, "tombola {} at {url}", env!("CARGO_PKG_VERSION"))?;
     writeln!(

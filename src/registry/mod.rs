@@ -23,7 +23,6 @@ mod tests;
 mod ticket_folder;
 mod watch;
 
-use std::cmp::Ordering;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -38,6 +37,7 @@ pub use facts::Facts;
 pub use files::RefusedFile;
 pub use generation::{Generation, GenerationId, Lease, Name};
 pub use memory::{MemoryUsage, Residency};
+pub use names::Page;
 pub use ticket_folder::{FileFault, FolderTrouble};
 pub use watch::FolderWatch;
 
@@ -157,26 +157,15 @@ impl Registry {
         self.names().resolve(tenant, reference).cloned()
     }
 
-    /// The generations of an owner, by alias; `None` lists the public ones.
-    pub fn owned(&self, owner: Option<&Tenant>) -> Vec<Arc<Generation>> {
-        self.names().of_owner(owner).cloned().collect()
+    /// A page of an owner's generations; `None` is the public.
+    pub fn owned(&self, owner: Option<&Tenant>, page: Page<'_>) -> Vec<Arc<Generation>> {
+        self.names().owned_page(owner, page)
     }
 
-    /// The generations that a caller of this tenant can name by alias: its own and the public ones,
-    /// by alias.
-    pub fn visible(&self, tenant: Option<&Tenant>) -> Vec<Arc<Generation>> {
-        let names = self.names();
-        let Some(tenant) = tenant else {
-            return names.of_owner(None).cloned().collect();
-        };
-        let hidden = |public: &&Arc<Generation>| names.owned(Some(tenant), public.alias());
-        let public = names
-            .of_owner(None)
-            .filter(|public| hidden(public).is_none());
-        let own = names.of_owner(Some(tenant));
-        let mut all: Vec<_> = own.chain(public).cloned().collect();
-        all.sort_by(|a, b| compare_aliases(a.alias(), b.alias()));
-        all
+    /// A page of the generations that a caller of this tenant can name by alias: its own and the
+    /// public ones, unless its own hide them.
+    pub fn visible(&self, tenant: Option<&Tenant>, page: Page<'_>) -> Vec<Arc<Generation>> {
+        self.names().visible_page(tenant, page)
     }
 
     /// Number of aliases, of all owners.
@@ -381,11 +370,6 @@ impl Registry {
     fn names_mut(&self) -> RwLockWriteGuard<'_, Names> {
         self.names.write().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Order of aliases in lists: by letters, ignoring case.
-pub fn compare_aliases(a: &str, b: &str) -> Ordering {
-    a.to_ascii_lowercase().cmp(&b.to_ascii_lowercase())
 }
 
 /// Locks a mutex and ignores poison: a panic leaves the data behind these locks consistent.

@@ -1,5 +1,6 @@
 //! Names of the registered tickets: by owner and alias, and by content.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -20,6 +21,24 @@ pub(super) struct Names {
     by_alias: BTreeMap<Key, Arc<Generation>>,
     by_content: HashMap<Digest, BTreeSet<Key>>,
     pinned: BTreeSet<Key>,
+}
+
+/// Part of a list of tickets. Lists are in the order of aliases: by letters, ignoring case, and if
+/// only case differs, upper case first.
+#[derive(Clone, Copy, Debug)]
+pub struct Page<'a> {
+    /// The alias before the first of the page; empty for the first page.
+    pub after: &'a str,
+    /// Most tickets on the page.
+    pub limit: usize,
+}
+
+impl Page<'static> {
+    /// The whole list.
+    pub const ALL: Self = Self {
+        after: "",
+        limit: usize::MAX,
+    };
 }
 
 /// How a request names a ticket.
@@ -96,13 +115,39 @@ impl Names {
         self.by_content.contains_key(&content)
     }
 
-    /// The owner's generations, by alias.
-    pub fn of_owner(&self, owner: Option<&Tenant>) -> impl Iterator<Item = &Arc<Generation>> {
+    /// The owner's generations whose aliases come after this one, by alias.
+    fn of_owner(
+        &self,
+        owner: Option<&Tenant>,
+        after: &str,
+    ) -> impl Iterator<Item = &Arc<Generation>> {
         let owner = owner.cloned();
-        let range = self.by_alias.range((owner.clone(), String::new())..);
+        let range = self.by_alias.range(key(owner.as_ref(), after)..);
         range
             .take_while(move |((of, _), _)| *of == owner)
             .map(|(_, generation)| generation)
+            .skip_while(move |generation| compare_aliases(generation.alias(), after).is_le())
+    }
+
+    /// A page of the owner's generations.
+    pub fn owned_page(&self, owner: Option<&Tenant>, page: Page<'_>) -> Vec<Arc<Generation>> {
+        let owned = self.of_owner(owner, page.after);
+        owned.take(page.limit).cloned().collect()
+    }
+
+    /// A page of the generations that a caller of this tenant can name by alias: its own and the
+    /// public ones.
+    pub fn visible_page(&self, tenant: Option<&Tenant>, page: Page<'_>) -> Vec<Arc<Generation>> {
+        let mut tickets = self.owned_page(tenant, page);
+        if tenant.is_some() {
+            let hidden = |public: &Arc<Generation>| self.owned(tenant, public.alias()).is_some();
+            let public = self.of_owner(None, page.after);
+            let public = public.filter(|public| !hidden(public));
+            tickets.extend(public.take(page.limit).cloned());
+            tickets.sort_by(|a, b| compare_aliases(a.alias(), b.alias()));
+            tickets.truncate(page.limit);
+        }
+        tickets
     }
 
     /// All generations.
@@ -161,6 +206,12 @@ impl<'a> Reference<'a> {
 /// Whether a request for this name would ask for a content, not for an alias.
 pub(super) fn reads_as_digest(name: &str) -> bool {
     name.parse::<Digest>().is_ok()
+}
+
+/// The order of [`Page`].
+fn compare_aliases(a: &str, b: &str) -> Ordering {
+    let by_letters = a.to_ascii_lowercase().cmp(&b.to_ascii_lowercase());
+    by_letters.then_with(|| a.cmp(b))
 }
 
 fn key(owner: Option<&Tenant>, alias: &str) -> Key {

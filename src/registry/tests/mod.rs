@@ -118,7 +118,7 @@ fn opening_creates_the_folder_adopts_tickets_and_leaves_bad_files_alone() {
     let opened = Registry::open(&nested, None, base(), options).unwrap();
     let aliases: Vec<_> = opened
         .registry
-        .owned(None)
+        .owned(None, Page::ALL)
         .iter()
         .map(|g| g.alias().to_owned())
         .collect();
@@ -383,7 +383,11 @@ fn publishing_leasing_and_removing_at_once_loses_nothing() {
         );
     }
     // By content, since aliases of one content share it.
-    let known: BTreeSet<Digest> = registry.owned(None).iter().map(|g| g.digest()).collect();
+    let known: BTreeSet<Digest> = registry
+        .owned(None, Page::ALL)
+        .iter()
+        .map(|g| g.digest())
+        .collect();
     let resident = known.iter().filter(|&&g| in_memory(registry, g));
     assert_eq!(
         resident.count(),

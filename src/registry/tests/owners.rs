@@ -38,11 +38,11 @@ fn a_tenants_ticket_goes_before_the_public_one_and_is_absent_to_others() {
     };
     let of_acme = |alias: &str| (Some(acme.clone()), alias.to_owned());
     assert_eq!(
-        aliases(registry.visible(Some(acme))),
+        aliases(registry.visible(Some(acme), Page::ALL)),
         [of_acme("secret"), of_acme("sql")]
     );
     assert_eq!(
-        aliases(registry.visible(Some(other))),
+        aliases(registry.visible(Some(other), Page::ALL)),
         [(None, "sql".to_owned())]
     );
     // A restart finds them below the tenant's folder.
@@ -51,6 +51,38 @@ fn a_tenants_ticket_goes_before_the_public_one_and_is_absent_to_others() {
     drop(registry);
     let again = open(&dir);
     assert!(again.get(Some(acme), "secret").is_some() && again.get(None, "secret").is_none());
+}
+
+#[test]
+fn pages_list_each_visible_ticket_once() {
+    let dir = TempDir::new().unwrap();
+    let registry = open(&dir);
+    let acme = &tenant("acme");
+    for (seed, alias) in ["a", "SQL", "x", "z"].into_iter().enumerate() {
+        publish(&registry, alias, seed);
+    }
+    for (seed, alias) in ["b", "sql", "Y", "z"].into_iter().enumerate() {
+        publish_for(&registry, Name::new(Some(acme), alias), 4 + seed);
+    }
+    publish_for(&registry, Name::new(Some(&tenant("other")), "c"), 8);
+    let aliases = |tenant, limit| {
+        let mut all: Vec<String> = Vec::new();
+        loop {
+            let after = all.last().cloned().unwrap_or_default();
+            let after = after.as_str();
+            let page = registry.visible(tenant, Page { after, limit });
+            if page.is_empty() {
+                return all.join(" ");
+            }
+            assert!(page.len() <= limit, "{page:?}");
+            all.extend(page.iter().map(|ticket| ticket.alias().to_owned()));
+        }
+    };
+    for limit in 1..9 {
+        // Names that differ in case alone are two tickets, also at the border of two pages.
+        assert_eq!(aliases(Some(acme), limit), "a b SQL sql x Y z", "{limit}");
+        assert_eq!(aliases(None, limit), "a SQL x z", "{limit}");
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::registry::{Condition, Generation, Name, RegistryError};
+use crate::registry::{Condition, Generation, Name, Page, RegistryError};
 use crate::server::blocking::blocking;
 use crate::server::caller::Caller;
 use crate::server::error::ApiError;
@@ -58,7 +58,7 @@ impl<'a> Model<'a> {
 
 /// `GET /v1/models`
 pub async fn list(State(state): State<Arc<AppState>>, caller: Caller) -> Response {
-    let tickets = state.registry.visible(caller.tenant.as_ref());
+    let tickets = state.registry.visible(caller.tenant.as_ref(), Page::ALL);
     let models: Vec<_> = std::iter::once(Model::base(&state))
         .chain(tickets.iter().map(|ticket| Model::ticket(ticket, &state)))
         .collect();

@@ -23,7 +23,7 @@ use super::quota::{StorePermit, Stored};
 use super::state::AppState;
 use super::upload;
 use crate::access::{Scope, Tenant, TenantError};
-use crate::registry::{Generation, Name, compare_aliases};
+use crate::registry::{Name, Page};
 use wire::TicketFacts;
 
 /// Largest page of a list, and its default.
@@ -62,14 +62,15 @@ pub async fn list(
         return Err(ApiError::invalid("limit", problem));
     }
     let registry = &state.registry;
-    let mut tickets = match &query.tenant {
-        None => registry.visible(caller.tenant.as_ref()),
-        Some(name) => registry.owned(Some(&tenant(&caller, name)?)),
+    let page = Page {
+        after: query.after.as_deref().unwrap_or_default(),
+        // One more, which says whether there are more.
+        limit: limit + 1,
     };
-    if let Some(after) = &query.after {
-        let before = |ticket: &Arc<Generation>| compare_aliases(ticket.alias(), after).is_le();
-        tickets.drain(..tickets.partition_point(before));
-    }
+    let mut tickets = match &query.tenant {
+        None => registry.visible(caller.tenant.as_ref(), page),
+        Some(name) => registry.owned(Some(&tenant(&caller, name)?), page),
+    };
     let has_more = tickets.len() > limit;
     tickets.truncate(limit);
     let data: Vec<_> = tickets
@@ -200,7 +201,7 @@ fn store(
     let bytes = metadata.map_err(|error| ApiError::Internal(error.to_string()))?;
     let stored = || {
         let mut stored = Stored::default();
-        for owned in state.registry.owned(ticket.tenant()) {
+        for owned in state.registry.owned(ticket.tenant(), Page::ALL) {
             if !owned.alias().eq_ignore_ascii_case(&ticket.alias) {
                 stored.tickets += 1;
                 stored.bytes += owned.facts().file_bytes;
