@@ -108,13 +108,13 @@ impl Registry {
     ) -> Result<Held, RegistryError> {
         let (content, bytes) = (generation.digest(), generation.facts().memory);
         let in_memory = || {
-            let may_join = self.memory.may_join(arrived);
+            let may_join = self.memory.line().may_join(arrived);
             may_join.then(|| self.memory.get(content, bytes)).flatten()
         };
         if let Some(held) = in_memory() {
             return Ok(held);
         }
-        let entered = self.memory.enter_line(self.options.max_waiting);
+        let entered = self.memory.line().enter(self.options.max_waiting);
         let _waiting = entered.map_err(|waiting| RegistryError::TooManyWaiting { waiting })?;
         let in_turn = async {
             let gate = self.gates.of(content).lock_owned().await;
