@@ -4,6 +4,8 @@ mod bench;
 mod clients;
 mod data;
 mod decoder;
+#[cfg(target_os = "linux")]
+mod descriptors;
 mod deterministic;
 mod docs;
 mod end_to_end;
