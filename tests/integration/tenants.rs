@@ -160,6 +160,10 @@ fn a_tenant_reads_neither_metrics_nor_what_the_operator_may() {
         assert!(!text.contains("secret"), "{route}: {text}");
         assert_eq!(operator.get_text(route).0, 200, "{route}");
     }
+    let norths = "/v1/tickets?tenant=north";
+    assert_eq!(south.get(norths).0, 403);
+    let (status, list) = operator.get(norths);
+    assert_eq!((status, names(&list, "name")), (200, set(&["secret"])));
     let nobody = Caller {
         key: None,
         ..operator

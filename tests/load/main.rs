@@ -40,10 +40,12 @@ fn setting(name: &str, default: u64) -> u64 {
 }
 
 /// Series that are 0 once nothing runs.
-const AT_REST: [&str; 3] = [
+const AT_REST: [&str; 5] = [
     "tombola_num_requests_running",
     "tombola_num_requests_waiting",
     "tombola_kv_cache_usage_perc",
+    "tombola_tickets_leased",
+    "tombola_ticket_requests_waiting",
 ];
 
 #[test]
