@@ -15,3 +15,5 @@ pub mod printable_base;
 pub mod server;
 #[path = "../integration/support/tickets.rs"]
 pub mod tickets;
+#[path = "../integration/support/tokenizer.rs"]
+pub mod tokenizer;

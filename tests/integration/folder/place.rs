@@ -18,7 +18,7 @@ use crate::support::bases::{LLAMA, copy_tiny, load};
 use crate::support::environment::utf8;
 use crate::support::server::{Server, get};
 use crate::support::tickets::{RandomDeltas, encode_ticket};
-use crate::support::tokenizer::write_tokenizer;
+use crate::support::tokenizer::{tokenizer, write_tokenizer};
 
 /// A tiny base that the binary can serve, with a ticket folder and a cache folder beside it.
 pub struct Place {
@@ -30,7 +30,7 @@ pub struct Place {
 impl Place {
     pub fn new() -> Self {
         let base = copy_tiny(LLAMA);
-        write_tokenizer(base.path());
+        write_tokenizer(base.path(), &tokenizer());
         let manifest = load(&Files::Folder(base.path().to_owned()), Dtype::F32).manifest;
         let folders = tempfile::tempdir().unwrap();
         fs::create_dir(folders.path().join("tickets")).unwrap();

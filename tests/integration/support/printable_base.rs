@@ -8,13 +8,14 @@ use std::path::Path;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use safetensors::tensor::{Dtype, TensorView};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tombola::model::manifest;
 use tombola::ticket::{BaseManifest, DeltaDtype};
 
 use super::environment::{scratch, utf8};
 use super::tickets::{RandomDeltas, encode_ticket};
+use super::tokenizer::{tokenizer_of, write_tokenizer};
 
 /// Characters that are tokens; the last id is the end-of-text token's.
 const PRINTABLE: std::ops::RangeInclusive<u8> = b' '..=b'~';
@@ -40,11 +41,8 @@ impl PrintableBase {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("tiny");
         fs::create_dir(&path).expect("a folder");
-        write_json(&path, "config.json", &config());
-        write_json(&path, "tokenizer.json", &tokenizer());
-        let template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}";
-        let tokens = json!({"eos_token": "<|end|>", "chat_template": template});
-        write_json(&path, "tokenizer_config.json", &tokens);
+        fs::write(path.join("config.json"), config().to_string()).expect("a file");
+        write_tokenizer(&path, &tokenizer_of(PRINTABLE));
         write_weights(&path.join("model.safetensors"));
         let manifest = manifest(utf8(&path), &scratch(), &mut |_| ()).expect("a manifest");
         Self { folder, manifest }
@@ -68,10 +66,6 @@ impl PrintableBase {
     }
 }
 
-fn write_json(folder: &Path, name: &str, value: &Value) {
-    fs::write(folder.join(name), value.to_string()).expect("a file");
-}
-
 fn config() -> Value {
     json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
@@ -79,30 +73,6 @@ fn config() -> Value {
         "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": LAYERS,
         "max_position_embeddings": CONTEXT, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
         "tie_word_embeddings": false, "vocab_size": END + 1, "eos_token_id": END,
-    })
-}
-
-/// Byte-level BPE without merges, as in GPT-2, whose alphabet writes the space as `Ġ`.
-fn tokenizer() -> Value {
-    let letter = |byte: u8| if byte == b' ' { 'Ġ' } else { byte.into() };
-    let vocabulary: Map<String, Value> = PRINTABLE
-        .zip(0..)
-        .map(|(byte, id)| (letter(byte).to_string(), json!(id)))
-        .collect();
-    let byte_level = json!({
-        "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false,
-    });
-    json!({
-        "version": "1.0",
-        "added_tokens": [{
-            "id": END, "content": "<|end|>", "single_word": false, "lstrip": false,
-            "rstrip": false, "normalized": false, "special": true,
-        }],
-        "normalizer": null,
-        "pre_tokenizer": byte_level,
-        "post_processor": null,
-        "decoder": byte_level,
-        "model": {"type": "BPE", "vocab": vocabulary, "merges": []},
     })
 }
 
