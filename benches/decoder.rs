@@ -5,7 +5,11 @@
 //!
 //! `cargo bench --bench decoder`
 
-mod common;
+mod common {
+    pub mod base;
+    pub mod pool;
+    pub mod read_floor;
+}
 
 use std::sync::Arc;
 
@@ -14,8 +18,9 @@ use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterio
 use tombola::kernels::Pool;
 use tombola::model::{BLOCK, Base, Batch, Dtype, TicketLayout};
 
-use common::floor::read;
-use common::{load, load_quantized, pool, random_ticket};
+use common::base::{load, random_ticket};
+use common::pool::pool;
+use common::read_floor::read;
 
 /// Tokens of each sequence before the measured step.
 const CONTEXT: usize = 128;
@@ -51,7 +56,7 @@ fn weights(base: &Base) -> usize {
 fn steps(c: &mut Criterion) {
     let pool = pool();
     for dtype in [Dtype::F32, Dtype::Bf16] {
-        let base = load(dtype);
+        let base = load(dtype, false);
         let mut group = c.benchmark_group(dtype.to_string());
         group.sample_size(20);
         read(&mut group, &pool, weights(&base) * dtype.bytes(), None);
@@ -77,7 +82,7 @@ fn steps(c: &mut Criterion) {
 /// Steps with quantised weights.
 fn quantized(c: &mut Criterion) {
     let pool = pool();
-    let base = load_quantized();
+    let base = load(Dtype::F32, true);
     let mut group = c.benchmark_group("quantised");
     group.sample_size(20);
     for (name, sequences, rows, context) in [

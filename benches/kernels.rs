@@ -3,7 +3,11 @@
 //!
 //! `cargo bench --bench kernels`
 
-mod common;
+mod common {
+    pub mod arithmetic_floor;
+    pub mod pool;
+    pub mod read_floor;
+}
 
 use std::hint::black_box;
 
@@ -15,8 +19,9 @@ use tombola::kernels::kv::{BLOCK, KvBlocks};
 use tombola::kernels::linear::linear;
 use tombola::kernels::step::inputs::Inputs;
 
-use common::floor::{multiply_add, read};
-use common::pool;
+use common::arithmetic_floor::multiply_add;
+use common::pool::pool;
+use common::read_floor::read;
 
 const LAYERS: usize = 30;
 const HIDDEN: usize = 576;

@@ -7,14 +7,18 @@
 //!
 //! `cargo bench --bench swap`
 
-mod common;
+mod common {
+    pub mod base;
+    pub mod pool;
+}
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rayon::prelude::*;
 use tombola::model::{Base, Dtype};
 use tombola::ticket::BoundTicket;
 
-use common::{load, pool, random_ticket};
+use common::base::{load, random_ticket};
+use common::pool::pool;
 
 /// Bytes that `apply` moves in one direction: touched lines, columns, deltas and saved values.
 fn floor_bytes(base: &Base, ticket: &BoundTicket, dtype: Dtype) -> usize {
@@ -29,7 +33,7 @@ fn floor_bytes(base: &Base, ticket: &BoundTicket, dtype: Dtype) -> usize {
 fn swap(c: &mut Criterion) {
     let pool = pool();
     for dtype in [Dtype::F32, Dtype::Bf16] {
-        let mut base = load(dtype);
+        let mut base = load(dtype, false);
         for (label, density) in [("0.1 %", 0.001), ("1 %", 0.01), ("10 %", 0.1)] {
             let ticket = random_ticket(&base, density, 7);
             let mut group = c.benchmark_group(format!("swap {dtype} {label}"));

@@ -1,27 +1,14 @@
-//! Fixtures that the benches share.
-#![allow(dead_code, reason = "each bench uses a part of this module")]
-
-pub mod floor;
+//! The default base, and random tickets of it.
 
 use std::sync::Arc;
 
-use tombola::kernels::Pool;
 use tombola::model::{
     Base, CacheDir, Checkpoint, DeviceSpec, Dtype, Files, LoadOptions, LoadedTicket, default_gguf,
 };
 use tombola::ticket;
 
-/// The default base with dense weights.
-pub fn load(dtype: Dtype) -> Base {
-    load_as(dtype, false)
-}
-
-/// The default base, its weights quantised as in its file.
-pub fn load_quantized() -> Base {
-    load_as(Dtype::F32, true)
-}
-
-fn load_as(dtype: Dtype, keep_quantized: bool) -> Base {
+/// The default base with dense weights; with `keep_quantized`, its weights are as in its file.
+pub fn load(dtype: Dtype, keep_quantized: bool) -> Base {
     let cache = CacheDir::at(CacheDir::default_path());
     let gguf = default_gguf(&cache, &mut |_| ()).expect("the default base");
     let options = LoadOptions {
@@ -32,12 +19,6 @@ fn load_as(dtype: Dtype, keep_quantized: bool) -> Base {
     };
     let checkpoint = Checkpoint::open(&Files::Gguf(gguf)).expect("a checkpoint");
     Base::load("base", &checkpoint, &options, &cache, &mut |_| ()).expect("a base")
-}
-
-/// The thread pool of the engine, on all cores.
-pub fn pool() -> Pool {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    Pool::new(threads).expect("threads")
 }
 
 /// A ticket of random positions over all adaptable weights.
