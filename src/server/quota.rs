@@ -58,8 +58,8 @@ impl Quota {
     }
 
     /// Admits an upload of `file_bytes` bytes, until the returned permit is dropped. `stored`
-    /// counts what the tenant owns; it is called while the tenant's entry is held, so that an upload
-    /// that another request publishes meanwhile counts at least once.
+    /// counts what the tenant owns; it is called while the tenant's entry is held, so that an
+    /// upload that another request publishes meanwhile counts at least once.
     ///
     /// # Errors
     /// [`ApiError::TenantStorage`] if the tenant owns as much as it may.
