@@ -15,8 +15,8 @@ use tower::ServiceExt as _;
 
 use crate::counting::peak;
 use crate::harness::turn;
-use crate::support::echo::Server;
 use crate::support::tokenizer::{text, tokenizer};
+use crate::support::{Server, run_engine};
 
 const MIB: usize = 1 << 20;
 const COMPLETIONS: &str = "/v1/completions";
@@ -76,7 +76,7 @@ fn chat(bytes: usize) -> String {
 #[test]
 fn prompts_longer_than_the_context_are_refused_before_they_are_tokenised() {
     let _turn = turn();
-    let (server, _inbox) = Server::of_size(text(), 64, MAX_BODY);
+    let (server, _inbox) = Server::new(text(), 64, MAX_BODY);
     for (path, body) in [(COMPLETIONS, prompt as fn(usize) -> String), (CHAT, chat)] {
         let bodies = vec![body(MAX_BODY - 100); 8];
         let (answers, peak) = post_all(&server, path, bodies);
@@ -93,8 +93,8 @@ fn prompts_longer_than_the_context_are_refused_before_they_are_tokenised() {
 #[test]
 fn truncation_tokenises_only_the_end_of_a_long_prompt() {
     let _turn = turn();
-    let (server, inbox) = Server::of_size(text(), 64, MAX_BODY);
-    server.run_engine(inbox);
+    let (server, inbox) = Server::new(text(), 64, MAX_BODY);
+    run_engine(inbox);
     let long = "a".repeat(MAX_BODY / 2);
     let body = format!("{{\"prompt\":\"{long}bc\",\"truncate_prompt_tokens\":3}}");
     let (answers, peak) = post_all(&server, COMPLETIONS, vec![body]);
@@ -107,7 +107,7 @@ fn long_prompts_at_once_take_the_memory_of_one() {
     /// More than half of what is tokenised at once.
     const BYTES: usize = 640 << 10;
     let _turn = turn();
-    let (server, _inbox) = Server::of_size(unbounded_text(), 64, MAX_BODY);
+    let (server, _inbox) = Server::new(unbounded_text(), 64, MAX_BODY);
     let measure = |requests: usize| {
         let (answers, peak) = post_all(&server, COMPLETIONS, vec![prompt(BYTES); requests]);
         for (status, _, code) in answers {
@@ -130,7 +130,7 @@ fn long_prompts_at_once_take_the_memory_of_one() {
 #[test]
 fn stops_beyond_their_bounds_are_refused_for_little_more_than_their_bytes() {
     let _turn = turn();
-    let (server, _inbox) = Server::of_size(text(), 256, MAX_BODY);
+    let (server, _inbox) = Server::new(text(), 256, MAX_BODY);
     let strings = vec!["x".repeat(135_000); 60];
     let mut deep = String::new();
     write!(
@@ -166,7 +166,7 @@ fn stops_beyond_their_bounds_are_refused_for_little_more_than_their_bytes() {
 #[test]
 fn choices_share_stops_stop_tokens_and_biases() {
     let _turn = turn();
-    let (server, _inbox) = Server::of_size(text(), 1024, MAX_BODY);
+    let (server, _inbox) = Server::new(text(), 1024, MAX_BODY);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let biases: serde_json::Map<_, _> = (0..257).map(|i| (i.to_string(), json!(1))).collect();
     let measure = |n: usize| {

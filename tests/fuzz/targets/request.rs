@@ -8,7 +8,8 @@ use serde_json::Value;
 use tower::ServiceExt as _;
 
 use crate::harness::{Target, fuzz, outcome};
-use crate::support::echo::Server;
+use crate::support::tokenizer::text;
+use crate::support::{Server, run_engine};
 
 /// Time for an answer: some prompts make the engine of the test never end.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -51,7 +52,8 @@ fn request_bodies() {
         .enable_all()
         .build()
         .unwrap();
-    let server = Server::new();
+    let (server, inbox) = Server::new(text(), 8, 4096);
+    run_engine(inbox);
     let mut run = |input: &[u8]| {
         runtime.block_on(async {
             let completion = post(&server, "/v1/completions", input).await;

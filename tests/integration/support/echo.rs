@@ -1,48 +1,27 @@
-//! An HTTP server without a model: a byte-level tokenizer, the manifest of a tiny base, and an
-//! engine that echoes each prompt.
+//! An HTTP server without a model, whose engine echoes each prompt, and requests to it.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::{Duration, Instant};
-use std::{fs, thread};
 
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
 use serde_json::Value;
 use tempfile::TempDir;
-use tombola::engine::{
-    Command, EngineHandle, EngineInbox, FinishReason, Limits, Output, OutputSender, SamplingParams,
-    SequenceError, TokenLogprobs, channel,
-};
-use tombola::metrics::Metrics;
-use tombola::model::TicketMemory;
-use tombola::registry::{Registry, RegistryOptions};
-use tombola::server::{AccessOptions, AppState, ServedBase, ServerOptions, router};
-use tombola::text::Text;
-use tombola::ticket::{
-    BaseManifest, DeltaDtype, Deltas, Digest, Metadata, ParameterInfo, TensorDelta, Ticket,
-};
+use tombola::engine::{self, EngineHandle, EngineInbox, SamplingParams};
+use tombola::server::{AccessOptions, AppState, router};
+use tombola::ticket::Digest;
 use tower::ServiceExt as _;
 
-use super::tokenizer::{END, text};
+use super::bare_state::bare_state;
+use super::echo_engine::{Observer, run};
+use super::tokenizer::text;
 
-pub const CONTEXT: usize = 64;
+pub use super::bare_state::{CONTEXT, MAX_TICKET_BYTES, ticket_file};
+pub use super::echo_engine::{BREAKING, CACHED, DEADLY, ENDLESS, SILENT};
+
 pub const CAPACITY: usize = 8;
-pub const MAX_TICKET_BYTES: u64 = 4096;
-const PARAMETER: &str = "model.layers.0.mlp.up_proj.weight";
-
-/// Tokens of each prompt that the engine reports as cached, if it has as many.
-pub const CACHED: usize = 2;
-
-/// Suffix of a prompt that is answered with `x` until the stream is dropped.
-pub const ENDLESS: &str = "~";
-/// Suffix of a prompt that gets no token.
-pub const SILENT: &str = "=";
-/// Suffix of a prompt whose engine stops after one token.
-pub const DEADLY: &str = "!";
-/// Suffix of a prompt that breaks the model at its second token.
-pub const BREAKING: &str = "?";
 
 /// The requests that the engine received, and the number of cancelled sequences.
 #[derive(Default)]
@@ -55,6 +34,20 @@ pub struct Seen {
 pub struct SeenRequest {
     pub params: SamplingParams,
     pub ticket: Option<(String, Digest)>,
+}
+
+impl Observer for Arc<Seen> {
+    fn received(&self, request: &engine::Request) {
+        let ticket = request.ticket.as_ref();
+        self.requests.lock().unwrap().push(SeenRequest {
+            params: request.params.clone(),
+            ticket: ticket.map(|t| (t.alias().to_owned(), t.ticket().digest())),
+        });
+    }
+
+    fn cancelled(&self) {
+        self.cancelled.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 pub struct Server {
@@ -84,48 +77,11 @@ impl Server {
 
     /// A server whose engine does not run yet.
     pub fn without_engine() -> (Self, EngineInbox) {
-        Self::of_size(text(), CAPACITY, 4096)
-    }
-
-    /// A server of this tokenizer, capacity and largest body, whose engine does not run yet.
-    pub fn of_size(text: Arc<Text>, capacity: usize, max_body_bytes: usize) -> (Self, EngineInbox) {
         let tickets = TempDir::new().unwrap();
-        fs::write(tickets.path().join("sql.safetensors"), ticket_file(1)).unwrap();
-        let manifest = manifest();
-        let options = RegistryOptions {
-            max_ticket_bytes: MAX_TICKET_BYTES,
-            memory_budget: 1 << 20,
-            ticket_memory: TicketMemory::without_layouts(),
-            ..RegistryOptions::default()
-        };
-        let opened = Registry::open(tickets.path(), None, manifest.clone(), options).unwrap();
-        assert!(opened.refused.is_empty());
-        let limits = Limits {
-            max_model_len: CONTEXT,
-            vocab_size: END as usize + 1,
-            max_logprobs: 5,
-        };
-        let (engine, inbox) = channel(limits, capacity);
-        let base = ServedBase {
-            manifest,
-            dtype: "f32".to_owned(),
-            quantized: false,
-            weight_bytes: 256,
-            loaded_digest: Digest::of(b"loaded"),
-        };
-        let options = ServerOptions {
-            max_body_bytes,
-            max_ticket_bytes: MAX_TICKET_BYTES,
-            upload_spool_bytes: 64 * MAX_TICKET_BYTES,
-            step_timeout: Some(Duration::from_millis(200)),
-            ..ServerOptions::default()
-        };
-        let registry = Arc::new(opened.registry);
-        let metrics = Arc::new(Metrics::new(CONTEXT).unwrap());
-        let state = AppState::new(engine.clone(), registry, text, base, metrics, options);
+        let (state, inbox) = bare_state(tickets.path(), text(), CAPACITY, 4096);
         let server = Self {
+            engine: state.engine.clone(),
             state: Arc::new(state),
-            engine,
             seen: Arc::default(),
             tickets,
         };
@@ -232,108 +188,4 @@ pub fn refusal(status: StatusCode, answer: &Value) -> (u16, String, String) {
     assert!(!error["message"].as_str().unwrap().is_empty());
     let text = |key: &str| error[key].as_str().unwrap_or_default().to_owned();
     (status.as_u16(), text("param"), text("code"))
-}
-
-fn run(inbox: &EngineInbox, seen: &Arc<Seen>) {
-    while let Some(command) = inbox.recv() {
-        match command {
-            Command::Submit {
-                request, outputs, ..
-            } => {
-                let ticket = request.ticket.as_ref();
-                seen.requests.lock().unwrap().push(SeenRequest {
-                    params: request.params.clone(),
-                    ticket: ticket.map(|t| (t.alias().to_owned(), t.ticket().digest())),
-                });
-                let seen = seen.clone();
-                thread::spawn(move || echo(&request.prompt, &request.params, &outputs, &seen));
-            }
-            Command::BaseDigest(answer) => {
-                let _ = answer.send(Digest::of(b"loaded"));
-            }
-            Command::Shutdown => return,
-        }
-    }
-}
-
-/// Answers with the prompt, or as its last byte says.
-fn echo(prompt: &[u32], params: &SamplingParams, outputs: &OutputSender, seen: &Seen) {
-    let ends_with = |mark: &str| prompt.last() == Some(&u32::from(mark.as_bytes()[0]));
-    let cancelled = || {
-        seen.cancelled.fetch_add(1, Ordering::SeqCst);
-    };
-    if ends_with(SILENT) {
-        while !outputs.is_closed() {
-            thread::sleep(Duration::from_millis(1));
-        }
-        return cancelled();
-    }
-    let endless = ends_with(ENDLESS);
-    let answer: Box<dyn Iterator<Item = u32>> = if endless {
-        Box::new(std::iter::repeat(u32::from(b'x')))
-    } else {
-        Box::new(prompt.iter().copied().chain([END]))
-    };
-    for (i, token) in answer.enumerate() {
-        if ends_with(DEADLY) && i == 1 {
-            return;
-        }
-        if ends_with(BREAKING) && i == 1 {
-            // This fails if the client has disconnected.
-            let _ = outputs.send(Err(SequenceError::NotFinite));
-            return;
-        }
-        let stop = token == END || params.stop_token_ids.contains(&token);
-        let length = i + 1 == params.max_tokens && !endless;
-        let finish = match (stop, length) {
-            (true, _) => Some(FinishReason::Stop),
-            (_, true) => Some(FinishReason::Length),
-            _ => None,
-        };
-        let alternative = |k: usize| match k {
-            0 => (token, -0.5),
-            k => (u32::from(b'a') + k as u32, f32::NEG_INFINITY),
-        };
-        let logprobs = params.logprobs.map(|k| TokenLogprobs {
-            chosen: -0.5,
-            top: (0..k).map(alternative).collect(),
-        });
-        let output = Output {
-            token,
-            logprobs,
-            finish,
-            prompt_logprobs: None,
-            cached_tokens: (i == 0).then_some(CACHED.min(prompt.len() - 1)),
-        };
-        if outputs.send(Ok(output)).is_err() {
-            return cancelled();
-        }
-        if finish.is_some() {
-            return;
-        }
-        if endless {
-            thread::sleep(Duration::from_millis(2));
-        }
-    }
-}
-
-fn manifest() -> Arc<BaseManifest> {
-    let parameter = ParameterInfo {
-        shape: vec![8, 8],
-        adaptable: true,
-    };
-    Arc::new(BaseManifest {
-        name: "tiny".to_owned(),
-        fingerprint: Digest::of(b"tiny"),
-        parameters: BTreeMap::from([(PARAMETER.to_owned(), parameter)]),
-    })
-}
-
-/// A valid ticket for the tiny base; its content depends on the seed.
-pub fn ticket_file(seed: u8) -> Vec<u8> {
-    let deltas = Deltas::from_f32(vec![f32::from(seed) + 1.0; 4], DeltaDtype::F32);
-    let delta = TensorDelta::from_flat([8, 8], &[0, 9, 18, 27], deltas).unwrap();
-    let mut metadata = Metadata::new("any", &manifest(), 4);
-    metadata.license = Some("CC-BY-4.0".to_owned());
-    Ticket::encode(&metadata, &BTreeMap::from([(PARAMETER.to_owned(), delta)])).unwrap()
 }

@@ -1,9 +1,11 @@
 //! Fixtures that the tests share: no test imports a helper from another test's module.
 
+pub mod bare_state;
 pub mod bases;
 pub mod caller;
 pub mod data_files;
 pub mod echo;
+pub mod echo_engine;
 pub mod engine;
 pub mod environment;
 pub mod keys;

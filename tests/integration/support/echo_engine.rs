@@ -1,0 +1,110 @@
+//! An engine without a model, which echoes each prompt.
+
+use std::thread;
+use std::time::Duration;
+
+use tombola::engine::{
+    Command, EngineInbox, FinishReason, Output, OutputSender, Request, SamplingParams,
+    SequenceError, TokenLogprobs,
+};
+use tombola::ticket::Digest;
+
+use super::tokenizer::END;
+
+/// Tokens of each prompt that the engine reports as cached, if it has as many.
+pub const CACHED: usize = 2;
+
+/// Suffix of a prompt that is answered with `x` until the stream is dropped.
+pub const ENDLESS: &str = "~";
+/// Suffix of a prompt that gets no token.
+pub const SILENT: &str = "=";
+/// Suffix of a prompt whose engine stops after one token.
+pub const DEADLY: &str = "!";
+/// Suffix of a prompt that breaks the model at its second token.
+pub const BREAKING: &str = "?";
+
+/// Observes the engine.
+pub trait Observer: Clone + Send + 'static {
+    /// A request has arrived.
+    fn received(&self, request: &Request);
+
+    /// A sequence was cancelled.
+    fn cancelled(&self);
+}
+
+/// Runs the engine until it is shut down.
+pub fn run(inbox: &EngineInbox, observer: &impl Observer) {
+    while let Some(command) = inbox.recv() {
+        match command {
+            Command::Submit {
+                request, outputs, ..
+            } => {
+                observer.received(&request);
+                let observer = observer.clone();
+                thread::spawn(move || echo(&request.prompt, &request.params, &outputs, &observer));
+            }
+            Command::BaseDigest(answer) => {
+                let _ = answer.send(Digest::of(b"loaded"));
+            }
+            Command::Shutdown => return,
+        }
+    }
+}
+
+/// Answers with the prompt, or as its last byte says.
+fn echo(prompt: &[u32], params: &SamplingParams, outputs: &OutputSender, observer: &impl Observer) {
+    let ends_with = |mark: &str| prompt.last() == Some(&u32::from(mark.as_bytes()[0]));
+    if ends_with(SILENT) {
+        while !outputs.is_closed() {
+            thread::sleep(Duration::from_millis(1));
+        }
+        return observer.cancelled();
+    }
+    let endless = ends_with(ENDLESS);
+    let answer: Box<dyn Iterator<Item = u32>> = if endless {
+        Box::new(std::iter::repeat(u32::from(b'x')))
+    } else {
+        Box::new(prompt.iter().copied().chain([END]))
+    };
+    for (i, token) in answer.enumerate() {
+        if ends_with(DEADLY) && i == 1 {
+            return;
+        }
+        if ends_with(BREAKING) && i == 1 {
+            // This fails if the client has disconnected.
+            let _ = outputs.send(Err(SequenceError::NotFinite));
+            return;
+        }
+        let stop = token == END || params.stop_token_ids.contains(&token);
+        let length = i + 1 == params.max_tokens && !endless;
+        let finish = match (stop, length) {
+            (true, _) => Some(FinishReason::Stop),
+            (_, true) => Some(FinishReason::Length),
+            _ => None,
+        };
+        let alternative = |k: usize| match k {
+            0 => (token, -0.5),
+            k => (u32::from(b'a') + k as u32, f32::NEG_INFINITY),
+        };
+        let logprobs = params.logprobs.map(|k| TokenLogprobs {
+            chosen: -0.5,
+            top: (0..k).map(alternative).collect(),
+        });
+        let output = Output {
+            token,
+            logprobs,
+            finish,
+            prompt_logprobs: None,
+            cached_tokens: (i == 0).then_some(CACHED.min(prompt.len() - 1)),
+        };
+        if outputs.send(Ok(output)).is_err() {
+            return observer.cancelled();
+        }
+        if finish.is_some() {
+            return;
+        }
+        if endless {
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
