@@ -11,6 +11,7 @@ mod evaluation;
 mod hints;
 mod key;
 mod man;
+mod note;
 mod serve;
 mod signals;
 mod ticket;

@@ -4,8 +4,6 @@ mod bench;
 mod clients;
 mod data;
 mod decoder;
-#[cfg(target_os = "linux")]
-mod descriptors;
 mod deterministic;
 mod docs;
 mod end_to_end;
@@ -22,6 +20,8 @@ mod loading;
 mod prefix;
 mod quantized;
 mod resident;
+#[cfg(target_os = "linux")]
+mod starved;
 mod support;
 mod tenants;
 mod text;

@@ -11,6 +11,7 @@ use anyhow::Context as _;
 pub use report::Report;
 
 use super::base::{ComputeArgs, OpenBase, QuantizedArgs, progress_bar};
+use super::note::note;
 use super::ticket;
 use crate::data::Dataset;
 use crate::engine::{self, EngineConfig, TicketMode};
@@ -154,9 +155,9 @@ fn cache_bytes(base: &Base, dataset: &Dataset, options: &EvalOptions) -> usize {
 pub fn report_cut_rows(dataset: &Dataset, max_length: usize) {
     let Dataset { cut, left_out, .. } = dataset;
     if *cut > 0 {
-        eprintln!(
+        note(format_args!(
             "tombola: rows cut to {max_length} tokens (--max-length): {cut}; of these, {left_out} \
              are left out, as nothing of their answers is left"
-        );
+        ));
     }
 }

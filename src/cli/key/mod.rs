@@ -10,6 +10,7 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 
 use super::base::print;
+use super::note::note;
 use crate::access::{ApiKey, KeyDigest, KeyEntry, KeyFile, Scope, Tenant, TenantLimits};
 
 /// Arguments of `tombola key`.
@@ -139,11 +140,11 @@ fn add(args: &AddArgs) -> anyhow::Result<()> {
     };
     let path = &args.file.api_keys;
     KeyFile::edit(path, |file| file.add(entry))?;
-    eprintln!(
+    note(format_args!(
         "added the key `{}` to {}; only its digest is kept there, so store it now:",
         args.name,
         path.display()
-    );
+    ));
     print(&format!("{}\n", key.secret()))
 }
 
@@ -153,7 +154,7 @@ fn revoke(args: &RevokeArgs) -> anyhow::Result<()> {
         bail!("there is no key file {}", path.display());
     }
     KeyFile::edit(path, |file| file.revoke(&args.name))?;
-    eprintln!("revoked the key `{}`", args.name);
+    note(format_args!("revoked the key `{}`", args.name));
     Ok(())
 }
 

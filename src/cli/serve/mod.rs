@@ -39,6 +39,8 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
         .with_env_filter(filter.unwrap_or_else(|_| "warn,tombola=info,audit=info".into()))
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
+        // A line that cannot be written, as on a full disk, would be reported by a panic.
+        .log_internal_errors(false)
         .init();
     let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
     runtime.block_on(serve(args))

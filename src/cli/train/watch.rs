@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use indicatif::ProgressBar;
 
 use crate::cli::base::progress_bar;
+use crate::cli::note::note;
 use crate::cli::signals::Signals;
 use crate::train::{Event, Phase, StepReport, TrainConfig};
 
@@ -86,7 +87,10 @@ impl<'a> Watch<'a> {
         bar.set_position(step.step as u64);
         if bar.is_hidden() && self.since.elapsed().as_secs() >= 30 {
             self.since = Instant::now();
-            eprintln!("{} step {}: loss {:.4}", step.phase, step.step, step.loss);
+            let StepReport {
+                phase, step, loss, ..
+            } = step;
+            note(format_args!("{phase} step {step}: loss {loss:.4}"));
         }
     }
 
@@ -108,7 +112,9 @@ impl<'a> Watch<'a> {
         if self.tokens > 0 {
             let (tokens, seconds) = (self.tokens, self.seconds);
             let speed = tokens as f64 / seconds;
-            eprintln!("{tokens} tokens in {seconds:.1} s: {speed:.0} tokens/s");
+            note(format_args!(
+                "{tokens} tokens in {seconds:.1} s: {speed:.0} tokens/s"
+            ));
         }
     }
 
@@ -116,7 +122,7 @@ impl<'a> Watch<'a> {
         match &self.bar {
             // A hidden bar prints nothing.
             Some(bar) if !bar.is_hidden() => bar.println(line),
-            _ => eprintln!("{line}"),
+            _ => note(line),
         }
     }
 }
@@ -152,7 +158,7 @@ impl Stop {
             runtime.block_on(signals.recv());
             if !over.load(Ordering::Relaxed) {
                 requested.store(true, Ordering::Relaxed);
-                eprintln!("stopping before the next step; a second signal ends at once");
+                note("stopping before the next step; a second signal ends at once");
                 runtime.block_on(signals.recv());
             }
             std::process::exit(130);

@@ -1,15 +1,16 @@
-//! The real binary without a free file descriptor.
+//! The real binary without a free file descriptor, and without room for its log.
 
 use std::fs;
 use std::io::Write as _;
 use std::net::TcpStream;
+use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rlimit::Resource;
 
 use crate::support::caller::Caller;
-use crate::support::environment::utf8;
+use crate::support::environment::{scratch, tombola, utf8};
 use crate::support::printable_base::PrintableBase;
 use crate::support::server::Server;
 
@@ -76,4 +77,38 @@ fn a_server_without_descriptors_waits_for_them_and_serves_again() {
     drop(connections);
     assert_eq!(caller.complete("tiny", "abc", 8), answer);
     assert_eq!(caller.get_text("/health").0, 200);
+}
+
+/// A command of the binary whose standard error is on a full disk.
+fn unlogged() -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec \"$0\" \"$@\" 2> /dev/full"]);
+    command.arg(tombola().get_program());
+    command
+}
+
+#[test]
+fn a_server_whose_log_is_full_serves() {
+    let base = PrintableBase::new();
+    let tickets = tempfile::tempdir().expect("a folder");
+    let mut command = unlogged();
+    command.args(["--port", "0", "--model", &base.model(), "--tickets"]);
+    command
+        .arg(tickets.path())
+        .arg("--cache-dir")
+        .arg(scratch().path());
+    let server = Server::run(command);
+    let caller = Caller::anyone(&server);
+    assert_eq!(caller.upload("sql", &base.ticket(1), true).0, 201);
+    assert_ne!(
+        caller.complete("sql", "abc", 8),
+        caller.complete("tiny", "abc", 8)
+    );
+    assert!(server.terminate().success());
+}
+
+#[test]
+fn an_error_that_cannot_be_printed_has_its_status() {
+    let status = unlogged().args(["--model", "/no/such/base"]).status();
+    assert_eq!(status.expect("an end").code(), Some(1));
 }
