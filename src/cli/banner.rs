@@ -52,10 +52,7 @@ pub fn announce(url: &str, admin: Option<&str>, state: &AppState) -> anyhow::Res
     }
     if tickets.len() > SHOWN_TICKETS {
         let more = tickets.len() - SHOWN_TICKETS;
-        writeln!(
-            out,
-            "           and {more} more; see http://{uploads}/v1/tickets"
-        )?;
+        writeln!(out, "           and {more} more; see {uploads}/v1/tickets")?;
     }
     // The question fits the shipped ticket; without it, the command names the first ticket or
     // the base.
