@@ -14,6 +14,13 @@ pub enum Account {
     Group(Group),
 }
 
+impl Default for Account {
+    /// The account of the base's requests without a tenant.
+    fn default() -> Self {
+        Self::Group(None)
+    }
+}
+
 impl Account {
     /// Account of a request.
     pub fn of(request: &Request) -> Self {

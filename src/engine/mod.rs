@@ -8,6 +8,7 @@ mod blocks;
 mod costs;
 mod handle;
 mod mode;
+mod pace;
 mod plan;
 mod policy;
 mod readout;
@@ -32,6 +33,7 @@ pub use handle::{
     channel,
 };
 pub use mode::TicketMode;
+use pace::Pace;
 use plan::{Chunk, Groups, Plan, SequenceId};
 use policy::Policy;
 use rayon::prelude::*;
@@ -109,6 +111,7 @@ struct Engine {
     end_tokens: Vec<u32>,
     inbox: EngineInbox,
     verification: Verification,
+    pace: Pace,
     /// Time of the last swap.
     last_swap: Duration,
     /// Steps that failed as a whole since the last one that did not.
@@ -127,7 +130,10 @@ impl Engine {
                     Ok(output) => {
                         self.postprocess(&plan, output.chunks);
                         let metrics = &self.metrics.engine;
-                        metrics.observe_step(plan.mode(), start.elapsed(), output.overlaid);
+                        let took = start.elapsed();
+                        metrics.observe_step(plan.mode(), took, output.overlaid);
+                        self.pace.record(plan.rows(), took);
+                        self.scheduler.set_pace(self.pace.rows());
                     }
                     Err(failure) => self.fail_step(&plan, &failure),
                 }
@@ -143,6 +149,7 @@ impl Engine {
     /// Plans the next step for the groups that the policy picks; `None` if there is no work.
     fn schedule(&mut self) -> Option<Plan> {
         loop {
+            self.scheduler.make_room();
             let demand = self.scheduler.demand();
             let loads: Vec<Load> = demand.iter().map(|demand| self.load(demand)).collect();
             let groups = self.policy.next(&loads)?;
@@ -164,6 +171,7 @@ impl Engine {
         Load {
             group: demand.group,
             rows: demand.rows,
+            urgent: demand.urgent,
             nonzeros: ticket.map_or(0, |ticket| ticket.nonzeros()),
             has_layout: ticket.is_none_or(|ticket| ticket.layout().is_some()),
         }

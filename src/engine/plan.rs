@@ -51,6 +51,11 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Number of tokens that the step computes.
+    pub fn rows(&self) -> usize {
+        self.chunks.iter().map(|chunk| chunk.len).sum()
+    }
+
     /// Number of tokens that the step computes for each group.
     pub fn rows_by_group(&self) -> Vec<(Group, usize)> {
         let groups = self.chunks.chunk_by(|a, b| a.group == b.group);

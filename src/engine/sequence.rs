@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::time::Instant;
 
+use super::account::Account;
 use super::blocks::{BlockHash, HashChain};
 use super::handle::{OutputSender, SendError};
 use super::plan::{Chunk, Group, SequenceId};
@@ -44,6 +45,10 @@ pub struct Sequence {
     pub tokens: Vec<u32>,
     /// Lease of the ticket, held until the sequence ends; `None` for the base.
     pub lease: Option<Lease>,
+    /// Party that it is counted for.
+    account: Account,
+    /// Order among the sequences of its account: lower first.
+    priority: i32,
     /// Time of submission; taken when the sequence first runs.
     queued_since: Option<Instant>,
     /// Tokens of the prompt that were cached when it first ran; taken by the first output.
@@ -74,6 +79,8 @@ impl Sequence {
             .len()
             .saturating_add(request.params.max_tokens);
         Self {
+            account: Account::of(&request),
+            priority: request.priority,
             scores: PromptScores::new(&request.scored),
             sampler: Sampler::new(request.params, &request.prompt, ends),
             tokens: request.prompt,
@@ -98,6 +105,8 @@ impl Sequence {
         NewSequence {
             id,
             group: self.group(),
+            account: self.account.clone(),
+            priority: self.priority,
             tokens: self.tokens.len(),
             chain,
             scores_from: scores.map_or(usize::MAX, PromptScores::first_row),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::costs::measure::Measured;
 use super::handle::{EngineHandle, Limits, channel};
 use super::mode::TicketMode;
+use super::pace::Pace;
 use super::policy::{ByCost, Policy, TurnLimits, Turns};
 use super::runner::Runner;
 use super::scheduler::{Scheduler, SchedulerConfig};
@@ -83,6 +84,7 @@ pub fn spawn(
         end_tokens: config.end_tokens.clone(),
         inbox,
         verification: Verification::default(),
+        pace: Pace::default(),
         last_swap: Duration::ZERO,
         failed_in_a_row: 0,
         metrics,

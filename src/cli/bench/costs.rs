@@ -87,6 +87,7 @@ impl Estimate {
             rows: 1,
             nonzeros,
             has_layout: true,
+            urgent: false,
         };
         let pays = |groups: &usize| {
             let loads = vec![load; *groups];

@@ -17,6 +17,8 @@ pub struct Load {
     pub nonzeros: usize,
     /// Whether the layout of its ticket, which an overlay needs, is already built.
     pub has_layout: bool,
+    /// Whether its turn comes first, because a light account waits for a first token.
+    pub urgent: bool,
 }
 
 /// A cost that is linear in the nonzeros of a ticket, in seconds.
@@ -234,6 +236,7 @@ pub(super) mod tests {
             rows,
             nonzeros,
             has_layout: true,
+            urgent: false,
         }
     }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::engine::account::Account;
 use crate::engine::costs::{Costs, PerTicket, tests::small_base};
 use crate::engine::plan::Plan;
 use crate::engine::scheduler::{Demand, NewSequence, Scheduler, SchedulerConfig};
@@ -26,6 +27,7 @@ fn load(group: Group, rows: usize, nonzeros: usize) -> Load {
         rows,
         nonzeros,
         has_layout: true,
+        urgent: false,
     }
 }
 
@@ -318,7 +320,8 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
 
     /// With a real scheduler, everything ends, and no group with work waits longer than a turn of
-    /// each other group and one step.
+    /// each other group, and of each newcomer since, and a step between any two. A newcomer is a
+    /// sequence that waits for its first token.
     #[test]
     fn no_group_with_work_starves(
         costs in any_costs(),
@@ -343,12 +346,15 @@ fn run_to_the_end(
     let group = |n: u8| if n == 0 { None } else { ticket(n) };
     let mut left: BTreeMap<u64, usize> = BTreeMap::new();
     let mut last_served: BTreeMap<Group, usize> = BTreeMap::new();
+    // The step in which each sequence got its first token.
+    let mut sampled: BTreeMap<u64, usize> = BTreeMap::new();
     for now in 0.. {
         prop_assert!(now < 20_000, "{} sequences never end", left.len());
         for (id, job) in (1u64..).zip(jobs).filter(|(_, job)| job.3 == now) {
             scheduler.add(NewSequence {
                 id,
                 group: group(job.2),
+                account: Account::Group(group(job.2)),
                 tokens: job.0,
                 ..NewSequence::default()
             });
@@ -356,17 +362,22 @@ fn run_to_the_end(
         }
         let weighed = |demand: &Demand| {
             let nonzeros = (1u8..).zip(sizes).find(|(n, _)| ticket(*n) == demand.group);
-            load(
-                demand.group,
-                demand.rows,
-                nonzeros.map_or(0, |(_, size)| *size),
-            )
+            let nonzeros = nonzeros.map_or(0, |(_, size)| *size);
+            Load {
+                urgent: demand.urgent,
+                ..load(demand.group, demand.rows, nonzeros)
+            }
         };
+        scheduler.make_room();
         let loads: Vec<Load> = scheduler.demand().iter().map(weighed).collect();
         last_served.retain(|group, _| loads.iter().any(|load| load.group == *group));
         for load in &loads {
             let since = *last_served.entry(load.group).or_insert(now);
-            let most = loads.len().max(5) * (LIMITS.steps + 1);
+            let awaits = |id: &u64| left.contains_key(id) && !sampled.contains_key(id);
+            let sampled_since = sampled.values().filter(|&&step| step >= since);
+            let newcomers = left.keys().filter(|id| awaits(id)).count() + sampled_since.count();
+            let turns = loads.len().max(5) + newcomers;
+            let most = turns * (LIMITS.steps + 1);
             prop_assert!(
                 now - since <= most,
                 "{:?} waits since {since}, {now}",
@@ -385,6 +396,9 @@ fn run_to_the_end(
         };
         policy.record_step(&plan.rows_by_group());
         served(&mut scheduler, &plan, &mut left);
+        for chunk in plan.chunks.iter().filter(|chunk| chunk.samples) {
+            sampled.entry(chunk.id).or_insert(now);
+        }
         last_served.extend(plan.chunks.iter().map(|chunk| (chunk.group, now)));
     }
     Ok(())

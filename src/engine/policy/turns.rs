@@ -57,11 +57,18 @@ impl Turns {
     }
 
     /// The group that runs next: the one whose turn it is, or else the longest-waiting one. `loads`
-    /// begin with the longest-waiting group.
+    /// begin with the longest-waiting group, urgent ones first. An urgent group ends the turn of one
+    /// that is not.
     pub fn next(&mut self, loads: &[Load]) -> Option<Group> {
         let works = |turn: &Turn| loads.iter().any(|load| load.group == turn.group);
         let current = self.turn.filter(works);
-        if let Some(turn) = current.filter(|turn| !turn.is_over()) {
+        let any_urgent = loads.iter().any(|load| load.urgent);
+        let is_urgent = |turn: &Turn| {
+            let mut own = loads.iter().filter(|load| load.group == turn.group);
+            own.any(|load| load.urgent)
+        };
+        let goes_on = |turn: &Turn| !turn.is_over() && (!any_urgent || is_urgent(turn));
+        if let Some(turn) = current.filter(goes_on) {
             return Some(turn.group);
         }
         let current = current.map(|turn| turn.group);

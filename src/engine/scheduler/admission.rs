@@ -1,117 +1,119 @@
-//! Admission: picks the waiting sequence that runs next, and the running one that is preempted for
-//! it.
+//! Admission: picks the waiting sequence that runs next.
 
 use std::collections::HashMap;
 
-use super::{Entry, Scheduler};
+use super::Scheduler;
+use super::accounts::Service;
+use super::entry::Entry;
+use super::fairness::Rank;
+use crate::engine::account::Account;
 use crate::engine::plan::{Group, Groups};
 
 impl Scheduler {
     /// Moves waiting sequences of the groups to the running queue, with blocks for all their
-    /// tokens, until the token budget is used up.
-    pub(super) fn admit(&mut self, groups: &Groups, budget: usize) {
-        let mut pending = self.prompt_tokens(groups);
-        while pending < budget {
-            let Some(at) = self.next_admissible(groups) else {
+    /// tokens, until those before them use up the rows of the step.
+    pub(super) fn admit(&mut self, groups: &Groups, rows: usize) {
+        while let Some(at) = self.next_admissible(groups) {
+            if self.tokens_before(&self.waiting[at], groups) >= rows {
                 return;
-            };
+            }
             let mut entry = self.waiting.remove(at).expect("admissible is in the queue");
             let fits = self.allocate(&mut entry);
             debug_assert!(fits, "admissible checked the blocks");
-            pending += entry.tokens - entry.computed;
             let place = self.running.partition_point(|other| other.id < entry.id);
             self.running.insert(place, entry);
         }
     }
 
-    /// Preempts for groups that wait and cannot run at all for lack of blocks or slots: preempts
-    /// the youngest sequence of the group with the most running ones, unless it is the group's
-    /// last.
-    pub(super) fn make_room(&mut self) {
-        loop {
-            let running = self.running_by_group();
-            let waits = |entry: &&Entry| !running.contains_key(&entry.group);
-            let Some(group) = self.waiting.iter().find(waits).map(|entry| entry.group) else {
-                return;
-            };
-            let most = running.values().copied().max().unwrap_or(0);
-            if most < 2 || self.admissible(group).is_some() {
-                return;
-            }
-            let largest = |entry: &Entry| running[&entry.group] == most;
-            let youngest = self.running.iter().rposition(largest);
-            self.preempt(youngest.expect("a group with the most has a youngest"));
-        }
+    /// Tokens of prompts of the groups' running sequences that rank before this one.
+    pub(super) fn tokens_before(&self, entry: &Entry, groups: &Groups) -> usize {
+        let balance = self.accounts.balance();
+        let rank = self.rank(entry, balance);
+        let is_before = |other: &&Entry| {
+            // One token is that of a sequence that decodes, in this step or the next.
+            let prompt = groups.contain(other.group) && other.uncomputed() > 1;
+            prompt && self.rank(other, balance) <= rank
+        };
+        let before = self.running.iter().filter(is_before);
+        before.map(Entry::uncomputed).sum()
     }
 
-    /// Number of running sequences of each group.
-    fn running_by_group(&self) -> HashMap<Group, usize> {
-        let mut running = HashMap::new();
-        for entry in &self.running {
-            *running.entry(entry.group).or_default() += 1;
-        }
-        running
-    }
-
-    /// For each waiting group, the number of its running sequences and the queue index of its
-    /// oldest waiting one that no running one computes a block for. The smallest pair is admitted
-    /// first: groups with fewer running sequences, then those that wait longer, so that a flood of
-    /// one ticket does not block others.
-    fn oldest_waiting(&self) -> HashMap<Group, (usize, usize)> {
-        let running = self.running_by_group();
-        let mut oldest = HashMap::new();
+    /// Queue indices of the waiting sequences, of each group the first, in the order of their
+    /// admission: by rank, where what the running sequences of an account and a group are about to
+    /// compute counts as served. Sequences for which a running one computes a block are left out.
+    pub(super) fn waiting_order(&self) -> Vec<usize> {
+        let balance = self.accounts.balance();
+        let pending = self.pending();
+        let mut first: HashMap<(&Account, Group), (Rank, usize)> = HashMap::new();
         for (at, entry) in self.waiting.iter().enumerate() {
-            if oldest.contains_key(&entry.group) || self.is_deferred(entry) {
-                continue;
+            let (urgent, service, priority, id) = self.rank(entry, balance);
+            let rank = (urgent, pending.added_to(service, entry), priority, id);
+            let key = (&entry.account, entry.group);
+            let is_first = first.get(&key).is_none_or(|(best, _)| rank < *best);
+            if is_first && !self.is_deferred(entry) {
+                first.insert(key, (rank, at));
             }
-            let running = running.get(&entry.group).copied().unwrap_or(0);
-            oldest.insert(entry.group, (running, at));
         }
-        oldest
+        let mut order: Vec<_> = first.into_values().collect();
+        order.sort_unstable();
+        order.into_iter().map(|(_, at)| at).collect()
     }
 
-    /// Queue index of the group's oldest waiting sequence, if it fits beside the oldest ones of the
-    /// groups that are admitted before it, so that small requests do not use up the blocks that a
-    /// large one waits for.
-    fn admissible(&self, group: Group) -> Option<usize> {
-        let oldest = self.oldest_waiting();
-        let mine = *oldest.get(&group)?;
-        let before = oldest.into_values().filter(|other| *other <= mine);
-        let queued: Vec<usize> = before.map(|(_, at)| at).collect();
-        self.fit(&queued).then_some(mine.1)
+    /// What the running sequences are about to compute.
+    fn pending(&self) -> Pending<'_> {
+        let mut pending = Pending::default();
+        for entry in &self.running {
+            let tokens = entry.uncomputed() as u64;
+            *pending.accounts.entry(&entry.account).or_default() += tokens;
+            let group = (&entry.account, entry.group);
+            *pending.groups.entry(group).or_default() += tokens;
+        }
+        pending
+    }
+
+    /// Queue indices of the sequences that fit beside all those that are admitted before them, so
+    /// that small requests do not use up the blocks that a large one waits for.
+    pub(super) fn admissible(&self) -> Vec<usize> {
+        let mut order = self.waiting_order();
+        order.truncate(self.fitting(&order));
+        order
     }
 
     /// Queue index of the sequence of these groups that is admitted next, if it fits.
     fn next_admissible(&self, groups: &Groups) -> Option<usize> {
-        match groups {
-            Groups::One(group) => self.admissible(*group),
-            Groups::All => {
-                let (_, at) = self.oldest_waiting().into_values().min()?;
-                self.fit(&[at]).then_some(at)
-            }
-            Groups::AllBut(_) => {
-                let oldest = self.oldest_waiting().into_iter();
-                let oldest = oldest.filter(|(group, _)| groups.contain(*group));
-                let (group, _) = oldest.min_by_key(|(_, place)| *place)?;
-                self.admissible(group)
-            }
-        }
+        let admissible = self.admissible();
+        let mut own = admissible.into_iter();
+        own.find(|&at| groups.contain(self.waiting[at].group))
     }
 
-    /// Queue indices of the groups' oldest sequences that are [`Self::admissible`].
-    pub(super) fn oldest_admissible(&self) -> Vec<usize> {
-        let mut queued: Vec<(usize, usize)> = self.oldest_waiting().into_values().collect();
-        queued.sort_unstable();
-        let queued: Vec<usize> = queued.into_iter().map(|(_, at)| at).collect();
-        let fitting = (1..=queued.len()).take_while(|&n| self.fit(&queued[..n]));
-        queued[..fitting.count()].to_vec()
+    /// Number of the first of these queue indices for which there are blocks and slots.
+    pub(super) fn fitting(&self, queued: &[usize]) -> usize {
+        let slots = self.config.max_num_seqs - self.running.len();
+        let mut blocks = self.blocks.available();
+        let mut fits = |&at: &usize| {
+            let needed = self.missing_blocks(&self.waiting[at]);
+            let rest = blocks.checked_sub(needed);
+            blocks = rest.unwrap_or(0);
+            rest.is_some()
+        };
+        let queued = queued.iter().take(slots);
+        queued.take_while(|at| fits(at)).count()
     }
+}
 
-    /// Whether there are blocks and slots for all these queue indices together.
-    fn fit(&self, queued: &[usize]) -> bool {
-        let needed = |&at: &usize| self.missing_blocks(&self.waiting[at]);
-        let blocks: usize = queued.iter().map(needed).sum();
-        let sequences = self.running.len() + queued.len();
-        blocks <= self.blocks.available() && sequences <= self.config.max_num_seqs
+/// Uncomputed tokens of running sequences, by account and by group of an account.
+#[derive(Default)]
+struct Pending<'a> {
+    accounts: HashMap<&'a Account, u64>,
+    groups: HashMap<(&'a Account, Group), u64>,
+}
+
+impl Pending<'_> {
+    /// The service of a sequence's account and group once that is computed.
+    fn added_to(&self, (account, group): Service, entry: &Entry) -> Service {
+        let accounts = self.accounts.get(&entry.account);
+        let groups = self.groups.get(&(&entry.account, entry.group));
+        let add = |service, pending: Option<&u64>| service + pending.copied().unwrap_or(0);
+        (add(account, accounts), add(group, groups))
     }
 }

@@ -3,22 +3,30 @@
 //!
 //! Sequences under one ticket form a group. The policy picks the groups of a step by
 //! [`Scheduler::demand`]. Within a step, running sequences decode first, then prompts are computed
-//! in chunks, and waiting sequences are admitted, oldest first, until the token budget or the KV
-//! blocks are used up. If blocks run out, the youngest running sequence is preempted: its blocks
-//! are freed, and it is computed again later.
+//! in chunks, and waiting sequences are admitted, until the rows or the KV blocks are used up. If
+//! blocks run out, a running sequence is preempted: its blocks are freed, and it is computed again
+//! later.
 //!
-//! A free slot goes to the group with the fewest running sequences, and a group without any
-//! preempts a sequence of the group with the most, so no ticket starves: see [`admission`].
-//!
-//! Sequences share full blocks, running or ended: see [`prefix`].
+//! - [`accounts`]: who was served how much, which decides who is next.
+//! - [`fairness`]: the order of sequences, and the rows of a step.
+//! - [`admission`]: which waiting sequence runs next.
+//! - [`preemption`]: which running sequence yields, so that no account or ticket starves.
+//! - [`prefix`]: sequences share full blocks, running or ended.
 
+mod accounts;
 mod admission;
+mod entry;
+mod fairness;
+mod preemption;
 mod prefix;
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 
-use super::blocks::{BlockAllocator, BlockHash, BlockTable};
+use accounts::Accounts;
+use entry::Entry;
+pub use entry::NewSequence;
+
+use super::blocks::{BlockAllocator, BlockHash};
 use super::plan::{Chunk, Group, Groups, Plan, SequenceId};
 
 /// Limits of a step. `max_num_batched_tokens` is at least `max_num_seqs`.
@@ -34,42 +42,6 @@ pub struct SchedulerConfig {
     pub block_size: usize,
 }
 
-/// A sequence that joins the queue.
-#[derive(Debug, Default)]
-pub struct NewSequence {
-    /// Its number; they ascend.
-    pub id: SequenceId,
-    /// Its group.
-    pub group: Group,
-    /// Known tokens, at least one.
-    pub tokens: usize,
-    /// Hashes of the full blocks of those tokens; empty if it shares no blocks.
-    pub chain: Vec<BlockHash>,
-    /// Position of the first token whose row scores the prompt; `usize::MAX` if none does.
-    pub scores_from: usize,
-}
-
-/// A sequence in one of the queues.
-#[derive(Debug)]
-struct Entry {
-    id: SequenceId,
-    group: Group,
-    /// The step in which it arrived.
-    arrived: u64,
-    /// Known tokens: the prompt and the generated ones.
-    tokens: usize,
-    /// Tokens whose keys and values are in the blocks, or will be after the planned step.
-    computed: usize,
-    /// Empty while the sequence waits.
-    blocks: BlockTable,
-    /// Hashes of the full blocks of the known tokens.
-    chain: Vec<BlockHash>,
-    /// Blocks at the start of the table that are cached, so that this sequence never writes them.
-    cached: usize,
-    /// As in [`NewSequence`], until the prompt has been scored.
-    scores_from: usize,
-}
-
 /// Work of a group that is ready for the next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Demand {
@@ -80,6 +52,8 @@ pub struct Demand {
     pub since: (u64, SequenceId),
     /// Tokens that it would compute if it ran apart.
     pub rows: usize,
+    /// Whether a light account waits for a first token of it; see [`fairness`].
+    pub urgent: bool,
 }
 
 /// The waiting and the running queue, both in order of arrival, and the KV blocks.
@@ -90,11 +64,22 @@ pub struct Scheduler {
     running: Vec<Entry>,
     blocks: BlockAllocator,
     /// Blocks that running sequences will compute, each with the first of them; none is cached.
-    claims: HashMap<BlockHash, SequenceId>,
+    claims: HashMap<BlockHash, Claim>,
+    accounts: Accounts,
+    /// Rows of a step while newcomers have to be expected, and the step before which they have.
+    pace: usize,
+    paced_until: u64,
     /// Last step of each group that has sequences.
     served: HashMap<Group, u64>,
     step: u64,
     preemptions: u64,
+}
+
+/// The running sequence that will compute a block, and its priority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Claim {
+    id: SequenceId,
+    priority: i32,
 }
 
 impl Scheduler {
@@ -106,6 +91,9 @@ impl Scheduler {
             waiting: VecDeque::new(),
             running: Vec::new(),
             claims: HashMap::new(),
+            accounts: Accounts::default(),
+            pace: usize::MAX,
+            paced_until: 0,
             served: HashMap::new(),
             step: 0,
             preemptions: 0,
@@ -115,17 +103,10 @@ impl Scheduler {
     /// Queues a sequence. Any single sequence at its longest fits into the blocks: the engine
     /// checks that at its start.
     pub fn add(&mut self, sequence: NewSequence) {
-        self.waiting.push_back(Entry {
-            id: sequence.id,
-            group: sequence.group,
-            arrived: self.step,
-            tokens: sequence.tokens,
-            computed: 0,
-            blocks: BlockTable::default(),
-            chain: sequence.chain,
-            cached: 0,
-            scores_from: sequence.scores_from,
-        });
+        if self.accounts.enter(&sequence.account, sequence.group) {
+            self.expect_newcomers();
+        }
+        self.waiting.push_back(Entry::new(sequence, self.step));
     }
 
     /// Removes a sequence that ended or was cancelled, and frees its blocks.
@@ -139,6 +120,7 @@ impl Scheduler {
         };
         if let Some(mut entry) = gone {
             self.deallocate(&mut entry);
+            self.accounts.leave(&entry.account, entry.group);
             if !self.entries().any(|other| other.group == entry.group) {
                 self.served.remove(&entry.group);
             }
@@ -153,7 +135,11 @@ impl Scheduler {
             // The whole prompt was computed, and so scored.
             entry.scores_from = usize::MAX;
             entry.chain.extend(&filled);
-            filled.into_iter().for_each(|hash| self.claim(id, hash));
+            let claim = Claim {
+                id,
+                priority: entry.priority,
+            };
+            filled.into_iter().for_each(|hash| self.claim(claim, hash));
         }
     }
 
@@ -183,8 +169,9 @@ impl Scheduler {
         self.preemptions
     }
 
-    /// Groups that have work for the next step, the longest-waiting first.
+    /// Groups that have work for the next step: those of newcomers first, then the longest-waiting.
     pub fn demand(&self) -> Vec<Demand> {
+        let balance = self.accounts.balance();
         let mut demands: HashMap<Group, Demand> = HashMap::new();
         let mut add = |entry: &Entry, rows: usize| {
             let since = self.waits_since(entry);
@@ -192,14 +179,16 @@ impl Scheduler {
                 group: entry.group,
                 since,
                 rows: 0,
+                urgent: false,
             });
             demand.since = since.min(demand.since);
             demand.rows += rows;
+            demand.urgent |= self.is_urgent(entry, balance);
         };
         for entry in &self.running {
-            add(entry, entry.tokens - entry.computed);
+            add(entry, entry.uncomputed());
         }
-        for at in self.oldest_admissible() {
+        for at in self.admissible() {
             let entry = &self.waiting[at];
             add(entry, self.missing_tokens(entry));
         }
@@ -207,105 +196,83 @@ impl Scheduler {
         for demand in &mut demands {
             demand.rows = demand.rows.min(self.config.max_num_batched_tokens);
         }
-        demands.sort_unstable_by_key(|demand| demand.since);
+        demands.sort_unstable_by_key(|demand| (!demand.urgent, demand.since));
         demands
     }
 
     /// Plans the next step of these groups, and counts its tokens as computed; after the step,
     /// [`Self::commit`] or [`Self::roll_back`] follows. Returns `None` if they have no work, or if
-    /// a group's only sequence was the youngest and was preempted.
+    /// a group's only sequence was preempted.
     pub fn schedule(&mut self, groups: &Groups) -> Option<Plan> {
-        // If prompts fill the whole step anyway, the freed slot would stay unused.
-        let by_itself = matches!(groups, Groups::One(_));
-        if by_itself || self.prompt_tokens(groups) < self.config.max_num_batched_tokens {
-            self.make_room();
-        }
+        let rows = self.rows(groups);
         self.step += 1;
-        let mut plan = self.plan(groups);
-        for chunk in &plan.chunks {
+        let ready = self.ready_to_decode(groups);
+        let mut chunks = self.decode(&ready, rows.decode);
+        let prompts = rows.total.saturating_sub(chunks.len());
+        self.admit(groups, prompts);
+        chunks.extend(self.prefill(groups, &ready, prompts));
+        for chunk in &chunks {
             self.served.insert(chunk.group, self.step);
         }
-        plan.chunks.sort_by_key(|chunk| chunk.group);
-        (!plan.chunks.is_empty()).then_some(plan)
-    }
-
-    fn plan(&mut self, groups: &Groups) -> Plan {
-        let mut budget = self.config.max_num_batched_tokens;
-        let mut chunks = self.decode(groups, &mut budget);
-        self.admit(groups, budget);
-        chunks.extend(self.prefill(groups, &mut budget));
-        Plan {
-            groups: groups.clone(),
-            chunks,
-        }
+        chunks.sort_by_key(|chunk| chunk.group);
+        let groups = groups.clone();
+        (!chunks.is_empty()).then_some(Plan { groups, chunks })
     }
 
     fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.running.iter().chain(&self.waiting)
     }
 
-    /// Plans one token of each running sequence of the groups whose prompt is computed.
-    fn decode(&mut self, groups: &Groups, budget: &mut usize) -> Vec<Chunk> {
-        let mut chunks = Vec::new();
-        let mut at = 0;
-        while at < self.running.len() && *budget > 0 {
-            let entry = &self.running[at];
-            let ready = groups.contain(entry.group) && entry.tokens - entry.computed == 1;
-            if ready && self.grow_or_preempt(at) {
-                chunks.push(self.running[at].take(1));
-                *budget -= 1;
+    /// Plans one token of the first `rows` of the sequences that are ready to decode.
+    fn decode(&mut self, ready: &[SequenceId], rows: usize) -> Vec<Chunk> {
+        let mut grown = Vec::new();
+        for &id in ready {
+            if grown.len() == rows {
+                break;
             }
-            at += 1;
+            if self.grow_or_preempt(id) {
+                grown.push(id);
+            }
+        }
+        // One that has grown may have been preempted for the next.
+        let chunks = grown.into_iter().filter_map(|id| self.compute(id, 1));
+        chunks.collect()
+    }
+
+    /// Plans chunks of prompts until the rows are used up, by rank, so that a flood of one
+    /// account's prompts does not delay another's. `ready` are the sequences that decode instead.
+    fn prefill(&mut self, groups: &Groups, ready: &[SequenceId], mut rows: usize) -> Vec<Chunk> {
+        let balance = self.accounts.balance();
+        let is_prompt = |entry: &&Entry| groups.contain(entry.group) && !ready.contains(&entry.id);
+        let prompts = self.running.iter().filter(is_prompt);
+        let mut order: Vec<_> = prompts
+            .map(|entry| (self.rank(entry, balance), entry.id))
+            .collect();
+        order.sort_unstable();
+        let mut chunks = Vec::new();
+        for (_, id) in order {
+            if let Some(chunk) = self.compute(id, rows) {
+                rows -= chunk.len;
+                chunks.push(chunk);
+            }
         }
         chunks
     }
 
-    /// Allocates a block for the last token of `running[at]` if it needs one, preempting younger
-    /// sequences. Returns false if it was the youngest itself and was preempted.
-    fn grow_or_preempt(&mut self, at: usize) -> bool {
-        let blocks = self.running[at].tokens.div_ceil(self.config.block_size);
-        while !self.blocks.grow(&mut self.running[at].blocks, blocks) {
-            let youngest = self.running.len() - 1;
-            self.preempt(youngest);
-            if at == youngest {
-                return false;
-            }
+    /// Plans the next tokens of a running sequence, at most `rows`, and charges its account.
+    fn compute(&mut self, id: SequenceId, rows: usize) -> Option<Chunk> {
+        let entry = self.running.iter_mut().find(|entry| entry.id == id)?;
+        let len = entry.uncomputed().min(rows);
+        if len == 0 {
+            return None;
         }
-        true
-    }
-
-    /// Moves `running[at]` back to the waiting queue, to be computed again.
-    fn preempt(&mut self, at: usize) {
-        let mut entry = self.running.remove(at);
-        self.deallocate(&mut entry);
-        self.preemptions += 1;
-        let place = self.waiting.partition_point(|other| other.id < entry.id);
-        self.waiting.insert(place, entry);
-    }
-
-    /// Uncomputed tokens of the groups' running sequences.
-    fn prompt_tokens(&self, groups: &Groups) -> usize {
-        let running = self.running.iter();
-        let running = running.filter(|entry| groups.contain(entry.group));
-        running.map(|entry| entry.tokens - entry.computed).sum()
-    }
-
-    /// Plans chunks of prompts until the budget is used up: the longest-waiting group first, then
-    /// the oldest sequence, so that a flood of one ticket's prompts does not delay another's.
-    fn prefill(&mut self, groups: &Groups, budget: &mut usize) -> Vec<Chunk> {
-        let mut order: Vec<usize> = (0..self.running.len()).collect();
-        order.retain(|&at| groups.contain(self.running[at].group));
-        order.sort_by_key(|&at| self.waits_since(&self.running[at]));
-        let mut chunks = Vec::new();
-        for at in order {
-            let entry = &mut self.running[at];
-            let len = (entry.tokens - entry.computed).min(*budget);
-            if len > 0 {
-                chunks.push(entry.take(len));
-                *budget -= len;
-            }
+        let chunk = entry.take(len);
+        if chunk.samples {
+            entry.decoded = self.step;
         }
-        chunks
+        let tokens = entry.charge();
+        self.accounts.charge(&entry.account, entry.group, tokens);
+        Some(chunk)
     }
 
     /// Start of a sequence's wait: the step in which its group was last served, or in which the
@@ -313,22 +280,6 @@ impl Scheduler {
     fn waits_since(&self, entry: &Entry) -> (u64, SequenceId) {
         let served = self.served.get(&entry.group).copied();
         (served.unwrap_or(entry.arrived), entry.id)
-    }
-}
-
-impl Entry {
-    /// Plans the next `len` tokens, and counts them as computed.
-    fn take(&mut self, len: usize) -> Chunk {
-        let start = self.computed;
-        self.computed += len;
-        Chunk {
-            id: self.id,
-            group: self.group,
-            start,
-            len,
-            samples: self.computed == self.tokens,
-            blocks: Arc::clone(&self.blocks),
-        }
     }
 }
 

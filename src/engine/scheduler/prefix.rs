@@ -2,14 +2,15 @@
 //!
 //! An admitted sequence takes the cached blocks at the start of its chain, and computes the rest.
 //! It *claims* those: another sequence that would need one of them waits until it is computed,
-//! instead of computing it again. Only running sequences claim, and none of them waits for a
+//! instead of computing it again, unless it is the more important one. Only running sequences claim, and none of them waits for a
 //! claim, so nothing deadlocks: preempting or removing a sequence ends its claims.
 //!
 //! A block is cached by [`Scheduler::commit`], after the step that filled it has succeeded.
 
-use super::{Entry, Scheduler};
+use super::entry::Entry;
+use super::{Claim, Scheduler};
 use crate::engine::blocks::BlockHash;
-use crate::engine::plan::{Plan, SequenceId};
+use crate::engine::plan::Plan;
 
 impl Scheduler {
     /// Caches the blocks that the running sequences have filled, once the planned step has
@@ -53,13 +54,14 @@ impl Scheduler {
         entry.tokens.div_ceil(self.config.block_size) - cached.held
     }
 
-    /// Whether a waiting sequence should go on waiting, because a running one computes the next
-    /// block that it needs.
+    /// Whether a waiting sequence should go on waiting, because a running one, no less important,
+    /// computes the next block that it needs.
     pub(super) fn is_deferred(&self, entry: &Entry) -> bool {
         let chain = self.shareable(entry);
         let cached = self.blocks.cached_prefix(chain).blocks;
         let next = chain.get(cached);
-        next.is_some_and(|next| self.claims.contains_key(next))
+        let claim = next.and_then(|next| self.claims.get(next));
+        claim.is_some_and(|claim| claim.priority <= entry.priority)
     }
 
     /// Gives a waiting sequence the blocks of all its tokens, and claims those that it will
@@ -75,8 +77,10 @@ impl Scheduler {
         entry.blocks = table;
         entry.cached = cached;
         entry.computed = cached * self.config.block_size;
+        entry.charged = entry.charged.max(entry.computed);
+        let (id, priority) = (entry.id, entry.priority);
         for &hash in &entry.chain[cached..] {
-            self.claim(entry.id, hash);
+            self.claim(Claim { id, priority }, hash);
         }
         true
     }
@@ -85,7 +89,11 @@ impl Scheduler {
     pub(super) fn deallocate(&mut self, entry: &mut Entry) {
         self.blocks.release(std::mem::take(&mut entry.blocks));
         for hash in &entry.chain[entry.cached..] {
-            if self.claims.get(hash) == Some(&entry.id) {
+            if self
+                .claims
+                .get(hash)
+                .is_some_and(|claim| claim.id == entry.id)
+            {
                 self.claims.remove(hash);
             }
         }
@@ -94,9 +102,9 @@ impl Scheduler {
 
     /// Notes that a running sequence will compute a block, if no other one does and it is not
     /// cached.
-    pub(super) fn claim(&mut self, id: SequenceId, hash: BlockHash) {
+    pub(super) fn claim(&mut self, claim: Claim, hash: BlockHash) {
         if !self.blocks.is_cached(&hash) {
-            self.claims.entry(hash).or_insert(id);
+            self.claims.entry(hash).or_insert(claim);
         }
     }
 

@@ -1,11 +1,13 @@
 //! Tests of the scheduler.
 
+mod fairness;
 mod prefix;
 mod simulation;
 
 use std::ops::{Deref, DerefMut};
 
 use super::*;
+use crate::engine::account::Account;
 use crate::engine::costs::Load;
 use crate::engine::policy::{TurnLimits, Turns};
 use crate::ticket::Digest;
@@ -23,6 +25,10 @@ fn config() -> SchedulerConfig {
         blocks: 16,
         block_size: 4,
     }
+}
+
+fn tenant(n: u64) -> Account {
+    Account::Tenant(format!("tenant-{n}").parse().unwrap())
 }
 
 const TURN_STEPS: usize = 3;
@@ -45,11 +51,25 @@ impl ByTurns {
         }
     }
 
-    /// Queues a sequence that shares no blocks.
+    /// Queues a sequence without a tenant.
     fn add(&mut self, id: SequenceId, group: Group, tokens: usize) {
+        self.add_for(Account::Group(group), 0, id, group, tokens);
+    }
+
+    /// Queues a sequence of an account.
+    fn add_for(
+        &mut self,
+        account: Account,
+        priority: i32,
+        id: SequenceId,
+        group: Group,
+        tokens: usize,
+    ) {
         self.scheduler.add(NewSequence {
             id,
             group,
+            account,
+            priority,
             tokens,
             ..NewSequence::default()
         });
@@ -63,6 +83,7 @@ impl ByTurns {
     /// Plans the step of the next turn; `None` if there is nothing to do.
     fn schedule(&mut self) -> Option<Plan> {
         loop {
+            self.make_room();
             let loads: Vec<Load> = self.demand().iter().map(load).collect();
             let group = self.turns.next(&loads)?;
             if let Some(plan) = self.scheduler.schedule(&Groups::One(group)) {
@@ -110,6 +131,7 @@ fn load(demand: &Demand) -> Load {
         rows: demand.rows,
         nonzeros: 0,
         has_layout: true,
+        urgent: demand.urgent,
     }
 }
 
@@ -191,6 +213,7 @@ fn a_flood_of_prompts_lets_another_ticket_in() {
     // Twenty prompts of two steps each came first, and all four slots are taken.
     let mut first = None;
     for step in 1..10 {
+        s.make_room();
         let plan = s.scheduler.schedule(&Groups::All).unwrap();
         if plan.chunks.iter().any(|chunk| chunk.id == 99) {
             first = Some(step);

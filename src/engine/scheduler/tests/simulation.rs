@@ -83,14 +83,12 @@ proptest! {
         together in prop::collection::vec(any::<bool>(), 1..8),
         fails in prop::collection::vec(prop::bool::weighted(0.1), 1..20),
         caches in any::<bool>(),
+        tenants in 0u64..4,
     ) {
-        let s = ByTurns::new(SchedulerConfig { blocks, ..config() });
-        let mut simulation = Simulation {
-            s,
-            live: BTreeMap::new(),
-            memory: HashMap::new(),
-            caches,
-        };
+        let mut s = ByTurns::new(SchedulerConfig { blocks, ..config() });
+        s.set_pace(config().max_num_batched_tokens / 2);
+        let (live, memory) = (BTreeMap::new(), HashMap::new());
+        let mut simulation = Simulation { s, live, memory, caches, tenants };
         simulation.run(&jobs, &cancel, &together, &fails)?;
     }
 }
@@ -109,6 +107,8 @@ struct Simulation {
     memory: HashMap<(u32, usize), Content>,
     /// Whether sequences share blocks.
     caches: bool,
+    /// Number of tenants; 0 for none.
+    tenants: u64,
 }
 
 impl Simulation {
@@ -132,6 +132,7 @@ impl Simulation {
             }
             // The policy may change between all groups and one group at any step.
             let plan = if together[now % together.len()] {
+                self.s.make_room();
                 self.s.scheduler.schedule(&Groups::All)
             } else {
                 self.s.schedule()
@@ -146,6 +147,7 @@ impl Simulation {
         }
         prop_assert_eq!(self.s.blocks.available(), self.s.config.blocks);
         prop_assert!(self.s.served.is_empty() && self.s.claims.is_empty());
+        prop_assert!(self.s.accounts.are_idle());
         prop_assert!(self.caches || self.s.evictions() == 0);
         Ok(())
     }
@@ -154,6 +156,11 @@ impl Simulation {
         self.s.scheduler.add(NewSequence {
             id,
             group: job.group(),
+            account: match self.tenants {
+                0 => Account::Group(job.group()),
+                tenants => tenant(id % tenants),
+            },
+            priority: id as i32 % 3,
             tokens: job.prompt,
             chain: if self.caches {
                 job.chain(id, job.prompt)
@@ -293,8 +300,8 @@ fn check_blocks(s: &Scheduler) -> Result<(), TestCaseError> {
 /// Running sequences claim blocks that they will fill, and no cached one.
 fn check_claims(s: &Scheduler) -> Result<(), TestCaseError> {
     let owners: HashSet<_> = s.running.iter().map(|entry| entry.id).collect();
-    for (hash, id) in &s.claims {
-        prop_assert!(owners.contains(id) && !s.blocks.is_cached(hash));
+    for (hash, claim) in &s.claims {
+        prop_assert!(owners.contains(&claim.id) && !s.blocks.is_cached(hash));
     }
     Ok(())
 }
