@@ -73,15 +73,24 @@ pub enum Refusal {
     TenantLimit,
     /// Too many uploads are in progress.
     UploadQueueFull,
+    /// The request waited too long for ticket memory.
+    TicketMemoryFull,
+    /// All places of the line for ticket memory are taken.
+    TicketLineFull,
+    /// The account holds its share of that line.
+    TicketLineShareFull,
 }
 
 impl Refusal {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 8] = [
         Self::QueueFull,
         Self::ShareFull,
         Self::Stopped,
         Self::TenantLimit,
         Self::UploadQueueFull,
+        Self::TicketMemoryFull,
+        Self::TicketLineFull,
+        Self::TicketLineShareFull,
     ];
 
     fn label(self) -> &'static str {
@@ -91,6 +100,9 @@ impl Refusal {
             Self::Stopped => "stopped",
             Self::TenantLimit => "tenant_limit",
             Self::UploadQueueFull => "upload_queue_full",
+            Self::TicketMemoryFull => "ticket_memory_full",
+            Self::TicketLineFull => "ticket_line_full",
+            Self::TicketLineShareFull => "ticket_line_share_full",
         }
     }
 }
@@ -145,8 +157,9 @@ impl ServerMetrics {
             )?,
             requests_refused: registrar.counter_vec(
                 "requests_refused_total",
-                "Requests that the engine did not admit, by reason: queue_full, share_full (the \
-                 tenant or ticket holds its share of the queue), stopped.",
+                "Requests that were not admitted, by reason: queue_full, share_full (the tenant or \
+                 ticket holds its share of the queue), stopped, tenant_limit, upload_queue_full, \
+                 ticket_memory_full, ticket_line_full, ticket_line_share_full.",
                 "reason",
             )?,
             unread_output_bytes: registrar.int_gauge(

@@ -47,8 +47,21 @@ pub enum RegistryError {
          are in use"
     )]
     MemoryFull { alias: String, needed: usize },
-    #[error("{waiting} requests wait for ticket memory already")]
-    TooManyWaiting { waiting: usize },
+    #[error("{waiting} requests wait for ticket memory already; try again in {retry_after} s")]
+    LineFull {
+        waiting: usize,
+        /// Seconds until there is probably a place.
+        retry_after: u64,
+    },
+    #[error(
+        "this tenant or ticket holds its share of the line for ticket memory: {waiting} of its \
+         requests wait already; try again in {retry_after} s"
+    )]
+    LineShare {
+        waiting: usize,
+        /// Seconds until there is probably a place.
+        retry_after: u64,
+    },
     #[error(
         "pinning `{alias}` leaves {left} bytes of {tier} memory for other tickets; the largest \
          needs {needed}"

@@ -1,53 +1,35 @@
 //! Leases: from memory, or else from the ticket's file, within the memory's budget and in turn.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::path::Path;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Instant;
 
-use tokio::sync::Mutex as AsyncMutex;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout_at;
 
-use super::memory::{Admitted, Held, Room};
+use super::memory::{Account, Admitted, Held, Load, Wanted};
 use super::{Generation, Lease, Registry, RegistryError, lock};
 use crate::access::Tenant;
-use crate::model::{LoadedTicket, TicketBytes};
-use crate::ticket::{BoundTicket, Digest, Ticket, TicketError};
+use crate::model::LoadedTicket;
+use crate::ticket::{BoundTicket, Ticket, TicketError};
 
 /// Reads a ticket file of at most that many bytes.
 pub(super) type Reader = fn(&Path, u64) -> Result<Ticket, TicketError>;
-
-/// One lock per content that is being loaded, so that it is loaded once.
-#[derive(Debug, Default)]
-pub(super) struct Gates(Mutex<HashMap<Digest, Weak<AsyncMutex<()>>>>);
-
-impl Gates {
-    fn of(&self, content: Digest) -> Arc<AsyncMutex<()>> {
-        let mut gates = lock(&self.0);
-        if let Some(gate) = gates.get(&content).and_then(Weak::upgrade) {
-            return gate;
-        }
-        gates.retain(|_, gate| gate.strong_count() > 0);
-        let gate = Arc::default();
-        gates.insert(content, Arc::downgrade(&gate));
-        gate
-    }
-}
 
 impl Registry {
     /// Leases the ticket that a caller of this tenant means by `reference`, as [`Registry::get`].
     /// A ticket that is not in memory is read from its file and laid out for the device, on a
     /// blocking thread; loads of different tickets do not wait for each other. Without room the
-    /// request waits in line, first come first served; dropping the future leaves the line.
+    /// request waits in line, where accounts (tenants, or tickets without tenants) take turns, and
+    /// each is served first come first served; dropping the future leaves the line.
     ///
     /// # Errors
-    /// There is no such ticket; too many requests wait, or this one has waited too long; another
-    /// program has changed the file since it was published.
+    /// There is no such ticket; the line or the account's share of it is full; this request has
+    /// waited too long; another program has changed the file since it was published.
     pub async fn lease_in_turn(
         self: &Arc<Self>,
         tenant: Option<&Tenant>,
@@ -56,7 +38,7 @@ impl Registry {
         let arrived = Instant::now();
         let mut generation = self.known(tenant, reference)?;
         loop {
-            let error = match self.hold_in_turn(&generation, arrived).await {
+            let error = match self.hold_in_turn(tenant, &generation, arrived).await {
                 Ok(held) => return Ok(Lease::new(generation, held)),
                 Err(error @ RegistryError::Changed { .. }) => error,
                 Err(error) => return Err(error),
@@ -103,81 +85,45 @@ impl Registry {
 
     async fn hold_in_turn(
         self: &Arc<Self>,
+        tenant: Option<&Tenant>,
         generation: &Arc<Generation>,
         arrived: Instant,
     ) -> Result<Held, RegistryError> {
-        let (content, bytes) = (generation.digest(), generation.facts().memory);
-        let in_memory = || {
-            let may_join = self.memory.line().may_join(arrived);
-            may_join.then(|| self.memory.get(content, bytes)).flatten()
-        };
-        if let Some(held) = in_memory() {
+        let wanted = wanted(generation, arrived);
+        if let Some(held) = self.memory.join(&wanted) {
             return Ok(held);
         }
-        let entered = self.memory.line().enter(self.options.max_waiting);
-        let _waiting = entered.map_err(|waiting| RegistryError::TooManyWaiting { waiting })?;
-        let in_turn = async {
-            let gate = self.gates.of(content).lock_owned().await;
-            // The one before at this gate may have loaded it.
-            if let Some(held) = in_memory() {
-                return (gate, None, Admitted::Held(held));
-            }
-            let (on_host, missing) = self.on_host(generation);
-            let admitted = self.memory.admit(content, bytes, missing, arrived).await;
-            (gate, on_host, admitted)
-        };
+        let account = Account::of(tenant, wanted.content);
+        let entered = self.memory.enter(account, wanted, self.options.max_waiting);
+        let (_place, granted) = entered?;
         let deadline = tokio::time::Instant::from_std(arrived) + self.options.memory_wait;
-        let in_turn = timeout_at(deadline, in_turn).await;
-        let (gate, on_host, admitted) = in_turn.map_err(|_| memory_full(generation))?;
-        let room = match admitted {
-            Admitted::Held(held) => return Ok(held),
-            Admitted::Room(room) => room,
+        let admitted = timeout_at(deadline, self.memory.turn(granted)).await;
+        let load = match admitted.ok().flatten() {
+            None => return Err(memory_full(generation)),
+            Some(Admitted::Held(held)) => return Ok(held),
+            Some(Admitted::Load(load)) => load,
         };
         let (registry, generation) = (Arc::clone(self), Arc::clone(generation));
-        let load = move || {
-            // Held until the ticket is in memory, even if the request is gone by then.
-            let _gate = gate;
-            registry.bring(&generation, on_host, room)
-        };
-        let loaded = spawn_blocking(load).await;
+        let loaded = spawn_blocking(move || registry.bring(&generation, *load)).await;
         loaded.unwrap_or_else(|error| Err(RegistryError::LoadFailed(error.to_string())))
     }
 
     fn hold(&self, generation: &Generation) -> Result<Held, RegistryError> {
-        let (content, bytes) = (generation.digest(), generation.facts().memory);
-        if let Some(held) = self.memory.get(content, bytes) {
-            return Ok(held);
-        }
-        let _gate = block_on(self.gates.of(content).lock_owned());
-        if let Some(held) = self.memory.get(content, bytes) {
-            return Ok(held);
-        }
-        let (on_host, missing) = self.on_host(generation);
-        let room = self.memory.reserve(missing);
-        self.bring(
-            generation,
-            on_host,
-            room.ok_or_else(|| memory_full(generation))?,
-        )
-    }
-
-    /// The ticket with its room, if the host has it and the device not, and the bytes that it
-    /// misses to be ready.
-    fn on_host(&self, generation: &Generation) -> (Option<(BoundTicket, Room)>, TicketBytes) {
-        let bytes = generation.facts().memory;
-        match self.memory.take_from_host(generation.digest(), bytes) {
-            None => (None, bytes),
-            some => (some, TicketBytes { host: 0, ..bytes }),
+        let wanted = wanted(generation, Instant::now());
+        match block_on(self.memory.admit_now(&wanted)) {
+            None => Err(memory_full(generation)),
+            Some(Admitted::Held(held)) => Ok(held),
+            Some(Admitted::Load(load)) => self.bring(generation, *load),
         }
     }
 
     /// Brings a ticket into memory: from its file, unless the host has it. Blocks on the disk.
-    fn bring(
-        &self,
-        generation: &Generation,
-        on_host: Option<(BoundTicket, Room)>,
-        room: Room,
-    ) -> Result<Held, RegistryError> {
+    fn bring(&self, generation: &Generation, load: Load) -> Result<Held, RegistryError> {
+        let Load {
+            on_host,
+            room,
+            loading: _loading,
+        } = load;
         let (ticket, room) = match on_host {
             Some((ticket, of_host)) => (ticket, room.join(of_host)),
             None => (self.read_again(generation)?, room),
@@ -206,6 +152,14 @@ impl Registry {
             return Err(generation.changed(reason));
         }
         Ok(ticket)
+    }
+}
+
+fn wanted(generation: &Generation, arrived: Instant) -> Wanted {
+    Wanted {
+        content: generation.digest(),
+        bytes: generation.facts().memory,
+        arrived,
     }
 }
 

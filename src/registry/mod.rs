@@ -45,7 +45,7 @@ use crate::access::Tenant;
 use crate::model::{TicketBytes, TicketMemory};
 use crate::ticket::{BaseManifest, BoundTicket, Metadata, Ticket, validate_name};
 use files::Files;
-use load::{Gates, Reader};
+use load::Reader;
 use memory::Memory;
 use names::Names;
 use ticket_folder::{Folder, index_path};
@@ -63,7 +63,8 @@ pub struct RegistryOptions {
     pub ticket_memory: TicketMemory,
     /// Accept tickets made for another base if all names and shapes fit this one.
     pub allow_foreign_base: bool,
-    /// Requests that wait for a ticket to be loaded; further ones are refused.
+    /// Requests that wait for a ticket to be loaded; further ones are refused. An account holds at
+    /// most four times the places that are free.
     pub max_waiting: usize,
     /// How long a request waits for memory.
     pub memory_wait: Duration,
@@ -104,7 +105,6 @@ pub struct Registry {
     index: PathBuf,
     names: RwLock<Names>,
     memory: Memory,
-    gates: Gates,
     /// Reads the files of leased tickets.
     reader: Reader,
     /// Locked while the folder is changed.
@@ -134,7 +134,6 @@ impl Registry {
                 host: options.memory_budget,
                 device: options.device_budget,
             }),
-            gates: Gates::default(),
             reader: Ticket::read,
             options,
             folder,

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::error::ApiError;
 use crate::engine::SubmitError;
 use crate::metrics::{Metrics, Refusal};
+use crate::registry::RegistryError;
 
 /// Shortest time between two log lines.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -43,6 +44,17 @@ impl Refusals {
         if let ApiError::UploadQueueFull { .. } = error {
             self.note(metrics, Refusal::UploadQueueFull, error);
         }
+    }
+
+    /// Records that a request found no memory for its ticket, or no place in the line for it.
+    pub fn record_ticket(&self, metrics: &Metrics, error: &RegistryError) {
+        let refusal = match error {
+            RegistryError::MemoryFull { .. } => Refusal::TicketMemoryFull,
+            RegistryError::LineFull { .. } => Refusal::TicketLineFull,
+            RegistryError::LineShare { .. } => Refusal::TicketLineShareFull,
+            _ => return,
+        };
+        self.note(metrics, refusal, error);
     }
 
     fn note(&self, metrics: &Metrics, refusal: Refusal, error: &dyn std::fmt::Display) {

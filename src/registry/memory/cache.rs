@@ -7,7 +7,7 @@ use lru::LruCache;
 
 use super::held::CachedTicket;
 use super::room::Room;
-use crate::model::LoadedTicket;
+use crate::model::{LoadedTicket, TicketBytes};
 use crate::ticket::{BoundTicket, Digest};
 
 /// All tickets in memory that have an alias, by content, including leased ones, so that aliases of
@@ -58,6 +58,27 @@ impl Cache {
         self.tickets.pop(&content);
     }
 
+    /// Whether the ticket of that content is idle, and has fewer than `device` bytes on the device.
+    pub fn is_on_host(&self, content: Digest, device: usize) -> bool {
+        let cached = self.tickets.peek(&content);
+        cached.is_some_and(|cached| is_idle(cached) && cached.bytes().device < device)
+    }
+
+    /// Bytes of all tickets that can be evicted.
+    pub fn evictable(&self) -> TicketBytes {
+        let cached = self.tickets.iter();
+        let idle =
+            cached.filter(|(content, cached)| is_idle(cached) && !self.pinned.contains(content));
+        sum(idle.map(|(_, cached)| cached.bytes()))
+    }
+
+    /// Bytes of the pinned tickets in memory, other than `content`.
+    pub fn pinned_bytes(&self, content: Digest) -> TicketBytes {
+        let pinned = self.pinned.iter().filter(|&&pinned| pinned != content);
+        let pinned = pinned.filter_map(|pinned| self.tickets.peek(pinned));
+        sum(pinned.map(|cached| cached.bytes()))
+    }
+
     /// Takes the ticket of that content out, if it is idle and has fewer than `device` bytes on the
     /// device.
     pub fn take_from_host(
@@ -65,8 +86,7 @@ impl Cache {
         content: Digest,
         device: usize,
     ) -> Option<(BoundTicket, Room)> {
-        let cached = self.tickets.peek(&content)?;
-        if cached.bytes().device >= device || !is_idle(cached) {
+        if !self.is_on_host(content, device) {
             return None;
         }
         Arc::into_inner(self.tickets.pop(&content)?)?.into_parts()
@@ -103,6 +123,13 @@ impl Cache {
         let cached = self.tickets.pop(&content)?;
         Some((content, Arc::into_inner(cached)?))
     }
+}
+
+fn sum(bytes: impl Iterator<Item = TicketBytes>) -> TicketBytes {
+    bytes.fold(TicketBytes::default(), |sum, bytes| TicketBytes {
+        host: sum.host + bytes.host,
+        device: sum.device + bytes.device,
+    })
 }
 
 /// Whether only the cache holds the ticket. Nothing can lease it while the cache is locked.

@@ -1,83 +1,290 @@
-//! The line of requests whose ticket is not in memory.
+//! The line of requests whose ticket is not in memory: bounded, shared by accounts, in turn.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
+use tokio::sync::oneshot;
 
-use crate::registry::lock;
+use super::room::Used;
+use super::turns::Admitted;
+use crate::access::Tenant;
+use crate::model::TicketBytes;
+use crate::registry::{RegistryError, lock};
+use crate::ticket::Digest;
 
-/// How long the first in line for memory lets later requests join tickets that are in memory
-/// already. After that they queue behind it, so that a busy ticket does not keep others out.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Places that an account may hold per free place, as in the engine's queue: alone it gets four
+/// fifths of the line, so that a newcomer always finds a place.
+const ALPHA: usize = 4;
 
-/// A bounded line, first come first served.
+/// Bounds of the advised pause before a retry, in seconds.
+const RETRY_SECONDS: (u64, u64) = (1, 60);
+
+/// Party that a request is counted for: its tenant, or else its ticket.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(in crate::registry) enum Account {
+    Tenant(Tenant),
+    Ticket(Digest),
+}
+
+impl Account {
+    /// Account of a request by a caller of this tenant.
+    pub fn of(tenant: Option<&Tenant>, content: Digest) -> Self {
+        match tenant {
+            Some(tenant) => Self::Tenant(tenant.clone()),
+            None => Self::Ticket(content),
+        }
+    }
+}
+
+/// What a request asks of the memory.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::registry) struct Wanted {
+    pub content: Digest,
+    /// Bytes of the ticket once it is ready.
+    pub bytes: TicketBytes,
+    pub arrived: Instant,
+}
+
+/// The line. Its lock is taken before the cache's.
+#[derive(Debug)]
+pub(super) struct Line {
+    state: Mutex<Queue>,
+    used: Arc<Used>,
+}
+
+/// Everyone in the line, and the contents that are being loaded.
 #[derive(Debug, Default)]
-pub(in crate::registry) struct Line {
-    /// Its lock is handed over in order of arrival.
-    turn: AsyncMutex<()>,
-    /// Arrival of the first in line, once it waits for room.
-    first_since: Mutex<Option<Instant>>,
-    waiting: AtomicUsize,
+pub(super) struct Queue {
+    accounts: HashMap<Account, Turns>,
+    /// Places of all accounts.
+    taken: usize,
+    /// Requests that nothing was granted yet, in order of arrival.
+    waiting: BTreeMap<u64, Waiter>,
+    /// Number of the next request, or of the next turn.
+    next: u64,
+    /// Contents that a thread is loading.
+    loading: HashSet<Digest>,
+    /// The first in turn for which there is no room.
+    pub blocked: Option<Blocked>,
+}
+
+/// What an account has in the line.
+#[derive(Debug, Default)]
+struct Turns {
+    places: usize,
+    /// Lower goes first: when the account entered the line, or was granted something last.
+    turn: u64,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    account: Account,
+    wanted: Wanted,
+    grant: oneshot::Sender<Admitted>,
+}
+
+/// The request that waits for room, and the tickets that others leased past it.
+#[derive(Debug)]
+pub(super) struct Blocked {
+    id: u64,
+    pub wanted: Wanted,
+    pub passed: HashMap<Digest, TicketBytes>,
+}
+
+/// How a request goes before the one that waits for room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Passage {
+    /// It takes nothing from it, or nobody waits for room.
+    Free,
+    /// It takes bytes that the other must not need.
+    Counted,
 }
 
 impl Line {
-    /// Whether a request that arrived then may use a ticket that is in memory: not if the first in
-    /// line has waited too long already.
-    pub fn may_join(&self, arrived: Instant) -> bool {
-        lock(&self.first_since).is_none_or(|since| arrived <= since + PATIENCE)
-    }
-
-    /// Counts a waiting request until the guard is dropped. The error is the number of those that
-    /// wait, at least `max`.
-    pub fn enter(&self, max: usize) -> Result<Waiting<'_>, usize> {
-        let waiting = Waiting(&self.waiting);
-        match self.waiting.fetch_add(1, Ordering::Relaxed) {
-            before if before >= max => Err(before),
-            _ => Ok(waiting),
+    /// An empty line for the memory with this use.
+    pub fn new(used: Arc<Used>) -> Self {
+        Self {
+            state: Mutex::default(),
+            used,
         }
     }
 
-    /// Number of waiting requests.
-    pub(super) fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::Relaxed)
+    pub fn lock(&self) -> MutexGuard<'_, Queue> {
+        lock(&self.state)
     }
 
-    /// Waits until all that came before are gone.
-    pub(super) async fn first(&self) -> First<'_> {
-        First {
-            since: &self.first_since,
-            _turn: self.turn.lock().await,
+    /// Number of requests that wait for room, or for a load.
+    pub fn places(&self) -> usize {
+        self.lock().taken
+    }
+
+    /// Puts a request at the end of its account's part of the line, of `max` places in all.
+    ///
+    /// # Errors
+    /// All places are taken, or the account holds its share of them.
+    pub fn enter(
+        self: &Arc<Self>,
+        account: Account,
+        wanted: Wanted,
+        max: usize,
+    ) -> Result<(Place, oneshot::Receiver<Admitted>), RegistryError> {
+        let (grant, granted) = oneshot::channel();
+        let mut queue = self.lock();
+        let waiting = queue.accounts.get(&account).map_or(0, |own| own.places);
+        let free = max.saturating_sub(queue.taken);
+        let retry_after = queue.retry_after();
+        if free == 0 {
+            return Err(RegistryError::LineFull {
+                waiting: queue.taken,
+                retry_after,
+            });
+        }
+        if waiting >= ALPHA.saturating_mul(free) {
+            return Err(RegistryError::LineShare {
+                waiting,
+                retry_after,
+            });
+        }
+        let id = queue.number();
+        queue.taken += 1;
+        let own = queue.accounts.entry(account.clone()).or_default();
+        own.places += 1;
+        if own.places == 1 {
+            own.turn = id;
+        }
+        let waiter = Waiter {
+            account: account.clone(),
+            wanted,
+            grant,
+        };
+        queue.waiting.insert(id, waiter);
+        let place = Place {
+            line: Arc::clone(self),
+            account,
+            id,
+        };
+        Ok((place, granted))
+    }
+
+    /// Marks a content as being loaded, until the guard is dropped.
+    pub fn loads(self: &Arc<Self>, queue: &mut Queue, content: Digest) -> Loading {
+        queue.loading.insert(content);
+        Loading {
+            line: Arc::clone(self),
+            content,
         }
     }
 }
 
-/// A waiting request, counted.
-pub(in crate::registry) struct Waiting<'a>(&'a AtomicUsize);
+impl Queue {
+    /// The waiting requests in the order of their turns: each account's first, then each one's
+    /// second, and so on.
+    pub fn in_turn(&self) -> Vec<(u64, Wanted)> {
+        let mut before: HashMap<&Account, usize> = HashMap::new();
+        let ranked = self.waiting.iter().map(|(&id, waiter)| {
+            let before = before.entry(&waiter.account).or_default();
+            let turn = self.accounts.get(&waiter.account).map(|own| own.turn);
+            let rank = (*before, turn);
+            *before += 1;
+            (rank, id, waiter.wanted)
+        });
+        let mut ranked: Vec<_> = ranked.collect();
+        ranked.sort_by_key(|&(rank, id, _)| (rank, id));
+        ranked.into_iter().map(|(_, id, it)| (id, it)).collect()
+    }
 
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+    /// Whether a thread is loading the content.
+    pub fn is_loading(&self, content: Digest) -> bool {
+        self.loading.contains(&content)
+    }
+
+    /// Hands a waiting request what it waits for, which makes it its account's turn last. Returns
+    /// it if the request is gone; that must not be dropped while the line is locked.
+    pub fn grant(&mut self, id: u64, admitted: Admitted) -> Option<Admitted> {
+        let turn = self.number();
+        let Some(waiter) = self.waiting.remove(&id) else {
+            return Some(admitted);
+        };
+        if let Some(own) = self.accounts.get_mut(&waiter.account) {
+            own.turn = turn;
+        }
+        waiter.grant.send(admitted).err()
+    }
+
+    /// Notes that there is no room for the first in turn. What passed it already is remembered.
+    pub fn block(&mut self, id: u64, wanted: Wanted, before: Option<Blocked>) {
+        let passed = match before {
+            Some(before) if before.id == id => before.passed,
+            _ => HashMap::new(),
+        };
+        self.blocked = Some(Blocked { id, wanted, passed });
+    }
+
+    /// Counts what a request took past the one that waits for room.
+    pub fn note(&mut self, passage: Passage, wanted: &Wanted) {
+        if let (Passage::Counted, Some(first)) = (passage, &mut self.blocked) {
+            first.passed.insert(wanted.content, wanted.bytes);
+        }
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// Seconds that the first in turn has waited: the line is at least as slow.
+    fn retry_after(&self) -> u64 {
+        let (least, most) = RETRY_SECONDS;
+        let waited = self
+            .blocked
+            .as_ref()
+            .map_or(Duration::ZERO, |first| first.wanted.arrived.elapsed());
+        waited.as_secs().clamp(least, most)
     }
 }
 
-/// The first in line, until it is dropped.
-pub(super) struct First<'a> {
-    since: &'a Mutex<Option<Instant>>,
-    // Released after `drop` has cleared `since`.
-    _turn: MutexGuard<'a, ()>,
+/// A request's place in the line, until it has its ticket. Dropping it leaves the line.
+#[derive(Debug)]
+pub(in crate::registry) struct Place {
+    line: Arc<Line>,
+    account: Account,
+    id: u64,
 }
 
-impl First<'_> {
-    /// Notes that this request, which arrived then, waits for room.
-    pub fn waits(&self, arrived: Instant) {
-        lock(self.since).get_or_insert(arrived);
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut queue = self.line.lock();
+        queue.taken -= 1;
+        queue.waiting.remove(&self.id);
+        if queue
+            .blocked
+            .as_ref()
+            .is_some_and(|first| first.id == self.id)
+        {
+            queue.blocked = None;
+        }
+        if let Some(own) = queue.accounts.get_mut(&self.account) {
+            own.places -= 1;
+            if own.places == 0 {
+                queue.accounts.remove(&self.account);
+            }
+        }
+        drop(queue);
+        self.line.used.changed.notify_one();
     }
 }
 
-impl Drop for First<'_> {
+/// Keeps others from loading the same content.
+#[derive(Debug)]
+pub(in crate::registry) struct Loading {
+    line: Arc<Line>,
+    content: Digest,
+}
+
+impl Drop for Loading {
     fn drop(&mut self) {
-        *lock(self.since) = None;
+        self.line.lock().loading.remove(&self.content);
+        self.line.used.changed.notify_one();
     }
 }

@@ -5,10 +5,10 @@ mod cache;
 mod held;
 mod line;
 mod room;
+mod turns;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
 use super::error::Tier;
 use super::lock;
@@ -16,11 +16,13 @@ use crate::model::{LoadedTicket, TicketBytes};
 use crate::ticket::{BoundTicket, Digest};
 use cache::Cache;
 use held::CachedTicket;
+use line::Line;
 use room::Used;
 
 pub(super) use held::Held;
-pub(super) use line::Line;
+pub(super) use line::{Account, Wanted};
 pub(super) use room::Room;
+pub(super) use turns::{Admitted, Load};
 
 /// What the memory holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,30 +52,24 @@ pub struct Residency {
     pub pinned: bool,
 }
 
-/// The outcome of a turn in line: the ticket, if it is in memory by now, or room to load it.
-#[derive(Debug)]
-pub(super) enum Admitted {
-    Held(Held),
-    Room(Room),
-}
-
 /// The budgets, the cache that they bound, and the line of those who wait for room.
 #[derive(Debug)]
 pub(super) struct Memory {
     budget: TicketBytes,
     used: Arc<Used>,
     cache: Mutex<Cache>,
-    line: Line,
+    line: Arc<Line>,
 }
 
 impl Memory {
     /// An empty memory of `budget` bytes.
     pub fn new(budget: TicketBytes) -> Self {
+        let used: Arc<Used> = Arc::default();
         Self {
             budget,
-            used: Arc::default(),
+            line: Arc::new(Line::new(Arc::clone(&used))),
+            used,
             cache: Mutex::new(Cache::new()),
-            line: Line::default(),
         }
     }
 
@@ -82,13 +78,9 @@ impl Memory {
         self.budget
     }
 
-    /// The requests whose ticket is not in memory.
-    pub fn line(&self) -> &Line {
-        &self.line
-    }
-
     /// What the tickets in memory take now, and how many requests wait for it.
     pub fn usage(&self) -> MemoryUsage {
+        let waiting = self.line.places();
         let cache = lock(&self.cache);
         let resident = self.used.tickets();
         MemoryUsage {
@@ -97,7 +89,7 @@ impl Memory {
             resident,
             leased: resident.saturating_sub(cache.idle()),
             pinned: cache.pinned.len(),
-            waiting: self.line.waiting(),
+            waiting,
         }
     }
 
@@ -123,20 +115,40 @@ impl Memory {
         cached.map(Held::new)
     }
 
-    /// Takes an idle ticket that only the host has out of the cache, to bring it to the device.
-    pub fn take_from_host(
-        &self,
-        content: Digest,
-        needed: TicketBytes,
-    ) -> Option<(BoundTicket, Room)> {
-        lock(&self.cache).take_from_host(content, needed.device)
+    /// Room for what a ticket misses to be ready, and the idle ticket itself if only the host has
+    /// it. `None` if the leased and pinned tickets leave too little; nothing is evicted then.
+    pub fn room_for(&self, wanted: &Wanted) -> Option<(Room, Option<(BoundTicket, Room)>)> {
+        let Wanted { content, bytes, .. } = *wanted;
+        let mut cache = lock(&self.cache);
+        if cache.is_on_host(content, bytes.device) {
+            // Room on the device alone evicts nothing from the host.
+            let missing = TicketBytes { host: 0, ..bytes };
+            let room = self.reserve_in(&mut cache, missing)?;
+            if let Some(on_host) = cache.take_from_host(content, bytes.device) {
+                return Some((room, Some(on_host)));
+            }
+        }
+        Some((self.reserve_in(&mut cache, bytes)?, None))
     }
 
     /// Takes `bytes` from the budget, evicting idle tickets if necessary, the least recently used
     /// first: from the device to the host, from the host to their files. `None` if the leased and
-    /// pinned tickets leave too little.
-    pub fn reserve(&self, bytes: TicketBytes) -> Option<Room> {
-        let mut cache = lock(&self.cache);
+    /// pinned tickets leave too little; nothing is evicted then.
+    fn reserve_in(&self, cache: &mut Cache, bytes: TicketBytes) -> Option<Room> {
+        let (used, evictable) = (self.used.bytes(), cache.evictable());
+        let fits = |used: usize, evictable: usize, bytes: usize, budget: usize| {
+            used.saturating_sub(evictable).saturating_add(bytes) <= budget
+        };
+        if !fits(used.host, evictable.host, bytes.host, self.budget.host)
+            || !fits(
+                used.device,
+                evictable.device,
+                bytes.device,
+                self.budget.device,
+            )
+        {
+            return None;
+        }
         loop {
             let used = self.used.bytes();
             if used.host.saturating_add(bytes.host) > self.budget.host {
@@ -171,28 +183,5 @@ impl Memory {
     pub fn set_pinned(&self, pinned: HashSet<Digest>) {
         lock(&self.cache).pinned = pinned;
         self.used.changed.notify_one();
-    }
-
-    /// Waits in line, first come first served, until the content is in memory or there is room for
-    /// it. Dropping the future leaves the line.
-    pub async fn admit(
-        &self,
-        content: Digest,
-        ready: TicketBytes,
-        missing: TicketBytes,
-        arrived: Instant,
-    ) -> Admitted {
-        let first = self.line.first().await;
-        loop {
-            let changed = self.used.changed.notified();
-            if let Some(held) = self.get(content, ready) {
-                return Admitted::Held(held);
-            }
-            if let Some(room) = self.reserve(missing) {
-                return Admitted::Room(room);
-            }
-            first.waits(arrived);
-            changed.await;
-        }
     }
 }

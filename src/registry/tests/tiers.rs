@@ -1,8 +1,10 @@
 //! Tiers of memory: eviction from the device to the host, pins, and layouts built by loads.
 
+use std::time::Instant;
+
 use super::*;
 use crate::model::LoadedTicket;
-use crate::registry::memory::{Held, Memory};
+use crate::registry::memory::{Held, Memory, Wanted};
 
 fn bound(seed: usize) -> BoundTicket {
     let ticket = Ticket::from_bytes(&ticket_file(seed)).unwrap();
@@ -14,8 +16,16 @@ const EACH: TicketBytes = TicketBytes {
     device: 4,
 };
 
+fn wanted(seed: usize) -> Wanted {
+    Wanted {
+        content: bound(seed).digest(),
+        bytes: EACH,
+        arrived: Instant::now(),
+    }
+}
+
 fn load(memory: &Memory, seed: usize) -> Option<Held> {
-    let room = memory.reserve(EACH)?;
+    let (room, _) = memory.room_for(&wanted(seed))?;
     Some(memory.keep(LoadedTicket::new(bound(seed)), room))
 }
 
@@ -36,10 +46,9 @@ fn a_full_device_sends_idle_tickets_to_the_host_and_a_full_host_to_their_files()
     );
     // On the host alone, it is not ready; it comes back without its file.
     assert!(memory.get(digests[0], EACH).is_none());
-    let (ticket, of_host) = memory.take_from_host(digests[0], EACH).unwrap();
-    let missing = TicketBytes { host: 0, ..EACH };
-    let room = memory.reserve(missing).unwrap().join(of_host);
-    let first = memory.keep(LoadedTicket::new(ticket), room);
+    let (room, on_host) = memory.room_for(&wanted(0)).unwrap();
+    let (ticket, of_host) = on_host.unwrap();
+    let first = memory.keep(LoadedTicket::new(ticket), room.join(of_host));
     assert_eq!(
         tiers(),
         [Tier::Device, Tier::Host, Tier::Device, Tier::Disk]
@@ -55,6 +64,27 @@ fn a_full_device_sends_idle_tickets_to_the_host_and_a_full_host_to_their_files()
         memory.forget(digest);
     }
     assert_eq!(memory.usage().used, TicketBytes::default());
+}
+
+#[test]
+fn a_ticket_for_which_there_is_no_room_evicts_nothing() {
+    let memory = Memory::new(TicketBytes {
+        host: 30,
+        device: 12,
+    });
+    let leased = load(&memory, 0).unwrap();
+    drop((load(&memory, 1).unwrap(), load(&memory, 2).unwrap()));
+    for bytes in [
+        TicketBytes { host: 21, ..EACH },
+        TicketBytes { device: 9, ..EACH },
+    ] {
+        let wanted = Wanted { bytes, ..wanted(3) };
+        assert!(memory.room_for(&wanted).is_none());
+        for idle in [1, 2].map(|seed| bound(seed).digest()) {
+            assert_eq!(memory.residency(idle).tier, Tier::Device);
+        }
+    }
+    drop(leased);
 }
 
 #[test]

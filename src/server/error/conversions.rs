@@ -54,10 +54,12 @@ impl From<RegistryError> for ApiError {
             RegistryError::Invalid(_) | RegistryError::TooLargeForMemory { .. } => {
                 Self::InvalidTicket(error.to_string())
             }
-            RegistryError::MemoryFull { .. } | RegistryError::TooManyWaiting { .. } => {
-                tracing::warn!(%error, "refused a request");
-                Self::TicketMemoryFull
-            }
+            RegistryError::MemoryFull { .. } => Self::TicketMemoryFull,
+            RegistryError::LineFull { retry_after, .. }
+            | RegistryError::LineShare { retry_after, .. } => Self::TicketLineFull {
+                reason: error.to_string(),
+                retry_after,
+            },
             RegistryError::Changed { ref alias, .. } => {
                 tracing::error!(%error, "refused a request");
                 Self::TicketFileChanged(alias.clone())
@@ -76,6 +78,33 @@ impl From<RegistryError> for ApiError {
             | RegistryError::InUse { .. }
             | RegistryError::Layout { .. }
             | RegistryError::LoadFailed(_) => Self::Internal(error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::{StatusCode, header};
+    use axum::response::IntoResponse as _;
+
+    use super::*;
+
+    #[test]
+    fn a_full_line_for_ticket_memory_is_429_with_the_pause_before_a_retry() {
+        let (waiting, retry_after) = (4, 7);
+        for error in [
+            RegistryError::LineFull {
+                waiting,
+                retry_after,
+            },
+            RegistryError::LineShare {
+                waiting,
+                retry_after,
+            },
+        ] {
+            let response = ApiError::from(error).into_response();
+            assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+            assert_eq!(response.headers()[header::RETRY_AFTER], "7");
         }
     }
 }

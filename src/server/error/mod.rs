@@ -135,6 +135,9 @@ pub enum ApiError {
     /// Too many uploads are in progress.
     #[error("too many uploads are in progress; try again in {retry_after} s")]
     UploadQueueFull { retry_after: u64 },
+    /// Too many requests, or too many of the caller's account, wait for ticket memory.
+    #[error("{reason}")]
+    TicketLineFull { reason: String, retry_after: u64 },
     /// Leased tickets take up the memory budget.
     #[error("the memory budget for tickets is in use; try again later")]
     TicketMemoryFull,
@@ -255,7 +258,7 @@ impl ApiError {
                 let code = Some("method_not_allowed");
                 (StatusCode::METHOD_NOT_ALLOWED, INVALID, code)
             }
-            Self::QueueFull { .. } | Self::ShareFull { .. } => {
+            Self::QueueFull { .. } | Self::ShareFull { .. } | Self::TicketLineFull { .. } => {
                 let status = StatusCode::TOO_MANY_REQUESTS;
                 (status, "rate_limit_error", Some("queue_full"))
             }
@@ -319,7 +322,9 @@ impl ApiError {
             Self::UploadQueueFull { retry_after } | Self::TenantBusy { retry_after, .. } => {
                 Some(*retry_after)
             }
-            Self::QueueFull { retry_after } | Self::ShareFull { retry_after } => Some(*retry_after),
+            Self::QueueFull { retry_after }
+            | Self::ShareFull { retry_after }
+            | Self::TicketLineFull { retry_after, .. } => Some(*retry_after),
             Self::TicketMemoryFull
             | Self::TooManyConnections
             | Self::BodiesFull

@@ -177,7 +177,7 @@ async fn lease(
     let lease = state.registry.lease_in_turn(tenant, model).await;
     let waited = began.elapsed().as_secs_f64();
     state.metrics.tickets.wait.observe(waited);
-    match lease {
+    match lease.inspect_err(|error| state.refusals.record_ticket(&state.metrics, error)) {
         Ok(lease) => Ok(Some(lease)),
         Err(RegistryError::Unknown(alias)) => Err(ApiError::ModelNotFound(alias)),
         Err(error) => Err(error.into()),

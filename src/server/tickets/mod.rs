@@ -115,11 +115,8 @@ pub async fn pin(
 ) -> Result<Response, ApiError> {
     let registry = &state.registry;
     let pinned = registry.pin(ticket.name())?;
-    drop(
-        registry
-            .lease_in_turn(ticket.tenant(), &ticket.alias)
-            .await?,
-    );
+    let loaded = registry.lease_in_turn(ticket.tenant(), &ticket.alias).await;
+    drop(loaded.inspect_err(|error| state.refusals.record_ticket(&state.metrics, error))?);
     Ok(Json(TicketFacts::new(&pinned, registry)).into_response())
 }
 
