@@ -7,8 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::generation::{Generation, Name};
-use super::ticket_folder::{Stamp, TicketFile};
+use super::ticket_folder::TicketFile;
 use super::{Condition, Registry, RegistryError, lock};
+
+/// Attempts to read a file that others write meanwhile.
+const ATTEMPTS: usize = 8;
 
 impl Registry {
     /// Serves the file at `path` as `name`. A file of another name is copied, so that each ticket
@@ -23,6 +26,7 @@ impl Registry {
         condition: &Condition,
     ) -> Result<Arc<Generation>, RegistryError> {
         self.check_name(name.alias)?;
+        self.folder.check_real(name.owner)?;
         let source = self.inside(name, path)?;
         let own = self.folder.path_of(name.owner, name.alias);
         if own.canonicalize().ok().as_ref() == Some(&source) {
@@ -49,8 +53,13 @@ impl Registry {
     pub fn unload(&self, name: Name<'_>) -> Result<Arc<Generation>, RegistryError> {
         let _writing = lock(&self.writing);
         let generation = self.changeable(name)?;
-        lock(&self.files).unloaded(&generation.path);
+        {
+            let mut files = lock(&self.files);
+            files.unloaded(&generation);
+            files.name_is_free(&generation.path);
+        }
         self.names_mut().remove(name.owner, name.alias);
+        self.refresh_pins();
         self.forget(&generation);
         Ok(generation)
     }
@@ -61,19 +70,25 @@ impl Registry {
         path: PathBuf,
         condition: &Condition,
     ) -> Result<Arc<Generation>, RegistryError> {
-        let info = fs::metadata(&path).map_err(|_| not_inside())?;
-        let file = TicketFile {
-            owner: name.owner.cloned(),
-            alias: name.alias.to_owned(),
-            path,
-            stamp: Stamp::of(&info),
-        };
-        let facts = self.read_facts(&file)?;
-        let _writing = lock(&self.writing);
-        let found = self.names().any_case(name.owner, name.alias).cloned();
-        condition.check_publish(name.alias, found.as_deref())?;
-        self.adopt(&file, facts)?;
-        self.changeable(name)
+        // An upload that comes between the read and the lock wins; it was acknowledged.
+        for _ in 0..ATTEMPTS {
+            let stamp = self.folder.stamp(&path).ok_or_else(not_inside)?;
+            let file = TicketFile {
+                owner: name.owner.cloned(),
+                alias: name.alias.to_owned(),
+                path: path.clone(),
+                stamp,
+            };
+            let facts = self.read_facts(&file)?;
+            let _writing = lock(&self.writing);
+            self.check_free(name, &path, condition)?;
+            if self.folder.stamp(&path) == Some(stamp) {
+                self.adopt(&file, facts)?;
+                return self.changeable(name);
+            }
+        }
+        let reason = format!("{} is being written", path.display());
+        Err(RegistryError::LoadFailed(reason))
     }
 
     /// The canonical path of a regular file below the folder of the caller, whose tenants' folders

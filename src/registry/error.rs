@@ -90,6 +90,10 @@ pub enum RegistryError {
     InUse { folder: PathBuf, by: String },
     #[error("cannot arrange ticket `{alias}` for the device: {error}")]
     Layout { alias: String, error: ModelError },
+    #[error("`{0}` is the name of a folder of the ticket folder: choose another name")]
+    Obstructed(String),
+    #[error("{} is a link: tickets are stored in real folders only", .0.display())]
+    LinkedFolder(PathBuf),
     #[error("loading a ticket failed: {0}")]
     LoadFailed(String),
     #[error("the path is not a ticket file below the ticket folder")]

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::generation::Generation;
 use super::ticket_folder::Stamp;
 
 /// A file that is not served.
@@ -12,6 +14,15 @@ pub struct RefusedFile {
     pub path: PathBuf,
     /// What is wrong with it.
     pub reason: String,
+}
+
+/// What an owner's folder holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoredFiles {
+    /// Number of files, whether or not they are served.
+    pub count: usize,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 /// The fate of each file, by path.
@@ -30,12 +41,12 @@ struct Seen {
     fate: Fate,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Fate {
     Served,
     Refused(String),
     /// Left on disk by `unload`: not served until it changes.
-    Unloaded,
+    Unloaded(Arc<Generation>),
 }
 
 impl Files {
@@ -45,19 +56,29 @@ impl Files {
     }
 
     /// Notes that the file is not served any more, but stays.
-    pub fn unloaded(&mut self, path: &Path) {
-        if let Some(seen) = self.by_path.get_mut(path) {
-            seen.fate = Fate::Unloaded;
+    pub fn unloaded(&mut self, generation: &Arc<Generation>) {
+        if let Some(seen) = self.by_path.get_mut(&generation.path) {
+            seen.fate = Fate::Unloaded(Arc::clone(generation));
             self.changed = true;
+        }
+    }
+
+    /// What the file was before it was unloaded; `None` if it was not.
+    pub fn before_unload(&self, path: &Path) -> Option<&Arc<Generation>> {
+        match &self.by_path.get(path)?.fate {
+            Fate::Unloaded(generation) => Some(generation),
+            _ => None,
         }
     }
 
     /// Notes that the file is refused; says whether that is news.
     pub fn refused(&mut self, path: &Path, stamp: Option<Stamp>, reason: String) -> bool {
-        let fate = Fate::Refused(reason);
-        let known = self.by_path.get(path);
-        let news = known.is_none_or(|seen| seen.fate != fate || seen.stamp != stamp);
-        self.set(path, stamp, fate);
+        let same = |seen: &Seen| match &seen.fate {
+            Fate::Refused(known) => *known == reason && seen.stamp == stamp,
+            _ => false,
+        };
+        let news = !self.by_path.get(path).is_some_and(same);
+        self.set(path, stamp, Fate::Refused(reason));
         news
     }
 
@@ -70,6 +91,35 @@ impl Files {
     pub fn is_known(&self, path: &Path, stamp: &Stamp) -> bool {
         let seen = self.by_path.get(path);
         seen.is_some_and(|seen| seen.stamp.as_ref() == Some(stamp))
+    }
+
+    /// Whether the file was refused without being looked into.
+    pub fn is_unread(&self, path: &Path) -> bool {
+        let seen = self.by_path.get(path);
+        seen.is_some_and(|seen| seen.stamp.is_none())
+    }
+
+    /// The file beside `path` whose name differs from it in case alone.
+    pub fn other_case(&self, path: &Path) -> Option<&Path> {
+        let mut paths = self.by_path.keys();
+        paths
+            .find(|other| is_other_case(other, path))
+            .map(PathBuf::as_path)
+    }
+
+    /// The files in `folder`, besides that at `except`.
+    pub fn stored(&self, folder: &Path, except: &Path) -> StoredFiles {
+        let mut stored = StoredFiles::default();
+        for (path, seen) in self.by_path.range(folder.to_owned()..) {
+            if !path.starts_with(folder) {
+                break;
+            }
+            if path != except && path.parent() == Some(folder) {
+                stored.count += 1;
+                stored.bytes += seen.stamp.map_or(0, |stamp| stamp.bytes());
+            }
+        }
+        stored
     }
 
     /// All paths.
@@ -102,8 +152,7 @@ impl Files {
     /// `path`, which became free.
     pub fn name_is_free(&mut self, path: &Path) {
         let waits = |other: &PathBuf, seen: &Seen| {
-            let same = other.as_os_str().eq_ignore_ascii_case(path);
-            same && other != path && matches!(seen.fate, Fate::Refused(_))
+            is_other_case(other, path) && matches!(seen.fate, Fate::Refused(_))
         };
         self.by_path.retain(|other, seen| !waits(other, seen));
     }
@@ -117,4 +166,9 @@ impl Files {
         self.changed = true;
         self.by_path.insert(path.to_owned(), Seen { stamp, fate });
     }
+}
+
+/// Whether the names of two files differ in case alone.
+fn is_other_case(a: &Path, b: &Path) -> bool {
+    a != b && a.as_os_str().eq_ignore_ascii_case(b)
 }

@@ -222,3 +222,37 @@ fn a_folder_has_one_server() {
     drop(first);
     open(&dir);
 }
+
+#[test]
+fn a_full_disk_is_over_once_data_is_on_it_not_once_it_takes_a_name() {
+    let dir = TempDir::new().unwrap();
+    let registry = open(&dir);
+    publish(&registry, "cats", 1);
+    let fault = |kind| *lock(&registry.folder.fault) = kind;
+    fault(Some(io::ErrorKind::StorageFull));
+    assert!(registry.stage().is_err());
+    fault(None);
+    drop(registry.stage().unwrap());
+    registry
+        .remove(Name::public("cats"), &Condition::default())
+        .unwrap();
+    assert_eq!(registry.trouble(), Some(FolderTrouble::DiskFull));
+    publish(&registry, "dogs", 2);
+    assert_eq!(registry.trouble(), None);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_tenants_folder_that_is_mended_is_no_longer_refused() {
+    let dir = TempDir::new().unwrap();
+    let elsewhere = TempDir::new().unwrap();
+    let folder = dir.path().join("tenants/acme");
+    fs::create_dir_all(folder.parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink(elsewhere.path(), &folder).unwrap();
+    let registry = open(&dir);
+    assert_eq!(registry.refused(None).len(), 1);
+    fs::remove_file(&folder).unwrap();
+    fs::create_dir(&folder).unwrap();
+    settle(&registry, &mut Unsettled::new());
+    assert_eq!(registry.refused(None), []);
+}

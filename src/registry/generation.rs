@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
+use serde_json::Value;
+
 use super::error::RegistryError;
 use super::facts::Facts;
 use super::memory::Held;
@@ -143,6 +145,15 @@ impl Generation {
     pub fn created(&self) -> SystemTime {
         self.created
     }
+}
+
+/// A generation, with the provenance that its file states.
+#[derive(Clone, Debug)]
+pub struct WithTraining {
+    /// The generation.
+    pub generation: Arc<Generation>,
+    /// `training` of its metadata.
+    pub training: Option<Value>,
 }
 
 /// Lease of a generation by a request: the ticket stays in memory until the last clone is dropped,

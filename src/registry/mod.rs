@@ -28,14 +28,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, SystemTime};
 
-use serde_json::Value;
 use tempfile::NamedTempFile;
 
 pub use condition::{Condition, Match};
 pub use error::{RegistryError, Tier};
 pub use facts::Facts;
-pub use files::RefusedFile;
-pub use generation::{Generation, GenerationId, Lease, Name};
+pub use files::{RefusedFile, StoredFiles};
+pub use generation::{Generation, GenerationId, Lease, Name, WithTraining};
 pub use memory::{MemoryUsage, Residency};
 pub use names::Page;
 pub use ticket_folder::{FileFault, FolderTrouble};
@@ -213,16 +212,30 @@ impl Registry {
         staged: NamedTempFile,
         condition: &Condition,
     ) -> Result<Arc<Generation>, RegistryError> {
+        let published = self.publish_with_training(name, staged, condition)?;
+        Ok(published.generation)
+    }
+
+    /// As [`Registry::publish`], with the provenance of the published file.
+    ///
+    /// # Errors
+    /// As [`Registry::publish`].
+    pub fn publish_with_training(
+        &self,
+        name: Name<'_>,
+        staged: NamedTempFile,
+        condition: &Condition,
+    ) -> Result<WithTraining, RegistryError> {
         let alias = name.alias;
         self.check_name(alias)?;
+        let path = self.folder.path_of(name.owner, alias);
         let check = || {
-            let names = self.names();
-            let found = names.any_case(name.owner, alias);
-            condition.check_publish(alias, found.map(|found| &**found))
+            self.check_free(name, &path, condition)?;
+            self.folder.check_real(name.owner)
         };
         check()?;
-        let facts = self.facts(&self.read(staged.path())?);
-        let path = self.folder.path_of(name.owner, alias);
+        let ticket = self.read(staged.path())?;
+        let facts = self.facts(&ticket);
         self.folder.sync_staged(&staged)?;
 
         let _writing = lock(&self.writing);
@@ -234,14 +247,51 @@ impl Registry {
             Err(RegistryError::Io { error, .. })
                 if error.kind() == io::ErrorKind::AlreadyExists =>
             {
-                return Err(RegistryError::Exists(alias.to_owned()));
+                return Err(match path.is_dir() {
+                    true => RegistryError::Obstructed(alias.to_owned()),
+                    false => RegistryError::Exists(alias.to_owned()),
+                });
+            }
+            Err(RegistryError::Io { error, .. }) if error.kind() == io::ErrorKind::IsADirectory => {
+                return Err(RegistryError::Obstructed(alias.to_owned()));
             }
             Err(error) => return Err(error),
         }
         self.note_placed(&path);
         let generation = Arc::new(Generation::new(name, path, facts, SystemTime::now()));
         self.point_at(Arc::clone(&generation));
-        Ok(generation)
+        Ok(WithTraining {
+            generation,
+            training: ticket.metadata().training.clone(),
+        })
+    }
+
+    /// Checks that the name may be published: that the condition holds of the ticket that it points
+    /// at, and that no file has the name in another case, which a restart might serve instead.
+    fn check_free(
+        &self,
+        name: Name<'_>,
+        path: &Path,
+        condition: &Condition,
+    ) -> Result<(), RegistryError> {
+        let alias = name.alias;
+        let found = self.names().any_case(name.owner, alias).cloned();
+        condition.check_publish(alias, found.as_deref())?;
+        let files = lock(&self.files);
+        match files.other_case(path).and_then(Path::file_stem) {
+            Some(existing) => Err(RegistryError::DiffersInCase {
+                alias: alias.to_owned(),
+                existing: existing.to_string_lossy().into_owned(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// The files in the folder of the name's owner, besides that of the name itself.
+    pub fn stored_beside(&self, name: Name<'_>) -> StoredFiles {
+        let folder = self.folder.folder_of(name.owner);
+        let own = self.folder.path_of(name.owner, name.alias);
+        lock(&self.files).stored(&folder, &own)
     }
 
     /// Points the generation's alias at it.
@@ -253,7 +303,8 @@ impl Registry {
         }
     }
 
-    /// Deletes the caller's ticket `name.alias` and its file; running leases keep their generation.
+    /// Deletes the caller's ticket `name.alias` and its file, also if it was unloaded; running
+    /// leases keep their generation.
     ///
     /// # Errors
     /// The alias is unknown, or public while the caller is a tenant; the condition does not hold;
@@ -264,7 +315,10 @@ impl Registry {
         condition: &Condition,
     ) -> Result<Arc<Generation>, RegistryError> {
         let _writing = lock(&self.writing);
-        let generation = self.changeable(name)?;
+        let generation = match self.changeable(name) {
+            Err(error) => self.unloaded(name).ok_or(error)?,
+            served => served?,
+        };
         condition.check_match(name.alias, Some(&generation))?;
         self.folder.remove(&generation.path)?;
         self.note_removed(&generation.path);
@@ -287,6 +341,12 @@ impl Registry {
         })
     }
 
+    /// The ticket of that name that was unloaded, if its file is still there.
+    fn unloaded(&self, name: Name<'_>) -> Option<Arc<Generation>> {
+        let path = self.folder.path_of(name.owner, name.alias);
+        lock(&self.files).before_unload(&path).cloned()
+    }
+
     /// The generation that a reference means, or the error that names it.
     fn known(
         &self,
@@ -303,18 +363,25 @@ impl Registry {
         Facts::new(ticket, memory)
     }
 
-    /// The provenance that a ticket's file states: `training` of its metadata. Blocks on the disk.
+    /// The ticket that a caller of this tenant means by `reference`, as [`Registry::get`], with the
+    /// provenance that its file states. Blocks on the disk.
     ///
     /// # Errors
-    /// The file was changed or removed outside the server.
-    pub fn training(&self, generation: &Generation) -> Result<Option<Value>, RegistryError> {
-        // Nothing here replaces the file meanwhile; if it was replaced before, its alias is gone or
-        // points at another generation.
+    /// There is no such ticket; its file was changed or removed outside the server.
+    pub fn get_with_training(
+        &self,
+        tenant: Option<&Tenant>,
+        reference: &str,
+    ) -> Result<WithTraining, RegistryError> {
+        // While it is locked, the names match the files.
         let _writing = lock(&self.writing);
-        match Metadata::read(&generation.path) {
-            Ok(metadata) => Ok(metadata.training),
-            Err(error) => Err(generation.changed(error.to_string())),
-        }
+        let generation = self.known(tenant, reference)?;
+        let metadata = Metadata::read(&generation.path);
+        let metadata = metadata.map_err(|error| generation.changed(error.to_string()))?;
+        Ok(WithTraining {
+            generation,
+            training: metadata.training,
+        })
     }
 
     fn check_name(&self, alias: &str) -> Result<(), RegistryError> {

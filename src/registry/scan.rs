@@ -33,8 +33,8 @@ pub(super) struct Scanned {
 pub(super) type Unsettled = HashMap<PathBuf, Stamp>;
 
 impl Registry {
-    /// Serves the files of a listing, in the order of their paths; returns those it refuses. Reads
-    /// only what the index does not know.
+    /// Serves the files of a listing, those first that the index lists as served, each in the order
+    /// of their paths; returns those it refuses. Reads only what the index does not know.
     pub(super) fn adopt_all(&self, listing: Listing) -> Vec<(PathBuf, RegistryError)> {
         let index = Index::read(&self.index, &self.binding());
         let fault = |(path, fault): (PathBuf, FileFault)| {
@@ -52,7 +52,10 @@ impl Registry {
                 None => self.read_facts(file),
             }
         });
-        for (file, facts) in listing.tickets.into_iter().zip(facts) {
+        let mut tickets: Vec<_> = listing.tickets.into_iter().zip(facts).collect();
+        // Of names that differ in case alone, the one that was served keeps being so.
+        tickets.sort_by_key(|(file, _)| !index.lists(root, &file.path));
+        for (file, facts) in tickets {
             if let Err(error) = facts.and_then(|facts| self.adopt(&file, facts)) {
                 lock(&self.files).refused(&file.path, Some(file.stamp), error.to_string());
                 refused.push((file.path, error));
@@ -128,8 +131,10 @@ impl Registry {
         };
         for path in missing {
             let _writing = lock(&self.writing);
-            // An upload may have put it there since the listing.
-            if self.folder.stamp(&path).is_none() {
+            // An upload may have put it there since the listing. A folder that was refused, and
+            // is no longer, is there.
+            let mended = lock(&self.files).is_unread(&path);
+            if mended || self.folder.stamp(&path).is_none() {
                 self.withdraw(&path, scanned);
                 lock(&self.files).gone(&path);
             }
@@ -258,6 +263,17 @@ impl Registry {
         if !lock(&self.files).take_changed() {
             return;
         }
+        let index = self.index_now();
+        if let Err(error) = index.write(&self.index) {
+            let path = self.index.display();
+            tracing::debug!(%path, %error, "cannot write the ticket index");
+        }
+    }
+
+    /// The index of what is served.
+    fn index_now(&self) -> Index {
+        // Between the notes of a stamp and of its facts, another writer is at work.
+        let _writing = lock(&self.writing);
         let root = self.folder.path();
         let mut index = Index::new(&self.binding());
         let facts: HashMap<PathBuf, Facts> = {
@@ -271,10 +287,7 @@ impl Registry {
                 index.insert(root, path, stamp, facts.clone());
             }
         }
-        if let Err(error) = index.write(&self.index) {
-            let path = self.index.display();
-            tracing::debug!(%path, %error, "cannot write the ticket index");
-        }
+        index
     }
 
     /// Looks whether a full or read-only folder can be written again.

@@ -127,7 +127,7 @@ pub fn largest_file(caller: &Caller, most: u64) -> u64 {
     own.map_or(most, |mib| most.min(mib.saturating_mul(1 << 20)))
 }
 
-/// What a tenant owns, without the ticket that an upload replaces.
+/// The files that a tenant owns, served or not, without the one that an upload replaces.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stored {
     pub tickets: usize,

@@ -1,5 +1,6 @@
 //! Tests of the registry, with tickets of a base of one layer.
 
+mod files;
 mod leases;
 mod line;
 mod owners;

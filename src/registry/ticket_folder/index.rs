@@ -91,6 +91,11 @@ impl Index {
         (entry.stamp == *stamp).then_some(&entry.facts)
     }
 
+    /// Whether the file at `path` below `root` was served, with whatever content.
+    pub fn lists(&self, root: &Path, path: &Path) -> bool {
+        key(root, path).is_some_and(|key| self.entries.contains_key(&key))
+    }
+
     /// Adds a file.
     pub fn insert(&mut self, root: &Path, path: &Path, stamp: Stamp, facts: Facts) {
         if let Some(key) = key(root, path) {

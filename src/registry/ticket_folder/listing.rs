@@ -27,6 +27,8 @@ pub(in crate::registry) struct TicketFile {
 pub enum FileFault {
     #[error("it is {0}; a ticket is a regular file")]
     Kind(&'static str),
+    #[error("it is a link; the folders of tenants are real ones")]
+    LinkedFolder,
     #[error("it links to a file outside the ticket folder")]
     Outside,
     #[error("it cannot be read: {0}")]
@@ -67,6 +69,9 @@ impl Listing {
         let folder = match fs::symlink_metadata(tenants) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return,
             Err(error) => return self.refuse(tenants, FileFault::Unreadable(error)),
+            Ok(info) if info.is_symlink() => {
+                return self.refuse(tenants, FileFault::LinkedFolder);
+            }
             Ok(info) if !info.is_dir() => return,
             Ok(_) => fs::read_dir(tenants),
         };
@@ -84,7 +89,7 @@ impl Listing {
                 Ok(kind) if kind.is_dir() => self
                     .read_folder(&path, Some(&tenant), canonical)
                     .map_err(FileFault::Unreadable),
-                Ok(kind) if kind.is_symlink() => Err(FileFault::Kind("a link")),
+                Ok(kind) if kind.is_symlink() => Err(FileFault::LinkedFolder),
                 // Notes beside the folders are the operator's business.
                 Ok(_) => Ok(()),
                 Err(error) => Err(FileFault::Unreadable(error)),

@@ -152,12 +152,27 @@ impl Folder {
         })
     }
 
+    /// Checks that no link leads to the folder of `owner`'s tickets: one that does is not read.
+    ///
+    /// # Errors
+    /// There is such a link.
+    pub fn check_real(&self, owner: Option<&Tenant>) -> Result<(), RegistryError> {
+        let folders = owner.map(|_| [self.tenants(), self.folder_of(owner)]);
+        let mut folders = folders.into_iter().flatten();
+        match folders.find(|folder| folder.is_symlink()) {
+            Some(link) => Err(RegistryError::LinkedFolder(link)),
+            None => Ok(()),
+        }
+    }
+
     /// Syncs a staged file to disk.
     ///
     /// # Errors
     /// The disk is full, or fails.
     pub fn sync_staged(&self, staged: &NamedTempFile) -> Result<(), RegistryError> {
-        self.attempt("write", staged.path(), || staged.as_file().sync_all())
+        self.attempt("write", staged.path(), || staged.as_file().sync_all())?;
+        self.has_room();
+        Ok(())
     }
 
     /// Renames a staged and synced file to `path`, a ticket's. Without `replace`, an existing file
@@ -198,8 +213,13 @@ impl Folder {
         })
     }
 
-    /// Runs a write, and notes its outcome: a full disk or a read-only folder is trouble until a
-    /// write succeeds.
+    /// Notes that data has reached the disk.
+    fn has_room(&self) {
+        *locked(&self.trouble) = None;
+    }
+
+    /// Runs a write, and notes its outcome: a read-only folder is trouble until a write succeeds, a
+    /// full disk until data is synced, since a full disk still takes new names and removals.
     pub fn attempt<T>(
         &self,
         action: &'static str,
@@ -208,7 +228,8 @@ impl Folder {
     ) -> Result<T, RegistryError> {
         match self.writable().and_then(|()| write()) {
             Ok(done) => {
-                *locked(&self.trouble) = None;
+                let mut trouble = locked(&self.trouble);
+                *trouble = trouble.filter(|trouble| *trouble != FolderTrouble::ReadOnly);
                 Ok(done)
             }
             Err(error) => Err(self.failed(action, path, error)),
@@ -244,6 +265,7 @@ impl Folder {
             })
         });
         if probed.is_ok() {
+            self.has_room();
             tracing::info!(folder = %self.root.display(), "the ticket folder can be written again");
         }
     }

@@ -31,6 +31,17 @@ impl Stamp {
         }
     }
 
+    /// Size of the file in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Whether another file has taken the place of the one with the stamp `before`, as a rename
+    /// does. `false` where there are no inodes.
+    pub fn is_another_file(&self, before: &Self) -> bool {
+        self.inode != before.inode
+    }
+
     /// Time of the last write.
     pub fn modified(&self) -> SystemTime {
         let distance = Duration::from_nanos(self.modified.unsigned_abs());

@@ -41,7 +41,9 @@ impl From<RegistryError> for ApiError {
         match error {
             RegistryError::Unknown(alias) => Self::TicketNotFound(alias),
             RegistryError::Exists(alias) => Self::TicketExists(alias),
-            RegistryError::DiffersInCase { .. } => Self::NameTaken(error.to_string()),
+            RegistryError::DiffersInCase { .. } | RegistryError::Obstructed(_) => {
+                Self::NameTaken(error.to_string())
+            }
             RegistryError::Precondition { .. } => Self::PreconditionFailed(error.to_string()),
             RegistryError::Public(_) => Self::PublicTicket(error.to_string()),
             RegistryError::Name(_)
@@ -74,6 +76,10 @@ impl From<RegistryError> for ApiError {
                 Some(FolderTrouble::ReadOnly) => Self::FolderReadOnly,
                 None => Self::Internal(error.to_string()),
             },
+            RegistryError::LinkedFolder(ref link) => {
+                tracing::error!(link = %link.display(), "refused an upload into a linked folder");
+                Self::FolderReadOnly
+            }
             RegistryError::Refused { .. }
             | RegistryError::InUse { .. }
             | RegistryError::Layout { .. }

@@ -134,9 +134,12 @@ pub async fn get(
     State(state): State<Arc<AppState>>,
     ticket: NamedTicket,
 ) -> Result<Response, ApiError> {
-    let found = ticket.find(&state);
-    let found = found.ok_or(ApiError::TicketNotFound(ticket.alias))?;
-    blocking(move || wire::whole(&state, &found)).await
+    blocking(move || {
+        let registry = &state.registry;
+        let found = registry.get_with_training(ticket.tenant(), &ticket.alias)?;
+        Ok(wire::whole(&state, found))
+    })
+    .await
 }
 
 /// `DELETE /v1/tickets/{name}`. Running requests keep their lease.
@@ -175,10 +178,12 @@ pub async fn create(
     let named = NamedTicket::new(caller, name);
     let whole = blocking(move || {
         let _stored = store(&state, &named, &file)?;
-        let ticket = state.registry.publish(named.name(), file, &condition)?;
+        let registry = &state.registry;
+        let published = registry.publish_with_training(named.name(), file, &condition)?;
+        let ticket = &published.generation;
         named.caller.trail.digest(ticket.digest());
         tracing::info!(ticket = %ticket.name(), digest = %ticket.digest(), "published a ticket");
-        wire::whole(&state, &ticket)
+        Ok(wire::whole(&state, published))
     })
     .await?;
     Ok((StatusCode::CREATED, whole).into_response())
@@ -197,14 +202,11 @@ fn store(
     let metadata = file.as_file().metadata();
     let bytes = metadata.map_err(|error| ApiError::Internal(error.to_string()))?;
     let stored = || {
-        let mut stored = Stored::default();
-        for owned in state.registry.owned(ticket.tenant(), Page::ALL) {
-            if !owned.alias().eq_ignore_ascii_case(&ticket.alias) {
-                stored.tickets += 1;
-                stored.bytes += owned.facts().file_bytes;
-            }
+        let files = state.registry.stored_beside(ticket.name());
+        Stored {
+            tickets: files.count,
+            bytes: files.bytes,
         }
-        stored
     };
     state.quota.store(&ticket.caller, stored, bytes.len())
 }

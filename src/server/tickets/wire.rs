@@ -7,8 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::access::Tenant;
-use crate::registry::{Generation, Registry};
-use crate::server::error::ApiError;
+use crate::registry::{Generation, Registry, WithTraining};
 use crate::server::preconditions::etag;
 use crate::server::state::AppState;
 use crate::server::timestamp::unix_seconds;
@@ -76,13 +75,13 @@ struct WholeTicket<'a> {
     training: Option<Value>,
 }
 
-/// The whole ticket, with its digest as the entity tag. Blocks on the disk.
-///
-/// # Errors
-/// The file cannot be read any more.
-pub(super) fn whole(state: &AppState, ticket: &Generation) -> Result<Response, ApiError> {
-    let training = state.registry.training(ticket)?;
-    let facts = TicketFacts::new(ticket, &state.registry);
+/// The whole ticket, with its digest as the entity tag.
+pub(super) fn whole(state: &AppState, ticket: WithTraining) -> Response {
+    let WithTraining {
+        generation,
+        training,
+    } = ticket;
+    let facts = TicketFacts::new(&generation, &state.registry);
     let whole = Json(WholeTicket { facts, training });
-    Ok(([(ETAG, etag(ticket.digest()))], whole).into_response())
+    ([(ETAG, etag(generation.digest()))], whole).into_response()
 }
