@@ -7,7 +7,7 @@
 //! | `P.deltas` | BF16 or F32 `[nnz]` | finite; added to the base's value |
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::Path;
 
@@ -59,11 +59,8 @@ pub(super) fn encode(metadata: &Metadata, tensors: &Tensors) -> Result<Vec<u8>, 
 /// The file cannot be read, is not a regular file, or is larger than `max_bytes`.
 pub fn read_bounded(path: &Path, max_bytes: u64) -> Result<Vec<u8>, TicketError> {
     let io_error = |error| io_error("read", path, error);
-    // Checked before opening, because opening a pipe would block until it has a writer.
-    let info = fs::metadata(path).map_err(io_error)?;
-    if !info.is_file() {
-        return Err(TicketError::NotAFile(path.to_owned()));
-    }
+    let file = open_regular(path)?;
+    let info = file.metadata().map_err(io_error)?;
     let too_large = || TicketError::FileTooLarge { limit: max_bytes };
     if info.len() > max_bytes {
         return Err(too_large());
@@ -72,7 +69,6 @@ pub fn read_bounded(path: &Path, max_bytes: u64) -> Result<Vec<u8>, TicketError>
     let mut bytes = Vec::new();
     let out_of_memory = |_| io_error(io::ErrorKind::OutOfMemory.into());
     bytes.try_reserve_exact(size).map_err(out_of_memory)?;
-    let file = File::open(path).map_err(io_error)?;
     // One byte more than allowed, to detect a file that has grown since.
     let mut bounded = file.take(max_bytes.saturating_add(1));
     bounded.read_to_end(&mut bytes).map_err(io_error)?;
@@ -82,6 +78,32 @@ pub fn read_bounded(path: &Path, max_bytes: u64) -> Result<Vec<u8>, TicketError>
     Ok(bytes)
 }
 
+/// Opens a regular file to read it, without waiting for the other end of a pipe.
+///
+/// # Errors
+/// The file cannot be opened or is not a regular file.
+pub fn open_regular(path: &Path) -> Result<File, TicketError> {
+    let io_error = |error| io_error("read", path, error);
+    // Checked before opening, because opening a device may do something, and after, because
+    // something else may have taken its place.
+    let mut info = fs::metadata(path).map_err(io_error)?;
+    if info.is_file() {
+        let mut options = OpenOptions::new();
+        options.read(true);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::OpenOptionsExt as _;
+            options.custom_flags(libc::O_NONBLOCK);
+        }
+        let file = options.open(path).map_err(io_error)?;
+        info = file.metadata().map_err(io_error)?;
+        if info.is_file() {
+            return Ok(file);
+        }
+    }
+    Err(TicketError::NotAFile(path.to_owned()))
+}
+
 impl Metadata {
     /// Reads the metadata of a ticket file, without its arrays and without checking its digest.
     ///
@@ -89,10 +111,7 @@ impl Metadata {
     /// The file cannot be read or is not a regular file, or its header is not that of a ticket.
     pub fn read(path: &Path) -> Result<Self, TicketError> {
         let io_error = |error| io_error("read", path, error);
-        if !fs::metadata(path).map_err(io_error)?.is_file() {
-            return Err(TicketError::NotAFile(path.to_owned()));
-        }
-        let mut file = File::open(path).map_err(io_error)?;
+        let mut file = open_regular(path)?;
         let mut length = [0; 8];
         file.read_exact(&mut length).map_err(io_error)?;
         let bytes = u64::from_le_bytes(length);

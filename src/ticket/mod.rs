@@ -28,7 +28,7 @@ pub use container::MAX_HEADER_BYTES;
 pub use delta::{Columns, DeltaDtype, DeltaError, Deltas, MAX_U16_COLUMNS, TensorDelta};
 pub use digest::{Digest, ParseDigestError};
 pub use error::TicketError;
-pub use format::read_bounded;
+pub use format::{open_regular, read_bounded};
 pub use manifest::{BaseManifest, ParameterInfo};
 pub use metadata::{MAX_TRAINING_BYTES, Metadata, validate_name};
 pub use random::random_ticket;
@@ -123,6 +123,11 @@ impl Ticket {
         let bytes = format::encode(&self.metadata, &self.tensors)?;
         format::write_atomically(path, &bytes)?;
         Ok(Digest::of(&bytes))
+    }
+
+    /// Forgets the provenance, which serving does not need and the memory budget does not count.
+    pub fn forget_training(&mut self) {
+        self.metadata.training = None;
     }
 
     /// The metadata in the file's header.
