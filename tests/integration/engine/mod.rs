@@ -3,6 +3,7 @@
 
 mod batches;
 mod failures;
+mod fairness;
 mod modes;
 mod prefix;
 mod scoring;
