@@ -4,7 +4,7 @@ use std::path::Path;
 use candle_core::quantized::gguf_file;
 use tokenizers::Tokenizer;
 
-use super::byte_bound::bytes_per_token;
+use super::byte_bound::ByteBound;
 use super::error::TextError;
 use super::template::{ChatMessage, ChatTemplate};
 use super::token_bytes::TokenBytes;
@@ -19,7 +19,7 @@ pub struct Text {
     pub(super) tokenizer: Tokenizer,
     pub(super) token_bytes: TokenBytes,
     /// See [`Text::max_bytes`].
-    bytes_per_token: Option<usize>,
+    byte_bound: Option<ByteBound>,
     template: Option<ChatTemplate>,
     eos_token_ids: Vec<u32>,
     pub(super) sources: Sources,
@@ -80,7 +80,7 @@ impl Text {
             })
             .transpose()?;
         Ok(Self {
-            bytes_per_token: bytes_per_token(&tokenizer, &token_bytes),
+            byte_bound: ByteBound::new(&tokenizer, &token_bytes),
             tokenizer,
             token_bytes,
             template,
@@ -103,9 +103,31 @@ impl Text {
     }
 
     /// Most bytes of a text that encodes to this number of tokens; `None` if the tokenizer sets no
-    /// bound. A longer text need not be encoded to tell that it has more tokens.
+    /// bound, or has tokens that swallow any number of spaces beside them. A longer text need not
+    /// be encoded to tell that it has more tokens.
     pub fn max_bytes(&self, tokens: usize) -> Option<usize> {
-        Some(self.bytes_per_token?.saturating_mul(tokens))
+        let bound = self.byte_bound.as_ref().filter(|bound| !bound.strips())?;
+        Some(bound.bytes(tokens))
+    }
+
+    /// The bytes of a text, without the white space that tokens may swallow, and the most that this
+    /// number of tokens stands for, if it is more than that. Such a text need not be encoded to
+    /// tell that it has more tokens.
+    pub fn longer_than(&self, text: &str, tokens: usize) -> Option<(usize, usize)> {
+        let bound = self.byte_bound.as_ref()?;
+        let most = bound.bytes(tokens);
+        if text.len() <= most {
+            return None;
+        }
+        let bytes = bound.counted(text);
+        (bytes > most).then_some((bytes, most))
+    }
+
+    /// The end of a text that has at least its last `tokens` tokens; `None` if the tokenizer sets
+    /// no bound.
+    pub fn end_of<'a>(&self, text: &'a str, tokens: usize) -> Option<&'a str> {
+        let bound = self.byte_bound.as_ref()?;
+        Some(bound.end(text, bound.bytes(tokens)))
     }
 
     /// Renders a conversation into one prompt. Encode it without adding special tokens.

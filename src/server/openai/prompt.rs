@@ -63,11 +63,12 @@ pub fn encode(
         cut_to_end(&mut ids, kept, most);
         return Ok(ids);
     }
-    if let Some(max_bytes) = max_bytes(state).filter(|&most| text.len() > most) {
+    let limit = state.engine.limits().max_model_len;
+    if let Some((bytes, max_bytes)) = state.text.longer_than(text, limit) {
         return Err(ApiError::PromptBytes {
-            limit: state.engine.limits().max_model_len,
+            limit,
             max_bytes,
-            bytes: Some(text.len()),
+            bytes: Some(bytes),
             param,
         });
     }
@@ -86,13 +87,7 @@ pub fn cut_to_end(ids: &mut Vec<u32>, kept: usize, most: usize) {
 fn end_of<'a>(text: &'a str, tokens: usize, state: &AppState) -> &'a str {
     /// Tokens before those that are kept.
     const MARGIN: usize = 64;
-    let Some(bytes) = state.text.max_bytes(tokens + MARGIN) else {
-        return text;
-    };
-    let cut = text.len().saturating_sub(bytes);
-    // At most 3 bytes after it a character begins.
-    let start = (cut..=text.len()).find(|&at| text.is_char_boundary(at));
-    &text[start.unwrap_or(cut)..]
+    state.text.end_of(text, tokens + MARGIN).unwrap_or(text)
 }
 
 /// Checks an encoded prompt against the vocabulary and the context. `param` names the field that

@@ -73,6 +73,19 @@ pub(crate) fn chat_text(template: &str) -> Text {
     Text::from_gguf(&content(metadata)).unwrap()
 }
 
+/// A byte-level [`Text`] whose `<left>` and `<right>` swallow the white space beside them.
+pub(crate) fn stripping_text() -> Text {
+    let mut tokenizer = byte_level_text("smollm").tokenizer;
+    let added = |content: &str| tokenizers::AddedToken::from(content, true);
+    tokenizer
+        .add_special_tokens([added("<left>").lstrip(true), added("<right>").rstrip(true)])
+        .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tokenizer.json");
+    std::fs::write(file, tokenizer.to_string(false).unwrap()).unwrap();
+    Text::from_folder(folder.path()).unwrap()
+}
+
 fn spelled(text: &Text, input: &str) -> Vec<String> {
     text.encode(input, false)
         .unwrap()
