@@ -12,7 +12,7 @@ use super::quota::RequestPermit;
 use super::sampling::Sampling;
 use super::state::AppState;
 use crate::access::Tenant;
-use crate::engine::{FinishReason, Output, OutputStream, Request, TokenLogprobs};
+use crate::engine::{FinishReason, Output, OutputStream, Request, SequenceError, TokenLogprobs};
 use crate::metrics::FinishedReason;
 use crate::registry::Lease;
 use crate::text::TextStream;
@@ -140,6 +140,7 @@ pub fn submit(state: &AppState, mut request: GenerateRequest) -> Result<Vec<Comp
     let completion = |(outputs, (prompt, choice)): (OutputStream, (&Prompt, u64))| Completion {
         outputs: Some(outputs),
         is_first_choice: choice == 0,
+        has_ticket: request.ticket.is_some(),
         text: TextStream::new(state.text.clone(), sampling.text.clone()),
         show_stop_token: sampling.text.include_stop_str_in_output,
         permit: None,
@@ -183,6 +184,8 @@ pub struct Completion {
     /// its cached tokens were cached before.
     is_first_choice: bool,
     text: TextStream,
+    /// Whether a ticket is overlaid or applied; otherwise the base alone answers.
+    has_ticket: bool,
     /// Whether a stop token is part of the text.
     show_stop_token: bool,
     /// Place of its request among those of the tenant, shared by the request's completions.
@@ -198,6 +201,9 @@ impl Completion {
             let output = self.outputs.as_mut()?.recv().await;
             let output = match output.ok_or(ApiError::EngineStopped) {
                 Ok(Ok(output)) => output,
+                Ok(Err(SequenceError::NotFinite)) if !self.has_ticket => {
+                    return self.fail(ApiError::BrokenBase);
+                }
                 Ok(Err(error)) => return self.fail(error.into()),
                 Err(error) => return self.fail(error),
             };

@@ -147,7 +147,50 @@ impl ModelConfig {
                 "there are {found} rope divisors, expected {expected}, one per pair of a head"
             ));
         }
-        Ok(())
+        self.check_numbers()
+    }
+
+    /// Checks that no number makes all logits NaN.
+    fn check_numbers(&self) -> Result<(), String> {
+        let mut positive = vec![
+            ("rms_norm_eps", self.rms_norm_eps),
+            ("rope_theta", self.rope_theta),
+        ];
+        match &self.rope_scaling {
+            RopeScaling::None => {}
+            RopeScaling::Linear { factor } => positive.push(("the rope factor", *factor)),
+            RopeScaling::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_max_position_embeddings,
+            } => {
+                positive.extend([
+                    ("the rope factor", *factor),
+                    ("low_freq_factor", *low_freq_factor),
+                    ("high_freq_factor", *high_freq_factor),
+                ]);
+                if low_freq_factor >= high_freq_factor {
+                    return Err(format!(
+                        "low_freq_factor is {low_freq_factor}, expected less than \
+                         high_freq_factor, which is {high_freq_factor}"
+                    ));
+                }
+                if *original_max_position_embeddings == 0 {
+                    return Err("original_max_position_embeddings is 0".to_owned());
+                }
+            }
+            RopeScaling::Divisors(divisors) => {
+                positive.extend(divisors.iter().map(|&divisor| ("a rope divisor", divisor)));
+            }
+        }
+        let is_bad = |&(_, value): &(_, f32)| !(value.is_finite() && value > 0.0);
+        match positive.into_iter().find(is_bad) {
+            Some((name, value)) => Err(format!(
+                "{name} is {value}, expected a finite number above 0"
+            )),
+            None => Ok(()),
+        }
     }
 
     /// Adds end-of-text tokens that are not known yet.

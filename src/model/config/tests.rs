@@ -98,3 +98,41 @@ fn unsupported_and_impossible_configurations_are_refused() {
         );
     }
 }
+
+#[test]
+fn numbers_that_make_no_logits_finite_are_refused() {
+    let scaled = |name: &str, value: Value| {
+        let mut scaling = scaling_with_type("llama3");
+        scaling[name] = value;
+        json!({"rope_scaling": scaling})
+    };
+    for (change, message) in [
+        (json!({"rms_norm_eps": -1.0}), "rms_norm_eps is -1"),
+        (json!({"rms_norm_eps": 0.0}), "rms_norm_eps is 0"),
+        (json!({"rope_theta": 0.0}), "rope_theta is 0"),
+        (json!({"rope_theta": -5.0}), "rope_theta is -5"),
+        (
+            json!({"rope_scaling": {"rope_type": "linear", "factor": 0.0}}),
+            "rope factor is 0",
+        ),
+        (scaled("factor", json!(-8.0)), "rope factor is -8"),
+        (
+            scaled("low_freq_factor", json!(0.0)),
+            "low_freq_factor is 0",
+        ),
+        (scaled("high_freq_factor", json!(1.0)), "expected less than"),
+        (
+            scaled("original_max_position_embeddings", json!(0)),
+            "original_max_position_embeddings is 0",
+        ),
+    ] {
+        let error = parse(change.clone()).expect_err(&change.to_string());
+        assert!(error.contains(message), "{message}: {error}");
+    }
+    let mut config = parse(json!({})).unwrap();
+    let mut divisors = vec![1.0; config.head_dim / 2];
+    divisors[3] = f32::NAN;
+    config.rope_scaling = RopeScaling::Divisors(divisors);
+    let error = config.check().unwrap_err();
+    assert!(error.contains("a rope divisor is NaN"), "{error}");
+}

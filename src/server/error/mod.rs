@@ -81,6 +81,11 @@ pub enum ApiError {
     /// The logits under the ticket are not finite.
     #[error("the ticket breaks the model: its logits are not finite")]
     BrokenTicket,
+    /// The logits of the base itself are not finite.
+    #[error(
+        "the base is broken: its logits are not finite; check its weights and its configuration"
+    )]
+    BrokenBase,
     /// A body or a ticket exceeds its limit.
     #[error("the {what} is larger than the limit of {limit} bytes")]
     TooLarge { what: &'static str, limit: u64 },
@@ -231,6 +236,10 @@ impl ApiError {
             Self::BrokenTicket => {
                 let code = Some("broken_ticket");
                 (StatusCode::UNPROCESSABLE_ENTITY, INVALID, code)
+            }
+            Self::BrokenBase => {
+                let code = Some("broken_base");
+                (StatusCode::INTERNAL_SERVER_ERROR, SERVER, code)
             }
             Self::TooLarge { .. } => {
                 let code = Some("request_too_large");

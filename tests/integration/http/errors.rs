@@ -256,13 +256,16 @@ async fn a_full_queue_is_429_with_retry_after_and_empties_again() {
 }
 
 #[tokio::test]
-async fn a_ticket_that_breaks_the_model_has_its_own_error() {
+async fn a_ticket_that_breaks_the_model_has_its_own_error_and_so_has_a_broken_base() {
     let server = Server::new();
     let prompt = format!("ab{BREAKING}");
     let broken = (422, String::new(), "broken_ticket".to_owned());
+    let refused = server.refused(COMPLETIONS, json!({"prompt": prompt, "model": "sql"}));
+    assert_eq!(refused.await, broken);
+    let broken = (500, String::new(), "broken_base".to_owned());
     let refused = server.refused(COMPLETIONS, json!({"prompt": prompt}));
     assert_eq!(refused.await, broken);
-    let body = json!({"prompt": prompt, "stream": true});
+    let body = json!({"prompt": prompt, "stream": true, "model": "sql"});
     let chunks = server.stream(COMPLETIONS, body).await;
     assert_eq!(chunks.last().unwrap()["error"]["code"], "broken_ticket");
     assert_eq!(server.get("/health").await.0, StatusCode::OK);
