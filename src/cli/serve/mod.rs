@@ -28,6 +28,12 @@ use crate::server::{
 /// Exit status after a panic of the engine's thread: EX_SOFTWARE of `sysexits.h`.
 const ENGINE_FAILED: i32 = 70;
 
+/// Exit status if the engine is still inside a step after the drain: EX_TEMPFAIL of `sysexits.h`.
+const ENGINE_HANGS: i32 = 75;
+
+/// Time that the engine gets for its last step after the drain.
+const LAST_STEP: Duration = Duration::from_secs(5);
+
 /// Serves until SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -102,11 +108,25 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
             drain.as_secs()
         );
     }
+    if !engine_ends(&state.engine, LAST_STEP).await {
+        tracing::error!(
+            "exiting with status {ENGINE_HANGS} because the engine is still inside a step, {} s \
+             after the last response ended",
+            LAST_STEP.as_secs()
+        );
+        std::process::exit(ENGINE_HANGS);
+    }
     if state.engine.has_failed() {
         tracing::error!("exiting with status {ENGINE_FAILED} because the engine failed");
         std::process::exit(ENGINE_FAILED);
     }
     Ok(())
+}
+
+/// Shuts the engine down. False if its thread has not ended after `patience`.
+async fn engine_ends(engine: &engine::EngineHandle, patience: Duration) -> bool {
+    engine.shutdown();
+    tokio::time::timeout(patience, engine.ended()).await.is_ok()
 }
 
 /// Sends on `failed` if the engine's thread panics.
@@ -249,5 +269,31 @@ fn engine_config(args: &ServeArgs, mode: TicketMode, base: &OpenBase) -> EngineC
         threads: args.compute.threads(),
         enforce_eager: args.enforce_eager,
         end_tokens: base.end_tokens(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{Limits, channel};
+
+    #[tokio::test]
+    async fn an_engine_that_is_inside_a_step_holds_the_end_up_for_a_bounded_time() {
+        let limits = Limits {
+            max_model_len: 8,
+            vocab_size: 8,
+            max_logprobs: 0,
+        };
+        let (engine, inbox) = channel(limits, 1);
+        // A step that takes commands only once it is over.
+        let (ends, end) = std::sync::mpsc::channel();
+        let step = std::thread::spawn(move || {
+            let _inbox = inbox;
+            end.recv()
+        });
+        assert!(!engine_ends(&engine, Duration::from_millis(50)).await);
+        ends.send(()).unwrap();
+        assert!(engine_ends(&engine, Duration::from_secs(60)).await);
+        step.join().unwrap().unwrap();
     }
 }
