@@ -1,9 +1,10 @@
 //! Generations (immutable contents of tickets) and the leases that requests hold on them.
 
 use std::fmt;
+use std::ops::Deref;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::SystemTime;
 
 use serde_json::Value;
@@ -11,7 +12,7 @@ use serde_json::Value;
 use super::error::RegistryError;
 use super::facts::Facts;
 use super::memory::Held;
-use super::ticket_folder;
+use super::{lock, ticket_folder};
 use crate::access::Tenant;
 use crate::model::{LoadedTicket, TicketBytes};
 use crate::ticket::{BoundTicket, Digest};
@@ -72,6 +73,10 @@ pub struct Generation {
     alias: String,
     facts: Facts,
     created: SystemTime,
+    /// Leases of this generation.
+    leases: AtomicUsize,
+    /// The ticket that it was last leased as.
+    loaded: Mutex<Weak<LoadedTicket>>,
     pub(super) path: PathBuf,
 }
 
@@ -84,8 +89,20 @@ impl Generation {
             alias: name.alias.to_owned(),
             facts,
             created,
+            leases: AtomicUsize::new(0),
+            loaded: Mutex::default(),
             path,
         }
+    }
+
+    /// Leases of this generation, not of others of the same content.
+    pub(super) fn leases(&self) -> usize {
+        self.leases.load(Ordering::Relaxed)
+    }
+
+    /// Whether the ticket that it was last leased as is still in memory.
+    pub(super) fn is_loaded(&self) -> bool {
+        lock(&self.loaded).strong_count() > 0
     }
 
     /// Unique number of this generation.
@@ -160,13 +177,47 @@ pub struct WithTraining {
 /// even if it is replaced or deleted meanwhile.
 #[derive(Clone)]
 pub struct Lease {
-    generation: Arc<Generation>,
+    generation: Counted,
     held: Held,
+}
+
+/// A leased generation, which counts its leases.
+struct Counted(Arc<Generation>);
+
+impl Counted {
+    fn new(generation: Arc<Generation>) -> Self {
+        generation.leases.fetch_add(1, Ordering::Relaxed);
+        Self(generation)
+    }
+}
+
+impl Clone for Counted {
+    fn clone(&self) -> Self {
+        Self::new(Arc::clone(&self.0))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.leases.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Deref for Counted {
+    type Target = Generation;
+
+    fn deref(&self) -> &Generation {
+        &self.0
+    }
 }
 
 impl Lease {
     pub(super) fn new(generation: Arc<Generation>, held: Held) -> Self {
-        Self { generation, held }
+        *lock(&generation.loaded) = Arc::downgrade(held.ticket());
+        Self {
+            generation: Counted::new(generation),
+            held,
+        }
     }
 
     /// Leases a ticket that is in no registry, to run the engine on a file. No budget counts it,
@@ -179,7 +230,7 @@ impl Lease {
         };
         let (name, facts) = (Name::public(alias), Facts::new(&ticket, memory));
         Self {
-            generation: Arc::new(Generation::new(name, path, facts, created)),
+            generation: Counted::new(Arc::new(Generation::new(name, path, facts, created))),
             held: Held::unbudgeted(ticket),
         }
     }

@@ -49,6 +49,20 @@ impl Registry {
         self.memory.residency(generation.digest())
     }
 
+    /// The same as far as requests under the ticket's own name cause it: nothing of the use of
+    /// another ticket of the same content, which may be another tenant's.
+    pub fn own_residency(&self, generation: &Generation) -> Residency {
+        let tier = match generation.is_loaded() {
+            true => self.residency(generation).tier,
+            false => Tier::Disk,
+        };
+        Residency {
+            tier,
+            leases: generation.leases(),
+            pinned: self.names().is_pinned(generation.name()),
+        }
+    }
+
     /// What the memory of the tickets holds.
     pub fn usage(&self) -> MemoryUsage {
         self.memory.usage()

@@ -7,6 +7,7 @@ use axum::http::request::Parts;
 
 use super::caller::Caller;
 use super::error::ApiError;
+use super::quota::{StorePermit, Stored};
 use super::state::AppState;
 use crate::access::Tenant;
 use crate::registry::{Generation, Name, RegistryError};
@@ -39,6 +40,22 @@ impl NamedTicket {
     /// The ticket that the caller means, of its own or the public ones.
     pub fn find(&self, state: &AppState) -> Option<Arc<Generation>> {
         state.registry.get(self.tenant(), &self.alias)
+    }
+
+    /// Admits a file of that size to those that the caller owns, to become this ticket, until the
+    /// returned permit is dropped: after it is published.
+    ///
+    /// # Errors
+    /// The caller's tenant owns as much as it may.
+    pub fn store(&self, state: &AppState, bytes: u64) -> Result<StorePermit, ApiError> {
+        let stored = || {
+            let files = state.registry.stored_beside(self.name());
+            Stored {
+                tickets: files.count,
+                bytes: files.bytes,
+            }
+        };
+        state.quota.store(&self.caller, stored, bytes)
     }
 
     /// Runs `remove` on the name, notes the removed content for the audit line, and drops the

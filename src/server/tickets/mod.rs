@@ -12,14 +12,12 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::json;
-use tempfile::NamedTempFile;
 
 use super::blocking::blocking;
 use super::caller::Caller;
 use super::error::ApiError;
 use super::named_ticket::NamedTicket;
 use super::preconditions::condition;
-use super::quota::{StorePermit, Stored};
 use super::state::AppState;
 use super::upload;
 use crate::access::{Scope, Tenant, TenantError};
@@ -75,7 +73,7 @@ pub async fn list(
     tickets.truncate(limit);
     let data: Vec<_> = tickets
         .iter()
-        .map(|ticket| TicketFacts::new(ticket, registry))
+        .map(|ticket| TicketFacts::new(ticket, registry, caller.tenant.as_ref()))
         .collect();
     let page = json!({"object": "list", "data": data, "has_more": has_more});
     Ok(Json(page).into_response())
@@ -113,11 +111,17 @@ pub async fn pin(
     State(state): State<Arc<AppState>>,
     ticket: NamedTicket,
 ) -> Result<Response, ApiError> {
-    let registry = &state.registry;
-    let pinned = registry.pin(ticket.name())?;
-    let loaded = registry.lease_in_turn(ticket.tenant(), &ticket.alias).await;
-    drop(loaded.inspect_err(|error| state.refusals.record_ticket(&state.metrics, error))?);
-    Ok(Json(TicketFacts::new(&pinned, registry)).into_response())
+    // Loaded first, so that a pin is of a ticket that fits.
+    let lease = state.registry.lease_in_turn(ticket.tenant(), &ticket.alias);
+    let lease = lease.await;
+    let lease = lease.inspect_err(|error| state.refusals.record_ticket(&state.metrics, error))?;
+    blocking(move || {
+        let pinned = state.registry.pin(ticket.name())?;
+        drop(lease);
+        let facts = TicketFacts::new(&pinned, &state.registry, ticket.tenant());
+        Ok(Json(facts).into_response())
+    })
+    .await
 }
 
 /// `DELETE /v1/tickets/{name}/pin`: lets the ticket be evicted again.
@@ -125,8 +129,12 @@ pub async fn unpin(
     State(state): State<Arc<AppState>>,
     ticket: NamedTicket,
 ) -> Result<Response, ApiError> {
-    let unpinned = state.registry.unpin(ticket.name())?;
-    Ok(Json(TicketFacts::new(&unpinned, &state.registry)).into_response())
+    blocking(move || {
+        let unpinned = state.registry.unpin(ticket.name())?;
+        let facts = TicketFacts::new(&unpinned, &state.registry, ticket.tenant());
+        Ok(Json(facts).into_response())
+    })
+    .await
 }
 
 /// `GET /v1/tickets/{name}`; the name may be an alias, `alias@digest` or a digest.
@@ -137,7 +145,7 @@ pub async fn get(
     blocking(move || {
         let registry = &state.registry;
         let found = registry.get_with_training(ticket.tenant(), &ticket.alias)?;
-        Ok(wire::whole(&state, found))
+        Ok(wire::whole(&state, found, ticket.tenant()))
     })
     .await
 }
@@ -177,36 +185,16 @@ pub async fn create(
     let state = Arc::clone(&state);
     let named = NamedTicket::new(caller, name);
     let whole = blocking(move || {
-        let _stored = store(&state, &named, &file)?;
+        let metadata = file.as_file().metadata();
+        let bytes = metadata.map_err(|error| ApiError::Internal(error.to_string()))?;
+        let _stored = named.store(&state, bytes.len())?;
         let registry = &state.registry;
         let published = registry.publish_with_training(named.name(), file, &condition)?;
         let ticket = &published.generation;
         named.caller.trail.digest(ticket.digest());
         tracing::info!(ticket = %ticket.name(), digest = %ticket.digest(), "published a ticket");
-        Ok(wire::whole(&state, published))
+        Ok(wire::whole(&state, published, named.tenant()))
     })
     .await?;
     Ok((StatusCode::CREATED, whole).into_response())
-}
-
-/// Admits the received `file` to the tickets that the caller owns, where it becomes `ticket`, until
-/// the returned permit is dropped: after it is published.
-///
-/// # Errors
-/// The caller's tenant owns as much as it may, or the file's size cannot be read.
-fn store(
-    state: &AppState,
-    ticket: &NamedTicket,
-    file: &NamedTempFile,
-) -> Result<StorePermit, ApiError> {
-    let metadata = file.as_file().metadata();
-    let bytes = metadata.map_err(|error| ApiError::Internal(error.to_string()))?;
-    let stored = || {
-        let files = state.registry.stored_beside(ticket.name());
-        Stored {
-            tickets: files.count,
-            bytes: files.bytes,
-        }
-    };
-    state.quota.store(&ticket.caller, stored, bytes.len())
 }

@@ -27,9 +27,17 @@ pub(super) struct TicketFacts<'a> {
     density: f64,
     base: BaseRef<'a>,
     license: Option<&'a str>,
+    /// `None` if the caller may not know it.
+    #[serde(flatten)]
+    usage: Option<Usage>,
+}
+
+/// Where a ticket is, and who uses it.
+#[derive(Serialize)]
+struct Usage {
     /// The fastest tier that holds it: `disk`, `host` or `device`.
     state: &'static str,
-    /// Requests that use its content now.
+    /// Requests that use it now.
     leases: usize,
     pinned: bool,
 }
@@ -42,9 +50,19 @@ struct BaseRef<'a> {
 }
 
 impl<'a> TicketFacts<'a> {
-    pub(super) fn new(generation: &'a Generation, registry: &Registry) -> Self {
+    /// The facts as a caller of this tenant may see them: of the use of tickets, only what its own
+    /// requests cause.
+    pub(super) fn new(
+        generation: &'a Generation,
+        registry: &Registry,
+        tenant: Option<&Tenant>,
+    ) -> Self {
         let facts = generation.facts();
-        let residency = registry.residency(generation);
+        let residency = match tenant {
+            None => Some(registry.residency(generation)),
+            Some(_) if generation.owner() == tenant => Some(registry.own_residency(generation)),
+            Some(_) => None,
+        };
         Self {
             object: "ticket",
             name: generation.alias(),
@@ -60,9 +78,11 @@ impl<'a> TicketFacts<'a> {
                 fingerprint: facts.base_fingerprint.to_string(),
             },
             license: facts.license.as_deref(),
-            state: residency.tier.name(),
-            leases: residency.leases,
-            pinned: residency.pinned,
+            usage: residency.map(|residency| Usage {
+                state: residency.tier.name(),
+                leases: residency.leases,
+                pinned: residency.pinned,
+            }),
         }
     }
 }
@@ -76,12 +96,12 @@ struct WholeTicket<'a> {
 }
 
 /// The whole ticket, with its digest as the entity tag.
-pub(super) fn whole(state: &AppState, ticket: WithTraining) -> Response {
+pub(super) fn whole(state: &AppState, ticket: WithTraining, tenant: Option<&Tenant>) -> Response {
     let WithTraining {
         generation,
         training,
     } = ticket;
-    let facts = TicketFacts::new(&generation, &state.registry);
+    let facts = TicketFacts::new(&generation, &state.registry, tenant);
     let whole = Json(WholeTicket { facts, training });
     ([(ETAG, etag(generation.digest()))], whole).into_response()
 }
