@@ -1,48 +1,114 @@
 //! Loading a file of the ticket folder under a name, and unloading it again, as vLLM's adapter
 //! routes ask.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _};
+use std::fs;
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use tempfile::NamedTempFile;
 
 use super::generation::{Generation, Name};
 use super::ticket_folder::TicketFile;
 use super::{Condition, Registry, RegistryError, lock};
+use crate::ticket::{TicketError, open_regular};
 
 /// Attempts to read a file that others write meanwhile.
 const ATTEMPTS: usize = 8;
+/// Bytes that are copied at once.
+const COPY_BYTES: usize = 256 << 10;
+
+/// A file of the ticket folder that may be served under a name.
+#[derive(Clone, Debug)]
+pub struct FoundFile {
+    path: PathBuf,
+    bytes: u64,
+    in_place: bool,
+}
+
+impl FoundFile {
+    /// Size of the file.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Bytes that serving the file writes: none, if it has the name already.
+    pub fn copied_bytes(&self) -> u64 {
+        if self.in_place { 0 } else { self.bytes }
+    }
+}
 
 impl Registry {
-    /// Serves the file at `path` as `name`. A file of another name is copied, so that each ticket
-    /// has its own. Blocks on the disk.
+    /// Looks for the file at `path`, to serve it as `name`. A relative path starts at the caller's
+    /// folder, or else at the working directory. Blocks on the disk.
     ///
     /// # Errors
-    /// `path` is not a regular file below the caller's folder; the rest as [`Registry::publish`].
+    /// The name is malformed; `path` is not a regular file below the caller's folder, or is larger
+    /// than a ticket may be.
+    pub fn find_file(&self, name: Name<'_>, path: &Path) -> Result<FoundFile, RegistryError> {
+        self.check_name(name.alias)?;
+        self.folder.check_real(name.owner)?;
+        let in_folder = self.folder.folder_of(name.owner).join(path);
+        let path = match path.is_relative() && in_folder.exists() {
+            true => in_folder,
+            false => path.to_owned(),
+        };
+        let (path, bytes) = self.inside(name, &path)?;
+        let limit = self.options.max_ticket_bytes;
+        if bytes > limit {
+            return Err(RegistryError::Invalid(TicketError::FileTooLarge { limit }));
+        }
+        let own = self.folder.path_of(name.owner, name.alias);
+        Ok(FoundFile {
+            in_place: own.canonicalize().ok().as_ref() == Some(&path),
+            path,
+            bytes,
+        })
+    }
+
+    /// Serves a file as `name`. A file of another name is copied, so that each ticket has its own.
+    /// Blocks on the disk.
+    ///
+    /// # Errors
+    /// The file cannot be read; the rest as [`Registry::publish`].
     pub fn load_file(
         &self,
         name: Name<'_>,
-        path: &Path,
+        file: &FoundFile,
         condition: &Condition,
     ) -> Result<Arc<Generation>, RegistryError> {
-        self.check_name(name.alias)?;
-        self.folder.check_real(name.owner)?;
-        let source = self.inside(name, path)?;
-        let own = self.folder.path_of(name.owner, name.alias);
-        if own.canonicalize().ok().as_ref() == Some(&source) {
+        if file.in_place {
+            let own = self.folder.path_of(name.owner, name.alias);
             return self.load_in_place(name, own, condition);
         }
         let mut staged = self.stage()?;
-        let limit = self.options.max_ticket_bytes;
-        let copied = open(&source).and_then(|file| {
-            // One byte more than allowed, which the check of the ticket then refuses.
-            io::copy(
-                &mut file.take(limit.saturating_add(1)),
-                staged.as_file_mut(),
-            )
-        });
-        copied.map_err(|error| self.staging_failed(&source, error))?;
+        self.copy(file, &mut staged)?;
         self.publish(name, staged, condition)
+    }
+
+    /// Copies a file as far as its size was when it was found.
+    fn copy(&self, file: &FoundFile, staged: &mut NamedTempFile) -> Result<(), RegistryError> {
+        let path = &file.path;
+        let unreadable = |error| {
+            RegistryError::Invalid(TicketError::Io {
+                action: "read",
+                path: path.clone(),
+                error,
+            })
+        };
+        let opened = open_regular(path).map_err(RegistryError::Invalid)?;
+        let mut source = opened.take(file.bytes);
+        let mut buffer = vec![0; COPY_BYTES];
+        loop {
+            let read = match source.read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(unreadable(error)),
+            };
+            let written = staged.as_file_mut().write_all(&buffer[..read]);
+            written.map_err(|error| self.staging_failed(staged.path(), error))?;
+        }
     }
 
     /// Stops serving a ticket and leaves its file where it is: it is served again when it is
@@ -91,16 +157,17 @@ impl Registry {
         Err(RegistryError::LoadFailed(reason))
     }
 
-    /// The canonical path of a regular file below the folder of the caller, whose tenants' folders
-    /// are not the operator's.
-    fn inside(&self, name: Name<'_>, path: &Path) -> Result<PathBuf, RegistryError> {
-        let inside = || -> io::Result<Option<PathBuf>> {
+    /// The canonical path and the size of a regular file below the folder of the caller, whose
+    /// tenants' folders are not the operator's.
+    fn inside(&self, name: Name<'_>, path: &Path) -> Result<(PathBuf, u64), RegistryError> {
+        let inside = || -> io::Result<Option<(PathBuf, u64)>> {
             let folder = self.folder.folder_of(name.owner).canonicalize()?;
             let file = path.canonicalize()?;
             let tenants = self.folder.tenants().canonicalize();
             let foreign = name.owner.is_none() && tenants.is_ok_and(|own| file.starts_with(own));
-            let regular = fs::metadata(&file)?.is_file();
-            Ok((regular && !foreign && file.starts_with(folder)).then_some(file))
+            let info = fs::metadata(&file)?;
+            let found = info.is_file() && !foreign && file.starts_with(folder);
+            Ok(found.then(|| (file, info.len())))
         };
         // Whatever the reason: an answer must not tell which files there are outside.
         inside().ok().flatten().ok_or_else(not_inside)
@@ -109,20 +176,4 @@ impl Registry {
 
 fn not_inside() -> RegistryError {
     RegistryError::NotInside
-}
-
-/// Opens a file without waiting for the other end, if a pipe has taken its place.
-fn open(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::OpenOptionsExt as _;
-        options.custom_flags(libc::O_NONBLOCK);
-    }
-    let file = options.open(path)?;
-    match file.metadata()?.is_file() {
-        true => Ok(file),
-        false => Err(io::ErrorKind::InvalidInput.into()),
-    }
 }

@@ -93,6 +93,11 @@ impl Files {
         seen.is_some_and(|seen| seen.stamp.as_ref() == Some(stamp))
     }
 
+    /// Stamp at which the fate of the file was decided.
+    pub fn stamp(&self, path: &Path) -> Option<Stamp> {
+        self.by_path.get(path)?.stamp
+    }
+
     /// Whether the file was refused without being looked into.
     pub fn is_unread(&self, path: &Path) -> bool {
         let seen = self.by_path.get(path);

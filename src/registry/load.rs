@@ -1,6 +1,7 @@
 //! Leases: from memory, or else from the ticket's file, within the memory's budget and in turn.
 
 use std::future::Future;
+use std::io;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout_at;
 
 use super::memory::{Account, Admitted, Held, Load, Wanted};
-use super::{Generation, Lease, Registry, RegistryError, lock};
+use super::{Generation, Lease, Registry, RegistryError};
 use crate::access::Tenant;
 use crate::model::LoadedTicket;
 use crate::ticket::{BoundTicket, Ticket, TicketError};
@@ -44,8 +45,9 @@ impl Registry {
                 Err(error) => return Err(error),
             };
             let registry = Arc::clone(self);
-            let settled = spawn_blocking(move || drop(lock(&registry.writing))).await;
-            settled.map_err(|error| RegistryError::LoadFailed(error.to_string()))?;
+            let failed = Arc::clone(&generation);
+            let looked = spawn_blocking(move || registry.look_again(&failed)).await;
+            looked.map_err(|error| RegistryError::LoadFailed(error.to_string()))?;
             generation = self.unless_same(&generation, tenant, reference, error)?;
         }
     }
@@ -62,13 +64,13 @@ impl Registry {
                 Err(error @ RegistryError::Changed { .. }) => error,
                 Err(error) => return Err(error),
             };
-            drop(lock(&self.writing));
+            self.look_again(&generation);
             generation = self.unless_same(&generation, tenant, reference, error)?;
         }
     }
 
-    /// The generation that the reference means now that no writer is at work, unless it is the one
-    /// whose load failed: it may have been replaced between the look-up and the read.
+    /// The generation that the reference means now that the file was looked at again, unless it is
+    /// the one whose load failed: it may have been replaced between the look-up and the read.
     fn unless_same(
         &self,
         failed: &Generation,
@@ -144,8 +146,17 @@ impl Registry {
     fn read_again(&self, generation: &Generation) -> Result<BoundTicket, RegistryError> {
         let read = (self.reader)(&generation.path, self.options.max_ticket_bytes);
         let ticket = read
+            .map(|mut ticket| {
+                ticket.forget_training();
+                ticket
+            })
             .and_then(|ticket| ticket.bind(&self.base, self.options.allow_foreign_base))
-            .map_err(|error| generation.changed(error.to_string()))?;
+            .map_err(|error| match &error {
+                TicketError::Io { error: cause, .. } if !says_that_it_changed(cause) => {
+                    RegistryError::LoadFailed(error.to_string())
+                }
+                _ => generation.changed(error.to_string()),
+            })?;
         let (found, expected) = (ticket.digest(), generation.digest());
         if found != expected {
             let reason = format!("its digest is {found}, expected {expected}");
@@ -161,6 +172,16 @@ fn wanted(generation: &Generation, arrived: Instant) -> Wanted {
         bytes: generation.facts().memory,
         arrived,
     }
+}
+
+/// Whether an error of a read means that the file is another or gone. Others, such as too many open
+/// files, pass.
+fn says_that_it_changed(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(
+        error.kind(),
+        Kind::NotFound | Kind::NotADirectory | Kind::IsADirectory | Kind::PermissionDenied
+    )
 }
 
 fn memory_full(generation: &Generation) -> RegistryError {

@@ -17,6 +17,7 @@ mod load;
 mod memory;
 mod names;
 mod pins;
+mod publish;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -25,11 +26,13 @@ mod watch;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tempfile::NamedTempFile;
 
+pub use adapter::FoundFile;
 pub use condition::{Condition, Match};
 pub use error::{RegistryError, Tier};
 pub use facts::Facts;
@@ -106,6 +109,8 @@ pub struct Registry {
     memory: Memory,
     /// Reads the files of leased tickets.
     reader: Reader,
+    /// Whether the folder is scanned for changes from outside.
+    watched: AtomicBool,
     /// Locked while the folder is changed.
     writing: Mutex<()>,
 }
@@ -138,6 +143,7 @@ impl Registry {
             folder,
             files: Mutex::default(),
             names: RwLock::default(),
+            watched: AtomicBool::new(false),
             writing: Mutex::new(()),
         };
         let refused = registry.adopt_all(listing);
@@ -199,101 +205,6 @@ impl Registry {
         self.folder.trouble()
     }
 
-    /// Checks a staged file and makes it the ticket `name`. On return the file is on disk and
-    /// every new lease is of it; running leases keep their generation. If several callers publish
-    /// one new name at once to create it, exactly one succeeds.
-    ///
-    /// # Errors
-    /// The name is malformed, reserved or taken; the condition does not hold; the file is not a
-    /// ticket for this base; the folder cannot be written. The alias then keeps its generation.
-    pub fn publish(
-        &self,
-        name: Name<'_>,
-        staged: NamedTempFile,
-        condition: &Condition,
-    ) -> Result<Arc<Generation>, RegistryError> {
-        let published = self.publish_with_training(name, staged, condition)?;
-        Ok(published.generation)
-    }
-
-    /// As [`Registry::publish`], with the provenance of the published file.
-    ///
-    /// # Errors
-    /// As [`Registry::publish`].
-    pub fn publish_with_training(
-        &self,
-        name: Name<'_>,
-        staged: NamedTempFile,
-        condition: &Condition,
-    ) -> Result<WithTraining, RegistryError> {
-        let alias = name.alias;
-        self.check_name(alias)?;
-        let path = self.folder.path_of(name.owner, alias);
-        let check = || {
-            self.check_free(name, &path, condition)?;
-            self.folder.check_real(name.owner)
-        };
-        check()?;
-        let ticket = self.read(staged.path())?;
-        let facts = self.facts(&ticket);
-        self.folder.sync_staged(&staged)?;
-
-        let _writing = lock(&self.writing);
-        check()?;
-        self.check_room_beside_pins(name, &facts)?;
-        match self.folder.place(staged, &path, condition.replace) {
-            Ok(()) => {}
-            // A file that was refused at the start, or was added since.
-            Err(RegistryError::Io { error, .. })
-                if error.kind() == io::ErrorKind::AlreadyExists =>
-            {
-                return Err(match path.is_dir() {
-                    true => RegistryError::Obstructed(alias.to_owned()),
-                    false => RegistryError::Exists(alias.to_owned()),
-                });
-            }
-            Err(RegistryError::Io { error, .. }) if error.kind() == io::ErrorKind::IsADirectory => {
-                return Err(RegistryError::Obstructed(alias.to_owned()));
-            }
-            Err(error) => return Err(error),
-        }
-        self.note_placed(&path);
-        let generation = Arc::new(Generation::new(name, path, facts, SystemTime::now()));
-        self.point_at(Arc::clone(&generation));
-        Ok(WithTraining {
-            generation,
-            training: ticket.metadata().training.clone(),
-        })
-    }
-
-    /// Checks that the name may be published: that the condition holds of the ticket that it points
-    /// at, and that no file has the name in another case, which a restart might serve instead.
-    fn check_free(
-        &self,
-        name: Name<'_>,
-        path: &Path,
-        condition: &Condition,
-    ) -> Result<(), RegistryError> {
-        let alias = name.alias;
-        let found = self.names().any_case(name.owner, alias).cloned();
-        condition.check_publish(alias, found.as_deref())?;
-        let files = lock(&self.files);
-        match files.other_case(path).and_then(Path::file_stem) {
-            Some(existing) => Err(RegistryError::DiffersInCase {
-                alias: alias.to_owned(),
-                existing: existing.to_string_lossy().into_owned(),
-            }),
-            None => Ok(()),
-        }
-    }
-
-    /// The files in the folder of the name's owner, besides that of the name itself.
-    pub fn stored_beside(&self, name: Name<'_>) -> StoredFiles {
-        let folder = self.folder.folder_of(name.owner);
-        let own = self.folder.path_of(name.owner, name.alias);
-        lock(&self.files).stored(&folder, &own)
-    }
-
     /// Points the generation's alias at it.
     fn point_at(&self, generation: Arc<Generation>) {
         let replaced = self.names_mut().insert(generation);
@@ -301,31 +212,6 @@ impl Registry {
         if let Some(replaced) = replaced {
             self.forget(&replaced);
         }
-    }
-
-    /// Deletes the caller's ticket `name.alias` and its file, also if it was unloaded; running
-    /// leases keep their generation.
-    ///
-    /// # Errors
-    /// The alias is unknown, or public while the caller is a tenant; the condition does not hold;
-    /// the file cannot be removed. The ticket then stays.
-    pub fn remove(
-        &self,
-        name: Name<'_>,
-        condition: &Condition,
-    ) -> Result<Arc<Generation>, RegistryError> {
-        let _writing = lock(&self.writing);
-        let generation = match self.changeable(name) {
-            Err(error) => self.unloaded(name).ok_or(error)?,
-            served => served?,
-        };
-        condition.check_match(name.alias, Some(&generation))?;
-        self.folder.remove(&generation.path)?;
-        self.note_removed(&generation.path);
-        self.names_mut().remove(name.owner, name.alias);
-        self.refresh_pins();
-        self.forget(&generation);
-        Ok(generation)
     }
 
     /// The ticket of that name, which its owner may change.
@@ -339,12 +225,6 @@ impl Registry {
             Some(_) => RegistryError::Public(alias),
             None => RegistryError::Unknown(alias),
         })
-    }
-
-    /// The ticket of that name that was unloaded, if its file is still there.
-    fn unloaded(&self, name: Name<'_>) -> Option<Arc<Generation>> {
-        let path = self.folder.path_of(name.owner, name.alias);
-        lock(&self.files).before_unload(&path).cloned()
     }
 
     /// The generation that a reference means, or the error that names it.

@@ -166,6 +166,47 @@ impl Registry {
         }
     }
 
+    /// Looks at the file of a generation whose load failed. Once this returns, no writer is at
+    /// work; and a ticket that was moved over the file of a watched folder is served, without
+    /// waiting for the next scan.
+    pub(super) fn look_again(&self, failed: &Generation) {
+        let name = failed.name();
+        let known = {
+            let _writing = lock(&self.writing);
+            let current = self.names().owned(name.owner, name.alias).cloned();
+            if current.is_none_or(|current| current.id() != failed.id()) {
+                return;
+            }
+            lock(&self.files).stamp(&failed.path)
+        };
+        let watched = self.watched.load(Ordering::Relaxed);
+        let (true, Some(known), Some(stamp)) =
+            (watched, known, self.folder.stamp_inside(&failed.path))
+        else {
+            return;
+        };
+        // A file that is written in place has to settle first.
+        if !stamp.is_another_file(&known) {
+            return;
+        }
+        let file = TicketFile {
+            owner: name.owner.cloned(),
+            alias: name.alias.to_owned(),
+            path: failed.path.clone(),
+            stamp,
+        };
+        let facts = self.read_facts(&file);
+        let _writing = lock(&self.writing);
+        if self.folder.stamp(&file.path) != Some(stamp) {
+            return;
+        }
+        // What is wrong with the file, the next scan says.
+        if facts.and_then(|facts| self.adopt(&file, facts)).is_ok() {
+            let file = file.path.display();
+            tracing::info!(%file, "serving a ticket that was moved into the folder");
+        }
+    }
+
     /// Sets a file aside, and says so once.
     fn refuse(
         &self,

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -50,6 +51,7 @@ impl FolderWatch {
         watch: bool,
         withdrawn: impl Fn(&Generation) + Send + 'static,
     ) -> io::Result<Self> {
+        registry.watched.store(watch, Ordering::Relaxed);
         // One message suffices: it says that something has changed, not what.
         let (sender, messages) = sync_channel(1);
         let eyes = watch.then(|| Eyes::new(sender.clone()));

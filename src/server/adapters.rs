@@ -15,6 +15,9 @@ use super::named_ticket::NamedTicket;
 use super::state::AppState;
 use crate::registry::{Condition, RegistryError};
 
+/// Largest body of these routes, which holds a name and a path.
+const MAX_BODY_BYTES: usize = 64 << 10;
+
 /// `POST /v1/load_lora_adapter` with `lora_name`, `lora_path` and optionally `load_inplace`.
 pub async fn load(
     State(state): State<Arc<AppState>>,
@@ -36,10 +39,19 @@ pub async fn load(
         replace,
         ..Condition::create()
     };
+    // As for an upload: the check reads the file into memory, and a copy takes disk.
+    let mut place = state.uploads.enter().await?;
+    let registry = Arc::clone(&state.registry);
+    let (named, file) = blocking(move || {
+        let found = registry.find_file(named.name(), Path::new(&path))?;
+        Ok((named, found))
+    })
+    .await?;
+    place.spool(file.copied_bytes())?;
+    let loading = Arc::clone(&state);
     blocking(move || {
-        let loaded = state
-            .registry
-            .load_file(named.name(), Path::new(&path), &condition);
+        let _stored = named.store(&loading, file.bytes())?;
+        let loaded = loading.registry.load_file(named.name(), &file, &condition);
         let ticket = loaded.map_err(|error| match error {
             RegistryError::Exists(alias) => ApiError::invalid(
                 "lora_name",
@@ -81,7 +93,7 @@ async fn read<T>(
     body: Body,
     take: impl FnOnce(&mut Fields<'_>) -> Result<T, ApiError>,
 ) -> Result<T, ApiError> {
-    let limit = state.options.max_body_bytes;
+    let limit = state.options.max_body_bytes.min(MAX_BODY_BYTES);
     let body = state.bodies.read(body, limit).await?;
     take(&mut Fields::parse(&body)?)
 }

@@ -1,6 +1,9 @@
 //! What a file keeps of its name and its owner's room, served or not.
 
+use std::sync::atomic::Ordering;
+
 use super::*;
+use crate::ticket::TicketError;
 
 fn tenant(name: &str) -> Tenant {
     name.parse().unwrap()
@@ -13,6 +16,15 @@ fn publish_as(
 ) -> Result<Arc<Generation>, RegistryError> {
     let file = staged(registry, &ticket_file(seed));
     registry.publish(name, file, &Condition::upsert())
+}
+
+/// Bytes of a ticket file that states this provenance.
+fn ticket_telling(training: serde_json::Value) -> Vec<u8> {
+    let deltas = Deltas::from_f32(vec![1.0; 4], DeltaDtype::F32);
+    let delta = TensorDelta::from_flat([8, 8], &[0, 9, 18, 27], deltas).unwrap();
+    let mut metadata = Metadata::new("any", &base(), 4);
+    metadata.training = Some(training);
+    Ticket::encode(&metadata, &BTreeMap::from([(PARAMETER.to_owned(), delta)])).unwrap()
 }
 
 #[test]
@@ -132,7 +144,8 @@ fn an_upload_while_a_file_is_loaded_in_place_is_not_undone() {
         let writing = lock(&registry.writing);
         let loading = scope.spawn(|| {
             let name = Name::public("sql");
-            registry.load_file(name, &path, &Condition::upsert())
+            let found = registry.find_file(name, &path).unwrap();
+            registry.load_file(name, &found, &Condition::upsert())
         });
         // Time to read the old file.
         thread::sleep(Duration::from_millis(300));
@@ -149,14 +162,8 @@ fn a_ticket_is_told_with_the_provenance_of_its_own_file() {
     const ROUNDS: usize = 200;
     let dir = TempDir::new().unwrap();
     let registry = &open(&dir);
-    let with_seed = |seed: usize| {
-        let deltas = Deltas::from_f32(vec![1.0; 4], DeltaDtype::F32);
-        let delta = TensorDelta::from_flat([8, 8], &[0, 9, 18, 27], deltas).unwrap();
-        let mut metadata = Metadata::new("any", &base(), 4);
-        metadata.training = Some(serde_json::json!({ "seed": seed }));
-        Ticket::encode(&metadata, &BTreeMap::from([(PARAMETER.to_owned(), delta)])).unwrap()
-    };
-    let files: Vec<_> = (0..8).map(with_seed).collect();
+    let told = |seed: usize| ticket_telling(serde_json::json!({ "seed": seed }));
+    let files: Vec<_> = (0..8).map(told).collect();
     let check = |told: WithTraining| {
         let seed = told.training.unwrap()["seed"].as_u64().unwrap();
         assert_eq!(told.generation.digest(), Digest::of(&files[seed as usize]));
@@ -184,4 +191,147 @@ fn a_ticket_is_told_with_the_provenance_of_its_own_file() {
             }
         });
     });
+}
+
+#[test]
+fn the_provenance_of_a_loaded_ticket_stays_in_its_file() {
+    let dir = TempDir::new().unwrap();
+    let registry = open(&dir);
+    let training = serde_json::json!({"data": "a".repeat(60_000)});
+    let name = Name::public("sql");
+    let file = staged(&registry, &ticket_telling(training.clone()));
+    registry.publish(name, file, &Condition::create()).unwrap();
+    let lease = registry.lease(None, "sql").unwrap();
+    assert_eq!(lease.ticket().metadata().training, None);
+    let told = registry.get_with_training(None, "sql").unwrap();
+    assert_eq!(told.training, Some(training));
+}
+
+#[test]
+fn a_ticket_that_is_moved_over_another_is_leased_without_a_scan() {
+    let dir = TempDir::new().unwrap();
+    let registry = Arc::new(open(&dir));
+    let path = dir.path().join("sql.safetensors");
+    let move_over = |content: &[u8]| {
+        let new = dir.path().join("new");
+        fs::write(&new, content).unwrap();
+        fs::rename(&new, &path).unwrap();
+    };
+    publish(&registry, "sql", 1);
+    move_over(&ticket_file(2));
+    let unwatched = registry.lease(None, "sql").unwrap_err();
+    assert!(
+        matches!(unwatched, RegistryError::Changed { .. }),
+        "{unwatched}"
+    );
+    registry.watched.store(true, Ordering::Relaxed);
+    let lease = registry.lease(None, "sql").unwrap();
+    assert_eq!(lease.digest(), Digest::of(&ticket_file(2)));
+    move_over(&ticket_file(3)[..80]);
+    drop(lease);
+    registry.memory.forget(Digest::of(&ticket_file(2)));
+    let no_ticket = registry.lease(None, "sql").unwrap_err();
+    assert!(
+        matches!(no_ticket, RegistryError::Changed { .. }),
+        "{no_ticket}"
+    );
+    move_over(&ticket_file(4));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let lease = runtime.block_on(registry.lease_in_turn(None, "sql"));
+    assert_eq!(lease.unwrap().digest(), Digest::of(&ticket_file(4)));
+}
+
+#[test]
+fn a_read_that_may_succeed_later_does_not_say_that_the_file_changed() {
+    let dir = TempDir::new().unwrap();
+    let mut registry = open(&dir);
+    publish(&registry, "sql", 1);
+    registry.reader = |path, _| {
+        Err(TicketError::Io {
+            action: "read",
+            path: path.to_owned(),
+            error: io::Error::from_raw_os_error(libc::EMFILE),
+        })
+    };
+    let error = registry.lease(None, "sql").unwrap_err();
+    assert!(matches!(error, RegistryError::LoadFailed(_)), "{error}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_that_cannot_be_read_is_no_trouble_of_the_folder() {
+    let dir = TempDir::new().unwrap();
+    let registry = open(&dir);
+    let path = dir.path().join("other.safetensors");
+    fs::write(&path, ticket_file(1)).unwrap();
+    let name = Name::public("sql");
+    let found = registry.find_file(name, &path).unwrap();
+    assert_eq!(found.copied_bytes(), ticket_file(1).len() as u64);
+    // As much as a file without permission, which root may read.
+    fs::remove_file(&path).unwrap();
+    let refused = registry.load_file(name, &found, &Condition::create());
+    let refused = refused.unwrap_err();
+    assert!(matches!(refused, RegistryError::Invalid(_)), "{refused}");
+    assert_eq!(registry.trouble(), None);
+}
+
+#[test]
+fn a_relative_path_starts_at_the_folder_of_its_owner() {
+    let dir = TempDir::new().unwrap();
+    let registry = open(&dir);
+    let acme = tenant("acme");
+    for (name, path) in [
+        (Name::public("sql"), "staging/x.safetensors"),
+        (Name::new(Some(&acme), "sql"), "staging/x.safetensors"),
+    ] {
+        let file = registry.folder.folder_of(name.owner).join(path);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, ticket_file(1)).unwrap();
+        let found = registry.find_file(name, Path::new(path)).unwrap();
+        registry
+            .load_file(name, &found, &Condition::create())
+            .unwrap();
+    }
+    let escape = registry.find_file(
+        Name::new(Some(&acme), "up"),
+        Path::new("../../staging/x.safetensors"),
+    );
+    assert!(matches!(escape, Err(RegistryError::NotInside)));
+}
+
+#[test]
+fn an_owner_sees_no_use_of_the_same_content_by_others() {
+    let dir = TempDir::new().unwrap();
+    let registry = open(&dir);
+    let [north, south] = ["north", "south"].map(tenant);
+    let publish = |owner| publish_as(&registry, Name::new(Some(owner), "own"), 1).unwrap();
+    let [norths, souths] = [&north, &south].map(publish);
+    let lease = registry.lease(Some(&north), "own").unwrap();
+    let seen = |generation: &Generation| {
+        let seen = registry.own_residency(generation);
+        (seen.tier, seen.leases, seen.pinned)
+    };
+    registry.pin(norths.name()).unwrap();
+    assert_eq!(seen(&norths), (Tier::Host, 1, true));
+    assert_eq!(seen(&souths), (Tier::Disk, 0, false));
+    assert_eq!(registry.residency(&souths).leases, 1, "the operator's view");
+    let second = registry.lease(Some(&south), "own").unwrap();
+    assert_eq!(seen(&souths), (Tier::Host, 1, false));
+    assert_eq!(seen(&norths).1, 1);
+    drop((lease, second.clone(), second));
+    assert_eq!(seen(&souths), (Tier::Host, 0, false));
+    registry.memory.forget(souths.digest());
+    let _again = registry.lease(Some(&north), "own").unwrap();
+    assert_eq!(seen(&souths), (Tier::Disk, 0, false));
+}
+
+#[test]
+fn an_unloaded_ticket_is_no_longer_pinned() {
+    let dir = TempDir::new().unwrap();
+    let registry = open(&dir);
+    let pinned = publish(&registry, "sql", 1);
+    registry.pin(pinned.name()).unwrap();
+    assert_eq!(registry.usage().pinned, 1);
+    registry.unload(pinned.name()).unwrap();
+    assert_eq!(registry.usage().pinned, 0);
 }

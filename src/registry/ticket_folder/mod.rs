@@ -125,6 +125,14 @@ impl Folder {
         fs::metadata(path).ok().map(|info| Stamp::of(&info))
     }
 
+    /// Stamp of the regular file at `path`, or at the end of a link that stays inside the folder.
+    pub fn stamp_inside(&self, path: &Path) -> Option<Stamp> {
+        let target = path.canonicalize().ok()?;
+        let inside = target.starts_with(self.root.canonicalize().ok()?);
+        let info = fs::symlink_metadata(&target).ok()?;
+        (inside && info.is_file()).then(|| Stamp::of(&info))
+    }
+
     /// Whether the folder cannot be written, so that it is served without a lock.
     pub fn is_read_only(&self) -> bool {
         matches!(*locked(&self.guard), Guard::ReadOnly)

@@ -227,3 +227,74 @@ async fn each_administrative_action_leaves_an_audit_line() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_loaded_copy_and_an_unloaded_file_count_as_the_tenants_tickets() {
+    let keyed = Keyed::new(TenantLimits {
+        max_tickets: Some(1),
+        ..TenantLimits::default()
+    });
+    let server = &keyed.server;
+    let acme = keyed.key("acme", Some("acme"), ALL_OF_A_TENANT);
+    let outcome = async |request| {
+        let (status, answer) = send(server, &acme, request).await;
+        let code = answer["error"]["code"].as_str().unwrap_or_default();
+        (status.as_u16(), code.to_owned())
+    };
+    let say = |path: &str, body: Value| json_request(path, body.to_string());
+    let load = |name: &str| {
+        let body = json!({"lora_name": name, "lora_path": "a.safetensors"});
+        say("/v1/load_lora_adapter", body)
+    };
+    let (status, _) = outcome(upload("a", &ticket_file(7))).await;
+    assert_eq!(status, 201);
+    let over = (403, "tenant_limit".to_owned());
+    assert_eq!(outcome(load("b")).await, over);
+    let mut unload = say("/v1/unload_lora_adapter", json!({"lora_name": "a"}));
+    let bearer = format!("Bearer {acme}").parse().unwrap();
+    unload.headers_mut().insert("authorization", bearer);
+    // The answer is text.
+    let (status, _, said) = server.send(unload).await;
+    assert_eq!(status.as_u16(), 200, "{said}");
+    assert_eq!(outcome(load("b")).await, over);
+    assert_eq!(outcome(upload("b", &ticket_file(8))).await, over);
+    assert_eq!(outcome(delete("/v1/tickets/a")).await.0, 200);
+    assert_eq!(outcome(upload("b", &ticket_file(8))).await.0, 201);
+    let long = json!({"lora_name": "c", "lora_path": "c".repeat(65 << 10)});
+    assert_eq!(outcome(say("/v1/load_lora_adapter", long)).await.0, 413);
+}
+
+#[tokio::test]
+async fn a_tenant_sees_the_use_of_its_own_tickets_alone() {
+    let keyed = Keyed::new(TenantLimits::default());
+    let server = &keyed.server;
+    let [north, south] = ["north", "south"].map(|t| keyed.key(t, Some(t), ALL_OF_A_TENANT));
+    let operator = keyed.key("ops", None, &[Scope::TicketsRead]);
+    for key in [&north, &south] {
+        assert_eq!(
+            send(server, key, upload("own", &ticket_file(7)))
+                .await
+                .0
+                .as_u16(),
+            201
+        );
+    }
+    for model in ["own", "sql"] {
+        assert_eq!(send(server, &north, complete(model)).await.0.as_u16(), 200);
+    }
+    let state = async |key: &str, name: &str| {
+        let (_, mut ticket) = send(server, key, get(&format!("/v1/tickets/{name}"))).await;
+        assert_eq!(ticket["leases"].is_null(), ticket["pinned"].is_null());
+        ticket["state"].take()
+    };
+    assert_eq!(state(&north, "own").await, "host");
+    assert_eq!(state(&south, "own").await, "disk");
+    assert_eq!(state(&operator, "sql").await, "host");
+    for key in [&north, &south] {
+        assert_eq!(state(key, "sql").await, Value::Null);
+        let (_, list) = send(server, key, get("/v1/tickets")).await;
+        let public = list["data"].as_array().unwrap().iter();
+        let mut public = public.filter(|ticket| ticket["tenant"].is_null());
+        assert!(public.all(|ticket| ticket.get("state").is_none()), "{list}");
+    }
+}
