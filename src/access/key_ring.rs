@@ -29,7 +29,7 @@ pub struct KeyRing {
     single: Option<KeyEntry>,
     keys: RwLock<Arc<KeyFile>>,
     /// Stamp of the file when it was last read, whether it was good or not.
-    seen: Mutex<Option<Stamp>>,
+    seen: Mutex<Seen>,
 }
 
 /// A key that was accepted.
@@ -77,6 +77,15 @@ impl Stamp {
     }
 }
 
+/// State of the file when it was last looked at.
+#[derive(Debug)]
+struct Seen {
+    /// Content that was read, and need not be read again.
+    stamp: Option<Stamp>,
+    /// Reason why the last read failed.
+    failure: Option<String>,
+}
+
 impl KeyRing {
     /// The keys of `file`, and the `single` key, which has every scope.
     ///
@@ -84,7 +93,10 @@ impl KeyRing {
     /// The file is unusable.
     pub fn open(file: Option<PathBuf>, single: Option<&ApiKey>) -> Result<Self, KeyFileError> {
         // The stamp first: a change during the read is seen at the next look.
-        let seen = file.as_deref().and_then(|path| Stamp::of(path).ok());
+        let seen = Seen {
+            stamp: file.as_deref().and_then(|path| Stamp::of(path).ok()),
+            failure: None,
+        };
         let keys = file.as_deref().map(KeyFile::read).transpose()?;
         let single = single.map(|key| KeyEntry {
             name: SINGLE.to_owned(),
@@ -138,27 +150,30 @@ impl KeyRing {
         })
     }
 
-    /// Reads the file again if it has changed. An unusable file is logged once and changes nothing.
+    /// Reads the file again if it has changed, or could not be read. An unusable file changes
+    /// nothing; each reason is logged once.
     pub fn refresh(&self) {
         let Some(path) = &self.file else { return };
+        // The stamp first: a change during the read is seen at the next look.
         let stamp = Stamp::of(path).ok();
-        {
-            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            if *seen == stamp {
-                return;
-            }
-            *seen = stamp;
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.stamp.is_some() && seen.stamp == stamp {
+            return;
         }
-        match KeyFile::read(path) {
-            Ok(file) => {
-                tracing::info!(keys = file.keys.len(), "reloaded the API keys");
-                let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
-                *keys = Arc::new(file);
-            }
-            Err(error) => {
-                let error = chain(&error);
-                tracing::error!("{error}; the keys that were read before stay in force");
-            }
+        let read = KeyFile::read(path);
+        // What could not be read may be readable the next time, though it has not changed.
+        let unread = matches!(read, Err(KeyFileError::Read { .. }));
+        seen.stamp = stamp.filter(|_| !unread);
+        let failure = read.as_ref().err().map(|error| with_causes(error));
+        let repeated = unread && seen.failure == failure;
+        seen.failure.clone_from(&failure);
+        drop(seen);
+        if let Ok(file) = read {
+            tracing::info!(keys = file.keys.len(), "reloaded the API keys");
+            let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+            *keys = Arc::new(file);
+        } else if let Some(failure) = failure.filter(|_| !repeated) {
+            tracing::error!("{failure}; the keys that were read before stay in force");
         }
     }
 
@@ -189,7 +204,7 @@ impl KeyRing {
 }
 
 /// The message of an error and of its causes.
-fn chain(error: &dyn std::error::Error) -> String {
+pub fn with_causes(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
@@ -269,6 +284,28 @@ mod tests {
         KeyFile::edit(&path, |file| file.revoke("first")).unwrap();
         ring.refresh();
         assert!(!accepts(&first) && accepts(&second));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_for_a_while_is_read_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys.json");
+        let first = add(&path, "first", None, None);
+        let ring = KeyRing::open(Some(path.clone()), None).unwrap();
+        let accepts = |key: &ApiKey| ring.authenticate(key.secret(), SystemTime::now()).is_ok();
+        let second = add(&path, "second", None, None);
+        // What a failed read leaves behind: the stamp of a folder in its place, say, is not kept.
+        let aside = folder.path().join("aside");
+        std::fs::rename(&path, &aside).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        ring.refresh();
+        let seen = ring.seen.lock().unwrap();
+        assert!(seen.stamp.is_none() && seen.failure.is_some(), "{seen:?}");
+        drop(seen);
+        std::fs::remove_dir(&path).unwrap();
+        std::fs::rename(&aside, &path).unwrap();
+        ring.refresh();
+        assert!(accepts(&first) && accepts(&second));
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod tenant;
 
 pub use api_key::{ApiKey, ApiKeyError, KeyDigest};
 pub use key_file::{KeyEntry, KeyFile, KeyFileError};
+pub(crate) use key_ring::with_causes;
 pub use key_ring::{AcceptedKey, KeyRing, RefusedKey};
 pub use limits::{TenantLimit, TenantLimits};
 pub use scope::{Scope, ScopeError, Scopes};

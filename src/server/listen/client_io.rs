@@ -57,6 +57,11 @@ impl<IO> ClientIo<IO> {
         }
     }
 
+    /// Whether the client has not sent the whole body of its request yet.
+    pub fn is_in_body(&self) -> bool {
+        self.framing.position() == Position::Body
+    }
+
     /// The stream below.
     pub fn into_inner(self) -> IO {
         self.io

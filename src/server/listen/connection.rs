@@ -25,7 +25,7 @@ use super::client_io::ClientIo;
 use super::connections::{Admitted, Connection, Exchange, Phase};
 use super::gate::Routes;
 use super::head::bad;
-use super::refuse::refuse;
+use super::refuse::{linger, refuse};
 use super::tls::Tls;
 use super::write_timeout::WriteTimeout;
 use super::{ListenOptions, Stage};
@@ -85,7 +85,7 @@ impl Endpoint {
         let answer = service_fn(|mut request: axum::http::Request<Incoming>| {
             connection.state().exchange = Exchange::Received;
             request.extensions_mut().insert(ConnectInfo(peer));
-            self.answer(request.map(Body::new), Arc::clone(connection))
+            self.answer(request.map(Body::new), &admitted)
         });
         let mut http = http1::Builder::new()
             .max_buf_size(BUFFER_BYTES)
@@ -94,11 +94,13 @@ impl Endpoint {
             .serve_connection(TokioIo::new(io), answer);
         let mut stage = self.stage.clone();
         let mut next = Stage::Draining;
+        let mut answered = false;
         let ended_by = loop {
             tokio::select! {
                 ended = Pin::new(&mut http) => {
-                    if let Err(error) = ended {
-                        tracing::debug!(%error, "a connection broke off");
+                    match ended {
+                        Ok(()) => answered = true,
+                        Err(error) => tracing::debug!(%error, "a connection broke off"),
                     }
                     break connection.state().refusal.take();
                 }
@@ -117,8 +119,12 @@ impl Endpoint {
                 },
             }
         };
-        if let Some(error) = ended_by {
-            refuse(http.into_parts().io.into_inner().into_inner(), error).await;
+        let io = http.into_parts().io.into_inner();
+        match ended_by {
+            Some(error) => refuse(io.into_inner(), error).await,
+            // A request that was answered before its whole body had arrived.
+            None if answered && io.is_in_body() => linger(io.into_inner()).await,
+            None => {}
         }
     }
 
@@ -126,13 +132,21 @@ impl Endpoint {
     async fn answer(
         self: &Arc<Self>,
         request: Request,
-        connection: Arc<Connection>,
+        admitted: &Admitted,
     ) -> Result<Response<Tracked>, Infallible> {
+        let connection = Arc::clone(admitted.connection());
         let draining = *self.stage.borrow() >= Stage::Draining;
         let refusal = match ops::is_probe(request.uri().path()) {
             false if draining => Some(ApiError::Draining),
-            false if connection.reserve => Some(ApiError::TooManyConnections),
-            _ => None,
+            false if connection.reserve => {
+                admitted.record(|series| series.refused.inc());
+                Some(ApiError::TooManyConnections)
+            }
+            false => None,
+            true => {
+                admitted.show_all();
+                None
+            }
         };
         let mut response = match refusal {
             Some(error) => {

@@ -26,6 +26,8 @@ pub struct Connections {
 #[derive(Default)]
 struct Open {
     next: u64,
+    /// Number of connections that the gauge of the metrics includes.
+    shown: usize,
     by_id: BTreeMap<u64, Arc<Connection>>,
 }
 
@@ -119,11 +121,18 @@ impl Connections {
         }
     }
 
-    fn changed(&self, open: MutexGuard<'_, Open>) {
+    fn changed(&self, mut open: MutexGuard<'_, Open>) {
+        self.count.send_replace(open.by_id.len());
+        self.show(&mut open);
+    }
+
+    /// Brings the gauge up to date, once there are metrics. Listeners add up in it.
+    fn show(&self, open: &mut Open) {
         let count = open.by_id.len();
-        let before = self.count.send_replace(count);
-        drop(open);
-        self.record(|series| series.open.add(count as i64 - before as i64));
+        self.record(|series| {
+            series.open.add(count as i64 - open.shown as i64);
+            open.shown = count;
+        });
     }
 }
 
@@ -143,6 +152,13 @@ impl Admitted {
     /// Counts a client that took too long.
     pub fn timed_out(&self, kind: ClientTimeout) {
         self.connections.record(|series| series.timed_out(kind));
+    }
+
+    /// Brings the gauge up to date: connections may be older than the metrics.
+    pub fn show_all(&self) {
+        let open = &self.connections.open;
+        let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
+        self.connections.show(&mut open);
     }
 
     /// Records in the metrics.

@@ -9,6 +9,9 @@ use crate::server::error::ApiError;
 /// Largest head (request line and headers), in bytes; also the bound of trailers.
 pub const MAX_HEAD_BYTES: usize = 16 << 10;
 
+/// Largest `Content-Length`: hyper refuses the last two numbers of 64 bits without a body.
+const MAX_CONTENT_LENGTH: u64 = i64::MAX as u64;
+
 /// Most headers of a request.
 const MAX_HEADERS: usize = 100;
 
@@ -68,7 +71,8 @@ fn body_length(headers: &[Header<'_>], http_11: bool) -> Result<BodyLength, ApiE
             let digits = !length.is_empty() && length.iter().all(u8::is_ascii_digit);
             let length = std::str::from_utf8(length).ok().filter(|_| digits);
             match length.and_then(|length| length.parse().ok()) {
-                Some(length) => Ok(BodyLength::Sized(length)),
+                Some(length) if length <= MAX_CONTENT_LENGTH => Ok(BodyLength::Sized(length)),
+                Some(_) => Err(bad("the header `Content-Length` is too large")),
                 None => Err(bad("the header `Content-Length` is not a length in bytes")),
             }
         }
@@ -127,6 +131,7 @@ mod tests {
             ("Content-Length: 1, 1\r\n", "not a length"),
             ("Content-Length: +1\r\n", "not a length"),
             ("Content-Length: 99999999999999999999\r\n", "not a length"),
+            ("Content-Length: 18446744073709551615\r\n", "too large"),
             (
                 "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n",
                 "exclude each other",

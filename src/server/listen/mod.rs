@@ -112,17 +112,17 @@ pub async fn serve(
     let options = Arc::new(options);
     let (stage, _) = watch::channel(Stage::Serving);
     let mut tables = Vec::with_capacity(listeners.len());
+    for tls in certificates(&listeners) {
+        tokio::spawn(tls.follow());
+    }
     for listener in listeners {
         let table = Connections::new(listener.max_connections, gate.clone());
         let endpoint = Endpoint {
             routes: Routes::new(gate.clone(), listener.routes),
             options: Arc::clone(&options),
             stage: stage.subscribe(),
-            tls: listener.tls.clone(),
+            tls: listener.tls,
         };
-        if let Some(tls) = listener.tls {
-            tokio::spawn(tls.follow());
-        }
         let accepting = accept::run(listener.socket, Arc::clone(&table), endpoint);
         tokio::spawn(accepting);
         tables.push(table);
@@ -148,9 +148,47 @@ pub async fn serve(
     Drained::TimedOut
 }
 
+/// The certificates of these listeners, each once: listeners may share one.
+fn certificates(listeners: &[Listener]) -> Vec<Arc<Tls>> {
+    let mut found: Vec<Arc<Tls>> = Vec::new();
+    for tls in listeners
+        .iter()
+        .filter_map(|listener| listener.tls.as_ref())
+    {
+        if !found.iter().any(|other| Arc::ptr_eq(other, tls)) {
+            found.push(Arc::clone(tls));
+        }
+    }
+    found
+}
+
 /// Waits until no listener has a connection.
 async fn all_ended(tables: &[Arc<Connections>]) {
     for table in tables {
         table.all_ended().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_certificate_that_listeners_share_is_followed_once() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tls");
+        let load = || Tls::load(&folder.join("first.crt"), &folder.join("first.key")).unwrap();
+        let (shared, own) = (load(), load());
+        let mut listeners = Vec::new();
+        for tls in [Some(&shared), None, Some(&own), Some(&shared)] {
+            listeners.push(Listener {
+                socket: TcpListener::bind(("127.0.0.1", 0)).await.unwrap(),
+                routes: crate::server::router,
+                max_connections: 1,
+                tls: tls.cloned(),
+            });
+        }
+        assert_eq!(certificates(&listeners).len(), 2);
     }
 }

@@ -14,13 +14,25 @@ pub async fn refuse(mut io: impl AsyncRead + AsyncWrite + Unpin, error: ApiError
     let answer = async {
         io.write_all(&response(error).await).await?;
         io.shutdown().await?;
-        // Closing a socket with unread input resets it, and the client may lose the response.
-        let mut rest = [0; 4096];
-        while io.read(&mut rest).await? > 0 {}
-        io::Result::Ok(())
+        drain(&mut io).await
     };
     // Best effort: the connection ends anyway.
     let _ = tokio::time::timeout(DISCARD_TIMEOUT, answer).await;
+}
+
+/// Reads and drops what the client of an answered request still sends, as long as a refused body
+/// may take.
+pub async fn linger(mut io: impl AsyncRead + Unpin) {
+    // Best effort: the connection ends anyway.
+    let _ = tokio::time::timeout(DISCARD_TIMEOUT, drain(&mut io)).await;
+}
+
+/// Reads to the end: closing a socket with unread input resets it, and the client may lose the
+/// response.
+async fn drain(io: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
+    let mut rest = [0; 4096];
+    while io.read(&mut rest).await? > 0 {}
+    Ok(())
 }
 
 async fn response(error: ApiError) -> Vec<u8> {

@@ -11,6 +11,7 @@ use tokio_rustls::rustls::pki_types::pem::{Error as PemError, PemObject as _};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{Error as RustlsError, ServerConfig};
 
+use crate::access::with_causes;
 use crate::ticket::Digest;
 
 /// Interval at which the files are checked for changes.
@@ -124,12 +125,18 @@ impl Tls {
                 Ok(Err(TlsError::Io { .. })) if missing => {}
                 Ok(Err(error)) => {
                     missing = matches!(error, TlsError::Io { .. });
-                    tracing::error!("the previous TLS certificate stays in use: {error}");
+                    tracing::error!("{}", unchanged(&error));
                 }
                 Err(error) => tracing::error!(%error, "cannot check the TLS certificate"),
             }
         }
     }
+}
+
+/// What the log says of files that cannot be used.
+fn unchanged(error: &TlsError) -> String {
+    let error = with_causes(error);
+    format!("the previous TLS certificate stays in use: {error}")
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
@@ -211,6 +218,8 @@ mod tests {
         };
         let missing = shipped("missing.crt");
         assert!(problem(&missing, &key).contains("missing.crt"));
+        let logged = unchanged(&Tls::load(&missing, &key).unwrap_err());
+        assert!(logged.contains("missing.crt: No such file"), "{logged}");
         assert!(problem(&key, &key).contains("no certificate"));
         assert!(problem(&certificate, &certificate).contains("no private key"));
         assert!(problem(&certificate, &shipped("second.key")).contains("does not belong"));

@@ -157,6 +157,8 @@ async fn while_all_connections_are_busy_only_probes_are_answered() {
     assert!(refused.starts_with("HTTP/1.1 503"), "{refused}");
     assert!(refused.contains("too_many_connections"), "{refused}");
     assert!(refused.contains("retry-after"), "{refused}");
+    let counted = live.server.metric("tombola_http_connections_refused_total");
+    assert_eq!(counted.await, 1.0);
     drop(streams);
     live.server.wait_for_cancelled(2).await;
     let deadline = Instant::now() + Duration::from_secs(10);

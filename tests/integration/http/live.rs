@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tombola::server::{Drained, StartupGate, serve};
 
 use crate::support::echo::{ENDLESS, SILENT, Server};
-use crate::support::live::{LONG, Live, listener, options, read_until};
+use crate::support::live::{LONG, Live, listener, options, read_to_end, read_until};
 
 #[tokio::test]
 async fn a_client_that_leaves_a_stream_cancels_it() {
@@ -159,8 +159,41 @@ async fn before_the_base_is_loaded_the_server_says_so() {
         "{answer}"
     );
     assert!(answer.to_lowercase().contains("retry-after: 1"), "{answer}");
+    // The gauge includes connections that are older than it, and forgets them when they end.
+    let older = TcpStream::connect(address).await.unwrap();
+    assert_eq!(get(address, "/health").await.0, 200);
     let server = Server::new();
     gate.open(server.state.clone());
     assert_eq!(get(address, "/v1/models").await.0, 200);
+    let gauge = async || server.metric("tombola_http_connections").await;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while gauge().await != 1.0 {
+        assert!(Instant::now() < deadline, "{} are open", gauge().await);
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    drop(older);
+    while gauge().await != 0.0 {
+        assert!(Instant::now() < deadline, "{} are open", gauge().await);
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
     serving.abort();
+}
+
+#[tokio::test]
+async fn a_client_that_sends_its_whole_body_first_still_learns_why_it_is_refused() {
+    const SENT: usize = 4 << 20;
+    let live = Live::start(LONG).await;
+    for (request, status) in [
+        ("POST /v1/nothing", 404),
+        ("PUT /v1/models", 405),
+        ("POST /v1/tickets", 415),
+    ] {
+        let head =
+            format!("{request} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {SENT}\r\n\r\n");
+        let mut connection = live.send(&head).await;
+        connection.write_all(&vec![b'a'; SENT]).await.unwrap();
+        let answer = read_to_end(connection).await;
+        let refused = answer.starts_with(&format!("HTTP/1.1 {status}"));
+        assert!(refused, "{request}: {answer}");
+    }
 }

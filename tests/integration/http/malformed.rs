@@ -29,6 +29,10 @@ async fn ambiguous_http_is_refused_with_a_json_error() {
             format!("{get}Host: a\r\nContent-Length: x\r\n\r\n"),
             "not a length",
         ),
+        (
+            format!("{get}Host: a\r\nContent-Length: {}\r\n\r\n", u64::MAX),
+            "too large",
+        ),
         (format!("{get}Host: a\r\nbad header\r\n\r\n"), "malformed"),
         ("\x16\x03\x01\r\n\r\n".to_owned(), "malformed"),
         ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), "version"),
@@ -40,7 +44,7 @@ async fn ambiguous_http_is_refused_with_a_json_error() {
         assert!(answer.contains("connection: close"), "{answer}");
     }
     let malformed = live.server.metric("tombola_http_malformed_requests_total");
-    assert_eq!(malformed.await, 10.0);
+    assert_eq!(malformed.await, 11.0);
 }
 
 #[tokio::test]
