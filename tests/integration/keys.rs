@@ -50,11 +50,15 @@ fn a_key_is_printed_once_and_kept_as_a_digest() {
     let again = key(&file, &["add", "web"]);
     assert_eq!(again.status.code(), Some(1));
     assert!(text(&again.stderr).contains("exists already"));
-    assert!(
-        key(&file, &["limit", "acme", "--max-requests", "8"])
-            .status
-            .success()
-    );
+    let limited = key(&file, &["limit", "acme", "--max-requests", "8"]);
+    assert!(limited.status.success());
+    let said = text(&limited.stderr);
+    assert!(said.contains("`acme` has at most 8 requests"), "{said}");
+    let other = folder.path().join("kyes.json");
+    let misspelt = key(&other, &["limit", "acme", "--max-requests", "8"]);
+    assert_eq!(misspelt.status.code(), Some(1));
+    assert!(text(&misspelt.stderr).contains("there is no key file"));
+    assert!(!other.exists());
     assert!(text(&key(&file, &["list"]).stdout).contains("acme: at most 8 requests"));
     assert!(key(&file, &["revoke", "web"]).status.success());
     let unknown = key(&file, &["revoke", "web"]);

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use clap::Args;
 
 use super::{FileArgs, unix_seconds, validity};
-use crate::access::KeyFile;
+use crate::access::{KeyFile, TenantLimits};
 use crate::cli::base::print;
 
 /// Arguments of `tombola key list`.
@@ -77,26 +77,30 @@ fn table(file: &KeyFile, now: SystemTime) -> String {
         text.push('\n');
     }
     for (tenant, limits) in &file.tenants {
-        let limits = [
-            ("requests", limits.max_requests.map(|n| n as u64)),
-            ("queued tokens", limits.max_queued_tokens.map(|n| n as u64)),
-            ("tickets", limits.max_tickets.map(|n| n as u64)),
-            ("MiB of tickets", limits.max_ticket_mib),
-        ];
-        let set = limits
-            .iter()
-            .filter_map(|(what, n)| n.map(|n| format!("{n} {what}")));
-        let set: Vec<String> = set.collect();
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "tenant {tenant}: at most {}", set.join(", "));
+        let _ = writeln!(text, "tenant {tenant}: at most {}", show_limits(limits));
     }
     text
+}
+
+/// The limits that are set, such as `8 requests, 20 tickets`.
+pub fn show_limits(limits: &TenantLimits) -> String {
+    let limits = [
+        ("requests", limits.max_requests.map(|n| n as u64)),
+        ("queued tokens", limits.max_queued_tokens.map(|n| n as u64)),
+        ("tickets", limits.max_tickets.map(|n| n as u64)),
+        ("MiB of tickets", limits.max_ticket_mib),
+    ];
+    let set = limits
+        .iter()
+        .filter_map(|(what, n)| n.map(|n| format!("{n} {what}")));
+    set.collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::access::{KeyDigest, KeyEntry, Scope, Scopes, TenantLimits};
+    use crate::access::{KeyDigest, KeyEntry, Scope, Scopes};
     use std::time::UNIX_EPOCH;
 
     #[test]

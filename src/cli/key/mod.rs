@@ -3,7 +3,7 @@
 mod list;
 mod validity;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail};
@@ -149,10 +149,7 @@ fn add(args: &AddArgs) -> anyhow::Result<()> {
 }
 
 fn revoke(args: &RevokeArgs) -> anyhow::Result<()> {
-    let path = &args.file.api_keys;
-    if !path.exists() {
-        bail!("there is no key file {}", path.display());
-    }
+    let path = existing(&args.file)?;
     KeyFile::edit(path, |file| file.revoke(&args.name))?;
     note(format_args!("revoked the key `{}`", args.name));
     Ok(())
@@ -168,14 +165,33 @@ fn limit(args: &LimitArgs) -> anyhow::Result<()> {
     if given.is_empty() && !args.reset {
         bail!("name a limit to set, or --reset");
     }
-    KeyFile::edit(&args.file.api_keys, |file| {
-        let set = file.tenants.remove(&args.tenant).unwrap_or_default();
+    let tenant = &args.tenant;
+    let limits = KeyFile::edit(existing(&args.file)?, |file| {
+        let set = file.tenants.remove(tenant).unwrap_or_default();
         if args.reset {
-            return Ok(());
+            return Ok(None);
         }
-        file.set_limits(args.tenant.clone(), given.or(set))
+        let limits = given.or(set);
+        file.set_limits(tenant.clone(), limits)?;
+        Ok(Some(limits))
     })?;
+    match limits {
+        Some(limits) => {
+            let limits = list::show_limits(&limits);
+            note(format_args!("the tenant `{tenant}` has at most {limits}"));
+        }
+        None => note(format_args!("removed the limits of the tenant `{tenant}`")),
+    }
     Ok(())
+}
+
+/// The key file, which a change of what is in it does not create.
+fn existing(file: &FileArgs) -> anyhow::Result<&Path> {
+    let path = &file.api_keys;
+    if !path.exists() {
+        bail!("there is no key file {}", path.display());
+    }
+    Ok(path)
 }
 
 /// Whole seconds since 1970.
