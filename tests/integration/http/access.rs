@@ -333,6 +333,10 @@ async fn a_preflight_request_is_answered_for_allowed_origins_alone() {
         let (status, headers, _) = server.send(preflight(origin)).await;
         assert_eq!(status, StatusCode::NO_CONTENT);
         assert_eq!(headers["access-control-allow-origin"], origin);
+        let methods = headers["access-control-allow-methods"].to_str().unwrap();
+        for method in ["GET", "POST", "PUT", "DELETE"] {
+            assert!(methods.contains(method), "{method}: {methods}");
+        }
         let allowed = headers["access-control-allow-headers"].to_str().unwrap();
         assert!(allowed.contains("authorization"), "{allowed}");
         let mut request = json_request(COMPLETIONS, json!({"prompt": "a"}).to_string());

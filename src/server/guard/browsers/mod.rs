@@ -87,7 +87,7 @@ impl BrowserRules {
             .iter()
             .find(|host| !any_host && !self.allows_host(host))
         {
-            return Err(ApiError::ForeignHost(shown(host)));
+            return Err(ApiError::ForeignHost(shown(without_port(host))));
         }
         let mut origins = headers.get_all(header::ORIGIN).iter().peekable();
         let cross_site = headers

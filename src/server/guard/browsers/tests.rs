@@ -53,6 +53,20 @@ fn the_host_is_loopback_in_all_its_spellings() {
 }
 
 #[test]
+fn a_refused_host_is_named_as_the_flag_takes_it() {
+    let rules = rules("127.0.0.1", &[], &[]);
+    for (host, flag) in [("gpu-box:8000", "gpu-box"), ("[fd00::1]:8000", "fd00::1")] {
+        let request = Request::get("/").header("host", host);
+        let request = request.body(Body::empty()).unwrap();
+        let refused = rules.check(&request, false).unwrap_err().to_string();
+        let advice = format!("--allowed-host {flag}");
+        assert!(refused.ends_with(&advice), "{refused}");
+        let names = [flag.to_owned()];
+        assert!(BrowserRules::new([127, 0, 0, 1].into(), &names, &[]).is_ok());
+    }
+}
+
+#[test]
 fn a_bound_address_and_configured_names_are_hosts_too() {
     let everything = rules("::1", &["*"], &[]);
     let rules = rules("0.0.0.0", &["GPU-box.lan"], &[]);
