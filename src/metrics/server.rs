@@ -73,6 +73,8 @@ pub enum Refusal {
     TenantLimit,
     /// Too many uploads are in progress.
     UploadQueueFull,
+    /// Bodies in progress take up the room for them, or the tenant's share of it.
+    TooManyBodies,
     /// The request waited too long for ticket memory.
     TicketMemoryFull,
     /// All places of the line for ticket memory are taken.
@@ -82,12 +84,13 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::QueueFull,
         Self::ShareFull,
         Self::Stopped,
         Self::TenantLimit,
         Self::UploadQueueFull,
+        Self::TooManyBodies,
         Self::TicketMemoryFull,
         Self::TicketLineFull,
         Self::TicketLineShareFull,
@@ -100,6 +103,7 @@ impl Refusal {
             Self::Stopped => "stopped",
             Self::TenantLimit => "tenant_limit",
             Self::UploadQueueFull => "upload_queue_full",
+            Self::TooManyBodies => "too_many_bodies",
             Self::TicketMemoryFull => "ticket_memory_full",
             Self::TicketLineFull => "ticket_line_full",
             Self::TicketLineShareFull => "ticket_line_share_full",
@@ -159,7 +163,7 @@ impl ServerMetrics {
                 "requests_refused_total",
                 "Requests that were not admitted, by reason: queue_full, share_full (the tenant or \
                  ticket holds its share of the queue), stopped, tenant_limit, upload_queue_full, \
-                 ticket_memory_full, ticket_line_full, ticket_line_share_full.",
+                 too_many_bodies, ticket_memory_full, ticket_line_full, ticket_line_share_full.",
                 "reason",
             )?,
             unread_output_bytes: registrar.int_gauge(

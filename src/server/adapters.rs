@@ -24,7 +24,7 @@ pub async fn load(
     caller: Caller,
     body: Body,
 ) -> Result<String, ApiError> {
-    let (alias, path, replace) = read(&state, body, |fields| {
+    let (alias, path, replace) = read(&state, &caller, body, |fields| {
         let alias = required(fields, "lora_name")?;
         let path = required(fields, "lora_path")?;
         Ok((alias, path, fields.take("load_inplace")?.unwrap_or(false)))
@@ -59,7 +59,7 @@ pub async fn load(
             ),
             error => error.into(),
         })?;
-        named.caller.trail.digest(ticket.digest());
+        named.caller.trail.done(ticket.digest());
         tracing::info!(ticket = ticket.alias(), digest = %ticket.digest(), "loaded a ticket");
         let alias = ticket.alias();
         Ok(format!(
@@ -75,7 +75,10 @@ pub async fn unload(
     caller: Caller,
     body: Body,
 ) -> Result<String, ApiError> {
-    let alias = read(&state, body, |fields| required(fields, "lora_name")).await?;
+    let alias = read(&state, &caller, body, |fields| {
+        required(fields, "lora_name")
+    })
+    .await?;
     let named = NamedTicket::new(caller, alias);
     blocking(move || {
         named.take_away(&state, |name| state.registry.unload(name))?;
@@ -90,11 +93,13 @@ pub async fn unload(
 /// Receives a JSON body and takes from it what a route needs.
 async fn read<T>(
     state: &AppState,
+    caller: &Caller,
     body: Body,
     take: impl FnOnce(&mut Fields<'_>) -> Result<T, ApiError>,
 ) -> Result<T, ApiError> {
     let limit = state.options.max_body_bytes.min(MAX_BODY_BYTES);
-    let body = state.bodies.read(body, limit).await?;
+    let body = state.bodies.read(&caller.tenant, body, limit).await;
+    let body = body.inspect_err(|error| state.refusals.record(&state.metrics, error))?;
     take(&mut Fields::parse(&body)?)
 }
 

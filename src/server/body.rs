@@ -3,8 +3,6 @@
 use std::error::Error;
 use std::io::{self, Read as _, Seek as _};
 use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream, HttpBody};
@@ -15,6 +13,7 @@ use tokio::io::AsyncWriteExt as _;
 
 use super::blocking::blocking;
 use super::error::ApiError;
+use super::shares::{Party, Share, Shared, Shortage};
 
 /// Time to read and discard the rest of a refused body: a client disconnected while it is
 /// still writing may never see the response.
@@ -24,11 +23,11 @@ pub const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 const MEMORY_BYTES: usize = 64 << 10;
 
 /// Bodies on their way from clients. They wait for the end of their slow senders on disk, so that
-/// unfinished ones take little memory; the bytes of all are bounded.
+/// unfinished ones take little memory; the bytes of all are bounded, and those of each tenant.
 #[derive(Debug)]
 pub struct Bodies {
-    memory: Budget,
-    disk: Budget,
+    memory: Shared,
+    disk: Shared,
 }
 
 impl Bodies {
@@ -36,17 +35,22 @@ impl Bodies {
     /// room in memory goes to disk.
     pub fn new(memory: usize, disk: usize) -> Self {
         Self {
-            memory: Budget::new(memory),
-            disk: Budget::new(disk),
+            memory: Shared::new(memory),
+            disk: Shared::new(disk),
         }
     }
 
-    /// Receives a whole body.
+    /// Receives a whole body from `party`.
     ///
     /// # Errors
     /// The body exceeds `limit` bytes, which is refused before its first byte is read if its length
     /// is declared; it breaks off or comes too slowly; or there is no room for it.
-    pub async fn receive(&self, request: Request, limit: usize) -> Result<Received, ApiError> {
+    pub async fn receive(
+        &self,
+        party: &Party,
+        request: Request,
+        limit: usize,
+    ) -> Result<Received, ApiError> {
         let (parts, body) = request.into_parts();
         let declared = HttpBody::size_hint(&body).lower();
         let mut chunks = body.into_data_stream();
@@ -57,10 +61,13 @@ impl Bodies {
             }
             return Err(too_large(limit));
         }
-        match self.receive_chunks(&mut chunks, limit).await {
+        match self.receive_chunks(party, &mut chunks, limit).await {
             Ok(received) => Ok(received),
             Err(error) => {
-                if matches!(error, ApiError::TooLarge { .. } | ApiError::BodiesFull) {
+                if matches!(
+                    error,
+                    ApiError::TooLarge { .. } | ApiError::BodiesFull | ApiError::BodiesShareFull
+                ) {
                     discard(chunks).await;
                 }
                 Err(error)
@@ -68,29 +75,30 @@ impl Bodies {
         }
     }
 
-    /// Receives a whole body into memory.
+    /// Receives a whole body from `party` into memory.
     ///
     /// # Errors
     /// As for [`Bodies::receive`].
-    pub async fn read(&self, body: Body, limit: usize) -> Result<Vec<u8>, ApiError> {
-        let received = self.receive(Request::new(body), limit).await?;
+    pub async fn read(&self, party: &Party, body: Body, limit: usize) -> Result<Vec<u8>, ApiError> {
+        let received = self.receive(party, Request::new(body), limit).await?;
         blocking(move || received.into_bytes()).await
     }
 
     async fn receive_chunks(
         &self,
+        party: &Party,
         chunks: &mut BodyDataStream,
         limit: usize,
     ) -> Result<Received, ApiError> {
-        let mut memory = self.memory.share();
+        let mut memory = self.memory.share(party);
         let mut bytes = Vec::new();
         while let Some(chunk) = chunks.next().await {
             let chunk = chunk.map_err(|error| broken(&error))?;
             if bytes.len() + chunk.len() > limit {
                 return Err(too_large(limit));
             }
-            if bytes.len() + chunk.len() > MEMORY_BYTES || !memory.grow(chunk.len()) {
-                let mut spool = Spool::begin(&self.disk, bytes).await?;
+            if bytes.len() + chunk.len() > MEMORY_BYTES || memory.grow(chunk.len()).is_err() {
+                let mut spool = Spool::begin(self.disk.share(party), bytes).await?;
                 drop(memory);
                 spool.write(&chunk).await?;
                 return spool.receive(chunks, limit).await;
@@ -150,21 +158,24 @@ struct Spool {
 
 impl Spool {
     /// Moves the first bytes of a body to a file without a name.
-    async fn begin(disk: &Budget, bytes: Vec<u8>) -> Result<Self, ApiError> {
+    async fn begin(share: Share, bytes: Vec<u8>) -> Result<Self, ApiError> {
         let file = blocking(|| temporary_file().map_err(disk_error)).await?;
         let mut spool = Self {
             file: tokio::fs::File::from_std(file),
             bytes: 0,
-            share: disk.share(),
+            share,
         };
         spool.write(&bytes).await?;
         Ok(spool)
     }
 
     async fn write(&mut self, chunk: &[u8]) -> Result<(), ApiError> {
-        if !self.share.grow(chunk.len()) {
-            return Err(ApiError::BodiesFull);
-        }
+        self.share
+            .grow(chunk.len())
+            .map_err(|shortage| match shortage {
+                Shortage::Full => ApiError::BodiesFull,
+                Shortage::Share => ApiError::BodiesShareFull,
+            })?;
         self.file.write_all(chunk).await.map_err(disk_error)?;
         self.bytes += chunk.len();
         Ok(())
@@ -214,54 +225,6 @@ fn too_large(limit: usize) -> ApiError {
     ApiError::TooLarge { what, limit }
 }
 
-/// A number of bytes to share.
-#[derive(Clone, Debug)]
-struct Budget {
-    used: Arc<AtomicUsize>,
-    total: usize,
-}
-
-impl Budget {
-    fn new(total: usize) -> Self {
-        let used = Arc::default();
-        Self { used, total }
-    }
-
-    /// An empty share.
-    fn share(&self) -> Share {
-        Share {
-            budget: self.clone(),
-            bytes: 0,
-        }
-    }
-}
-
-/// Bytes taken from a budget until they are dropped.
-#[derive(Debug)]
-struct Share {
-    budget: Budget,
-    bytes: usize,
-}
-
-impl Share {
-    /// Takes further bytes, if there are any.
-    fn grow(&mut self, bytes: usize) -> bool {
-        let before = self.budget.used.fetch_add(bytes, Ordering::AcqRel);
-        if before + bytes > self.budget.total {
-            self.budget.used.fetch_sub(bytes, Ordering::AcqRel);
-            return false;
-        }
-        self.bytes += bytes;
-        true
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        self.budget.used.fetch_sub(self.bytes, Ordering::AcqRel);
-    }
-}
-
 /// Reads and drops a body, as long as the client may take.
 pub async fn discard(body: impl TryStream) {
     let mut chunks = pin!(body.into_stream());
@@ -283,6 +246,7 @@ pub fn client_fault(error: &(dyn Error + 'static)) -> Option<ApiError> {
         match inner.and_then(|inner| inner.downcast_ref()) {
             Some(ApiError::RequestTimeout(part)) => return Some(ApiError::RequestTimeout(part)),
             Some(ApiError::BadHttp(problem)) => return Some(ApiError::BadHttp(problem.clone())),
+            Some(ApiError::BadForm(problem)) => return Some(ApiError::BadForm(problem.clone())),
             _ => source = error.source(),
         }
     }
@@ -304,7 +268,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_arrives_whole_by_memory_or_disk() {
-        let bodies = Bodies::new(MEMORY_BYTES, 1 << 20);
+        let bodies = Bodies::new(2 * MEMORY_BYTES, 2 << 20);
         for size in [0, 1, MEMORY_BYTES, MEMORY_BYTES + 1, 1 << 20] {
             let bytes: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
             let (sender, request) = request();
@@ -312,14 +276,14 @@ mod tests {
                 sender.send(chunk.to_vec()).unwrap();
             }
             drop(sender);
-            let received = bodies.receive(request, 1 << 20).await.unwrap();
+            let received = bodies.receive(&None, request, 1 << 20).await.unwrap();
             assert_eq!(received.len(), size);
             let on_disk = matches!(received.content, Content::Disk(_));
             assert_eq!(on_disk, size > MEMORY_BYTES, "{size}");
             assert_eq!(received.into_bytes().unwrap(), bytes);
         }
-        assert_eq!(bodies.memory.used.load(Ordering::SeqCst), 0);
-        assert_eq!(bodies.disk.used.load(Ordering::SeqCst), 0);
+        assert_eq!(bodies.memory.taken(), 0);
+        assert_eq!(bodies.disk.taken(), 0);
     }
 
     #[tokio::test]
@@ -327,27 +291,29 @@ mod tests {
         const SENT: usize = 200_000;
         let bodies = Bodies::new(10 * MEMORY_BYTES, 100 * SENT);
         let mut unfinished = Vec::new();
-        for _ in 0..100 {
+        // One party alone gets four fifths.
+        for _ in 0..80 {
             let (sender, request) = request();
             sender.send(vec![b'a'; SENT]).unwrap();
-            let mut receiving = Box::pin(bodies.receive(request, 1 << 20));
-            while bodies.disk.used.load(Ordering::SeqCst) < SENT * (unfinished.len() + 1) {
+            let mut receiving = Box::pin(bodies.receive(&None, request, 1 << 20));
+            while bodies.disk.taken() < SENT * (unfinished.len() + 1) {
                 assert!(receiving.as_mut().now_or_never().is_none());
                 tokio::task::yield_now().await;
             }
             unfinished.push((sender, receiving));
         }
-        assert_eq!(bodies.memory.used.load(Ordering::SeqCst), 0);
-        let (sender, request) = request();
-        sender.send(vec![b'a'; SENT]).unwrap();
-        drop(sender);
-        let refused = bodies.receive(request, 1 << 20).await;
-        assert!(matches!(refused, Err(ApiError::BodiesFull)), "{refused:?}");
+        assert_eq!(bodies.memory.taken(), 0);
+        let whole = || Request::new(Body::from(vec![b'a'; SENT]));
+        let refused = bodies.receive(&None, whole(), 1 << 20).await;
+        let share_full = matches!(refused, Err(ApiError::BodiesShareFull));
+        assert!(share_full, "{refused:?}");
+        let other = Some("acme".parse().unwrap());
+        assert!(bodies.receive(&other, whole(), 1 << 20).await.is_ok());
         // Small bodies still have memory.
         let request = Request::new(Body::from("{}"));
-        assert!(bodies.receive(request, 1 << 20).await.is_ok());
+        assert!(bodies.receive(&None, request, 1 << 20).await.is_ok());
         drop(unfinished);
-        assert_eq!(bodies.disk.used.load(Ordering::SeqCst), 0);
+        assert_eq!(bodies.disk.taken(), 0);
     }
 
     #[tokio::test]
@@ -355,7 +321,7 @@ mod tests {
         let bodies = Bodies::new(1 << 20, 1 << 20);
         let request = Request::post("/").header(header::EXPECT, "100-continue");
         let request = request.body(Body::from(vec![0; 101])).unwrap();
-        let refused = bodies.receive(request, 100).await;
+        let refused = bodies.receive(&None, request, 100).await;
         assert!(matches!(
             refused,
             Err(ApiError::TooLarge { limit: 100, .. })

@@ -1,12 +1,14 @@
 //! The caller of a request, as the routes see it.
 
 use std::convert::Infallible;
-use std::sync::{Arc, OnceLock};
+use std::net::SocketAddr;
+use std::sync::Arc;
 
-use axum::extract::FromRequestParts;
+use axum::extract::{ConnectInfo, FromRequestParts};
 use axum::http::Extensions;
 use axum::http::request::Parts;
 
+use super::audit::{Action, Trail};
 use super::error::ApiError;
 use crate::access::{AcceptedKey, Scope, Scopes, Tenant, TenantLimits};
 
@@ -23,7 +25,9 @@ pub struct Caller {
     pub limits: TenantLimits,
     /// Whether the operator's routes are served on the port of this request.
     pub on_admin_port: bool,
-    /// What the audit line of the request shall name.
+    /// Address that the request comes from, if it comes from a socket.
+    pub peer: Option<SocketAddr>,
+    /// What the audit line of the request shall tell.
     pub trail: Trail,
 }
 
@@ -56,6 +60,22 @@ impl Caller {
         }
     }
 
+    /// Notes where a request with these extensions comes from.
+    pub(super) fn came_from(&mut self, extensions: &Extensions) {
+        let peer = extensions.get::<ConnectInfo<SocketAddr>>();
+        self.peer = peer.map(|ConnectInfo(address)| *address);
+    }
+
+    /// Begins the audit line of an action of this caller.
+    pub fn begin(&self, action: &'static str) {
+        self.trail.begin(Action {
+            name: action,
+            key: self.key.clone(),
+            tenant: self.tenant.clone(),
+            peer: self.peer,
+        });
+    }
+
     /// Refuses a caller without `scope`.
     ///
     /// # Errors
@@ -74,40 +94,5 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Infallible> {
         Ok(Self::of(&parts.extensions))
-    }
-}
-
-/// What an administrative action is about, noted by its handler as it learns it. Clones note for
-/// the same line.
-#[derive(Clone, Debug, Default)]
-pub struct Trail(Arc<Subject>);
-
-#[derive(Debug, Default)]
-struct Subject {
-    ticket: OnceLock<String>,
-    digest: OnceLock<String>,
-}
-
-impl Trail {
-    /// Notes the name of the ticket. Only the first name counts.
-    pub fn ticket(&self, name: &str) {
-        self.0
-            .ticket
-            .get_or_init(|| name.chars().take(256).collect());
-    }
-
-    /// Notes the digest of the ticket. Only the first digest counts.
-    pub fn digest(&self, digest: impl ToString) {
-        self.0.digest.get_or_init(|| digest.to_string());
-    }
-
-    /// The noted name of the ticket.
-    pub fn noted_ticket(&self) -> Option<&str> {
-        self.0.ticket.get().map(String::as_str)
-    }
-
-    /// The noted digest of the ticket.
-    pub fn noted_digest(&self) -> Option<&str> {
-        self.0.digest.get().map(String::as_str)
     }
 }

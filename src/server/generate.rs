@@ -111,7 +111,7 @@ pub fn submit(state: &AppState, mut request: GenerateRequest) -> Result<Vec<Comp
     request
         .permit
         .take_tokens(tokens)
-        .inspect_err(|error| state.refusals.record_tenant(&state.metrics, error))?;
+        .inspect_err(|error| state.refusals.record(&state.metrics, error))?;
     let (prompts, sampling) = (&request.prompts, &request.sampling);
     let completions = prompts.len() * sampling.n;
     let most = state.engine.largest_share();
@@ -129,6 +129,7 @@ pub fn submit(state: &AppState, mut request: GenerateRequest) -> Result<Vec<Comp
         .clone()
         .map(|(prompt, choice)| engine_request(&request, prompt, choice));
     let streams = state.engine.submit_all(requests.collect());
+    let streams = streams.map_err(ApiError::from);
     let streams = streams.inspect_err(|error| state.refusals.record(metrics, error))?;
     if let Some(ticket) = &request.ticket {
         let name = ticket.name();

@@ -70,7 +70,7 @@ impl NamedTicket {
     ) -> Result<(), RegistryError> {
         let name = self.name();
         let removed = remove(name)?;
-        self.caller.trail.digest(removed.digest());
+        self.caller.trail.done(removed.digest());
         let metrics = &state.metrics.server;
         metrics.ticket_deleted(name.owner_label(), name.alias);
         Ok(())

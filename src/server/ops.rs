@@ -143,6 +143,7 @@ pub async fn base(
 ) -> Result<Response, ApiError> {
     let Query(query) = query.map_err(|_| ApiError::invalid("verify", "must be true or false"))?;
     if query.verify {
+        caller.begin("verify");
         if !caller.on_admin_port {
             return Err(ApiError::UnknownUrl("GET /v1/base?verify=true".to_owned()));
         }

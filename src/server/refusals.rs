@@ -4,7 +4,6 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::error::ApiError;
-use crate::engine::SubmitError;
 use crate::metrics::{Metrics, Refusal};
 use crate::registry::RegistryError;
 
@@ -22,28 +21,18 @@ struct Unlogged {
 }
 
 impl Refusals {
-    /// Records that the engine did not admit a request.
-    pub fn record(&self, metrics: &Metrics, error: &SubmitError) {
+    /// Records an error if it says that a request was not admitted.
+    pub fn record(&self, metrics: &Metrics, error: &ApiError) {
         let refusal = match error {
-            SubmitError::QueueFull { .. } => Refusal::QueueFull,
-            SubmitError::ShareFull { .. } => Refusal::ShareFull,
-            SubmitError::Stopped => Refusal::Stopped,
+            ApiError::QueueFull { .. } => Refusal::QueueFull,
+            ApiError::ShareFull { .. } => Refusal::ShareFull,
+            ApiError::EngineStopped => Refusal::Stopped,
+            ApiError::TenantBusy { .. } => Refusal::TenantLimit,
+            ApiError::UploadQueueFull { .. } => Refusal::UploadQueueFull,
+            ApiError::BodiesFull | ApiError::BodiesShareFull => Refusal::TooManyBodies,
+            _ => return,
         };
         self.note(metrics, refusal, error);
-    }
-
-    /// Records that a limit of its tenant did not admit a request.
-    pub fn record_tenant(&self, metrics: &Metrics, error: &ApiError) {
-        if let ApiError::TenantBusy { .. } = error {
-            self.note(metrics, Refusal::TenantLimit, error);
-        }
-    }
-
-    /// Records that an upload found no place.
-    pub fn record_upload(&self, metrics: &Metrics, error: &ApiError) {
-        if let ApiError::UploadQueueFull { .. } = error {
-            self.note(metrics, Refusal::UploadQueueFull, error);
-        }
     }
 
     /// Records that a request found no memory for its ticket, or no place in the line for it.

@@ -86,7 +86,7 @@ pub struct AppState {
     /// Record of refused requests.
     pub(super) refusals: Refusals,
     /// Bounds of the uploads in progress.
-    pub(super) uploads: UploadGate,
+    pub(super) uploads: Arc<UploadGate>,
     /// Request bodies on their way.
     pub(super) bodies: Bodies,
     /// Budget of the requests that are parsed and tokenised.
@@ -110,7 +110,7 @@ impl AppState {
         metrics: Arc<Metrics>,
         options: ServerOptions,
     ) -> Self {
-        let uploads = UploadGate::new(options.upload_spool_bytes);
+        let uploads = Arc::new(UploadGate::new(options.upload_spool_bytes));
         let bodies = Bodies::new(options.body_memory_bytes, options.body_spool_bytes);
         Self {
             // No more than the engine admits after that.

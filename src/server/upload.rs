@@ -3,15 +3,17 @@
 
 use std::sync::Arc;
 
-use axum::extract::Multipart;
+use axum::body::{Body, Bytes};
 use axum::extract::multipart::{Field, MultipartError};
+use axum::extract::{FromRequest as _, Multipart, Request};
 use tempfile::NamedTempFile;
 use tokio::io::AsyncWriteExt as _;
 
 use super::blocking::blocking;
-use super::body::{DISCARD_TIMEOUT, client_fault};
+use super::body::client_fault;
 use super::caller::Caller;
 use super::error::ApiError;
+use super::form_body::{FormBody, Unparsed};
 use super::quota;
 use super::state::AppState;
 use super::upload_gate::UploadPlace;
@@ -20,47 +22,76 @@ use super::upload_gate::UploadPlace;
 const MAX_FIELD_BYTES: usize = 256;
 
 /// A received form. The file is deleted on drop unless it is published.
-pub struct Upload<'a> {
+pub struct Upload {
     pub name: String,
     /// `None` if the form does not say.
     pub replace: Option<bool>,
     pub file: NamedTempFile,
     /// Kept until the ticket is published, since validation reads the file into memory.
-    pub place: UploadPlace<'a>,
+    pub place: UploadPlace,
 }
 
-/// Receives a form once it is its turn. After a refusal, discards what the client still sends.
+/// Receives a form once it is its turn.
 ///
 /// # Errors
-/// Too many uploads are in progress; the form is malformed, breaks off or is too large; the folder
-/// cannot be written.
-pub async fn receive<'a>(
-    form: &mut Multipart,
-    state: &'a Arc<AppState>,
-    caller: &Caller,
-) -> Result<Upload<'a>, ApiError> {
-    let received = match state.uploads.enter().await {
-        Ok(place) => read_form(form, state, caller, place).await,
-        Err(busy) => Err(busy),
-    };
-    if let Err(error) = &received {
-        state.refusals.record_upload(&state.metrics, error);
-        let rest = async { while let Ok(Some(_)) = form.next_field().await {} };
-        // Best effort: the response is the same if the time runs out.
-        let _ = tokio::time::timeout(DISCARD_TIMEOUT, rest).await;
-    }
-    received
-}
-
-async fn read_form<'a>(
-    form: &mut Multipart,
+/// Too many uploads are in progress; the form is malformed, breaks off, comes too slowly or is too
+/// large; the folder cannot be written.
+pub async fn receive(
+    request: Request,
     state: &Arc<AppState>,
     caller: &Caller,
-    mut place: UploadPlace<'a>,
-) -> Result<Upload<'a>, ApiError> {
+) -> Result<Upload, ApiError> {
+    let unparsed = Unparsed::default();
+    let (parts, body) = request.into_parts();
+    let body = FormBody::new(body.into_data_stream(), unparsed.clone());
+    let request = Request::from_parts(parts, Body::from_stream(body));
+    let form = Multipart::from_request(request, &()).await;
+    let form = form.map_err(|error| ApiError::BadForm(error.body_text()))?;
+    let form = Form { form, unparsed };
+    let place = state.uploads.enter(&caller.tenant).await?;
+    read_form(form, state, caller, place).await
+}
+
+/// A form that is being received.
+struct Form {
+    form: Multipart,
+    unparsed: Unparsed,
+}
+
+/// A field of a form that is being received.
+struct FormField<'a> {
+    field: Field<'a>,
+    unparsed: &'a Unparsed,
+}
+
+impl Form {
+    async fn next_field(&mut self) -> Result<Option<FormField<'_>>, ApiError> {
+        let field = self.form.next_field().await.map_err(bad_form)?;
+        self.unparsed.reset();
+        Ok(field.map(|field| FormField {
+            field,
+            unparsed: &self.unparsed,
+        }))
+    }
+}
+
+impl FormField<'_> {
+    async fn chunk(&mut self) -> Result<Option<Bytes>, ApiError> {
+        let chunk = self.field.chunk().await.map_err(bad_form)?;
+        self.unparsed.reset();
+        Ok(chunk)
+    }
+}
+
+async fn read_form(
+    mut form: Form,
+    state: &Arc<AppState>,
+    caller: &Caller,
+    mut place: UploadPlace,
+) -> Result<Upload, ApiError> {
     let (mut name, mut replace, mut file) = (None, None, None);
-    while let Some(mut field) = form.next_field().await.map_err(bad_form)? {
-        let field_name = field.name().unwrap_or_default().to_owned();
+    while let Some(mut field) = form.next_field().await? {
+        let field_name = field.field.name().unwrap_or_default().to_owned();
         let duplicate = match field_name.as_str() {
             "name" => {
                 let text = short_text(&mut field, "name").await?;
@@ -93,9 +124,9 @@ async fn read_form<'a>(
     })
 }
 
-async fn short_text(field: &mut Field<'_>, name: &'static str) -> Result<String, ApiError> {
+async fn short_text(field: &mut FormField<'_>, name: &'static str) -> Result<String, ApiError> {
     let mut bytes = Vec::new();
-    while let Some(chunk) = field.chunk().await.map_err(bad_form)? {
+    while let Some(chunk) = field.chunk().await? {
         bytes.extend_from_slice(&chunk);
         if bytes.len() > MAX_FIELD_BYTES {
             let problem = format!("is longer than {MAX_FIELD_BYTES} bytes");
@@ -105,7 +136,7 @@ async fn short_text(field: &mut Field<'_>, name: &'static str) -> Result<String,
     String::from_utf8(bytes).map_err(|_| ApiError::invalid(name, "is not UTF-8"))
 }
 
-async fn flag(field: &mut Field<'_>, name: &'static str) -> Result<bool, ApiError> {
+async fn flag(field: &mut FormField<'_>, name: &'static str) -> Result<bool, ApiError> {
     match short_text(field, name).await?.to_ascii_lowercase().as_str() {
         "true" | "1" => Ok(true),
         "false" | "0" => Ok(false),
@@ -116,10 +147,10 @@ async fn flag(field: &mut Field<'_>, name: &'static str) -> Result<bool, ApiErro
 /// Streams the field to a temporary file in the ticket folder, which is removed on an error or a
 /// disconnect.
 async fn spool(
-    field: &mut Field<'_>,
+    field: &mut FormField<'_>,
     state: &Arc<AppState>,
     caller: &Caller,
-    place: &mut UploadPlace<'_>,
+    place: &mut UploadPlace,
 ) -> Result<NamedTempFile, ApiError> {
     let registry = state.registry.clone();
     let staged = blocking(move || Ok(registry.stage()?)).await?;
@@ -127,9 +158,10 @@ async fn spool(
     let io_error = |error| ApiError::from(state.registry.staging_failed(&path, error));
     let file = staged.as_file().try_clone().map_err(io_error)?;
     let mut file = tokio::fs::File::from_std(file);
-    let limit = quota::largest_file(caller, state.options.max_ticket_bytes);
+    let most = state.options.max_ticket_bytes;
+    let limit = quota::largest_file(caller, most.min(state.uploads.spool_budget()));
     let mut bytes = 0;
-    while let Some(chunk) = field.chunk().await.map_err(bad_form)? {
+    while let Some(chunk) = field.chunk().await? {
         bytes += chunk.len() as u64;
         if bytes > limit {
             let what = "ticket";

@@ -109,7 +109,7 @@ impl Shares {
 }
 
 /// Whether an account that holds `held` places may take `places` of the `free` ones, one by one.
-fn within_share(held: usize, free: usize, places: usize) -> bool {
+pub fn within_share(held: usize, free: usize, places: usize) -> bool {
     places == 0 || places <= free && held + places - 1 < ALPHA * (free - places + 1)
 }
 

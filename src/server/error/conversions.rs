@@ -5,6 +5,7 @@ use axum::extract::rejection::PathRejection;
 use super::ApiError;
 use crate::engine::{SequenceError, SubmitError};
 use crate::registry::{FolderTrouble, RegistryError};
+use crate::server::fields::brief;
 
 /// A path parameter that is not UTF-8.
 impl From<PathRejection> for ApiError {
@@ -39,7 +40,7 @@ impl From<SequenceError> for ApiError {
 impl From<RegistryError> for ApiError {
     fn from(error: RegistryError) -> Self {
         match error {
-            RegistryError::Unknown(alias) => Self::TicketNotFound(alias),
+            RegistryError::Unknown(alias) => Self::TicketNotFound(brief(alias)),
             RegistryError::Exists(alias) => Self::TicketExists(alias),
             RegistryError::DiffersInCase { .. } | RegistryError::Obstructed(_) => {
                 Self::NameTaken(error.to_string())

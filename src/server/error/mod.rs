@@ -161,6 +161,12 @@ pub enum ApiError {
     /// Request bodies in progress take up the room for them.
     #[error("too many large requests arrive at once; try again later")]
     BodiesFull,
+    /// Request bodies of this tenant take up its share of the room for them.
+    #[error(
+        "the large requests of this tenant, or of all callers without one, take up their share of \
+         the room for them; try again later"
+    )]
+    BodiesShareFull,
     /// The server shuts down.
     #[error("the server is shutting down and accepts no new requests")]
     Draining,
@@ -319,6 +325,10 @@ impl ApiError {
                 let code = Some("too_many_bodies");
                 (StatusCode::SERVICE_UNAVAILABLE, SERVER, code)
             }
+            Self::BodiesShareFull => {
+                let status = StatusCode::TOO_MANY_REQUESTS;
+                (status, "rate_limit_error", Some("too_many_bodies"))
+            }
             Self::Draining => (StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("draining")),
             Self::Starting => (StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("starting")),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, SERVER, None),
@@ -337,6 +347,7 @@ impl ApiError {
             Self::TicketMemoryFull
             | Self::TooManyConnections
             | Self::BodiesFull
+            | Self::BodiesShareFull
             | Self::Draining
             | Self::Starting => Some(1),
             _ => None,

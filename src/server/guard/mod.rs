@@ -12,7 +12,6 @@ use axum::extract::{RawPathParams, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
-use super::audit::Entry;
 use super::state::AppState;
 
 pub use browsers::{BrowserRules, BrowserRulesError};
@@ -42,13 +41,15 @@ pub async fn guard(
     let identity = access.identify(request.headers());
     let mut caller = identity.as_ref().cloned().unwrap_or_default();
     caller.on_admin_port = guard.on_admin_port;
+    caller.came_from(request.extensions());
     // Here, so that the audit line names it even if the caller is refused.
     if let Some((_, ticket)) = path.iter().flatten().next() {
         caller.trail.ticket(ticket);
     }
-    let entry = rule
-        .action
-        .map(|action| Entry::begin(action, caller.clone(), &request));
+    if let Some(action) = rule.action {
+        caller.begin(action);
+    }
+    let trail = caller.trail.clone();
     let response = match access.admit(&identity, &request, rule) {
         Ok(()) => {
             request.extensions_mut().insert(caller);
@@ -56,8 +57,6 @@ pub async fn guard(
         }
         Err(error) => error.into_response(),
     };
-    if let Some(entry) = entry {
-        entry.end(&response);
-    }
+    trail.answered(&response);
     response
 }

@@ -9,11 +9,13 @@ use axum::extract::Request;
 use axum::response::sse::Event;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::access::Tenant;
 use crate::engine::FinishReason;
 use crate::registry::{Lease, RegistryError};
 use crate::server::blocking::blocking;
+use crate::server::body::Received;
 use crate::server::caller::Caller;
 use crate::server::error::ApiError;
 use crate::server::fields::{Fields, brief};
@@ -67,14 +69,10 @@ pub async fn respond<E: Endpoint>(
 ) -> Result<Response, ApiError> {
     let arrived = Instant::now();
     let caller = Caller::of(request.extensions());
-    let permit = state
-        .quota
-        .enter(&caller)
-        .inspect_err(|error| state.refusals.record_tenant(&state.metrics, error))?;
-    let limit = state.options.max_body_bytes;
-    let body = state.bodies.receive(request, limit).await?;
+    let (permit, body, turn) = admit(&state, &caller, request)
+        .await
+        .inspect_err(|error| state.refusals.record(&state.metrics, error))?;
     let (request, model) = {
-        let turn = state.preparation.turn(body.len()).await?;
         let prepared_by = Arc::clone(&state);
         let tenant = caller.tenant.clone();
         let prepare = move || {
@@ -107,6 +105,23 @@ pub async fn respond<E: Endpoint>(
         choices.push(endpoint.choice(index, completion));
     }
     Ok(Json(header.with(&choices, Some(Some(usage)))).into_response())
+}
+
+/// Receives the body of a request that its caller may send now, and waits for the turn to prepare
+/// it.
+///
+/// # Errors
+/// The caller has as much in progress as it may, or there is no room for more.
+async fn admit(
+    state: &AppState,
+    caller: &Caller,
+    request: Request,
+) -> Result<(RequestPermit, Received, OwnedSemaphorePermit), ApiError> {
+    let permit = state.quota.enter(caller)?;
+    let (party, limit) = (&caller.tenant, state.options.max_body_bytes);
+    let body = state.bodies.receive(party, request, limit).await?;
+    let turn = state.preparation.turn(party, body.len()).await?;
+    Ok((permit, body, turn))
 }
 
 /// Turns a body into a validated request, still without its ticket, and the requested model's name.

@@ -4,15 +4,17 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::registry::{Condition, Generation, Name, Page, RegistryError};
+use crate::registry::{Generation, Name, Page, RegistryError};
 use crate::server::blocking::blocking;
 use crate::server::caller::Caller;
 use crate::server::error::ApiError;
 use crate::server::named_ticket::NamedTicket;
+use crate::server::preconditions::condition;
 use crate::server::state::AppState;
 use crate::server::timestamp::unix_seconds;
 
@@ -82,15 +84,17 @@ pub async fn get(
 /// `DELETE /v1/models/{id}`: deletes a ticket and its file, never the base.
 pub async fn delete(
     State(state): State<Arc<AppState>>,
+    headers: HeaderMap,
     model: NamedTicket,
 ) -> Result<Response, ApiError> {
+    let condition = condition(&headers, None)?;
     if model.alias == state.base.manifest.name {
         let problem = "is the base, which cannot be deleted";
         return Err(ApiError::invalid("model", problem));
     }
     let response = json!({"id": &model.alias, "object": "model", "deleted": true});
     blocking(move || {
-        let remove = |name: Name<'_>| state.registry.remove(name, &Condition::default());
+        let remove = |name: Name<'_>| state.registry.remove(name, &condition);
         model
             .take_away(&state, remove)
             .map_err(|error| match error {

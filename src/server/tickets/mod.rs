@@ -5,9 +5,8 @@ mod wire;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::multipart::MultipartRejection;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Multipart, Query, State};
+use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -117,6 +116,7 @@ pub async fn pin(
     let lease = lease.inspect_err(|error| state.refusals.record_ticket(&state.metrics, error))?;
     blocking(move || {
         let pinned = state.registry.pin(ticket.name())?;
+        ticket.caller.trail.done(pinned.digest());
         drop(lease);
         let facts = TicketFacts::new(&pinned, &state.registry, ticket.tenant());
         Ok(Json(facts).into_response())
@@ -131,6 +131,7 @@ pub async fn unpin(
 ) -> Result<Response, ApiError> {
     blocking(move || {
         let unpinned = state.registry.unpin(ticket.name())?;
+        ticket.caller.trail.done(unpinned.digest());
         let facts = TicketFacts::new(&unpinned, &state.registry, ticket.tenant());
         Ok(Json(facts).into_response())
     })
@@ -172,26 +173,31 @@ pub async fn create(
     State(state): State<Arc<AppState>>,
     caller: Caller,
     headers: HeaderMap,
-    form: Result<Multipart, MultipartRejection>,
+    request: Request,
 ) -> Result<Response, ApiError> {
-    let mut form = form.map_err(|error| ApiError::BadForm(error.body_text()))?;
+    // Malformed headers need no file; what they mean depends on the form.
+    condition(&headers, None)?;
     let upload::Upload {
         name,
         replace,
         file,
-        place: _place,
-    } = upload::receive(&mut form, &state, &caller).await?;
+        place,
+    } = upload::receive(request, &state, &caller)
+        .await
+        .inspect_err(|error| state.refusals.record(&state.metrics, error))?;
     let condition = condition(&headers, replace)?;
     let state = Arc::clone(&state);
     let named = NamedTicket::new(caller, name);
     let whole = blocking(move || {
+        // The work goes on if the client leaves, and so does its place.
+        let _place = place;
         let metadata = file.as_file().metadata();
         let bytes = metadata.map_err(|error| ApiError::Internal(error.to_string()))?;
         let _stored = named.store(&state, bytes.len())?;
         let registry = &state.registry;
         let published = registry.publish_with_training(named.name(), file, &condition)?;
         let ticket = &published.generation;
-        named.caller.trail.digest(ticket.digest());
+        named.caller.trail.done(ticket.digest());
         tracing::info!(ticket = %ticket.name(), digest = %ticket.digest(), "published a ticket");
         Ok(wire::whole(&state, published, named.tenant()))
     })

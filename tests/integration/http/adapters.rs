@@ -142,3 +142,12 @@ async fn a_ticket_is_deleted_as_a_model_and_the_base_never() {
     );
     assert_eq!(server.get("/v1/models/tiny").await.0, StatusCode::OK);
 }
+
+#[tokio::test]
+async fn a_long_name_is_not_repeated_in_full() {
+    let server = Server::new();
+    let body = json!({"lora_name": "n".repeat(3000)});
+    let (status, text) = server.say(UNLOAD, body).await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    assert!(text.len() < 500, "{text}");
+}

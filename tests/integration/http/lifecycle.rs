@@ -61,6 +61,8 @@ async fn writes_happen_only_to_the_content_that_they_name() {
     assert_eq!(server.write(3, ("if-match", "sql")).await, invalid);
     let delete = |tag: String| empty(Request::delete(SQL).header("if-match", tag));
     assert_eq!(server.outcome(delete(tag(1))).await, failed);
+    let model = Request::delete("/v1/models/sql").header("if-match", tag(1));
+    assert_eq!(server.outcome(empty(model)).await, failed);
     assert_eq!(server.outcome(delete(tag(2))).await, (200, String::new()));
     assert_eq!(server.write(2, ("if-match", "*")).await, failed);
     assert_eq!(server.write(2, ("if-none-match", "*")).await, written);

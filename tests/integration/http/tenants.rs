@@ -195,9 +195,17 @@ async fn each_administrative_action_leaves_an_audit_line() {
     let pin = Request::put("/v1/tickets/audited%2Dmine/pin");
     send(server, &acme, pin.body(Body::empty()).unwrap()).await;
     send(server, &acme, delete("/v1/tickets/audited-mine")).await;
-    // Reading is no administrative action.
+    // Reading is no administrative action; to have the base hashed is one.
     send(server, &acme, get("/v1/tickets")).await;
+    send(server, &acme, get("/v1/base?verify=true")).await;
     let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let verify = "action=\"verify\" outcome=\"refused\" status=403";
+    let verify = text.lines().filter(|line| line.contains(verify));
+    assert_eq!(
+        verify.filter(|line| line.contains("acme-ci")).count(),
+        1,
+        "{text}"
+    );
     let lines: Vec<_> = text
         .lines()
         .filter(|line| line.contains("audited-"))

@@ -1,18 +1,24 @@
-//! Uploads that stall or break off.
+//! Uploads that stall, break off, or come as no parser should buffer them.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use futures_util::future::join_all;
+use futures_util::stream;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tombola::server::router;
+use tower::ServiceExt as _;
 
 use crate::support::echo::{Server, ticket_file};
 use crate::support::live::{LONG, Live, read_to_end};
 
 const STALLED: usize = 5;
-/// Uploads that are received at once.
+/// Uploads of one tenant that are received at once.
 const PLACES: usize = 4;
 
 /// The form up to the middle of its file.
@@ -86,4 +92,99 @@ async fn an_upload_in_malformed_chunks_says_so() {
     let malformed = answer.starts_with("HTTP/1.1 400") && answer.contains("bad_http");
     assert!(malformed, "{answer}");
     assert_eq!(in_progress(&live.server), 0);
+}
+
+#[tokio::test]
+async fn a_form_that_never_begins_is_refused_early_and_the_client_learns_why() {
+    const SENT: usize = 4 << 20;
+    let live = Live::start(LONG).await;
+    let mut connection = live
+        .send(&format!(
+            "POST /v1/tickets HTTP/1.1\r\nHost: localhost\r\nContent-Length: {SENT}\r\n\
+             Content-Type: multipart/form-data; boundary=LINE\r\n\r\n"
+        ))
+        .await;
+    // All of it is written before the answer is read.
+    connection.write_all(&vec![b'a'; SENT]).await.unwrap();
+    let answer = read_to_end(connection).await;
+    let refused = answer.starts_with("HTTP/1.1 400") && answer.contains("exceed 32768 bytes");
+    assert!(refused, "{answer}");
+}
+
+/// An upload that runs in a task of its own. Its body arrives as it is sent to the channel.
+struct Sent {
+    chunks: mpsc::UnboundedSender<Vec<u8>>,
+    /// Whether the server has begun to read the body.
+    read: Arc<AtomicBool>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Sent {
+    fn begin(server: &Server) -> Self {
+        let (chunks, mut receiver) = mpsc::unbounded_channel();
+        let read = Arc::new(AtomicBool::new(false));
+        let polled = read.clone();
+        let body = stream::poll_fn(move |cx| {
+            polled.store(true, Ordering::SeqCst);
+            receiver.poll_recv(cx).map(|c| c.map(std::io::Result::Ok))
+        });
+        let request = upload(Body::from_stream(body));
+        let answer = router(server.state.clone()).oneshot(request);
+        let task = tokio::spawn(async move { drop(answer.await) });
+        Self { chunks, read, task }
+    }
+}
+
+async fn until(condition: impl Fn() -> bool) {
+    let deadline = std::time::Instant::now() + LONG;
+    while !condition() {
+        assert!(std::time::Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+#[test]
+fn an_upload_keeps_its_place_while_its_file_is_validated_though_its_client_has_left() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(1)
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let server = Server::new();
+        let uploads: Vec<Sent> = (0..PLACES).map(|_| Sent::begin(&server)).collect();
+        for (i, sent) in uploads.iter().enumerate() {
+            sent.chunks.send(head(&format!("new{i}"))).unwrap();
+        }
+        until(|| in_progress(&server) == PLACES).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        // No validation begins until the only thread for them is free.
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        tokio::task::spawn_blocking(move || released.recv());
+        for sent in uploads {
+            sent.chunks.send(b"\r\n--LINE--\r\n".to_vec()).unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            sent.task.abort();
+            assert!(sent.task.await.unwrap_err().is_cancelled());
+        }
+        let next = Sent::begin(&server);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(!next.read.load(Ordering::SeqCst), "it has a place already");
+        release.send(()).unwrap();
+        until(|| next.read.load(Ordering::SeqCst)).await;
+    });
+}
+
+#[tokio::test]
+async fn malformed_preconditions_are_refused_before_the_form_is_read() {
+    let server = Server::new();
+    let body = stream::poll_fn(|_| -> std::task::Poll<Option<std::io::Result<Vec<u8>>>> {
+        panic!("the form is read");
+    });
+    let mut request = upload(Body::from_stream(body));
+    let value = "\"abc\"".parse().unwrap();
+    request.headers_mut().insert("if-none-match", value);
+    let (status, _, body) = server.send(request).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "{body}");
+    assert!(body.contains("If-None-Match"), "{body}");
 }
