@@ -40,16 +40,20 @@ pub async fn load(
         ..Condition::create()
     };
     // As for an upload: the check reads the file into memory, and a copy takes disk.
-    let mut place = state.uploads.enter().await?;
+    let party = named.tenant().cloned();
+    let refused = |error: &ApiError| state.refusals.record(&state.metrics, error);
+    let mut place = state.uploads.enter(&party).await.inspect_err(refused)?;
     let registry = Arc::clone(&state.registry);
     let (named, file) = blocking(move || {
         let found = registry.find_file(named.name(), Path::new(&path))?;
         Ok((named, found))
     })
     .await?;
-    place.spool(file.copied_bytes())?;
+    place.spool(file.copied_bytes()).inspect_err(refused)?;
     let loading = Arc::clone(&state);
     blocking(move || {
+        // The work goes on if the client leaves, and so does its place.
+        let _place = place;
         let _stored = named.store(&loading, file.bytes())?;
         let loaded = loading.registry.load_file(named.name(), &file, &condition);
         let ticket = loaded.map_err(|error| match error {
