@@ -223,7 +223,14 @@ mod tests {
         #[test]
         fn no_text_has_fewer_tokens_than_its_bytes_say(
             text in proptest::collection::vec(
-                prop_oneof!["\\PC{0,6}", " {0,9}", "▁{0,9}", "<\\|im_end\\|>", "<left>", "<right>", "\u{212A}{0,9}"],
+                prop_oneof![
+                    "\\PC{0,6}",
+                    " {0,9}",
+                    "▁{0,9}",
+                    "<\\|im_end\\|>",
+                    "<(left|right)>",
+                    "\u{212A}{0,9}",
+                ],
                 0..8,
             ),
         ) {

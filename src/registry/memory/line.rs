@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::room::Used;
-use super::turns::Admitted;
+use super::held::Held;
+use super::room::{Room, Used};
 use crate::access::Tenant;
 use crate::model::TicketBytes;
 use crate::registry::{RegistryError, lock};
-use crate::ticket::Digest;
+use crate::ticket::{BoundTicket, Digest};
 
 /// Places that an account may hold per free place, as in the engine's queue: alone it gets four
 /// fifths of the line, so that a newcomer always finds a place.
@@ -44,6 +44,24 @@ pub(in crate::registry) struct Wanted {
     /// Bytes of the ticket once it is ready.
     pub bytes: TicketBytes,
     pub arrived: Instant,
+}
+
+/// The outcome of a turn: the ticket, if it is in memory by now, or what to load it with.
+#[derive(Debug)]
+pub(in crate::registry) enum Admitted {
+    Held(Held),
+    Load(Box<Load>),
+}
+
+/// Permission to bring a content into memory.
+#[derive(Debug)]
+pub(in crate::registry) struct Load {
+    /// The ticket with its room, if the host has it and the device not.
+    pub on_host: Option<(BoundTicket, Room)>,
+    /// Room for what is missing.
+    pub room: Room,
+    /// Held until the ticket is in memory, even if the request is gone by then.
+    pub loading: Loading,
 }
 
 /// The line. Its lock is taken before the cache's.
@@ -110,6 +128,7 @@ impl Line {
         }
     }
 
+    /// Locks the line. Nothing that was granted may be dropped meanwhile.
     pub fn lock(&self) -> MutexGuard<'_, Queue> {
         lock(&self.state)
     }

@@ -20,9 +20,8 @@ use line::Line;
 use room::Used;
 
 pub(super) use held::Held;
-pub(super) use line::{Account, Wanted};
+pub(super) use line::{Account, Admitted, Load, Wanted};
 pub(super) use room::Room;
-pub(super) use turns::{Admitted, Load};
 
 /// What the memory holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

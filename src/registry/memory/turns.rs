@@ -9,33 +9,14 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::line::{Account, Loading, Passage, Place, Queue, Wanted};
-use super::{Held, Memory, Room};
+use super::line::{Account, Admitted, Load, Passage, Place, Queue, Wanted};
+use super::{Held, Memory};
 use crate::model::TicketBytes;
 use crate::registry::{RegistryError, lock};
-use crate::ticket::BoundTicket;
 
 /// How long the first in turn lets later requests join tickets that are in memory without counting
 /// what they take, so that requests for the tickets in use are served together.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// The outcome of a turn: the ticket, if it is in memory by now, or what to load it with.
-#[derive(Debug)]
-pub(in crate::registry) enum Admitted {
-    Held(Held),
-    Load(Box<Load>),
-}
-
-/// Permission to bring a content into memory.
-#[derive(Debug)]
-pub(in crate::registry) struct Load {
-    /// The ticket with its room, if the host has it and the device not.
-    pub on_host: Option<(BoundTicket, Room)>,
-    /// Room for what is missing.
-    pub room: Room,
-    /// Held until the ticket is in memory, even if the request is gone by then.
-    pub loading: Loading,
-}
 
 impl Memory {
     /// The ticket, if it is in memory and ready, and taking it keeps nobody else out.
