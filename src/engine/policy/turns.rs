@@ -56,9 +56,9 @@ impl Turns {
         self.limits
     }
 
-    /// The group that runs next: the one whose turn it is, or else the longest-waiting one. `loads`
-    /// begin with the longest-waiting group, urgent ones first. An urgent group ends the turn of one
-    /// that is not.
+    /// The group that runs next: the one whose turn it is, or else the first of the others. `loads`
+    /// begin with the urgent groups, and then the longest-waiting. An urgent group ends the turn of
+    /// one that is not.
     pub fn next(&mut self, loads: &[Load]) -> Option<Group> {
         let works = |turn: &Turn| loads.iter().any(|load| load.group == turn.group);
         let current = self.turn.filter(works);

@@ -2,8 +2,9 @@
 //!
 //! An admitted sequence takes the cached blocks at the start of its chain, and computes the rest.
 //! It *claims* those: another sequence that would need one of them waits until it is computed,
-//! instead of computing it again, unless it is the more important one. Only running sequences claim, and none of them waits for a
-//! claim, so nothing deadlocks: preempting or removing a sequence ends its claims.
+//! instead of computing it again, unless it is the more important one. Only running sequences
+//! claim, and none of them waits for a claim, so nothing deadlocks: preempting or removing a
+//! sequence ends its claims.
 //!
 //! A block is cached by [`Scheduler::commit`], after the step that filled it has succeeded.
 
