@@ -167,7 +167,7 @@ impl Registry {
             let foreign = name.owner.is_none() && tenants.is_ok_and(|own| file.starts_with(own));
             let info = fs::metadata(&file)?;
             let found = info.is_file() && !foreign && file.starts_with(folder);
-            Ok(found.then(|| (file, info.len())))
+            Ok(found.then_some((file, info.len())))
         };
         // Whatever the reason: an answer must not tell which files there are outside.
         inside().ok().flatten().ok_or_else(not_inside)

@@ -89,7 +89,11 @@ impl ByteBound {
             excess -= start - cut;
             cut = end;
         }
-        &text[text.floor_char_boundary(cut + excess)..]
+        let mut start = cut + excess;
+        while !text.is_char_boundary(start) {
+            start -= 1;
+        }
+        &text[start..]
     }
 
     /// The runs of white space that a token may swallow, in order.
