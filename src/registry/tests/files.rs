@@ -227,6 +227,8 @@ fn a_ticket_that_is_moved_over_another_is_leased_without_a_scan() {
     registry.watched.store(true, Ordering::Relaxed);
     let lease = registry.lease(None, "sql").unwrap();
     assert_eq!(lease.digest(), Digest::of(&ticket_file(2)));
+    // While it is open, no new file gets its inode.
+    let _open = fs::File::open(&path).unwrap();
     move_over(&ticket_file(3)[..80]);
     drop(lease);
     registry.memory.forget(Digest::of(&ticket_file(2)));
