@@ -211,6 +211,8 @@ pub fn with_causes(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tempfile::TempDir;
+
     use super::*;
     use crate::access::{Scope, TenantError};
 
@@ -260,14 +262,21 @@ mod tests {
         assert_eq!(refused, RefusedKey::Expired("old".to_owned()));
     }
 
-    #[test]
-    fn a_changed_file_is_reloaded_and_a_broken_one_keeps_the_last_good_keys() {
+    /// A folder with a key file, the ring of the file's first key, and that key beside one that was
+    /// added since.
+    fn changed() -> (TempDir, PathBuf, KeyRing, [ApiKey; 2]) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys.json");
         let first = add(&path, "first", None, None);
         let ring = KeyRing::open(Some(path.clone()), None).unwrap();
-        let accepts = |key: &ApiKey| ring.authenticate(key.secret(), SystemTime::now()).is_ok();
         let second = add(&path, "second", None, None);
+        (folder, path, ring, [first, second])
+    }
+
+    #[test]
+    fn a_changed_file_is_reloaded_and_a_broken_one_keeps_the_last_good_keys() {
+        let (_folder, path, ring, [first, second]) = changed();
+        let accepts = |key: &ApiKey| ring.authenticate(key.secret(), SystemTime::now()).is_ok();
         assert!(accepts(&first) && !accepts(&second));
         ring.refresh();
         assert!(accepts(&first) && accepts(&second));
@@ -288,12 +297,8 @@ mod tests {
 
     #[test]
     fn a_file_that_cannot_be_read_for_a_while_is_read_later() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("keys.json");
-        let first = add(&path, "first", None, None);
-        let ring = KeyRing::open(Some(path.clone()), None).unwrap();
+        let (folder, path, ring, [first, second]) = changed();
         let accepts = |key: &ApiKey| ring.authenticate(key.secret(), SystemTime::now()).is_ok();
-        let second = add(&path, "second", None, None);
         // What a failed read leaves behind: the stamp of a folder in its place, say, is not kept.
         let aside = folder.path().join("aside");
         std::fs::rename(&path, &aside).unwrap();
