@@ -1,7 +1,8 @@
-//! Who may do what: keys, their scopes, and the tenants that a server keeps apart. Plain data, no
-//! HTTP.
+//! Who may do what: keys, their scopes, the tenants that a server keeps apart, and the shares of
+//! what they use together. Plain data, no HTTP.
 
 mod api_key;
+mod holdings;
 mod key_file;
 mod key_ring;
 mod limits;
@@ -10,6 +11,7 @@ mod scope;
 mod tenant;
 
 pub use api_key::{ApiKey, ApiKeyError, KeyDigest};
+pub use holdings::{Holdings, Shortage, within_share};
 pub use key_file::{KeyEntry, KeyFile, KeyFileError};
 pub(crate) use key_ring::with_causes;
 pub use key_ring::{AcceptedKey, KeyRing, RefusedKey};

@@ -28,7 +28,6 @@ use std::time::{Duration, Instant};
 use blocks::HashChain;
 pub use costs::measure::{Measured, measure_costs};
 pub use costs::{Costs, Load, PerTicket};
-pub(crate) use handle::within_share;
 pub use handle::{
     Command, EngineHandle, EngineInbox, Limits, OutputSender, OutputStream, SendError, SubmitError,
     channel,

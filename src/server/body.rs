@@ -13,7 +13,8 @@ use tokio::io::AsyncWriteExt as _;
 
 use super::blocking::blocking;
 use super::error::ApiError;
-use super::shares::{Party, Share, Shared, Shortage};
+use super::shares::{Party, Share, Shared};
+use crate::access::Shortage;
 
 /// Time to read and discard the rest of a refused body: a client disconnected while it is
 /// still writing may never see the response.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::ApiError;
-use super::shares::{Party, Shared, Shortage};
+use super::shares::{Party, Shared};
+use crate::access::Shortage;
 
 /// Bytes of bodies under preparation at once, in each lane. Tokenising takes up to some 300 bytes
 /// of memory per byte of text.

@@ -1,88 +1,15 @@
-//! Resources that tenants share, in places or bytes, by the rule of the engine's queue: a party may
-//! hold at most four times what is free. Alone, it gets four fifths, so that a newcomer always
-//! finds room.
+//! Resources that tenants share, whose units return by themselves; see [`Holdings`].
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::access::Tenant;
-use crate::engine::within_share;
+use crate::access::{Holdings, Shortage, Tenant};
 
 /// Who a share is counted for: a tenant, or everyone without one.
 pub type Party = Option<Tenant>;
 
-/// Reason why a resource cannot be taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shortage {
-    /// Too little is free.
-    Full,
-    /// The party holds its share.
-    Share,
-}
-
-/// What each party holds of a resource.
-#[derive(Debug)]
-pub struct Holdings {
-    capacity: usize,
-    taken: usize,
-    held: HashMap<Party, usize>,
-}
-
-impl Holdings {
-    /// A resource of `capacity` units, all of them free.
-    pub fn new(capacity: usize) -> Self {
-        Self {
-            capacity,
-            taken: 0,
-            held: HashMap::new(),
-        }
-    }
-
-    /// Units that are taken.
-    #[cfg(test)]
-    pub fn taken(&self) -> usize {
-        self.taken
-    }
-
-    /// Units that a party holds.
-    pub fn held(&self, party: &Party) -> usize {
-        self.held.get(party).copied().unwrap_or(0)
-    }
-
-    /// Takes units for a party: all or none.
-    ///
-    /// # Errors
-    /// Too few are free, or within the party's share.
-    pub fn take(&mut self, party: &Party, units: usize) -> Result<(), Shortage> {
-        let free = self.capacity - self.taken;
-        if units > free {
-            return Err(Shortage::Full);
-        }
-        if !within_share(self.held(party), free, units) {
-            return Err(Shortage::Share);
-        }
-        if units > 0 {
-            self.taken += units;
-            *self.held.entry(party.clone()).or_default() += units;
-        }
-        Ok(())
-    }
-
-    /// Frees units that the party has taken.
-    pub fn free(&mut self, party: &Party, units: usize) {
-        self.taken -= units;
-        if let Some(held) = self.held.get_mut(party) {
-            *held -= units;
-            if *held == 0 {
-                self.held.remove(party);
-            }
-        }
-    }
-}
-
 /// A resource whose units return when their [`Share`] is dropped.
 #[derive(Clone, Debug)]
-pub struct Shared(Arc<Mutex<Holdings>>);
+pub struct Shared(Arc<Mutex<Holdings<Party>>>);
 
 impl Shared {
     /// A resource of `capacity` units, all of them free.
@@ -105,7 +32,7 @@ impl Shared {
         self.lock().taken()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Holdings> {
+    fn lock(&self) -> MutexGuard<'_, Holdings<Party>> {
         // No code panics while it holds the lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -156,6 +83,6 @@ mod tests {
         assert_eq!(resource.taken(), 960);
         drop((one, two, other));
         assert_eq!(resource.taken(), 0);
-        assert!(resource.lock().held.is_empty());
+        assert!(resource.lock().is_untouched());
     }
 }

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::error::ApiError;
-use super::shares::{Holdings, Party};
+use super::shares::Party;
+use crate::access::Holdings;
 
 /// Uploads that are received and validated at the same time: one tenant has at most one less, so
 /// that another finds a place.
@@ -32,8 +33,8 @@ pub struct UploadGate {
 }
 
 struct Places {
-    running: Holdings,
-    waiting: Holdings,
+    running: Holdings<Party>,
+    waiting: Holdings<Party>,
     /// Numbers and parties of those who wait, in order of arrival.
     line: VecDeque<(u64, Party)>,
     next: u64,
@@ -252,7 +253,7 @@ mod tests {
         let first = gate.enter(&beta).now_or_never().expect("a free place");
         let mut second = Box::pin(gate.enter(&beta));
         assert!(second.as_mut().now_or_never().is_none());
-        // The place of one of many goes to the tenant with the fewest, whoever came first.
+        // The next place is for the tenant that has the fewest, though the other one came first.
         drop(places.pop());
         assert!(own[0].as_mut().now_or_never().is_none());
         let second = second.now_or_never().expect("the freed place");

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 pub use outputs::{OutputSender, OutputStream, SendError};
 use outputs::{Unread, stream};
 use pulse::{Phase, Pulse};
-pub(crate) use shares::within_share;
 use shares::{Place, Refused, Shares};
 use tokio::sync::oneshot;
 

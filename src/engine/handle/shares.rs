@@ -1,17 +1,13 @@
 //! Shares of the queue: the places that requests hold from admission until their sequence ends.
 //!
-//! An account may hold at most [`ALPHA`] times the free places (the dynamic threshold of Choudhury
-//! and Hahne, 1998). Alone, it gets four fifths of the queue, so that a newcomer always finds a
-//! place; `n` accounts that want more than there is get equal shares.
+//! Accounts share them as [`Holdings`] says.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::access::{Holdings, Shortage, within_share};
 use crate::engine::account::Account;
-
-/// Places that an account may hold per free place.
-const ALPHA: usize = 4;
 
 /// Freed places that the rate of completions is measured over.
 const MEASURED: usize = 64;
@@ -26,11 +22,9 @@ pub struct Shares {
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
-    /// Places of each account that holds any.
-    held: HashMap<Account, usize>,
-    taken: usize,
+    places: Holdings<Account>,
     clock: BusyClock,
     /// Busy time at which each of the latest places was freed, oldest first.
     freed: VecDeque<Duration>,
@@ -57,7 +51,7 @@ impl Shares {
     pub fn new(capacity: usize) -> Self {
         Self {
             capacity,
-            state: Mutex::default(),
+            state: Mutex::new(State::new(capacity)),
         }
     }
 
@@ -68,7 +62,7 @@ impl Shares {
 
     /// Number of places that are taken.
     pub fn taken(&self) -> usize {
-        self.lock().taken
+        self.lock().places.taken()
     }
 
     /// Number of places that an account gets at most, if no other holds any.
@@ -80,20 +74,18 @@ impl Shares {
     /// Takes places for an account: all or none.
     pub fn take(self: &Arc<Self>, account: &Account, places: usize) -> Result<Vec<Place>, Refused> {
         let mut state = self.lock();
-        let held = state.held.get(account).copied().unwrap_or(0);
-        let free = self.capacity - state.taken;
-        if places > free {
-            let retry_after = state.seconds_until(places - free, state.taken);
-            return Err(Refused::Full { retry_after });
-        }
-        if !within_share(held, free, places) {
-            let retry_after = state.seconds_until(missing(held, free, places), held);
-            return Err(Refused::Share { retry_after });
-        }
-        if places > 0 {
-            state.clock.start();
-            state.taken += places;
-            *state.held.entry(account.clone()).or_default() += places;
+        let (held, free) = (state.places.held(account), state.places.available());
+        match state.places.take(account, places) {
+            Ok(()) if places > 0 => state.clock.start(),
+            Ok(()) => {}
+            Err(Shortage::Full) => {
+                let retry_after = state.seconds_until(places - free, state.places.taken());
+                return Err(Refused::Full { retry_after });
+            }
+            Err(Shortage::Share) => {
+                let retry_after = state.seconds_until(missing(held, free, places), held);
+                return Err(Refused::Share { retry_after });
+            }
         }
         let place = || Place {
             shares: Arc::clone(self),
@@ -108,11 +100,6 @@ impl Shares {
     }
 }
 
-/// Whether an account that holds `held` places may take `places` of the `free` ones, one by one.
-pub fn within_share(held: usize, free: usize, places: usize) -> bool {
-    places == 0 || places <= free && held + places - 1 < ALPHA * (free - places + 1)
-}
-
 /// Number of its places that an account has to free until `places` more are within its share.
 fn missing(held: usize, free: usize, places: usize) -> usize {
     let enough = |freed: &usize| within_share(held - freed, free + freed, places);
@@ -120,6 +107,15 @@ fn missing(held: usize, free: usize, places: usize) -> usize {
 }
 
 impl State {
+    /// A queue of `capacity` free places.
+    fn new(capacity: usize) -> Self {
+        Self {
+            places: Holdings::new(capacity),
+            clock: BusyClock::default(),
+            freed: VecDeque::new(),
+        }
+    }
+
     /// Seconds until `places` of `among` places are freed, at the measured rate.
     fn seconds_until(&self, places: usize, among: usize) -> u64 {
         let now = self.clock.now();
@@ -127,7 +123,7 @@ impl State {
             Some(&oldest) if self.freed.len() == MEASURED => now - oldest,
             _ => now,
         };
-        let share = among as f64 / self.taken.max(1) as f64;
+        let share = among as f64 / self.places.taken().max(1) as f64;
         let per_place = since.as_secs_f64() / self.freed.len().max(1) as f64;
         let seconds = places as f64 * per_place / share.max(f64::MIN_POSITIVE);
         let (least, most) = RETRY_SECONDS;
@@ -135,18 +131,12 @@ impl State {
     }
 
     fn free(&mut self, account: &Account) {
-        if let Some(held) = self.held.get_mut(account) {
-            *held -= 1;
-            if *held == 0 {
-                self.held.remove(account);
-            }
-        }
-        self.taken -= 1;
+        self.places.free(account, 1);
         if self.freed.len() == MEASURED {
             self.freed.pop_front();
         }
         self.freed.push_back(self.clock.now());
-        if self.taken == 0 {
+        if self.places.taken() == 0 {
             self.clock.stop();
         }
     }
@@ -251,7 +241,7 @@ mod tests {
         assert_eq!(shares.taken(), 7);
         drop(places);
         assert_eq!(shares.taken(), 0);
-        assert!(shares.lock().held.is_empty());
+        assert!(shares.lock().places.is_untouched());
     }
 
     #[test]
@@ -259,10 +249,10 @@ mod tests {
         let mut state = State {
             // Two places per second, measured over 64 of them.
             freed: (0..64).map(|n| Duration::from_millis(500 * n)).collect(),
-            ..State::default()
+            ..State::new(100)
         };
         state.clock.before = Duration::from_secs(32);
-        state.taken = 20;
+        state.places.take(&account(1), 20).unwrap();
         assert_eq!(state.seconds_until(1, 20), 1);
         assert_eq!(state.seconds_until(10, 20), 5);
         // A quarter of the places is this account's, and so is a quarter of the freed ones.

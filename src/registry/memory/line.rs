@@ -8,14 +8,10 @@ use tokio::sync::oneshot;
 
 use super::held::Held;
 use super::room::{Room, Used};
-use crate::access::Tenant;
+use crate::access::{Tenant, within_share};
 use crate::model::TicketBytes;
 use crate::registry::{RegistryError, lock};
 use crate::ticket::{BoundTicket, Digest};
-
-/// Places that an account may hold per free place, as in the engine's queue: alone it gets four
-/// fifths of the line, so that a newcomer always finds a place.
-const ALPHA: usize = 4;
 
 /// Bounds of the advised pause before a retry, in seconds.
 const RETRY_SECONDS: (u64, u64) = (1, 60);
@@ -159,7 +155,7 @@ impl Line {
                 retry_after,
             });
         }
-        if waiting >= ALPHA.saturating_mul(free) {
+        if !within_share(waiting, free, 1) {
             return Err(RegistryError::LineShare {
                 waiting,
                 retry_after,
