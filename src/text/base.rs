@@ -6,7 +6,7 @@ use tokenizers::Tokenizer;
 
 use super::byte_bound::ByteBound;
 use super::error::TextError;
-use super::template::{ChatMessage, ChatTemplate};
+use super::template::{ChatMessage, ChatPrompt, ChatTemplate, TemplateForms};
 use super::token_bytes::TokenBytes;
 use super::tokenizer_parts::{TemplateSource, TokenizerParts};
 use super::{gguf, hugging_face};
@@ -153,9 +153,40 @@ impl Text {
         add_generation_prompt: bool,
         max_bytes: usize,
     ) -> Result<String, TextError> {
+        let prompt = ChatPrompt {
+            messages,
+            add_generation_prompt,
+            ..ChatPrompt::default()
+        };
+        self.render_prompt(&prompt, max_bytes)
+    }
+
+    /// Renders a conversation with its tools and variables into one prompt of at most `max_bytes`
+    /// bytes. Encode it without adding special tokens. `chat::render` does the same for bases
+    /// whose template knows no tools.
+    ///
+    /// # Errors
+    /// Those of [`Self::render_chat`]; a malformed tool call; a final message that the template
+    /// drops though it is to be continued; [`TextError::RenderedTooLong`] as soon as the prompt is
+    /// longer.
+    pub fn render_prompt(
+        &self,
+        prompt: &ChatPrompt,
+        max_bytes: usize,
+    ) -> Result<String, TextError> {
         let template = self.template.as_ref().ok_or(TextError::NoChatTemplate)?;
-        let max_bytes = max_bytes.min(MAX_RENDERED_BYTES);
-        template.render(messages, add_generation_prompt, max_bytes)
+        template.render(prompt, max_bytes.min(MAX_RENDERED_BYTES))
+    }
+
+    /// Source of the chat template, if the base has one.
+    pub fn chat_template(&self) -> Option<&str> {
+        self.sources.template.as_deref()
+    }
+
+    /// What the chat template expects and renders; all false without a template.
+    pub fn template_forms(&self) -> TemplateForms {
+        let template = self.template.as_ref();
+        template.map_or_else(TemplateForms::default, ChatTemplate::forms)
     }
 
     /// Whether the base has a chat template, which [`Text::render_chat`] needs.

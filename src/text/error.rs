@@ -45,6 +45,18 @@ pub enum TextError {
     /// The template failed to render these messages.
     #[error("the chat template failed on these messages: {0}")]
     Render(String),
+    /// A call in a message is malformed.
+    #[error("`{param}` {problem}")]
+    ToolCall { param: String, problem: String },
+    /// A further variable of the template has the name of one that the request sets otherwise.
+    #[error("the chat template's variable `{0}` has a field of its own in the request")]
+    ReservedVariable(String),
+    /// The final message cannot be continued.
+    #[error(
+        "the chat template changes or drops the content of the final message, so it cannot be \
+         continued"
+    )]
+    FinalMessageLost,
     /// The template executed too many instructions on these messages.
     #[error("the chat template ran for more than {0} instructions on these messages")]
     TemplateEndless(u64),

@@ -16,7 +16,6 @@ mod save;
 mod stop;
 mod stream;
 mod template;
-mod template_functions;
 #[cfg(test)]
 pub(crate) mod tests;
 mod token_bytes;
@@ -27,4 +26,4 @@ pub use decoder::TokenDecoder;
 pub use error::TextError;
 pub use stop::{StopSet, StopStep};
 pub use stream::{StreamOptions, TextStream};
-pub use template::ChatMessage;
+pub use template::{ChatMessage, ChatPrompt, TemplateForms};

@@ -1,120 +1,11 @@
-//! Functions and filters that transformers adds to Jinja for chat templates: `raise_exception`,
-//! `strftime_now`, and a `tojson` that formats JSON as Python does.
+//! `tojson` of chat templates, which formats JSON as Python does.
 
 use std::io;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use minijinja::value::{Kwargs, Value};
 use minijinja::{Error, ErrorKind};
 use serde::Serialize;
 use serde_json::ser::{CharEscape, Formatter, Serializer};
-
-/// Message of a `raise_exception` call.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(super) struct Raised(pub String);
-
-/// Fails with [`Raised`] as the error's source.
-pub(super) fn raise_exception(message: String) -> Result<Value, Error> {
-    let error = Error::new(ErrorKind::InvalidOperation, "raise_exception was called");
-    Err(error.with_source(Raised(message)))
-}
-
-/// The current UTC time in a `strftime` format.
-pub(super) fn strftime_now(format: &str) -> Result<String, Error> {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
-    strftime(format, now)
-}
-
-/// Names of the months.
-const MONTHS: [&str; 12] = [
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-];
-
-/// Names of the weekdays, from that of 1970-01-01 on.
-const DAYS: [&str; 7] = [
-    "Thursday",
-    "Friday",
-    "Saturday",
-    "Sunday",
-    "Monday",
-    "Tuesday",
-    "Wednesday",
-];
-
-/// Python's `strftime` with the directives that templates use; `seconds` is Unix time.
-fn strftime(format: &str, seconds: u64) -> Result<String, Error> {
-    let days = seconds / 86_400;
-    let (year, month, day) = civil_date(days);
-    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    let month_name = MONTHS[month as usize - 1];
-    let day_name = DAYS[(days % 7) as usize]; // 1970-01-01 was a Thursday.
-    let mut text = String::new();
-    let mut chars = format.chars();
-    while let Some(c) = chars.next() {
-        if c != '%' {
-            text.push(c);
-            continue;
-        }
-        match chars.next() {
-            Some('Y') => text += &year.to_string(),
-            Some('y') => text += &format!("{:02}", year % 100),
-            Some('m') => text += &format!("{month:02}"),
-            Some('d') => text += &format!("{day:02}"),
-            Some('B') => text += month_name,
-            Some('b') => text += &month_name[..3],
-            Some('A') => text += day_name,
-            Some('a') => text += &day_name[..3],
-            Some('H') => text += &format!("{hour:02}"),
-            Some('I') => text += &format!("{:02}", (hour + 11) % 12 + 1),
-            Some('p') => text += if hour < 12 { "AM" } else { "PM" },
-            Some('M') => text += &format!("{minute:02}"),
-            Some('S') => text += &format!("{second:02}"),
-            Some('%') => text.push('%'),
-            other => {
-                let directive = other.map_or_else(String::new, String::from);
-                return Err(Error::new(
-                    ErrorKind::InvalidOperation,
-                    format!(
-                        "strftime_now does not support `%{directive}`; expected one of %Y %y %m %d \
-                         %B %b %A %a %H %I %p %M %S"
-                    ),
-                ));
-            }
-        }
-    }
-    Ok(text)
-}
-
-/// Year, month and day of the month, `days` after 1970-01-01 (Howard Hinnant's `civil_from_days`).
-fn civil_date(days: u64) -> (u64, u64, u64) {
-    let shifted = days + 719_468; // days since 0000-03-01
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 {
-        month_from_march + 3
-    } else {
-        month_from_march - 9
-    };
-    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
-}
 
 /// Most spaces per level that [`tojson`] indents by.
 const MAX_INDENT: usize = 32;
@@ -143,10 +34,6 @@ pub(super) fn tojson(value: &Value, options: Kwargs) -> Result<String, Error> {
 
     let failed =
         |error: serde_json::Error| Error::new(ErrorKind::BadSerialization, error.to_string());
-    let mut value = serde_json::to_value(value).map_err(failed)?;
-    if sort_keys {
-        value.sort_all_objects();
-    }
     let style = PythonJson {
         indent,
         item,
@@ -155,10 +42,31 @@ pub(super) fn tojson(value: &Value, options: Kwargs) -> Result<String, Error> {
         depth: 0,
         filled: false,
     };
+    if !sort_keys {
+        // Not by way of `serde_json::Value`, which has no integers beyond 64 bits.
+        return write(value, style).map_err(failed);
+    }
+    let mut value = serde_json::to_value(value).map_err(failed)?;
+    value.sort_all_objects();
+    write(&value, style).map_err(failed)
+}
+
+/// One line of JSON as from Python's `json.dumps(value, ensure_ascii=False)`.
+pub(crate) fn python_json(value: &serde_json::Value) -> String {
+    let style = PythonJson {
+        indent: None,
+        item: ", ".to_owned(),
+        key: ": ".to_owned(),
+        ensure_ascii: false,
+        depth: 0,
+        filled: false,
+    };
+    write(value, style).unwrap_or_else(|_| value.to_string())
+}
+
+fn write(value: &impl Serialize, style: PythonJson) -> Result<String, serde_json::Error> {
     let mut json = Vec::new();
-    value
-        .serialize(&mut Serializer::with_formatter(&mut json, style))
-        .map_err(failed)?;
+    value.serialize(&mut Serializer::with_formatter(&mut json, style))?;
     Ok(String::from_utf8_lossy(&json).into_owned())
 }
 
@@ -245,6 +153,10 @@ impl Formatter for PythonJson {
         out.write_all(self.key.as_bytes())
     }
 
+    fn write_f64<W: ?Sized + io::Write>(&mut self, out: &mut W, value: f64) -> io::Result<()> {
+        out.write_all(python_float(value).as_bytes())
+    }
+
     fn write_string_fragment<W: ?Sized + io::Write>(
         &mut self,
         out: &mut W,
@@ -279,6 +191,21 @@ impl Formatter for PythonJson {
             CharEscape::Tab => out.write_all(b"\\t"),
         }
     }
+}
+
+/// A finite number as Python's `repr` writes it: the shortest digits that read back, with an
+/// exponent below 1e-4 and from 1e16 on.
+fn python_float(value: f64) -> String {
+    let shortest = format!("{value:e}");
+    let Some((digits, exponent)) = shortest.split_once('e') else {
+        return shortest;
+    };
+    let exponent: i32 = exponent.parse().unwrap_or_default();
+    if (-4..16).contains(&exponent) {
+        return format!("{value:?}");
+    }
+    let sign = if exponent < 0 { '-' } else { '+' };
+    format!("{digits}e{sign}{:02}", exponent.abs())
 }
 
 #[cfg(test)]
@@ -325,23 +252,12 @@ mod tests {
         assert!(error.to_string().contains("at most 32"), "{error}");
     }
 
-    // Expected values come from Python's `datetime.utcfromtimestamp(seconds).strftime(...)`.
     #[test]
-    fn dates_are_formatted_as_in_python() {
-        let format = "%A %a %d %B %b %Y %y-%m %H:%M:%S %I %p %%";
-        for (seconds, expected) in [
-            (0, "Thursday Thu 01 January Jan 1970 70-01 00:00:00 12 AM %"),
-            (
-                951_782_400,
-                "Tuesday Tue 29 February Feb 2000 00-02 00:00:00 12 AM %",
-            ),
-            (
-                1_735_689_599,
-                "Tuesday Tue 31 December Dec 2024 24-12 23:59:59 11 PM %",
-            ),
-        ] {
-            assert_eq!(strftime(format, seconds).unwrap(), expected);
-        }
-        assert!(strftime("%Q", 0).unwrap_err().to_string().contains("`%Q`"));
+    fn numbers_are_formatted_as_in_python() {
+        let numbers = "[100000000000000000000, 1e20, 0.00001, 0.0001, 1.0, -2.5e-10, 1e15]";
+        assert_eq!(
+            json(&format!("{numbers} | tojson")),
+            "[100000000000000000000, 1e+20, 1e-05, 0.0001, 1.0, -2.5e-10, 1000000000000000.0]"
+        );
     }
 }
