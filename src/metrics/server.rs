@@ -28,6 +28,8 @@ pub struct ServerMetrics {
     pub request_n: Histogram,
     /// Bytes of generated tokens that clients have not read yet.
     pub unread_output_bytes: IntGauge,
+    /// Fields of requests that were ignored because nobody knows them.
+    pub ignored_fields: IntCounter,
     request_success: IntCounterVec,
     requests_refused: IntCounterVec,
     ticket_requests: IntCounterVec,
@@ -169,6 +171,10 @@ impl ServerMetrics {
             unread_output_bytes: registrar.int_gauge(
                 "unread_output_bytes",
                 "Bytes of generated tokens that clients have not read yet.",
+            )?,
+            ignored_fields: registrar.counter(
+                "ignored_fields_total",
+                "Fields of requests that were ignored because nobody knows them.",
             )?,
             ticket_requests: registrar.counter_vecs(
                 "ticket_requests_total",

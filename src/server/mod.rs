@@ -1,21 +1,24 @@
 //! HTTP only: the OpenAI-compatible routes, the ticket routes, and operations.
 //!
 //! `routes` holds the table of routes, each with the scope that it requires, and `guard` stands
-//! before each of them. A completion request crosses `openai` (validates the fields once) →
-//! `generate` (submits the completions to the engine) → `sse`, or one JSON response. Every failure
-//! is an `error::ApiError`, and one table maps errors to status, type and code. Dropping a response
-//! drops its completions, which cancels them in the engine.
+//! before each of them. A request for completions crosses `exchange`: its [`protocol::Protocol`]
+//! validates the fields once → `generate` submits the completions to the engine → `stream`, or one
+//! JSON response. Every failure is an `error::ApiError`, and one table maps errors to status, type
+//! and code. Dropping a response drops its completions, which cancels them in the engine.
 
 mod adapters;
 mod audit;
 mod blocking;
 mod body;
 mod caller;
+mod conversation;
 mod error;
+mod exchange;
 mod fields;
 mod form_body;
 mod generate;
 mod guard;
+mod ignored;
 mod listen;
 mod meter;
 mod named_ticket;
@@ -23,13 +26,15 @@ mod openai;
 mod ops;
 mod preconditions;
 mod preparation;
+mod prompt;
+mod protocol;
 mod quota;
 mod refusals;
 mod routes;
 mod sampling;
 mod shares;
-mod sse;
 mod state;
+mod stream;
 mod tickets;
 mod timestamp;
 mod upload;

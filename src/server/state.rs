@@ -31,6 +31,8 @@ pub struct ServerOptions {
     pub body_spool_bytes: usize,
     /// Longest step of the engine before it counts as hanging; `None` for no limit.
     pub step_timeout: Option<Duration>,
+    /// Refuse requests with fields that nobody knows.
+    pub strict_fields: bool,
 }
 
 impl Default for ServerOptions {
@@ -42,6 +44,7 @@ impl Default for ServerOptions {
             body_memory_bytes: 64 << 20,
             body_spool_bytes: 1 << 30,
             step_timeout: Some(Duration::from_secs(120)),
+            strict_fields: false,
         }
     }
 }
@@ -81,6 +84,8 @@ pub struct AppState {
     pub(super) quota: Quota,
     /// Start time: the `created` of the base.
     pub(super) started: SystemTime,
+    /// Identity of base and build.
+    pub(super) fingerprint: Arc<str>,
     /// Set when shutdown begins.
     pub(super) draining: AtomicBool,
     /// Record of refused requests.
@@ -115,6 +120,7 @@ impl AppState {
         Self {
             // No more than the engine admits after that.
             preparation: Preparation::new(engine.capacity()),
+            fingerprint: fingerprint(&base),
             engine,
             registry,
             text,
@@ -136,4 +142,11 @@ impl AppState {
     pub fn with_access(self, access: AccessOptions) -> Self {
         Self { access, ..self }
     }
+}
+
+/// `fp_`, the first digits of the base's fingerprint, and the build.
+fn fingerprint(base: &ServedBase) -> Arc<str> {
+    const DIGITS: usize = 12;
+    let base = base.manifest.fingerprint.to_string();
+    format!("fp_{}_{}", &base[..DIGITS], env!("TOMBOLA_COMMIT")).into()
 }

@@ -198,6 +198,10 @@ pub struct ServeArgs {
         help_heading = HTTP,
     )]
     pub max_body_mib: Mebibytes,
+    /// Refuse a request with a field that nobody knows, instead of ignoring the field with a
+    /// response header that names it.
+    #[arg(long, env = "TOMBOLA_STRICT_FIELDS", help_heading = HTTP)]
+    pub strict_fields: bool,
     /// Seconds that running responses get to finish after SIGTERM or SIGINT.
     #[arg(
         long,

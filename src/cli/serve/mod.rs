@@ -207,6 +207,7 @@ fn start(
         max_body_bytes: args.max_body_mib.bytes(),
         max_ticket_bytes,
         upload_spool_bytes: args.upload_spool_mib.bytes() as u64,
+        strict_fields: args.strict_fields,
         step_timeout: (args.step_timeout > 0).then(|| Duration::from_secs(args.step_timeout)),
         ..ServerOptions::default()
     };

@@ -19,6 +19,9 @@ pub enum ApiError {
     /// A field of the OpenAI API that this server does not implement.
     #[error("`{param}` is not supported: {reason}")]
     Unsupported { param: String, reason: &'static str },
+    /// A field that nobody knows, under `--strict-fields`.
+    #[error("`{0}` is not a field of this request, and the server runs with --strict-fields")]
+    UnknownField(String),
     /// The body is not a JSON object.
     #[error("the body is not a JSON object: {0}")]
     BadJson(String),

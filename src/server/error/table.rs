@@ -15,6 +15,7 @@ impl ApiError {
                 let code = Some("unsupported_parameter");
                 (StatusCode::BAD_REQUEST, INVALID, code)
             }
+            Self::UnknownField(_) => (StatusCode::BAD_REQUEST, INVALID, Some("unknown_field")),
             Self::BadJson(_) | Self::BadForm(_) | Self::BadBody(_) => {
                 (StatusCode::BAD_REQUEST, INVALID, Some("invalid_body"))
             }
@@ -165,6 +166,7 @@ impl ApiError {
     pub(super) fn param(&self) -> Option<&str> {
         match self {
             Self::Invalid { param, .. } | Self::Unsupported { param, .. } => Some(param),
+            Self::UnknownField(param) => Some(param),
             Self::ContextLength { param, .. } | Self::PromptBytes { param, .. } => Some(param),
             Self::ModelNotFound(_) => Some("model"),
             Self::TicketNotFound(_)

@@ -33,12 +33,34 @@ impl<'a> Fields<'a> {
         serde_json::from_slice(body).map_err(|error| ApiError::BadJson(brief(error.to_string())))
     }
 
-    /// Takes a field; `null` counts as absent.
+    /// Takes a field; `null` counts as absent, and a whole float as an integer.
     ///
     /// # Errors
     /// The value is not a `T`.
     pub fn take<T: DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>, ApiError> {
-        self.take_seed(name, PhantomData)
+        let Some(raw) = self.take_raw(name) else {
+            return Ok(None);
+        };
+        let value = serde_json::from_str(raw.get()).or_else(|error| {
+            let integer = whole(raw.get()).and_then(|integer| serde_json::from_str(&integer).ok());
+            integer.ok_or(error)
+        });
+        value.map(Some).map_err(|error| malformed(name, &error))
+    }
+
+    /// Takes the text of a field; `null` counts as absent.
+    pub fn take_raw(&mut self, name: &str) -> Option<&'a RawValue> {
+        self.0.remove(name).filter(|raw| !is_null(raw))
+    }
+
+    /// Drops a field that is known and has no effect.
+    pub fn discard(&mut self, name: &str) {
+        self.0.remove(name);
+    }
+
+    /// Names of the fields that have not been taken.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(Cow::as_ref)
     }
 
     /// Takes a field by a seed, which bounds what it reads; `null` counts as absent.
@@ -50,7 +72,7 @@ impl<'a> Fields<'a> {
         name: &str,
         seed: S,
     ) -> Result<Option<S::Value>, ApiError> {
-        let Some(raw) = self.0.remove(name).filter(|raw| !is_null(raw)) else {
+        let Some(raw) = self.take_raw(name) else {
             return Ok(None);
         };
         let mut value = serde_json::Deserializer::from_str(raw.get());
@@ -134,26 +156,19 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Refuses a field unless it is absent, `null`, or one of the `harmless` values, which request
-    /// nothing.
+    /// Refuses a field unless it is absent, `null`, or one of the `harmless` values (in JSON), which
+    /// request nothing.
     ///
     /// # Errors
     /// [`ApiError::Unsupported`] with this reason.
     pub fn refuse(
         &mut self,
         name: &str,
-        harmless: &[Value],
+        harmless: &[&str],
         reason: &'static str,
     ) -> Result<(), ApiError> {
-        /// More bytes than any harmless value has, with spaces.
-        const LONGEST: usize = 64;
-        let is_harmless = |raw: &RawValue| {
-            is_null(raw)
-                || raw.get().len() <= LONGEST
-                    && serde_json::from_str(raw.get()).is_ok_and(|value| harmless.contains(&value))
-        };
-        match self.0.remove(name) {
-            Some(raw) if !is_harmless(raw) => {
+        match self.take_raw(name) {
+            Some(raw) if !harmless.iter().any(|harmless| equal(raw.get(), harmless)) => {
                 let param = name.to_owned();
                 Err(ApiError::Unsupported { param, reason })
             }
@@ -248,6 +263,32 @@ fn is_null(raw: &RawValue) -> bool {
     raw.get() == "null"
 }
 
+/// The integer that a whole float equals, in JSON: clients of languages without integers send
+/// `16.0`.
+fn whole(number: &str) -> Option<String> {
+    /// Floats up to here tell all integers apart.
+    const MOST: f64 = (1_u64 << 53) as f64;
+    let number: f64 = number.parse().ok()?;
+    (number.fract() == 0.0 && number.abs() <= MOST).then(|| format!("{}", number as i64))
+}
+
+/// Whether two JSON texts have the same value. `harmless` is short, and so is a value equal to it.
+fn equal(value: &str, harmless: &str) -> bool {
+    /// More bytes than any harmless value has, with spaces.
+    const LONGEST: usize = 64;
+    if value.len() > LONGEST {
+        return false;
+    }
+    let parsed = [value, harmless].map(|text| serde_json::from_str::<Value>(text).ok());
+    let [Some(value), Some(harmless)] = parsed else {
+        return false;
+    };
+    match (value.as_f64(), harmless.as_f64()) {
+        (Some(value), Some(harmless)) => value == harmless,
+        _ => value == harmless,
+    }
+}
+
 /// Error of the value at `param`. The position that the JSON error states is left out: it counts
 /// from the value's start, not from the body's.
 fn malformed(param: &str, error: &serde_json::Error) -> ApiError {
@@ -308,11 +349,7 @@ mod tests {
         let mut fields = fields(&body).unwrap();
         let error = refusal(fields.take::<Value>("messages"));
         assert_eq!(error, "`messages` is malformed: recursion limit exceeded");
-        assert!(
-            fields
-                .refuse("tools", &[Value::Array(vec![])], "no")
-                .is_err()
-        );
+        assert!(fields.refuse("tools", &["[]"], "no").is_err());
         assert_eq!(fields.take::<usize>("n").unwrap(), None);
         // Objects too, and a nesting that is never closed.
         let body = format!("{{\"metadata\": {}", "{\"a\":".repeat(1 << 20));
@@ -331,11 +368,32 @@ mod tests {
     }
 
     #[test]
+    fn a_whole_float_is_an_integer() {
+        let mut fields = fields(r#"{"n": 2.0, "k": 1e3, "seed": -0.0, "top_p": 1}"#).unwrap();
+        assert_eq!(fields.take::<usize>("n").unwrap(), Some(2));
+        assert_eq!(fields.take::<i64>("k").unwrap(), Some(1000));
+        assert_eq!(fields.take::<i64>("seed").unwrap(), Some(0));
+        assert_eq!(fields.take::<f32>("top_p").unwrap(), Some(1.0));
+    }
+
+    #[test]
+    fn harmless_values_are_compared_by_value() {
+        let body = r#"{"a": 1.0, "b": {"type" : "text"}, "c": [], "d": 2}"#;
+        let mut fields = fields(body).unwrap();
+        assert!(fields.refuse("a", &["1"], "no").is_ok());
+        assert!(fields.refuse("b", &[r#"{"type":"text"}"#], "no").is_ok());
+        assert!(fields.refuse("c", &["[]"], "no").is_ok());
+        let error = refusal(fields.refuse("d", &["1"], "no"));
+        assert_eq!(error, "`d` is not supported: no");
+        assert_eq!(fields.names().count(), 0);
+    }
+
+    #[test]
     fn extreme_numbers_are_refused_by_field() {
         let huge = format!("1{}", "0".repeat(400));
         let body = format!(
             r#"{{"max_tokens": {huge}, "seed": -9223372036854775809, "temperature": 1e400,
-                "top_k": 1e3, "n": -0.0, "top_p": -{huge}}}"#
+                "top_k": 1.5, "n": -1.0, "top_p": -{huge}}}"#
         );
         let mut fields = fields(&body).unwrap();
         for error in [

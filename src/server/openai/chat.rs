@@ -5,30 +5,38 @@ use std::sync::Arc;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use serde::Serialize;
-use serde_json::{Map, Value};
 
-use super::endpoint::{self, Endpoint, finish_reason};
+use super::envelope::{Kind, done, finish_reason};
 use super::logprobs::ChatLogprobs;
-use super::prompt::{self, MAX_TOKENS_LIMIT, TokenLimits};
+use super::no_effect;
+use super::stream_options::Streaming;
+use super::unsupported::{self, UNSUPPORTED};
 use crate::engine::Limits;
+use crate::server::conversation::{Conversation, MESSAGES};
 use crate::server::error::ApiError;
-use crate::server::fields::{Fields, from_value};
-use crate::server::generate::{Prompt, TextDelta};
+use crate::server::exchange;
+use crate::server::fields::Fields;
+use crate::server::generate::{TextDelta, Usage};
+use crate::server::prompt::{self, MAX_TOKENS_LIMIT, TokenLimits};
+use crate::server::protocol::{Facts, Framing, Job, Piece, Protocol};
 use crate::server::sampling::Sampling;
 use crate::server::state::AppState;
-use crate::text::{ChatMessage, Text, TextError};
+use crate::text::Text;
 
 const ASSISTANT: &str = "assistant";
-const MESSAGES: &str = "messages";
-/// Maximum number of messages of a conversation.
-const MAX_MESSAGES: usize = 4096;
+
+const KIND: Kind = Kind {
+    id_prefix: "chatcmpl-",
+    object: "chat.completion",
+    chunk_object: "chat.completion.chunk",
+};
 
 /// Handler of the route.
 pub async fn create(
     State(state): State<Arc<AppState>>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    endpoint::respond::<Chat>(state, request).await
+    exchange::respond::<Chat>(state, request).await
 }
 
 /// One whole choice.
@@ -67,6 +75,7 @@ struct Delta {
 
 /// State of one response.
 struct Chat {
+    streaming: Streaming,
     /// Per completion: whether a chunk with its role was written.
     role_sent: Vec<bool>,
     /// Present if log-probabilities were requested.
@@ -78,55 +87,8 @@ impl Chat {
         let text = self.logprobs.as_ref()?;
         Some(ChatLogprobs::new(text, &delta.logprobs))
     }
-}
 
-impl Endpoint for Chat {
-    const ID_PREFIX: &'static str = "chatcmpl";
-    const OBJECT: &'static str = "chat.completion";
-    const CHUNK_OBJECT: &'static str = "chat.completion.chunk";
-
-    type Choice = ChatChoice;
-    type ChunkChoice = ChatChunkChoice;
-
-    fn validate(
-        mut fields: Fields<'_>,
-        state: &AppState,
-    ) -> Result<(Vec<Prompt>, Sampling), ApiError> {
-        let limits = state.engine.limits();
-        let messages = take_messages(&mut fields)?;
-        let max_tokens = take_max_tokens(&mut fields)?;
-        let logprobs = take_logprobs(&mut fields, limits)?;
-        let truncation = prompt::take_truncation(&mut fields, limits)?;
-        let add_generation_prompt = fields.take("add_generation_prompt")?.unwrap_or(true);
-        let mut sampling = Sampling::take(&mut fields, limits)?;
-        sampling.params.logprobs = logprobs;
-
-        let max_bytes = match truncation {
-            Some(_) => None,
-            None => prompt::max_bytes(state),
-        };
-        let prompt = render(&messages, add_generation_prompt, max_bytes, state)?;
-        let ids = prompt::encode(&prompt, false, truncation, MESSAGES, state)?;
-        if ids.is_empty() {
-            return Err(ApiError::invalid(MESSAGES, "render to an empty prompt"));
-        }
-        let tokens = TokenLimits {
-            max_tokens,
-            // The rest of the context.
-            default: MAX_TOKENS_LIMIT,
-            min_tokens: sampling.params.min_tokens,
-        };
-        let prompt = prompt::checked(ids, &tokens, MESSAGES, limits)?;
-        Ok((vec![prompt], sampling))
-    }
-
-    fn new(text: &Arc<Text>, completions: usize, logprobs: bool) -> Self {
-        Self {
-            role_sent: vec![false; completions],
-            logprobs: logprobs.then(|| text.clone()),
-        }
-    }
-
+    /// The whole completion at `index`.
     fn choice(&mut self, index: usize, completion: TextDelta) -> ChatChoice {
         ChatChoice {
             index,
@@ -140,6 +102,7 @@ impl Endpoint for Chat {
         }
     }
 
+    /// Choices of the chunks for a delta.
     fn chunk_choices(&mut self, index: usize, delta: TextDelta) -> Vec<ChatChunkChoice> {
         let mut choices = Vec::new();
         if !std::mem::replace(&mut self.role_sent[index], true) {
@@ -176,6 +139,61 @@ impl Endpoint for Chat {
     }
 }
 
+impl Protocol for Chat {
+    const FRAMING: Framing = Framing::Events;
+
+    fn read(fields: &mut Fields<'_>, state: &AppState) -> Result<Job<Self>, ApiError> {
+        let limits = state.engine.limits();
+        let conversation = Conversation::take(fields, state)?;
+        let streaming = Streaming::take(fields)?;
+        let max_tokens = take_max_tokens(fields)?;
+        let logprobs = take_logprobs(fields, limits)?;
+        let mut sampling = Sampling::take(fields, limits)?;
+        sampling.params.logprobs = logprobs;
+        unsupported::refuse(fields, UNSUPPORTED)?;
+        no_effect::discard(fields)?;
+
+        let tokens = TokenLimits {
+            max_tokens,
+            // The rest of the context.
+            default: MAX_TOKENS_LIMIT,
+            min_tokens: sampling.params.min_tokens,
+        };
+        let prompt = prompt::checked(conversation.encode(state)?, &tokens, MESSAGES, limits)?;
+        Ok(Job {
+            prompts: vec![prompt],
+            stream: streaming.on,
+            protocol: Self {
+                streaming,
+                role_sent: vec![false; sampling.n],
+                logprobs: logprobs.map(|_| Arc::clone(&state.text)),
+            },
+            sampling,
+        })
+    }
+
+    fn whole(mut self, facts: &Facts, completions: Vec<TextDelta>, usage: Usage) -> String {
+        let completions = completions.into_iter().enumerate();
+        let choices: Vec<_> = completions
+            .map(|(index, completion)| self.choice(index, completion))
+            .collect();
+        KIND.whole(facts, &choices, usage)
+    }
+
+    fn delta(&mut self, facts: &Facts, index: usize, delta: TextDelta) -> Vec<Piece> {
+        let choices = self.chunk_choices(index, delta);
+        KIND.chunks(facts, choices, self.streaming.include_usage)
+    }
+
+    fn end(&mut self, facts: &Facts, usage: Usage) -> Vec<Piece> {
+        KIND.end(facts, self.streaming.include_usage.then_some(usage))
+    }
+
+    fn failure(&mut self, _facts: &Facts, error: &ApiError) -> Vec<Piece> {
+        vec![Piece::json(&error.body()), done()]
+    }
+}
+
 /// `max_completion_tokens`, or its deprecated name `max_tokens`.
 fn take_max_tokens(fields: &mut Fields<'_>) -> Result<Option<usize>, ApiError> {
     let range = 1..=MAX_TOKENS_LIMIT;
@@ -196,91 +214,4 @@ fn take_logprobs(fields: &mut Fields<'_>, limits: &Limits) -> Result<Option<usiz
         }
         top => Ok(on.then_some(top.unwrap_or(0))),
     }
-}
-
-/// Renders the conversation, up to the most bytes that the context may hold, if that is known.
-fn render(
-    messages: &[ChatMessage],
-    add_generation_prompt: bool,
-    max_bytes: Option<usize>,
-    state: &AppState,
-) -> Result<String, ApiError> {
-    let most = max_bytes.unwrap_or(usize::MAX);
-    let prompt = state
-        .text
-        .render_chat_within(messages, add_generation_prompt, most);
-    prompt.map_err(|error| match (error, max_bytes) {
-        (TextError::RenderedTooLong { max_bytes }, Some(most)) if max_bytes == most => {
-            ApiError::PromptBytes {
-                limit: state.engine.limits().max_model_len,
-                max_bytes,
-                bytes: None,
-                param: MESSAGES,
-            }
-        }
-        (error, _) => ApiError::invalid(MESSAGES, format!("cannot be used: {error}")),
-    })
-}
-
-fn take_messages(fields: &mut Fields<'_>) -> Result<Vec<ChatMessage>, ApiError> {
-    let messages: Vec<Map<String, Value>> = fields
-        .take_list(MESSAGES, MAX_MESSAGES)?
-        .ok_or_else(|| ApiError::invalid(MESSAGES, "is missing"))?;
-    if messages.is_empty() {
-        return Err(ApiError::invalid(MESSAGES, "is empty"));
-    }
-    messages
-        .into_iter()
-        .enumerate()
-        .map(|(i, message)| chat_message(&format!("messages[{i}]"), message))
-        .collect()
-}
-
-/// Parses one message. `param` names it in errors; unknown fields go to the chat template.
-fn chat_message(param: &str, mut message: Map<String, Value>) -> Result<ChatMessage, ApiError> {
-    let role: String = match message.remove("role") {
-        Some(role) => from_value(&format!("{param}.role"), role)?,
-        None => return Err(ApiError::invalid(format!("{param}.role"), "is missing")),
-    };
-    let content = message.remove("content").unwrap_or_default();
-    // Assistant messages may hold tool calls instead of content.
-    if content.is_null() && role != ASSISTANT {
-        return Err(ApiError::invalid(format!("{param}.content"), "is missing"));
-    }
-    Ok(ChatMessage {
-        role,
-        content: message_text(&format!("{param}.content"), content)?,
-        extra: message,
-    })
-}
-
-/// Text of a message's content: a string, or a list of text parts, which are joined by line breaks
-/// as in vLLM.
-fn message_text(param: &str, content: Value) -> Result<String, ApiError> {
-    let parts = match content {
-        Value::Null => return Ok(String::new()),
-        Value::String(text) => return Ok(text),
-        Value::Array(parts) => parts,
-        _ => {
-            return Err(ApiError::invalid(
-                param,
-                "must be a string or a list of parts",
-            ));
-        }
-    };
-    let part_text = |(i, mut part): (usize, Value)| {
-        if part["type"] != "text" {
-            return Err(ApiError::Unsupported {
-                param: format!("{param}[{i}].type"),
-                reason: "only text parts are accepted",
-            });
-        }
-        from_value::<String>(&format!("{param}[{i}].text"), part["text"].take())
-    };
-    let texts: Vec<_> = parts
-        .into_iter()
-        .enumerate()
-        .map(part_text)
-        .collect::<Result<_, _>>()?;
-    Ok(texts.join("\n"))
 }

@@ -6,17 +6,27 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use serde::Serialize;
 
-use super::endpoint::{self, Endpoint, finish_reason};
+use super::envelope::{Kind, done, finish_reason};
 use super::logprobs::{CompletionLogprobs, TextOffsets};
-use super::prompt::{self, MAX_TOKENS_LIMIT, TokenLimits};
-use super::raw_prompt::{RawPrompt, take_prompts};
+use super::no_effect;
+use super::prompts::{RawPrompt, take_prompts};
+use super::stream_options::Streaming;
+use super::unsupported::{self, UNSUPPORTED};
 use crate::engine::TokenLogprobs;
 use crate::server::error::ApiError;
+use crate::server::exchange;
 use crate::server::fields::Fields;
-use crate::server::generate::{Prompt, TextDelta};
+use crate::server::generate::{Prompt, TextDelta, Usage};
+use crate::server::prompt::{self, MAX_TOKENS_LIMIT, TokenLimits};
+use crate::server::protocol::{Facts, Framing, Job, Piece, Protocol};
 use crate::server::sampling::Sampling;
 use crate::server::state::AppState;
-use crate::text::Text;
+
+const KIND: Kind = Kind {
+    id_prefix: "cmpl-",
+    object: "text_completion",
+    chunk_object: "text_completion",
+};
 
 /// OpenAI's default for this endpoint.
 const DEFAULT_MAX_TOKENS: usize = 16;
@@ -26,7 +36,7 @@ pub async fn create(
     State(state): State<Arc<AppState>>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    endpoint::respond::<Completions>(state, request).await
+    exchange::respond::<Completions>(state, request).await
 }
 
 /// One choice of a response or of a chunk.
@@ -40,6 +50,7 @@ struct CompletionChoice {
 
 /// State of one response.
 struct Completions {
+    streaming: Streaming,
     /// One per completion, if log-probabilities were requested.
     offsets: Option<Vec<TextOffsets>>,
 }
@@ -53,62 +64,8 @@ impl Completions {
         let offsets = &mut self.offsets.as_mut()?[index];
         Some(offsets.advance(tokens))
     }
-}
 
-impl Endpoint for Completions {
-    const ID_PREFIX: &'static str = "cmpl";
-    const OBJECT: &'static str = "text_completion";
-    const CHUNK_OBJECT: &'static str = "text_completion";
-
-    type Choice = CompletionChoice;
-    type ChunkChoice = CompletionChoice;
-
-    fn validate(
-        mut fields: Fields<'_>,
-        state: &AppState,
-    ) -> Result<(Vec<Prompt>, Sampling), ApiError> {
-        let limits = state.engine.limits();
-        let prompts = take_prompts(&mut fields, state.engine.capacity())?;
-        let max_tokens = fields.take_in("max_tokens", 1..=MAX_TOKENS_LIMIT)?;
-        let logprobs = fields.take_in("logprobs", 0..=limits.max_logprobs)?;
-        let truncation = prompt::take_truncation(&mut fields, limits)?;
-        let add_special_tokens = fields.take("add_special_tokens")?.unwrap_or(true);
-        let mut sampling = Sampling::take(&mut fields, limits)?;
-        sampling.params.logprobs = logprobs;
-
-        let tokens = TokenLimits {
-            max_tokens,
-            default: DEFAULT_MAX_TOKENS,
-            min_tokens: sampling.params.min_tokens,
-        };
-        let prompts = prompts
-            .into_iter()
-            .map(|prompt| {
-                let ids = match prompt {
-                    RawPrompt::Ids(mut ids) => {
-                        prompt::cut_to_end(&mut ids, 0, truncation.unwrap_or(usize::MAX));
-                        ids
-                    }
-                    RawPrompt::Text(text) => {
-                        prompt::encode(&text, add_special_tokens, truncation, "prompt", state)?
-                    }
-                };
-                if ids.is_empty() {
-                    return Err(ApiError::invalid("prompt", "is empty"));
-                }
-                prompt::checked(ids, &tokens, "prompt", limits)
-            })
-            .collect::<Result<_, _>>()?;
-        Ok((prompts, sampling))
-    }
-
-    fn new(text: &Arc<Text>, completions: usize, logprobs: bool) -> Self {
-        let offsets = || TextOffsets::new(text.clone());
-        Self {
-            offsets: logprobs.then(|| (0..completions).map(|_| offsets()).collect()),
-        }
-    }
-
+    /// The whole completion at `index`.
     fn choice(&mut self, index: usize, completion: TextDelta) -> CompletionChoice {
         CompletionChoice {
             text: completion.text,
@@ -118,6 +75,7 @@ impl Endpoint for Completions {
         }
     }
 
+    /// Choices of the chunks for a delta.
     fn chunk_choices(&mut self, index: usize, delta: TextDelta) -> Vec<CompletionChoice> {
         let mut choices = Vec::new();
         if !delta.text.is_empty() || !delta.logprobs.is_empty() {
@@ -137,5 +95,79 @@ impl Endpoint for Completions {
             });
         }
         choices
+    }
+}
+
+impl Protocol for Completions {
+    const FRAMING: Framing = Framing::Events;
+
+    fn read(fields: &mut Fields<'_>, state: &AppState) -> Result<Job<Self>, ApiError> {
+        let limits = state.engine.limits();
+        let streaming = Streaming::take(fields)?;
+        let raw = take_prompts(fields, state.engine.capacity())?;
+        let max_tokens = fields.take_in("max_tokens", 1..=MAX_TOKENS_LIMIT)?;
+        let logprobs = fields.take_in("logprobs", 0..=limits.max_logprobs)?;
+        let truncation = prompt::take_truncation(fields, limits)?;
+        let add_special_tokens = fields.take("add_special_tokens")?.unwrap_or(true);
+        let mut sampling = Sampling::take(fields, limits)?;
+        sampling.params.logprobs = logprobs;
+        unsupported::refuse(fields, UNSUPPORTED)?;
+        no_effect::discard(fields)?;
+
+        let tokens = TokenLimits {
+            max_tokens,
+            default: DEFAULT_MAX_TOKENS,
+            min_tokens: sampling.params.min_tokens,
+        };
+        let prompts: Vec<Prompt> = raw
+            .into_iter()
+            .map(|prompt| {
+                let ids = match prompt {
+                    RawPrompt::Ids(mut ids) => {
+                        prompt::cut_to_end(&mut ids, 0, truncation.unwrap_or(usize::MAX));
+                        ids
+                    }
+                    RawPrompt::Text(text) => {
+                        prompt::encode(&text, add_special_tokens, truncation, "prompt", state)?
+                    }
+                };
+                if ids.is_empty() {
+                    return Err(ApiError::invalid("prompt", "is empty"));
+                }
+                prompt::checked(ids, &tokens, "prompt", limits)
+            })
+            .collect::<Result<_, _>>()?;
+        let offsets = || TextOffsets::new(Arc::clone(&state.text));
+        let completions = prompts.len() * sampling.n;
+        Ok(Job {
+            prompts,
+            stream: streaming.on,
+            protocol: Self {
+                streaming,
+                offsets: logprobs.map(|_| (0..completions).map(|_| offsets()).collect()),
+            },
+            sampling,
+        })
+    }
+
+    fn whole(mut self, facts: &Facts, completions: Vec<TextDelta>, usage: Usage) -> String {
+        let completions = completions.into_iter().enumerate();
+        let choices: Vec<_> = completions
+            .map(|(index, completion)| self.choice(index, completion))
+            .collect();
+        KIND.whole(facts, &choices, usage)
+    }
+
+    fn delta(&mut self, facts: &Facts, index: usize, delta: TextDelta) -> Vec<Piece> {
+        let choices = self.chunk_choices(index, delta);
+        KIND.chunks(facts, choices, self.streaming.include_usage)
+    }
+
+    fn end(&mut self, facts: &Facts, usage: Usage) -> Vec<Piece> {
+        KIND.end(facts, self.streaming.include_usage.then_some(usage))
+    }
+
+    fn failure(&mut self, _facts: &Facts, error: &ApiError) -> Vec<Piece> {
+        vec![Piece::json(&error.body()), done()]
     }
 }

@@ -1,9 +1,11 @@
-//! OpenAI-compatible routes. [`endpoint`] holds the path that both completion endpoints share.
+//! OpenAI-compatible routes.
 
 pub mod chat;
 pub mod completions;
-mod endpoint;
+mod envelope;
 mod logprobs;
 pub mod models;
-mod prompt;
-mod raw_prompt;
+mod no_effect;
+mod prompts;
+mod stream_options;
+mod unsupported;

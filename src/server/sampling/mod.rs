@@ -1,10 +1,7 @@
-//! Sampling and output fields of both completion endpoints, validated once.
+//! Sampling and output fields that the protocols share, validated once.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-
-use serde::Deserialize;
-use serde_json::json;
 
 use super::error::ApiError;
 use super::fields::{Fields, brief};
@@ -32,9 +29,6 @@ pub struct Sampling {
     pub params: SamplingParams,
     /// Stop strings, and which tokens become text.
     pub text: StreamOptions,
-    pub stream: bool,
-    /// Whether the stream ends with a usage chunk.
-    pub include_usage: bool,
 }
 
 impl Sampling {
@@ -43,13 +37,8 @@ impl Sampling {
     /// # Errors
     /// The first invalid or unsupported field.
     pub fn take(fields: &mut Fields<'_>, limits: &Limits) -> Result<Self, ApiError> {
-        let stream = fields.take("stream")?.unwrap_or(false);
-        let include_usage = take_include_usage(fields, stream)?;
         let n = fields.take_in("n", 1..=MAX_N)?.unwrap_or(1);
         take_best_of(fields, n)?;
-        refuse_unsupported(fields)?;
-        // Checked for its type only: it identifies an end user of the client.
-        fields.take::<String>("user")?;
         let params = take_params(fields, limits)?;
         let text = StreamOptions {
             stop: take_stop(fields)?,
@@ -57,13 +46,7 @@ impl Sampling {
             min_tokens: params.min_tokens,
             skip_special_tokens: take_flag(fields, "skip_special_tokens", true)?,
         };
-        Ok(Self {
-            n,
-            params,
-            text,
-            stream,
-            include_usage,
-        })
+        Ok(Self { n, params, text })
     }
 }
 
@@ -207,19 +190,6 @@ pub fn check_vocabulary(param: &str, ids: &[u32], limits: &Limits) -> Result<(),
     }
 }
 
-fn take_include_usage(fields: &mut Fields<'_>, stream: bool) -> Result<bool, ApiError> {
-    #[derive(Deserialize)]
-    struct StreamOptions {
-        include_usage: Option<bool>,
-    }
-    let options: Option<StreamOptions> = fields.take("stream_options")?;
-    if options.is_some() && !stream {
-        let problem = "is only allowed when `stream` is true";
-        return Err(ApiError::invalid("stream_options", problem));
-    }
-    Ok(options.and_then(|o| o.include_usage).unwrap_or(false))
-}
-
 /// Accepts `best_of` only if it equals `n`, which makes it a no-op.
 fn take_best_of(fields: &mut Fields<'_>, n: usize) -> Result<(), ApiError> {
     match fields.take::<usize>("best_of")? {
@@ -233,50 +203,6 @@ fn take_best_of(fields: &mut Fields<'_>, n: usize) -> Result<(), ApiError> {
         }),
         _ => Ok(()),
     }
-}
-
-/// Refuses unsupported fields that change the response in OpenAI's or vLLM's API. Fields that do
-/// not (`metadata`, `store`, …) are ignored.
-fn refuse_unsupported(fields: &mut Fields<'_>) -> Result<(), ApiError> {
-    let none = [json!([])];
-    let off = [json!(false)];
-    let text = [json!({"type": "text"})];
-    let tools = "tool calls are not implemented";
-    let template = "the chat template is the base's";
-    let guided = "only unconstrained text is generated";
-    fields.refuse("tools", &none, tools)?;
-    fields.refuse("functions", &none, tools)?;
-    fields.refuse("tool_choice", &[json!("none"), json!("auto")], tools)?;
-    fields.refuse("function_call", &[json!("none"), json!("auto")], tools)?;
-    fields.refuse("response_format", &text, guided)?;
-    fields.refuse("modalities", &[json!(["text"])], guided)?;
-    fields.refuse("audio", &[], guided)?;
-    for name in [
-        "guided_json",
-        "guided_regex",
-        "guided_choice",
-        "guided_grammar",
-    ] {
-        fields.refuse(name, &[], guided)?;
-    }
-    fields.refuse("structured_outputs", &[], guided)?;
-    fields.refuse("prediction", &[], "predicted outputs are not implemented")?;
-    fields.refuse("web_search_options", &[], "web search is not implemented")?;
-    fields.refuse("use_beam_search", &off, "only sampling is implemented")?;
-    fields.refuse("echo", &off, "the prompt is not returned")?;
-    fields.refuse("suffix", &[json!("")], "insertion is not implemented")?;
-    fields.refuse(
-        "prompt_logprobs",
-        &off,
-        "only generated tokens have log-probabilities",
-    )?;
-    fields.refuse("chat_template", &[], template)?;
-    fields.refuse("chat_template_kwargs", &[json!({})], template)?;
-    fields.refuse(
-        "continue_final_message",
-        &off,
-        "every response is a new message",
-    )
 }
 
 #[cfg(test)]

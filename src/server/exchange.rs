@@ -1,0 +1,167 @@
+//! The path of every request for completions, whatever its protocol: read the body, validate the
+//! fields, submit, then stream or collect.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::extract::Request;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::blocking::blocking;
+use super::body::Received;
+use super::caller::Caller;
+use super::error::ApiError;
+use super::fields::{Fields, brief};
+use super::generate::{self, GenerateRequest, Usage};
+use super::ignored::Ignored;
+use super::protocol::{Facts, Job, Protocol};
+use super::quota::RequestPermit;
+use super::state::AppState;
+use super::stream;
+use crate::access::Tenant;
+use crate::registry::{Lease, RegistryError};
+
+/// Answers a request for completions.
+///
+/// # Errors
+/// An invalid request, or a failure before the response begins. Later failures of a stream are
+/// messages in it.
+pub async fn respond<P: Protocol>(
+    state: Arc<AppState>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let arrived = Instant::now();
+    let caller = Caller::of(request.extensions());
+    let (permit, body, turn) = admit(&state, &caller, request)
+        .await
+        .inspect_err(|error| state.refusals.record(&state.metrics, error))?;
+    let (prepared_by, tenant) = (Arc::clone(&state), caller.tenant.clone());
+    let prepared = blocking(move || {
+        let _turn = turn;
+        Prepared::<P>::new(&prepared_by, tenant.as_ref(), &body.into_bytes()?)
+    });
+    let Prepared {
+        job,
+        facts,
+        priority,
+        cache_salt,
+        ignored,
+    } = prepared.await?;
+    let request = GenerateRequest {
+        prompts: job.prompts,
+        sampling: job.sampling,
+        ticket: lease(&facts.model, &state, caller.tenant.as_ref()).await?,
+        tenant: caller.tenant,
+        permit,
+        priority,
+        cache_salt,
+        arrived,
+    };
+    let mut usage = Usage::of_prompts(&request.prompts);
+    let completions = generate::submit(&state, request)?;
+    let response = if job.stream {
+        stream::respond(completions, job.protocol, facts, usage)
+    } else {
+        let completions = generate::collect(completions).await?;
+        completions.iter().for_each(|whole| usage.add(whole));
+        let body = job.protocol.whole(&facts, completions, usage);
+        let kind = HeaderValue::from_static("application/json");
+        ([(header::CONTENT_TYPE, kind)], body).into_response()
+    };
+    Ok(ignored.told(response))
+}
+
+/// Receives the body of a request that its caller may send now, and waits for the turn to prepare
+/// it.
+///
+/// # Errors
+/// The caller has as much in progress as it may, or there is no room for more.
+async fn admit(
+    state: &AppState,
+    caller: &Caller,
+    request: Request,
+) -> Result<(RequestPermit, Received, OwnedSemaphorePermit), ApiError> {
+    let permit = state.quota.enter(caller)?;
+    let (party, limit) = (&caller.tenant, state.options.max_body_bytes);
+    let body = state.bodies.receive(party, request, limit).await?;
+    let turn = state.preparation.turn(party, body.len()).await?;
+    Ok((permit, body, turn))
+}
+
+/// A validated request, still without its ticket.
+struct Prepared<P> {
+    job: Job<P>,
+    facts: Facts,
+    priority: i32,
+    cache_salt: Option<Arc<str>>,
+    ignored: Ignored,
+}
+
+impl<P: Protocol> Prepared<P> {
+    /// Validates a body. May block.
+    fn new(state: &AppState, tenant: Option<&Tenant>, body: &[u8]) -> Result<Self, ApiError> {
+        let mut fields = Fields::parse(body)?;
+        let model = take_model::<P>(&mut fields, state, tenant)?;
+        let priority = fields.take("priority")?.unwrap_or(0);
+        let cache_salt = take_cache_salt(&mut fields)?;
+        let job = P::read(&mut fields, state)?;
+        Ok(Self {
+            job,
+            facts: Facts::new(model, state),
+            priority,
+            cache_salt,
+            ignored: Ignored::of(&fields, state)?,
+        })
+    }
+}
+
+/// The requested model: the base or a ticket. The default is the base, as in vLLM.
+fn take_model<P: Protocol>(
+    fields: &mut Fields<'_>,
+    state: &AppState,
+    tenant: Option<&Tenant>,
+) -> Result<String, ApiError> {
+    let base = &state.base.manifest.name;
+    let name = P::model(fields)?.unwrap_or_else(|| base.clone());
+    if name != *base && state.registry.get(tenant, &name).is_none() {
+        return Err(ApiError::ModelNotFound(brief(name)));
+    }
+    Ok(name)
+}
+
+/// The salt of the request's cached KV blocks, bounded because each of its blocks is keyed by it.
+fn take_cache_salt(fields: &mut Fields<'_>) -> Result<Option<Arc<str>>, ApiError> {
+    const NAME: &str = "cache_salt";
+    const MAX_BYTES: usize = 256;
+    let salt: Option<String> = fields.take(NAME)?;
+    match salt {
+        Some(salt) if salt.is_empty() || salt.len() > MAX_BYTES => {
+            let problem = format!("must have 1 to {MAX_BYTES} bytes, got {}", salt.len());
+            Err(ApiError::invalid(NAME, problem))
+        }
+        salt => Ok(salt.map(Arc::from)),
+    }
+}
+
+/// Leases the ticket that `model` names; `None` for the base. Loads the ticket beside the engine's
+/// steps, and waits in line if there is no memory for it; a disconnect leaves the line.
+async fn lease(
+    model: &str,
+    state: &AppState,
+    tenant: Option<&Tenant>,
+) -> Result<Option<Lease>, ApiError> {
+    if model == state.base.manifest.name {
+        return Ok(None);
+    }
+    let began = Instant::now();
+    let lease = state.registry.lease_in_turn(tenant, model).await;
+    let waited = began.elapsed().as_secs_f64();
+    state.metrics.tickets.wait.observe(waited);
+    match lease.inspect_err(|error| state.refusals.record_ticket(&state.metrics, error)) {
+        Ok(lease) => Ok(Some(lease)),
+        Err(RegistryError::Unknown(alias)) => Err(ApiError::ModelNotFound(alias)),
+        Err(error) => Err(error.into()),
+    }
+}
