@@ -19,6 +19,8 @@ pub struct Request {
     /// Positions of the prompt whose log-probabilities are requested: ascending disjoint ranges
     /// within `1..prompt.len()`. The logits after the tokens before position p score position p.
     pub scored: Vec<Range<usize>>,
+    /// Number of alternatives per scored position.
+    pub scored_top: usize,
     /// Tenant that the request is counted for; its cached KV blocks are its own.
     pub tenant: Option<Tenant>,
     /// Order among the requests of one account: lower first, as in vLLM.
@@ -72,6 +74,11 @@ pub struct SamplingParams {
     pub logprobs: Option<usize>,
     /// Terms added to the logits of single tokens; shared by the choices of a request.
     pub logit_bias: Arc<[(u32, f32)]>,
+    /// The only tokens that may be sampled, if any are named; ascending and distinct. End tokens
+    /// are among them only if they are named.
+    pub allowed_token_ids: Option<Arc<[u32]>>,
+    /// Sequences of tokens that the output must not hold; none is empty.
+    pub bad_words: Arc<[Vec<u32>]>,
 }
 
 /// Temperature below which sampling is greedy.
@@ -94,6 +101,8 @@ impl Default for SamplingParams {
             ignore_eos: false,
             logprobs: None,
             logit_bias: Arc::default(),
+            allowed_token_ids: None,
+            bad_words: Arc::default(),
         }
     }
 }
@@ -107,9 +116,9 @@ pub struct Output {
     pub logprobs: Option<TokenLogprobs>,
     /// Reason why the sequence ends; only on its last token.
     pub finish: Option<FinishReason>,
-    /// Log-probabilities (natural, of the raw logits) of the prompt's tokens at the positions of
-    /// [`Request::scored`], in their order; only on the first token, if requested.
-    pub prompt_logprobs: Option<Vec<f32>>,
+    /// Log-probabilities of the prompt's tokens at the positions of [`Request::scored`], in their
+    /// order; only on the first token, if requested.
+    pub prompt_logprobs: Option<Vec<TokenLogprobs>>,
     /// Tokens of the prompt whose keys and values were cached; only on the first token.
     pub cached_tokens: Option<usize>,
 }
@@ -117,8 +126,11 @@ pub struct Output {
 /// Log-probabilities at one position, of the raw logits (before penalties and temperature).
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenLogprobs {
-    /// Natural logarithm of the sampled token's probability.
+    /// Natural logarithm of the token's probability.
     pub chosen: f32,
+    /// Place of the token among all by probability, from 1: one more than the number of likelier
+    /// tokens.
+    pub rank: usize,
     /// The most likely tokens in descending order, as many as requested.
     pub top: Vec<(u32, f32)>,
 }

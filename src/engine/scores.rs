@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::sampler::logprob;
+use super::request::TokenLogprobs;
+use super::sampler::token_logprobs;
 
 /// Requested log-probabilities of a prompt, collected chunk by chunk.
 #[derive(Debug)]
@@ -12,17 +13,20 @@ pub struct PromptScores {
     /// Requested positions, ascending.
     positions: Vec<usize>,
     /// Log-probabilities computed so far, of the first positions.
-    logprobs: Vec<f32>,
+    logprobs: Vec<TokenLogprobs>,
+    /// Alternatives per position.
+    top: usize,
 }
 
 impl PromptScores {
-    /// Scores the positions of `ranges`, which ascend, are disjoint and do not hold 0. Returns
-    /// `None` if they are empty.
-    pub fn new(ranges: &[Range<usize>]) -> Option<Self> {
+    /// Scores the positions of `ranges`, which ascend, are disjoint and do not hold 0, with `top`
+    /// alternatives each. Returns `None` if they are empty.
+    pub fn new(ranges: &[Range<usize>], top: usize) -> Option<Self> {
         let positions: Vec<usize> = ranges.iter().cloned().flatten().collect();
         (!positions.is_empty()).then(|| Self {
             logprobs: Vec::with_capacity(positions.len()),
             positions,
+            top,
         })
     }
 
@@ -47,8 +51,8 @@ impl PromptScores {
         tokens: &[u32],
     ) -> bool {
         let pending = self.pending(computed).par_iter().zip(rows);
-        let scored: Option<Vec<f32>> = pending
-            .map(|(&position, row)| logprob(row, tokens[position]))
+        let scored: Option<Vec<_>> = pending
+            .map(|(&position, row)| token_logprobs(row, tokens[position], self.top))
             .collect();
         let Some(scored) = scored else { return false };
         self.logprobs.extend(scored);
@@ -56,7 +60,7 @@ impl PromptScores {
     }
 
     /// Log-probabilities of all positions, in their order.
-    pub fn finish(self) -> Vec<f32> {
+    pub fn finish(self) -> Vec<TokenLogprobs> {
         debug_assert_eq!(self.logprobs.len(), self.positions.len());
         self.logprobs
     }
@@ -74,14 +78,14 @@ mod tests {
 
     #[test]
     fn empty_ranges_score_nothing() {
-        assert!(PromptScores::new(&[]).is_none());
-        assert!(PromptScores::new(&[3..3, 5..5]).is_none());
+        assert!(PromptScores::new(&[], 0).is_none());
+        assert!(PromptScores::new(&[3..3, 5..5], 0).is_none());
     }
 
     #[test]
     fn a_position_is_scored_once_however_often_it_is_computed() {
         let tokens = [1; 12];
-        let mut scores = PromptScores::new(&[1..3, 6..8, 11..12]).unwrap();
+        let mut scores = PromptScores::new(&[1..3, 6..8, 11..12], 1).unwrap();
         assert_eq!(scores.pending(0..1), [1]);
         assert_eq!(scores.pending(0..6), [1, 2, 6]);
         assert!(scores.record(0..6, &mut rows(&[1, 2, 6]), &tokens));
@@ -94,13 +98,15 @@ mod tests {
         assert!(scores.record(10..12, &mut rows(&[11]), &tokens));
         let want = [1, 2, 6, 7, 11].map(|position: i32| -(-f64::from(position)).exp().ln_1p());
         for (got, want) in scores.finish().into_iter().zip(want) {
-            assert!((f64::from(got) - want).abs() < 1e-6, "{got} {want}");
+            let chosen = got.chosen;
+            assert!((f64::from(chosen) - want).abs() < 1e-6, "{chosen} {want}");
+            assert_eq!((got.rank, got.top), (1, vec![(1, chosen)]));
         }
     }
 
     #[test]
     fn a_row_without_a_finite_logit_is_refused() {
-        let mut scores = PromptScores::new(&[1..2, 2..3]).unwrap();
+        let mut scores = PromptScores::new(&[1..2, 2..3], 0).unwrap();
         let mut rows = vec![vec![0.0, 1.0], vec![f32::NAN, f32::INFINITY]];
         assert!(!scores.record(0..2, &mut rows, &[0, 1, 1]));
     }

@@ -81,7 +81,7 @@ impl Sequence {
         Self {
             account: Account::of(&request),
             priority: request.priority,
-            scores: PromptScores::new(&request.scored),
+            scores: PromptScores::new(&request.scored, request.scored_top),
             sampler: Sampler::new(request.params, &request.prompt, ends),
             tokens: request.prompt,
             lease: request.ticket,

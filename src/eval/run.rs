@@ -165,7 +165,10 @@ impl Tally {
             }
             let logprobs = output.prompt_logprobs.unwrap_or_default();
             self.tokens += logprobs.len();
-            self.logprobs += logprobs.into_iter().map(f64::from).sum::<f64>();
+            self.logprobs += logprobs
+                .iter()
+                .map(|scored| f64::from(scored.chosen))
+                .sum::<f64>();
         }
         if let Query::Answer { expected, rule, .. } = query {
             let answer = text.decode(&ids, true);

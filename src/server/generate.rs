@@ -171,6 +171,7 @@ fn engine_request(request: &GenerateRequest, prompt: &Prompt, choice: u64) -> Re
         params,
         ticket: request.ticket.clone(),
         scored: Vec::new(),
+        scored_top: 0,
         tenant: request.tenant.clone(),
         priority: request.priority,
         cache_salt: request.cache_salt.clone(),

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::shares::Place;
-use crate::engine::request::{Output, SequenceError, StepResult};
+use crate::engine::request::{Output, SequenceError, StepResult, TokenLogprobs};
 
 /// Unread bytes at which a stream is ended.
 const STREAM_BYTES: usize = 1 << 20;
@@ -143,12 +143,10 @@ impl OutputSender {
 /// Bytes that an output takes while it waits.
 fn bytes_of(result: &StepResult) -> usize {
     let heap = |output: &Output| {
-        let top = output
-            .logprobs
-            .as_ref()
-            .map_or(0, |logprobs| logprobs.top.len() * size_of::<(u32, f32)>());
-        let prompt = output.prompt_logprobs.as_ref();
-        top + prompt.map_or(0, |scores| scores.len() * size_of::<f32>())
+        let top = |logprobs: &TokenLogprobs| logprobs.top.len() * size_of::<(u32, f32)>();
+        let scored = |logprobs: &TokenLogprobs| size_of::<TokenLogprobs>() + top(logprobs);
+        let prompt = output.prompt_logprobs.iter().flatten();
+        output.logprobs.as_ref().map_or(0, top) + prompt.map(scored).sum::<usize>()
     };
     size_of::<Queued>() + result.as_ref().map_or(0, heap)
 }
@@ -236,8 +234,13 @@ mod tests {
     #[test]
     fn a_large_first_output_is_always_sent() {
         let (sender, mut stream) = stream(place(), &Arc::default());
+        let score = TokenLogprobs {
+            chosen: 0.0,
+            rank: 1,
+            top: Vec::new(),
+        };
         let scores = Output {
-            prompt_logprobs: Some(vec![0.0; STREAM_BYTES]),
+            prompt_logprobs: Some(vec![score; STREAM_BYTES / size_of::<TokenLogprobs>()]),
             ..output().unwrap()
         };
         assert_eq!(sender.send(Ok(scores)), Ok(()));

@@ -1,10 +1,13 @@
 //! Sampler: picks one token from one row of logits.
 
+mod forbidden;
+
 use std::collections::{HashMap, HashSet};
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use self::forbidden::Forbidden;
 use super::request::{GREEDY_BELOW, SamplingParams, TokenLogprobs};
 use crate::kernels::sample::{RandomSampling, SamplingMethod, argmax, heavier};
 
@@ -20,6 +23,7 @@ pub struct Sampler {
     random: f64,
     /// Tokens of the prompt; empty if no penalty needs them.
     prompt: HashSet<u32>,
+    forbidden: Forbidden,
     /// Generated tokens with their counts.
     output: HashMap<u32, u32>,
     generated: usize,
@@ -53,6 +57,7 @@ impl Sampler {
             } else {
                 prompt.iter().copied().collect()
             },
+            forbidden: Forbidden::new(&params),
             output: HashMap::new(),
             generated: 0,
             params,
@@ -69,6 +74,7 @@ impl Sampler {
     pub fn sampling_method(&self) -> Option<SamplingMethod> {
         let params = &self.params;
         let plain = params.logit_bias.is_empty()
+            && self.forbidden.is_empty()
             && params.repetition_penalty == 1.0
             && params.presence_penalty == 0.0
             && params.frequency_penalty == 0.0;
@@ -103,6 +109,7 @@ impl Sampler {
     /// Counts a token, and draws the random number of the next.
     fn count(&mut self, token: u32) {
         *self.output.entry(token).or_default() += 1;
+        self.forbidden.record(token);
         self.generated += 1;
         self.random = self.rng.random();
     }
@@ -151,6 +158,7 @@ impl Sampler {
                 logits[token as usize] -= penalty;
             }
         }
+        self.forbidden.mask(logits);
         if self.generated < params.min_tokens {
             for &token in self.ends.iter().chain(&*params.stop_token_ids) {
                 if let Some(logit) = logits.get_mut(token as usize) {
@@ -168,12 +176,12 @@ fn mask_non_finite(logits: &mut [f32]) {
     }
 }
 
-/// Log-probability of a token by a row of raw logits `[vocab]`; `None` if no logit is finite.
-/// Non-finite logits count as −∞, as in sampling.
-pub fn logprob(logits: &mut [f32], token: u32) -> Option<f32> {
+/// Log-probabilities of a token and of the `top` most likely ones by a row of raw logits `[vocab]`;
+/// `None` if no logit is finite. Non-finite logits count as −∞, as in sampling.
+pub fn token_logprobs(logits: &mut [f32], token: u32, top: usize) -> Option<TokenLogprobs> {
     mask_non_finite(logits);
     argmax(logits)?;
-    Some(log_softmax(logits)(logits[token as usize]))
+    Some(logprobs(logits, token, top))
 }
 
 /// Function from a logit of the row to its log-probability. At least one logit is finite, and none
@@ -187,16 +195,27 @@ fn log_softmax(logits: &[f32]) -> impl Fn(f32) -> f32 {
 /// Log-probabilities of the sampled token and of the `top` most likely tokens, by the raw logits.
 fn logprobs(raw: &[f32], token: u32, top: usize) -> TokenLogprobs {
     let logprob = log_softmax(raw);
+    let chosen = raw[token as usize];
+    let top = likeliest(raw, top).into_iter();
+    TokenLogprobs {
+        chosen: logprob(chosen),
+        rank: 1 + raw.iter().filter(|&&logit| logit > chosen).count(),
+        top: top.map(|(id, logit)| (id, logprob(logit))).collect(),
+    }
+}
+
+/// The `top` tokens with the largest logits, in descending order.
+fn likeliest(raw: &[f32], top: usize) -> Vec<(u32, f32)> {
+    if top == 0 {
+        return Vec::new();
+    }
     let mut all: Vec<(u32, f32)> = (0u32..).zip(raw.iter().copied()).collect();
     if top < all.len() {
         all.select_nth_unstable_by(top, heavier);
         all.truncate(top);
     }
     all.sort_unstable_by(heavier);
-    TokenLogprobs {
-        chosen: logprob(raw[token as usize]),
-        top: all.into_iter().map(|(id, x)| (id, logprob(x))).collect(),
-    }
+    all
 }
 
 #[cfg(test)]

@@ -78,7 +78,7 @@ fn assert_agree(want: &[Output], got: &[Output], tolerance: f32) {
     let near = |a: f32, b: f32| assert!((a - b).abs() < tolerance, "{a} {b}");
     let prompts = [want, got].map(|outputs| outputs[0].prompt_logprobs.clone().unwrap_or_default());
     assert_eq!(prompts[0].len(), prompts[1].len());
-    std::iter::zip(&prompts[0], &prompts[1]).for_each(|(a, b)| near(*a, *b));
+    std::iter::zip(&prompts[0], &prompts[1]).for_each(|(a, b)| near(a.chosen, b.chosen));
     assert_eq!(want.len(), got.len());
     for (want, got) in want.iter().zip(got) {
         let tops = [want, got].map(|output| output.logprobs.as_ref().unwrap().top.clone());
@@ -260,10 +260,9 @@ fn scores(engine: &Running, ticket: &Lease) -> Vec<f32> {
         ..Request::default()
     };
     let outputs = drain(&mut engine.handle.submit(request).unwrap());
-    outputs[0]
-        .prompt_logprobs
-        .clone()
-        .expect("they were requested")
+    let scored = outputs[0].prompt_logprobs.as_ref();
+    let scored = scored.expect("they were requested").iter();
+    scored.map(|scored| scored.chosen).collect()
 }
 
 #[test]

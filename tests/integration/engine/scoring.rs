@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tombola::engine::{EngineConfig, OutputStream, Request, SequenceError};
+use tombola::engine::{EngineConfig, OutputStream, Request, SequenceError, TokenLogprobs};
 use tombola::model::Dtype;
 use tombola::registry::Lease;
 
@@ -40,7 +40,7 @@ fn scored_requests(count: usize, leases: &[Lease]) -> Vec<Request> {
 }
 
 /// The log-probabilities of a prompt, which only the first output carries.
-fn prompt_logprobs(stream: &mut OutputStream) -> Option<Vec<f32>> {
+fn prompt_logprobs(stream: &mut OutputStream) -> Option<Vec<TokenLogprobs>> {
     let outputs = drain(stream);
     assert!(outputs[1..].iter().all(|o| o.prompt_logprobs.is_none()));
     outputs[0].prompt_logprobs.clone()
@@ -108,18 +108,34 @@ fn scores_are_the_decoders_log_probabilities() {
     let mut player = Player::new(&base, 1, limit);
     let mut want = Vec::new();
     for pair in prompt.windows(2) {
-        let after = player.step(&[(0, &pair[..1])]).remove(0);
-        want.push(after[pair[1] as usize]);
+        want.push(player.step(&[(0, &pair[..1])]).remove(0));
     }
     let request = Request {
         scored: vec![1..2, 2..limit],
-        prompt,
+        scored_top: 2,
+        prompt: prompt.clone(),
         ..Request::default()
     };
     let got = prompt_logprobs(&mut engine.handle.submit(request).unwrap()).unwrap();
     assert_eq!(got.len(), want.len());
-    for (got, want) in got.iter().zip(&want) {
-        assert!((got - want).abs() < 1e-5, "{got}, the decoder says {want}");
+    for ((got, want), &token) in got.iter().zip(&want).zip(&prompt[1..]) {
+        let (chosen, expected) = (got.chosen, want[token as usize]);
+        let near = |a: f32, b: f32| (a - b).abs() < 1e-5;
+        assert!(
+            near(chosen, expected),
+            "{chosen}, the decoder says {expected}"
+        );
+        let likelier = want
+            .iter()
+            .filter(|&&other| other > expected + 1e-5)
+            .count();
+        let as_likely = want.iter().filter(|&&other| near(other, expected)).count();
+        assert!((likelier + 1..=likelier + as_likely).contains(&got.rank));
+        let [(first, best), (_, second)] = got.top[..] else {
+            panic!("{:?}", got.top);
+        };
+        let largest = want.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        assert!(near(best, largest) && near(want[first as usize], best) && best >= second);
     }
 }
 

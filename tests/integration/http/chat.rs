@@ -21,9 +21,12 @@ async fn an_answer_has_openais_shape() {
         .await;
     let id = answer["id"].take();
     assert!(id.as_str().unwrap().starts_with("chatcmpl-"));
+    let fingerprint = answer["system_fingerprint"].take();
+    assert!(fingerprint.as_str().unwrap().starts_with("fp_"));
     assert!(answer["created"].take().is_u64());
     let expected = json!({
-        "id": null, "object": "chat.completion", "created": null, "model": "sql",
+        "id": null, "object": "chat.completion", "created": null, "system_fingerprint": null,
+        "model": "sql",
         "choices": [{
             "index": 0,
             "message": {"role": "assistant", "content": "<user>hi", "refusal": null},

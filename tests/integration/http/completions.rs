@@ -22,10 +22,13 @@ async fn an_answer_has_openais_shape() {
         .await;
     let id = answer["id"].take();
     assert!(id.as_str().unwrap().starts_with("cmpl-"));
+    let fingerprint = answer["system_fingerprint"].take();
+    assert!(fingerprint.as_str().unwrap().starts_with("fp_"));
     assert!(answer["created"].take().as_u64().unwrap() > 1_700_000_000);
     // Six bytes, and the token that ended the text.
     let expected = json!({
-        "id": null, "object": "text_completion", "created": null, "model": "tiny",
+        "id": null, "object": "text_completion", "created": null, "system_fingerprint": null,
+        "model": "tiny",
         "choices": [{"text": "hällo", "index": 0, "logprobs": null, "finish_reason": "stop"}],
         "usage": {
             "prompt_tokens": 6, "completion_tokens": 7, "total_tokens": 13,
@@ -214,12 +217,13 @@ async fn a_stream_gives_the_same_text_in_chunks() {
     // A character is never split between chunks.
     assert_eq!(texts, ["h", "ä", ""]);
     let mut first = chunks[0].clone();
-    for key in ["id", "created"] {
+    for key in ["id", "created", "system_fingerprint"] {
         assert!(chunks.iter().all(|c| c[key] == first[key]));
         first[key].take();
     }
     let expected = json!({
-        "id": null, "object": "text_completion", "created": null, "model": "tiny",
+        "id": null, "object": "text_completion", "created": null, "system_fingerprint": null,
+        "model": "tiny",
         "choices": [{"text": "h", "index": 0, "logprobs": null, "finish_reason": null}],
     });
     assert_eq!(first, expected);

@@ -4,8 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use tombola::engine::{
-    Command, EngineInbox, FinishReason, Output, OutputSender, Request, SamplingParams,
-    SequenceError, TokenLogprobs,
+    Command, EngineInbox, FinishReason, Output, OutputSender, Request, SequenceError, TokenLogprobs,
 };
 use tombola::ticket::Digest;
 
@@ -41,7 +40,7 @@ pub fn run(inbox: &EngineInbox, observer: &impl Observer) {
             } => {
                 observer.received(&request);
                 let observer = observer.clone();
-                thread::spawn(move || echo(&request.prompt, &request.params, &outputs, &observer));
+                thread::spawn(move || echo(&request, &outputs, &observer));
             }
             Command::BaseDigest(answer) => {
                 let _ = answer.send(Digest::of(b"loaded"));
@@ -52,7 +51,8 @@ pub fn run(inbox: &EngineInbox, observer: &impl Observer) {
 }
 
 /// Answers with the prompt, or as its last byte says.
-fn echo(prompt: &[u32], params: &SamplingParams, outputs: &OutputSender, observer: &impl Observer) {
+fn echo(request: &Request, outputs: &OutputSender, observer: &impl Observer) {
+    let (prompt, params) = (&request.prompt, &request.params);
     let ends_with = |mark: &str| prompt.last() == Some(&u32::from(mark.as_bytes()[0]));
     if ends_with(SILENT) {
         while !outputs.is_closed() {
@@ -88,13 +88,14 @@ fn echo(prompt: &[u32], params: &SamplingParams, outputs: &OutputSender, observe
         };
         let logprobs = params.logprobs.map(|k| TokenLogprobs {
             chosen: -0.5,
+            rank: 1,
             top: (0..k).map(alternative).collect(),
         });
         let output = Output {
             token,
             logprobs,
             finish,
-            prompt_logprobs: None,
+            prompt_logprobs: (i == 0).then(|| scores(request)).flatten(),
             cached_tokens: (i == 0).then_some(CACHED.min(prompt.len() - 1)),
         };
         if outputs.send(Ok(output)).is_err() {
@@ -107,4 +108,16 @@ fn echo(prompt: &[u32], params: &SamplingParams, outputs: &OutputSender, observe
             thread::sleep(Duration::from_millis(2));
         }
     }
+}
+
+/// A score of each position that the request asks for: −1, and as an alternative the letter `a`.
+fn scores(request: &Request) -> Option<Vec<TokenLogprobs>> {
+    let score = |_: usize| TokenLogprobs {
+        chosen: -1.0,
+        rank: 2,
+        top: vec![(u32::from(b'a'), -0.25); request.scored_top.min(1)],
+    };
+    let positions = request.scored.iter().cloned().flatten();
+    let scores: Vec<_> = positions.map(score).collect();
+    (!scores.is_empty()).then_some(scores)
 }
