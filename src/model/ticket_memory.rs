@@ -8,7 +8,7 @@ use super::error::ModelError;
 use super::layout::{TicketLayout, fused};
 use super::loaded_ticket::LoadedTicket;
 use crate::kernels::ticket::overlay::DeviceLayout;
-use crate::ticket::{BaseManifest, BoundTicket, Ticket};
+use crate::ticket::{BaseManifest, BoundTicket, DeltaDtype, Ticket};
 
 /// Bytes of memory of a loaded ticket, by tier.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +64,31 @@ impl TicketMemory {
         }
     }
 
+    /// Upper bound of the bytes that the sum of tickets takes once it is loaded, if its deltas are
+    /// stored as `dtype`. Each part is given by the bytes that it takes itself and its nonzeros.
+    pub fn bytes_of_sum(
+        &self,
+        parts: impl IntoIterator<Item = (TicketBytes, usize)>,
+        dtype: DeltaDtype,
+    ) -> TicketBytes {
+        // Positions are at most united, so arrays and layout take at most what the parts' take,
+        // unless narrow deltas are widened. A layout pads each row of 24 or more nonzeros with up
+        // to 3 deltas, an eighth.
+        let widened = dtype.size() - DeltaDtype::default().size();
+        let mut sum = TicketBytes::default();
+        for (bytes, nonzeros) in parts {
+            let arrays = widened * nonzeros;
+            let layout = arrays + arrays.div_ceil(8);
+            sum.host += bytes.host + arrays;
+            match &self.layouts_on {
+                Some(device) if has_own_memory(device) => sum.device += bytes.device + layout,
+                Some(_) => sum.host += layout,
+                None => {}
+            }
+        }
+        sum
+    }
+
     /// Builds the layout of a ticket that was just loaded, if it gets one, on the calling thread: a
     /// step that overlays the ticket then finds it. On a GPU the layout is left to the engine's
     /// thread, whose stream it is copied on.
@@ -87,6 +112,90 @@ impl TicketMemory {
         match &self.layouts_on {
             Some(device) => format!("layouts on {:?}", device.location()),
             None => "no layouts".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::ticket::merge::{compose, merged_dtype};
+    use crate::ticket::{Deltas, Digest, Metadata, ParameterInfo, TensorDelta};
+
+    /// A base of one layer, whose projections are all 8×64.
+    fn base() -> BaseManifest {
+        let attention = ["q", "k", "v", "o"].map(|name| format!("self_attn.{name}"));
+        let mlp = ["gate", "up", "down"].map(|name| format!("mlp.{name}"));
+        let parameters = attention.into_iter().chain(mlp).map(|module| {
+            let info = ParameterInfo {
+                shape: vec![8, 64],
+                adaptable: true,
+            };
+            (format!("model.layers.0.{module}_proj.weight"), info)
+        });
+        BaseManifest {
+            name: "tiny".to_owned(),
+            fingerprint: Digest::of(b"tiny"),
+            parameters: parameters.collect(),
+        }
+    }
+
+    /// A ticket that touches each of its parameters at every `stride`-th position.
+    fn ticket(parameters: &[(usize, usize, DeltaDtype)]) -> BoundTicket {
+        let base = base();
+        let names: Vec<&String> = base.parameters.keys().collect();
+        let tensor = |&(parameter, stride, dtype): &(usize, usize, DeltaDtype)| {
+            let positions: Vec<usize> = (stride / 2..8 * 64).step_by(stride).collect();
+            let deltas = Deltas::from_f32(vec![0.5; positions.len()], dtype);
+            let delta = TensorDelta::from_flat([8, 64], &positions, deltas).unwrap();
+            (names[parameter].clone(), delta)
+        };
+        let tensors: BTreeMap<_, _> = parameters.iter().map(tensor).collect();
+        let nonzeros = tensors.values().map(TensorDelta::nonzeros).sum();
+        let ticket = Ticket::new(Metadata::new("any", &base, nonzeros), tensors).unwrap();
+        ticket.bind(&base, false).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn a_sum_takes_no_more_than_is_counted_for_its_parts(
+            parts in prop::collection::vec(
+                prop::collection::vec(
+                    (
+                        0..7usize,
+                        1..40usize,
+                        prop_oneof![Just(DeltaDtype::Bf16), Just(DeltaDtype::F32)],
+                    ),
+                    1..6,
+                ),
+                1..5,
+            ),
+        ) {
+            let base = base();
+            let parts: Vec<_> = parts.iter().map(|parameters| ticket(parameters)).collect();
+            let scaled: Vec<_> = parts.iter().map(|part| (part, 0.5)).collect();
+            let sum = compose(&scaled, &base).unwrap();
+            let dtype = merged_dtype(parts.iter().map(|part| part.widest()));
+            prop_assert_eq!(sum.widest(), dtype);
+            for memory in [
+                TicketMemory::without_layouts(),
+                TicketMemory::with_layouts_on(Device::Cpu),
+            ] {
+                let counted = parts
+                    .iter()
+                    .map(|part| (memory.bytes_of(part, &base), part.nonzeros()));
+                let bound = memory.bytes_of_sum(counted, dtype);
+                let takes = memory.bytes_of(&sum, &base);
+                prop_assert!(takes.host <= bound.host, "{takes:?} {bound:?}");
+                let loaded = LoadedTicket::new(compose(&scaled, &base).unwrap());
+                memory.prepare(&loaded, &base).unwrap();
+                let layout = loaded.layout().map_or(0, |layout| layout.bytes());
+                prop_assert!(loaded.resident_bytes() + layout <= takes.host);
+            }
         }
     }
 }

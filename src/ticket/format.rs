@@ -185,7 +185,8 @@ fn decode_delta(container: &Container<'_>, parameter: &str) -> Result<TensorDelt
     })
 }
 
-fn check_changes_something(tensors: &Tensors) -> Result<(), TicketError> {
+/// Checks that the deltas change a weight.
+pub(super) fn check_changes_something(tensors: &Tensors) -> Result<(), TicketError> {
     if tensors.values().all(|delta| delta.nonzeros() == 0) {
         return Err(TicketError::ChangesNothing("it has no nonzeros"));
     }

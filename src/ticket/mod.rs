@@ -66,6 +66,8 @@ pub struct Ticket {
     tensors: BTreeMap<String, TensorDelta>,
     digest: Digest,
     file_bytes: u64,
+    /// Digests of the tickets that it was composed of; none if it was read from a file.
+    parts: Vec<Digest>,
 }
 
 impl Ticket {
@@ -140,12 +142,18 @@ impl Ticket {
         &self.tensors
     }
 
-    /// SHA-256 digest of the file: the ticket's identity.
+    /// The ticket's identity: the SHA-256 digest of its file, or of what it was composed of
+    /// ([`merge::composition_digest`]).
     pub fn digest(&self) -> Digest {
         self.digest
     }
 
-    /// Size of the file in bytes.
+    /// Digests of the tickets that it was composed of in memory; none if it has a file.
+    pub fn parts(&self) -> &[Digest] {
+        &self.parts
+    }
+
+    /// Size of the file in bytes; 0 if it has none.
     pub fn file_bytes(&self) -> u64 {
         self.file_bytes
     }
@@ -153,6 +161,12 @@ impl Ticket {
     /// Number of positions over all parameters.
     pub fn nonzeros(&self) -> usize {
         self.tensors.values().map(TensorDelta::nonzeros).sum()
+    }
+
+    /// The narrowest dtype that holds all deltas exactly.
+    pub fn widest(&self) -> DeltaDtype {
+        let dtypes = self.tensors.values().map(|delta| delta.deltas().dtype());
+        dtypes.max().unwrap_or_default()
     }
 
     /// Heap bytes of the arrays.
@@ -166,7 +180,25 @@ impl Ticket {
             tensors,
             digest: Digest::of(file),
             file_bytes: file.len() as u64,
+            parts: Vec::new(),
         }
+    }
+
+    /// A ticket without a file, composed of the tickets `parts`.
+    fn composed(
+        metadata: Metadata,
+        tensors: BTreeMap<String, TensorDelta>,
+        digest: Digest,
+        parts: Vec<Digest>,
+    ) -> Result<Self, TicketError> {
+        format::check_changes_something(&tensors)?;
+        Ok(Self {
+            metadata,
+            tensors,
+            digest,
+            file_bytes: 0,
+            parts,
+        })
     }
 }
 

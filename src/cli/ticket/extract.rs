@@ -5,7 +5,7 @@ use clap::Args;
 use indicatif::{HumanCount, ProgressBar};
 use serde_json::json;
 
-use super::{OutputArgs, TOOL, print};
+use super::{DtypeArgs, OutputArgs, TOOL, print};
 use crate::cli::base::{CacheArgs, ModelFiles, density, parameter_bar};
 use crate::ticket::top_k::Scope;
 use crate::ticket::{Metadata, TensorDelta, Ticket, TicketError, validate_name};
@@ -29,6 +29,8 @@ pub(super) struct ExtractArgs {
     scope: Scope,
     #[command(flatten)]
     output: OutputArgs,
+    #[command(flatten)]
+    dtype: DtypeArgs,
 }
 
 pub(super) const EXAMPLES: &str = "\
@@ -84,7 +86,7 @@ fn extract_with_bars(
     let options = ExtractOptions {
         density: args.density,
         scope: args.scope,
-        dtype: args.output.dtype.into(),
+        dtype: args.dtype.dtype.into(),
     };
     let mut current: Option<(ExtractStage, ProgressBar)> = None;
     let extracted = extract(&pair, options, &mut |stage, done, total| {

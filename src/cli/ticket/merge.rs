@@ -3,10 +3,11 @@
 use anyhow::bail;
 use clap::Args;
 
-use super::{OutputArgs, name_file, read};
+use super::{Dtype, OUTPUT, OutputArgs, name_file, read};
 use crate::cli::base::{BaseArgs, print};
 use crate::cli::ticket_folder::FolderArgs;
-use crate::ticket::merge::merge;
+use crate::ticket::DeltaDtype;
+use crate::ticket::merge::{merge, merged_dtype};
 
 /// Arguments of `tombola ticket merge`.
 #[derive(Debug, Args)]
@@ -29,6 +30,9 @@ pub struct MergeArgs {
     folder: FolderArgs,
     #[command(flatten)]
     output: OutputArgs,
+    /// Data type of the stored deltas: bf16 or f32 [default: f32 if a ticket's are, else bf16].
+    #[arg(long, value_enum, hide_possible_values = true, help_heading = OUTPUT)]
+    dtype: Option<Dtype>,
 }
 
 pub(super) const EXAMPLES: &str = "\
@@ -63,12 +67,11 @@ pub fn run(args: MergeArgs) -> anyhow::Result<()> {
             .map_err(|error| name_file(&path, error))?;
         bound.push((ticket, scale));
     }
-    let OutputArgs {
-        name,
-        dtype,
-        license,
-        ..
-    } = &args.output;
-    let merged = merge(&bound, &base, name, (*dtype).into(), license.clone())?;
+    let OutputArgs { name, license, .. } = &args.output;
+    let dtype = args.dtype.map_or_else(
+        || merged_dtype(bound.iter().map(|(ticket, _)| ticket.widest())),
+        DeltaDtype::from,
+    );
+    let merged = merge(&bound, &base, name, dtype, license.clone())?;
     print(&args.output.write(&merged)?)
 }

@@ -87,6 +87,8 @@ struct ImportArgs {
     base: BaseArgs,
     #[command(flatten)]
     output: OutputArgs,
+    #[command(flatten)]
+    dtype: DtypeArgs,
     /// Origin of the deltas in plain words, kept in the ticket's `training` metadata.
     #[arg(long, value_name = "TEXT", help_heading = OUTPUT)]
     source: Option<String>,
@@ -96,7 +98,7 @@ const IMPORT_EXAMPLES: &str = "\
 Examples:
   tombola ticket import deltas.safetensors --name mine --out adapters/mine.safetensors";
 
-/// Name, file and format of the ticket that a command writes.
+/// Name, file and licence of the ticket that a command writes.
 #[derive(Debug, Args)]
 #[command(next_help_heading = OUTPUT)]
 struct OutputArgs {
@@ -106,12 +108,18 @@ struct OutputArgs {
     /// Ticket file to write; replaced if it exists.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Data type of the stored deltas: bf16 or f32.
-    #[arg(long, value_enum, default_value = "bf16", hide_possible_values = true)]
-    dtype: Dtype,
     /// Licence of the ticket, for example `CC-BY-4.0`.
     #[arg(long)]
     license: Option<String>,
+}
+
+/// Data type of the deltas that a command writes.
+#[derive(Clone, Copy, Debug, Args)]
+#[command(next_help_heading = OUTPUT)]
+struct DtypeArgs {
+    /// Data type of the stored deltas: bf16 or f32.
+    #[arg(long, value_enum, default_value = "bf16", hide_possible_values = true)]
+    dtype: Dtype,
 }
 
 // Heading of `--help`, and of the flag tables in docs/.
@@ -203,7 +211,7 @@ fn import(args: ImportArgs) -> anyhow::Result<()> {
     if let Some(source) = args.source {
         training["source"] = source.into();
     }
-    let (name, dtype) = (&args.output.name, args.output.dtype.into());
+    let (name, dtype) = (&args.output.name, args.dtype.dtype.into());
     let license = args.output.license.clone();
     let ticket = import_flat(&file, &base, name, dtype, license, Some(training))
         .map_err(|error| name_file(&args.file, error))?;

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use half::bf16;
+use serde::{Deserialize, Serialize};
 
 /// Column of each nonzero, `[nnz]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,8 +23,9 @@ pub enum Deltas {
     F32(Vec<f32>),
 }
 
-/// Element type of the stored deltas.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Element type of the stored deltas, from the narrowest to the widest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum DeltaDtype {
     /// 2 bytes per nonzero; f32 values are rounded to nearest, ties to even.
     #[default]
