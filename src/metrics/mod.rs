@@ -6,6 +6,7 @@ mod connections;
 mod engine;
 mod registrar;
 mod server;
+mod ticket_requests;
 mod tickets;
 
 use prometheus::{Registry, TextEncoder};

@@ -1,8 +1,8 @@
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, Result};
 
-use super::TENANT;
 use super::buckets::{self, COMPLETIONS, FIRST_TOKEN_SECONDS, REQUEST_SECONDS, TOKEN_SECONDS};
 use super::registrar::Registrar;
+use super::ticket_requests::TicketRequests;
 
 /// Series of the server, as a client would measure them. Each completion counts as one request, as
 /// in vLLM: `n = 2` counts two.
@@ -32,7 +32,7 @@ pub struct ServerMetrics {
     pub ignored_fields: IntCounter,
     request_success: IntCounterVec,
     requests_refused: IntCounterVec,
-    ticket_requests: IntCounterVec,
+    ticket_requests: TicketRequests,
     /// Tickets that requests may name.
     pub tickets: IntGauge,
     /// Tickets in memory.
@@ -176,11 +176,7 @@ impl ServerMetrics {
                 "ignored_fields_total",
                 "Fields of requests that were ignored because nobody knows them.",
             )?,
-            ticket_requests: registrar.counter_vecs(
-                "ticket_requests_total",
-                "Requests for a ticket, by its name and the tenant that owns it, if one does.",
-                &[TENANT, "ticket"],
-            )?,
+            ticket_requests: TicketRequests::new(registrar)?,
             tickets: registrar.int_gauge("tickets", "Tickets that requests may name.")?,
             tickets_resident: registrar.int_gauge("tickets_resident", "Tickets in memory.")?,
         };
@@ -209,16 +205,15 @@ impl ServerMetrics {
             .inc();
     }
 
-    /// Counts a request for a ticket of this owner, whose name is empty if the ticket is public.
-    pub fn ticket_requested(&self, owner: &str, alias: &str) {
-        self.ticket_requests
-            .with_label_values(&[owner, alias])
-            .inc();
+    /// Counts a request for a ticket, or for a composition by its text, of this owner, whose name is
+    /// empty if it is public.
+    pub fn ticket_requested(&self, owner: &str, name: &str) {
+        self.ticket_requests.requested(owner, name);
     }
 
-    /// Removes the series of a deleted ticket, so that series do not pile up.
+    /// Removes the series of a deleted ticket and of the compositions that name it, so that series
+    /// do not pile up.
     pub fn ticket_deleted(&self, owner: &str, alias: &str) {
-        // Fails if the ticket was never requested, hence has no series.
-        let _ = self.ticket_requests.remove_label_values(&[owner, alias]);
+        self.ticket_requests.deleted(owner, alias);
     }
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::selection::SelectionError;
 use super::ticket_folder::FileFault;
 use crate::model::ModelError;
 use crate::ticket::{Digest, TicketError};
@@ -37,6 +38,20 @@ pub enum RegistryError {
     Invalid(TicketError),
     #[error("the ticket needs {needed} bytes of {tier} memory; {available} bytes are available")]
     TooLargeForMemory {
+        tier: Tier,
+        needed: usize,
+        /// The budget, less what is pinned.
+        available: usize,
+    },
+    #[error(transparent)]
+    Selection(#[from] SelectionError),
+    #[error("`{name}` cannot be composed: {error}")]
+    Composition { name: String, error: TicketError },
+    #[error(
+        "composing `{name}` needs {needed} bytes of {tier} memory; {available} bytes are available"
+    )]
+    CompositionTooLarge {
+        name: String,
         tier: Tier,
         needed: usize,
         /// The budget, less what is pinned.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::model::TicketBytes;
-use crate::ticket::{BoundTicket, Digest};
+use crate::ticket::{BoundTicket, DeltaDtype, Digest};
 
 /// Facts of one ticket file, checked against the base. They take a few hundred bytes; the rest of
 /// the metadata, above all `training`, stays in the file.
@@ -15,6 +15,10 @@ pub struct Facts {
     pub file_bytes: u64,
     /// Positions that the ticket touches.
     pub nonzeros: usize,
+    /// The narrowest dtype that holds all deltas exactly. (An index of an older version, which is
+    /// not used, lacks it.)
+    #[serde(default)]
+    pub dtype: DeltaDtype,
     /// Upper bound of the memory that the loaded ticket takes; depends on the server's device and
     /// ticket mode.
     pub memory: TicketBytes,
@@ -36,6 +40,7 @@ impl Facts {
             digest: ticket.digest(),
             file_bytes: ticket.file_bytes(),
             nonzeros: ticket.nonzeros(),
+            dtype: ticket.widest(),
             memory,
             density: metadata.density,
             base_name: metadata.base_name.clone(),

@@ -1,7 +1,6 @@
-//! Generations (immutable contents of tickets) and the leases that requests hold on them.
+//! Generations: the immutable contents of tickets.
 
 use std::fmt;
-use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -11,11 +10,10 @@ use serde_json::Value;
 
 use super::error::RegistryError;
 use super::facts::Facts;
-use super::memory::Held;
-use super::{lock, ticket_folder};
+use super::lock;
 use crate::access::Tenant;
-use crate::model::{LoadedTicket, TicketBytes};
-use crate::ticket::{BoundTicket, Digest};
+use crate::model::LoadedTicket;
+use crate::ticket::Digest;
 
 /// Name of a ticket: whose, and which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,8 +71,10 @@ pub struct Generation {
     alias: String,
     facts: Facts,
     created: SystemTime,
-    /// Leases of this generation.
+    /// Leases of this generation, alone or in a composition.
     leases: AtomicUsize,
+    /// Leases of compositions of which it is a part.
+    composed: AtomicUsize,
     /// The ticket that it was last leased as.
     loaded: Mutex<Weak<LoadedTicket>>,
     pub(super) path: PathBuf,
@@ -90,14 +90,37 @@ impl Generation {
             facts,
             created,
             leases: AtomicUsize::new(0),
+            composed: AtomicUsize::new(0),
             loaded: Mutex::default(),
             path,
         }
     }
 
-    /// Leases of this generation, not of others of the same content.
+    /// Leases of this generation, alone or in a composition; not of others of the same content.
     pub(super) fn leases(&self) -> usize {
         self.leases.load(Ordering::Relaxed)
+    }
+
+    /// Leases of compositions of which it is a part.
+    pub(super) fn composed(&self) -> usize {
+        self.composed.load(Ordering::Relaxed)
+    }
+
+    /// Counts a lease.
+    pub(super) fn lease_begins(&self, composed: bool) {
+        self.leases.fetch_add(1, Ordering::Relaxed);
+        self.composed.fetch_add(composed.into(), Ordering::Relaxed);
+    }
+
+    /// Counts a lease no longer.
+    pub(super) fn lease_ends(&self, composed: bool) {
+        self.leases.fetch_sub(1, Ordering::Relaxed);
+        self.composed.fetch_sub(composed.into(), Ordering::Relaxed);
+    }
+
+    /// Notes the ticket in memory that it is leased as.
+    pub(super) fn is_loaded_as(&self, ticket: &Arc<LoadedTicket>) {
+        *lock(&self.loaded) = Arc::downgrade(ticket);
     }
 
     /// Whether the ticket that it was last leased as is still in memory.
@@ -171,102 +194,4 @@ pub struct WithTraining {
     pub generation: Arc<Generation>,
     /// `training` of its metadata.
     pub training: Option<Value>,
-}
-
-/// Lease of a generation by a request: the ticket stays in memory until the last clone is dropped,
-/// even if it is replaced or deleted meanwhile.
-#[derive(Clone)]
-pub struct Lease {
-    generation: Counted,
-    held: Held,
-}
-
-/// A leased generation, which counts its leases.
-struct Counted(Arc<Generation>);
-
-impl Counted {
-    fn new(generation: Arc<Generation>) -> Self {
-        generation.leases.fetch_add(1, Ordering::Relaxed);
-        Self(generation)
-    }
-}
-
-impl Clone for Counted {
-    fn clone(&self) -> Self {
-        Self::new(Arc::clone(&self.0))
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.leases.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Deref for Counted {
-    type Target = Generation;
-
-    fn deref(&self) -> &Generation {
-        &self.0
-    }
-}
-
-impl Lease {
-    pub(super) fn new(generation: Arc<Generation>, held: Held) -> Self {
-        *lock(&generation.loaded) = Arc::downgrade(held.ticket());
-        Self {
-            generation: Counted::new(generation),
-            held,
-        }
-    }
-
-    /// Leases a ticket that is in no registry, to run the engine on a file. No budget counts it,
-    /// and it is freed with the last clone. `alias` names it in messages.
-    pub fn of_file(alias: &str, path: PathBuf, ticket: BoundTicket) -> Self {
-        let created = ticket_folder::modified(&path);
-        let memory = TicketBytes {
-            host: ticket.resident_bytes(),
-            device: 0,
-        };
-        let (name, facts) = (Name::public(alias), Facts::new(&ticket, memory));
-        Self {
-            generation: Counted::new(Arc::new(Generation::new(name, path, facts, created))),
-            held: Held::unbudgeted(ticket),
-        }
-    }
-
-    /// Unique number of the leased generation.
-    pub fn id(&self) -> GenerationId {
-        self.generation.id
-    }
-
-    /// Alias of the leased generation.
-    pub fn alias(&self) -> &str {
-        &self.generation.alias
-    }
-
-    /// SHA-256 of the leased generation's file.
-    pub fn digest(&self) -> Digest {
-        self.generation.digest()
-    }
-
-    /// Owner and alias of the leased generation.
-    pub fn name(&self) -> Name<'_> {
-        self.generation.name()
-    }
-
-    /// The ticket in memory, with its layout once that is built.
-    pub fn ticket(&self) -> &Arc<LoadedTicket> {
-        self.held.ticket()
-    }
-}
-
-impl fmt::Debug for Lease {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lease")
-            .field("alias", &self.alias())
-            .field("id", &self.id())
-            .field("digest", &self.generation.digest())
-            .finish_non_exhaustive()
-    }
 }

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::ops::Deref;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
@@ -13,9 +14,11 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout_at;
 
 use super::memory::{Account, Admitted, Held, Load, Wanted};
-use super::{Generation, Lease, Registry, RegistryError};
+use super::target::{ScaledGeneration, Target};
+use super::{Generation, Lease, Registry, RegistryError, Selection};
 use crate::access::Tenant;
-use crate::model::LoadedTicket;
+use crate::model::{LoadedTicket, TicketBytes};
+use crate::ticket::merge::compose;
 use crate::ticket::{BoundTicket, Ticket, TicketError};
 
 /// Reads a ticket file of at most that many bytes.
@@ -23,75 +26,112 @@ pub(super) type Reader = fn(&Path, u64) -> Result<Ticket, TicketError>;
 
 impl Registry {
     /// Leases the ticket that a caller of this tenant means by `reference`, as [`Registry::get`].
-    /// A ticket that is not in memory is read from its file and laid out for the device, on a
-    /// blocking thread; loads of different tickets do not wait for each other. Without room the
-    /// request waits in line, where accounts (tenants, or tickets without tenants) take turns, and
-    /// each is served first come first served; dropping the future leaves the line.
+    /// Otherwise as [`Registry::lease_selected`].
     ///
     /// # Errors
-    /// There is no such ticket; the line or the account's share of it is full; this request has
-    /// waited too long; another program has changed the file since it was published.
+    /// As [`Registry::lease_selected`].
     pub async fn lease_in_turn(
         self: &Arc<Self>,
         tenant: Option<&Tenant>,
         reference: &str,
     ) -> Result<Lease, RegistryError> {
+        self.lease_parts(tenant, &Selection::ticket(reference))
+            .await
+    }
+
+    /// Leases what a caller of this tenant selected; `None` for the base. A ticket that is not in
+    /// memory is read from its file and laid out for the device, on a blocking thread; loads of
+    /// different tickets do not wait for each other. A composition is a ticket of its own, merged
+    /// from parts in memory or else in their files. Without room the request waits in line, where
+    /// accounts (tenants, or tickets without tenants) take turns, and each is served first come
+    /// first served; dropping the future leaves the line.
+    ///
+    /// # Errors
+    /// There is no such ticket; two parts are one ticket, or their sum is not finite or changes
+    /// nothing; the composition is larger than the memory; the line or the account's share of it is
+    /// full; this request has waited too long; another program has changed a file since it was
+    /// published.
+    pub async fn lease_selected(
+        self: &Arc<Self>,
+        tenant: Option<&Tenant>,
+        selection: &Selection,
+    ) -> Result<Option<Lease>, RegistryError> {
+        if selection.is_base() {
+            return Ok(None);
+        }
+        self.lease_parts(tenant, selection).await.map(Some)
+    }
+
+    async fn lease_parts(
+        self: &Arc<Self>,
+        tenant: Option<&Tenant>,
+        selection: &Selection,
+    ) -> Result<Lease, RegistryError> {
         let arrived = Instant::now();
-        let mut generation = self.known(tenant, reference)?;
+        let mut target = Arc::new(self.target(tenant, selection)?);
         loop {
-            let error = match self.hold_in_turn(tenant, &generation, arrived).await {
-                Ok(held) => return Ok(Lease::new(generation, held)),
+            let error = match self.hold_in_turn(tenant, &target, arrived).await {
+                Ok(held) => return Ok(Lease::new(target, held)),
                 Err(error @ RegistryError::Changed { .. }) => error,
                 Err(error) => return Err(error),
             };
             let registry = Arc::clone(self);
-            let failed = Arc::clone(&generation);
-            let looked = spawn_blocking(move || registry.look_again(&failed)).await;
+            let failed = Arc::clone(&target);
+            let looked = spawn_blocking(move || registry.look_at_parts_again(&failed)).await;
             looked.map_err(|error| RegistryError::LoadFailed(error.to_string()))?;
-            generation = self.unless_same(&generation, tenant, reference, error)?;
+            target = self.unless_same(&target, tenant, selection, error)?;
         }
     }
 
-    /// As [`Registry::lease_in_turn`], but on this thread and without waiting in line.
+    /// Leases a ticket or a composition, given as [`Selection::parse`] takes it. As
+    /// [`Registry::lease_selected`], but on this thread and without waiting in line.
     ///
     /// # Errors
-    /// As [`Registry::lease_in_turn`], or the leased tickets leave too little memory.
-    pub fn lease(&self, tenant: Option<&Tenant>, reference: &str) -> Result<Lease, RegistryError> {
-        let mut generation = self.known(tenant, reference)?;
+    /// As [`Registry::lease_selected`]; the text is malformed; the leased tickets leave too little
+    /// memory.
+    pub fn lease(&self, tenant: Option<&Tenant>, text: &str) -> Result<Lease, RegistryError> {
+        let selection = Selection::parse(text)?;
+        let mut target = Arc::new(self.target(tenant, &selection)?);
         loop {
-            let error = match self.hold(&generation) {
-                Ok(held) => return Ok(Lease::new(generation, held)),
+            let error = match self.hold(&target) {
+                Ok(held) => return Ok(Lease::new(target, held)),
                 Err(error @ RegistryError::Changed { .. }) => error,
                 Err(error) => return Err(error),
             };
-            self.look_again(&generation);
-            generation = self.unless_same(&generation, tenant, reference, error)?;
+            self.look_at_parts_again(&target);
+            target = self.unless_same(&target, tenant, &selection, error)?;
         }
     }
 
-    /// The generation that the reference means now that the file was looked at again, unless it is
-    /// the one whose load failed: it may have been replaced between the look-up and the read.
+    fn look_at_parts_again(&self, failed: &Target) {
+        for part in failed.parts() {
+            self.look_again(&part.generation);
+        }
+    }
+
+    /// What the selection means now that the files were looked at again, unless it is what could
+    /// not be loaded: a ticket may have been replaced between the look-up and the read.
     fn unless_same(
         &self,
-        failed: &Generation,
+        failed: &Target,
         tenant: Option<&Tenant>,
-        reference: &str,
+        selection: &Selection,
         error: RegistryError,
-    ) -> Result<Arc<Generation>, RegistryError> {
-        let current = self.known(tenant, reference)?;
-        if current.id() == failed.id() {
+    ) -> Result<Arc<Target>, RegistryError> {
+        let current = self.target(tenant, selection)?;
+        if current.same_generations(failed) {
             return Err(error);
         }
-        Ok(current)
+        Ok(Arc::new(current))
     }
 
     async fn hold_in_turn(
         self: &Arc<Self>,
         tenant: Option<&Tenant>,
-        generation: &Arc<Generation>,
+        target: &Arc<Target>,
         arrived: Instant,
     ) -> Result<Held, RegistryError> {
-        let wanted = wanted(generation, arrived);
+        let wanted = wanted(target, arrived);
         if let Some(held) = self.memory.join(&wanted) {
             return Ok(held);
         }
@@ -101,45 +141,82 @@ impl Registry {
         let deadline = tokio::time::Instant::from_std(arrived) + self.options.memory_wait;
         let admitted = timeout_at(deadline, self.memory.turn(granted)).await;
         let load = match admitted.ok().flatten() {
-            None => return Err(memory_full(generation)),
+            None => return Err(memory_full(target)),
             Some(Admitted::Held(held)) => return Ok(held),
             Some(Admitted::Load(load)) => load,
         };
-        let (registry, generation) = (Arc::clone(self), Arc::clone(generation));
-        let loaded = spawn_blocking(move || registry.bring(&generation, *load)).await;
+        let (registry, target) = (Arc::clone(self), Arc::clone(target));
+        let loaded = spawn_blocking(move || registry.bring(&target, *load)).await;
         loaded.unwrap_or_else(|error| Err(RegistryError::LoadFailed(error.to_string())))
     }
 
-    fn hold(&self, generation: &Generation) -> Result<Held, RegistryError> {
-        let wanted = wanted(generation, Instant::now());
+    fn hold(&self, target: &Target) -> Result<Held, RegistryError> {
+        let wanted = wanted(target, Instant::now());
         match block_on(self.memory.admit_now(&wanted)) {
-            None => Err(memory_full(generation)),
+            None => Err(memory_full(target)),
             Some(Admitted::Held(held)) => Ok(held),
-            Some(Admitted::Load(load)) => self.bring(generation, *load),
+            Some(Admitted::Load(load)) => self.bring(target, *load),
         }
     }
 
-    /// Brings a ticket into memory: from its file, unless the host has it. Blocks on the disk.
-    fn bring(&self, generation: &Generation, load: Load) -> Result<Held, RegistryError> {
+    /// Brings a ticket into memory, unless the host has it: from its file, or from its parts.
+    /// Blocks on the disk.
+    fn bring(&self, target: &Target, load: Load) -> Result<Held, RegistryError> {
         let Load {
             on_host,
-            room,
+            mut room,
             loading: _loading,
         } = load;
-        let (ticket, room) = match on_host {
-            Some((ticket, of_host)) => (ticket, room.join(of_host)),
-            None => (self.read_again(generation)?, room),
+        let ticket = match (on_host, target.ticket()) {
+            (Some((ticket, of_host)), _) => {
+                room = room.join(of_host);
+                ticket
+            }
+            (None, Some(generation)) => self.read_again(generation)?,
+            (None, None) => {
+                let composed = self.compose(target)?;
+                // Positions that parts share take their memory once.
+                let bytes = self.options.ticket_memory.bytes_of(&composed, &self.base);
+                room.leave_host_but(bytes.host);
+                composed
+            }
         };
         let loaded = LoadedTicket::new(ticket);
         let prepared = self.options.ticket_memory.prepare(&loaded, &self.base);
         prepared.map_err(|error| RegistryError::Layout {
-            alias: generation.alias().to_owned(),
+            alias: target.name().alias.to_owned(),
             error,
         })?;
         let held = self.memory.keep(loaded, room);
-        // If it was replaced or deleted while it was read, no alias refers to it any more.
-        self.forget(generation);
+        // If one was replaced or deleted while it was read, no alias refers to it any more.
+        for part in target.parts() {
+            self.forget(&part.generation);
+        }
         Ok(held)
+    }
+
+    /// Merges a composition's parts. Those that are in memory are used from there; others are read
+    /// from their files one by one, and not kept. As for any load, the budget counts what results,
+    /// and at most as much again is in use meanwhile.
+    fn compose(&self, target: &Target) -> Result<BoundTicket, RegistryError> {
+        let part = |part: &ScaledGeneration| {
+            let generation = &part.generation;
+            let ticket = match self.memory.get(generation.digest(), TicketBytes::default()) {
+                Some(held) => PartTicket::InMemory(held),
+                None => PartTicket::Read(Box::new(self.read_again(generation)?)),
+            };
+            Ok((ticket, part.scale))
+        };
+        let parts = target.parts().iter().map(part);
+        let parts = parts.collect::<Result<Vec<_>, RegistryError>>()?;
+        let tickets: Vec<_> = parts
+            .iter()
+            .map(|(part, scale)| (&**part, *scale))
+            .collect();
+        compose(&tickets, &self.base).map_err(|error| RegistryError::Composition {
+            name: target.name().alias.to_owned(),
+            error,
+        })
     }
 
     /// Reads the generation's file, which must still be what was published.
@@ -166,10 +243,27 @@ impl Registry {
     }
 }
 
-fn wanted(generation: &Generation, arrived: Instant) -> Wanted {
+/// A part of a composition while it is merged.
+enum PartTicket {
+    InMemory(Held),
+    Read(Box<BoundTicket>),
+}
+
+impl Deref for PartTicket {
+    type Target = BoundTicket;
+
+    fn deref(&self) -> &BoundTicket {
+        match self {
+            Self::InMemory(held) => held.ticket(),
+            Self::Read(ticket) => ticket,
+        }
+    }
+}
+
+fn wanted(target: &Target, arrived: Instant) -> Wanted {
     Wanted {
-        content: generation.digest(),
-        bytes: generation.facts().memory,
+        content: target.content(),
+        bytes: target.bytes(),
         arrived,
     }
 }
@@ -184,10 +278,10 @@ fn says_that_it_changed(error: &io::Error) -> bool {
     )
 }
 
-fn memory_full(generation: &Generation) -> RegistryError {
+fn memory_full(target: &Target) -> RegistryError {
     RegistryError::MemoryFull {
-        alias: generation.alias().to_owned(),
-        needed: generation.resident_bytes(),
+        alias: target.name().alias.to_owned(),
+        needed: target.bytes().total(),
     }
 }
 

@@ -13,12 +13,15 @@ mod files;
 #[cfg(test)]
 mod folder_tests;
 mod generation;
+mod lease;
 mod load;
 mod memory;
 mod names;
 mod pins;
 mod publish;
 mod scan;
+mod selection;
+mod target;
 #[cfg(test)]
 mod tests;
 mod ticket_folder;
@@ -37,9 +40,12 @@ pub use condition::{Condition, Match};
 pub use error::{RegistryError, Tier};
 pub use facts::Facts;
 pub use files::{RefusedFile, StoredFiles};
-pub use generation::{Generation, GenerationId, Lease, Name, WithTraining};
+pub use generation::{Generation, GenerationId, Name, WithTraining};
+pub use lease::Lease;
 pub use memory::{MemoryUsage, Residency};
 pub use names::Page;
+pub use selection::{MAX_PARTS, MAX_SCALE, Part, Selection, SelectionError};
+pub use target::ScaledGeneration;
 pub use ticket_folder::{FileFault, FolderTrouble};
 pub use watch::FolderWatch;
 
@@ -301,7 +307,8 @@ impl Registry {
         Ok(())
     }
 
-    /// Drops a generation's content from the cache, unless an alias still names it.
+    /// Drops a generation's content and its compositions from the cache, unless an alias still names
+    /// it.
     fn forget(&self, generation: &Generation) {
         let content = generation.digest();
         if !self.names().has_content(content) {

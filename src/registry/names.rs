@@ -5,11 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::generation::{Generation, Name};
+use super::selection::is_digest;
 use crate::access::Tenant;
 use crate::ticket::Digest;
-
-/// Fewest hexadecimal digits of a digest in `alias@digest`.
-const MIN_PREFIX: usize = 6;
 
 /// Owner (`None` is the public) and alias in lower case: aliases of one owner differ in more than
 /// case.
@@ -90,7 +88,7 @@ impl Names {
     }
 
     /// The generation that a caller of this tenant means by `alias`, `alias@digest` (at least
-    /// [`MIN_PREFIX`] digits) or a whole digest, with or without `sha256:`. The caller's own
+    /// 6 digits) or a whole digest, with or without `sha256:`. The caller's own
     /// tickets go before the public ones; nobody else's are seen.
     pub fn resolve(&self, tenant: Option<&Tenant>, reference: &str) -> Option<&Arc<Generation>> {
         let reference = Reference::parse(reference)?;
@@ -191,9 +189,7 @@ impl<'a> Reference<'a> {
     fn parse(reference: &'a str) -> Option<Self> {
         if let Some((alias, digest)) = reference.split_once('@') {
             let prefix = digest.strip_prefix("sha256:").unwrap_or(digest);
-            let hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-            let well_formed = prefix.len() >= MIN_PREFIX && prefix.bytes().all(hex);
-            return well_formed.then_some(Self::AliasAt(alias, prefix));
+            return is_digest(digest).then_some(Self::AliasAt(alias, prefix));
         }
         let digest = reference.strip_prefix("sha256:").unwrap_or(reference);
         Some(match digest.parse() {

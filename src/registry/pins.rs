@@ -44,9 +44,12 @@ impl Registry {
         Ok(generation)
     }
 
-    /// Where the ticket is, and who uses it.
+    /// Where the ticket is, and who uses it, alone or in a composition. Compositions that name
+    /// another ticket of the same content are not counted.
     pub fn residency(&self, generation: &Generation) -> Residency {
-        self.memory.residency(generation.digest())
+        let mut residency = self.memory.residency(generation.digest());
+        residency.leases += generation.composed();
+        residency
     }
 
     /// The same as far as requests under the ticket's own name cause it: nothing of the use of
@@ -87,6 +90,20 @@ impl Registry {
         let names = self.names();
         let pinned = names.pinned().map(|pinned| pinned.digest());
         self.memory.set_pinned(pinned.collect());
+    }
+
+    /// Bytes of all pinned contents together.
+    pub(super) fn pinned_bytes(&self) -> TicketBytes {
+        let names = self.names();
+        let pinned = names
+            .pinned()
+            .map(|pinned| (pinned.digest(), pinned.facts().memory));
+        let contents: HashMap<Digest, TicketBytes> = pinned.collect();
+        let sum = |sum: TicketBytes, bytes: &TicketBytes| TicketBytes {
+            host: sum.host + bytes.host,
+            device: sum.device + bytes.device,
+        };
+        contents.values().fold(TicketBytes::default(), sum)
     }
 
     /// Checks that the pinned tickets and the largest other one fit together, once `publishing` has

@@ -10,8 +10,8 @@ use super::room::Room;
 use crate::model::{LoadedTicket, TicketBytes};
 use crate::ticket::{BoundTicket, Digest};
 
-/// All tickets in memory that have an alias, by content, including leased ones, so that aliases of
-/// the same content share its memory. (If a content is uploaded again while a lease outlives its
+/// All tickets in memory that have an alias, and compositions of such, by content, including leased
+/// ones, so that aliases of the same content share its memory. (If a content is uploaded again while a lease outlives its
 /// last alias, it is loaded a second time.)
 #[derive(Debug)]
 pub(super) struct Cache {
@@ -53,9 +53,15 @@ impl Cache {
         self.tickets.put(content, ticket);
     }
 
-    /// Drops the ticket of that content; leases keep it alive.
+    /// Drops the ticket of that content, and the compositions that it is part of; leases keep them
+    /// alive.
     pub fn remove(&mut self, content: Digest) {
-        self.tickets.pop(&content);
+        let composed = self.tickets.iter();
+        let composed = composed.filter(|(_, cached)| cached.ticket().parts().contains(&content));
+        let composed: Vec<Digest> = composed.map(|(composition, _)| *composition).collect();
+        for content in composed.into_iter().chain([content]) {
+            self.tickets.pop(&content);
+        }
     }
 
     /// Whether the ticket of that content is idle, and has fewer than `device` bytes on the device.

@@ -30,6 +30,11 @@ impl CachedTicket {
             .map_or_else(TicketBytes::default, Room::bytes)
     }
 
+    /// The ticket, with its layout once that is built.
+    pub fn ticket(&self) -> &Arc<LoadedTicket> {
+        &self.ticket
+    }
+
     /// The ticket without its layout, and its room; `None` if the ticket is used elsewhere.
     pub fn into_parts(self) -> Option<(BoundTicket, Room)> {
         let ticket = Arc::into_inner(self.ticket)?.into_ticket();

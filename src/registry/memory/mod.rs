@@ -173,7 +173,8 @@ impl Memory {
         Held::new(cached)
     }
 
-    /// Removes a content without aliases from the cache; leases keep it alive.
+    /// Removes a content without aliases, and its compositions, from the cache; leases keep them
+    /// alive.
     pub fn forget(&self, content: Digest) {
         lock(&self.cache).remove(content);
     }

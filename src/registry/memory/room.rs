@@ -67,6 +67,14 @@ impl Room {
         self
     }
 
+    /// Releases the host's bytes beyond `needed`.
+    pub fn leave_host_but(&mut self, needed: usize) {
+        let released = self.bytes.host.saturating_sub(needed);
+        self.bytes.host -= released;
+        self.used.host.fetch_sub(released, Ordering::AcqRel);
+        self.used.changed.notify_one();
+    }
+
     /// Releases the device's bytes.
     pub(super) fn leave_device(&mut self) {
         let device = std::mem::take(&mut self.bytes.device);

@@ -11,7 +11,7 @@ fn replaced_and_deleted_tickets_live_until_their_last_lease_ends() {
     let first = registry.lease(None, "sql").unwrap();
     publish(&registry, "sql", 2);
     let second = registry.lease(None, "sql").unwrap();
-    assert_ne!(first.id(), second.id());
+    assert_ne!(id(&first), id(&second));
     registry
         .remove(Name::public("sql"), &Condition::default())
         .unwrap();

@@ -1,5 +1,6 @@
 //! Tests of the registry, with tickets of a base of one layer.
 
+mod compositions;
 mod files;
 mod leases;
 mod line;
@@ -47,6 +48,11 @@ pub fn ticket_file(seed: usize) -> Vec<u8> {
     Ticket::encode(&metadata, &BTreeMap::from([(PARAMETER.to_owned(), delta)])).unwrap()
 }
 
+fn bound(file: &[u8]) -> BoundTicket {
+    let ticket = Ticket::from_bytes(file).unwrap();
+    ticket.bind(&base(), false).unwrap()
+}
+
 fn one_ticket_bytes() -> usize {
     let ticket = Ticket::from_bytes(&ticket_file(0)).unwrap();
     ticket.resident_bytes()
@@ -70,6 +76,11 @@ pub fn options() -> RegistryOptions {
 
 pub fn open(dir: &TempDir) -> Registry {
     open_with(dir, 1 << 20).registry
+}
+
+/// Number of the leased generation.
+fn id(lease: &Lease) -> GenerationId {
+    lease.parts()[0].generation.id()
 }
 
 /// Whether a content is in memory.

@@ -3,6 +3,8 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::registry::selection::Part;
+use crate::ticket::merge::merge;
 
 const ALIASES: [&str; 4] = ["a", "b", "c", "d"];
 /// Tickets that the memory holds.
@@ -126,11 +128,78 @@ proptest! {
         for alias in 0..ALIASES.len() {
             pair.take(&Step::Remove { alias });
         }
-        let leased: BTreeSet<_> = pair.leases.iter().map(|(lease, _)| lease.id()).collect();
+        let leased: BTreeSet<_> = pair.leases.iter().map(|(lease, _)| id(lease)).collect();
         prop_assert!(pair.registry.usage().resident <= leased.len());
         pair.leases.clear();
         let usage = pair.registry.usage();
         prop_assert_eq!((usage.resident, usage.leased, usage.pinned), (0, 0, 0));
         prop_assert_eq!(usage.used, TicketBytes::default());
+    }
+}
+
+/// A ticket file with these deltas of two parameters, by position, as bf16 or f32.
+fn file_of(deltas: [&BTreeMap<usize, f32>; 2], narrow: bool) -> Option<Vec<u8>> {
+    let dtype = if narrow {
+        DeltaDtype::Bf16
+    } else {
+        DeltaDtype::F32
+    };
+    let mut tensors = BTreeMap::new();
+    for (parameter, deltas) in [PARAMETER, "model.layers.0.self_attn.k_proj.weight"]
+        .into_iter()
+        .zip(deltas)
+    {
+        let (positions, values): (Vec<_>, Vec<_>) = deltas.iter().unzip();
+        if !positions.is_empty() {
+            let values = Deltas::from_f32(values, dtype);
+            let delta = TensorDelta::from_flat([8, 8], &positions, values).unwrap();
+            tensors.insert(parameter.to_owned(), delta);
+        }
+    }
+    let nonzeros = tensors.values().map(TensorDelta::nonzeros).sum();
+    if nonzeros == 0 {
+        return None;
+    }
+    Ticket::encode(&Metadata::new("any", &base(), nonzeros), &tensors).ok()
+}
+
+fn random_file() -> impl Strategy<Value = Vec<u8>> {
+    let deltas = || prop::collection::btree_map(0..64usize, -2.0f32..2.0, 0..20);
+    (deltas(), deltas(), any::<bool>()).prop_filter_map("changes no weight", |(a, b, narrow)| {
+        file_of([&a, &b], narrow)
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_composition_is_to_the_bit_the_merged_file(
+        parts in prop::collection::vec((random_file(), -4.0f32..4.0), 1..5),
+    ) {
+        let dir = TempDir::new().unwrap();
+        let registry = open(&dir);
+        let mut selection = Vec::new();
+        for (index, (file, scale)) in parts.iter().enumerate() {
+            let alias = format!("t{index}");
+            let staged = staged(&registry, file);
+            registry.publish(Name::public(&alias), staged, &Condition::create()).unwrap();
+            selection.push(Part { reference: alias, scale: *scale });
+        }
+        let tickets: Vec<_> = parts.iter().map(|(file, scale)| (bound(file), *scale)).collect();
+        // What `tombola ticket merge` writes unless it is told otherwise.
+        let widest = tickets.iter().map(|(ticket, _)| ticket.widest()).max().unwrap();
+        let file = merge(&tickets, &base(), "merged", widest, None);
+        let Ok(selection) = registry.select_parts(None, selection) else {
+            return Ok(()); // A scale of 0, or two equal tickets.
+        };
+        let lease = registry.lease(None, &selection.to_string());
+        match (file, lease) {
+            (Ok(file), Ok(lease)) => {
+                prop_assert_eq!(lease.ticket().tensors(), file.tensors());
+                prop_assert_eq!(lease.ticket().widest(), file.widest());
+            }
+            (file, lease) => prop_assert!(file.is_err() && lease.is_err(), "{file:?} {lease:?}"),
+        }
     }
 }

@@ -7,8 +7,7 @@ use crate::model::LoadedTicket;
 use crate::registry::memory::{Held, Memory, Wanted};
 
 fn bound(seed: usize) -> BoundTicket {
-    let ticket = Ticket::from_bytes(&ticket_file(seed)).unwrap();
-    ticket.bind(&base(), false).unwrap()
+    super::bound(&ticket_file(seed))
 }
 
 const EACH: TicketBytes = TicketBytes {

@@ -15,7 +15,7 @@ use crate::registry::Facts;
 use crate::ticket::{Digest, read_bounded};
 
 const NAME: &str = ".tombola-index.json";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Size above which an index is ignored: that of some 250,000 tickets.
 const MAX_BYTES: u64 = 128 << 20;
 

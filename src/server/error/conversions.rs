@@ -53,6 +53,12 @@ impl From<RegistryError> for ApiError {
                 message: error.to_string(),
                 param: "name".to_owned(),
             },
+            RegistryError::Selection(_)
+            | RegistryError::Composition { .. }
+            | RegistryError::CompositionTooLarge { .. } => Self::Invalid {
+                message: error.to_string(),
+                param: "model".to_owned(),
+            },
             RegistryError::PinsTooLarge { .. } => Self::PinsTooLarge(error.to_string()),
             RegistryError::Invalid(_) | RegistryError::TooLargeForMemory { .. } => {
                 Self::InvalidTicket(error.to_string())
