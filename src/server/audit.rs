@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use axum::http::StatusCode;
 use axum::response::Response;
 
-use super::error::ErrorCode;
+use super::error::ErrorReport;
 use crate::access::Tenant;
 
 /// What the audit line of a request tells, noted as it is learnt. Clones note for the same line,
@@ -54,8 +54,8 @@ impl Trail {
 
     /// Notes the response.
     pub fn answered(&self, response: &Response) {
-        let code = response.extensions().get::<ErrorCode>();
-        let answer = (response.status(), code.map(|code| code.0));
+        let report = response.extensions().get::<ErrorReport>();
+        let answer = (response.status(), report.and_then(|report| report.code));
         self.0.answer.get_or_init(|| answer);
     }
 }

@@ -6,6 +6,7 @@
 //! JSON response. Every failure is an `error::ApiError`, and one table maps errors to status, type
 //! and code. Dropping a response drops its completions, which cancels them in the engine.
 
+mod about;
 mod adapters;
 mod audit;
 mod blocking;
@@ -16,6 +17,7 @@ mod error;
 mod exchange;
 mod fields;
 mod form_body;
+mod front;
 mod generate;
 mod guard;
 mod ignored;
@@ -30,6 +32,7 @@ mod prompt;
 mod protocol;
 mod quota;
 mod refusals;
+mod request_id;
 mod routes;
 mod sampling;
 mod shares;

@@ -17,7 +17,7 @@ use super::state::AppState;
 use crate::access::Scope;
 use crate::ticket::Digest;
 
-/// `GET /health`: 200 while the engine's thread runs and no step takes longer than
+/// `GET /health`, and `/ping` as SageMaker calls it: 200 while the engine's thread runs and no step takes longer than
 /// `--step-timeout`; `degraded` with the reason while tickets cannot be changed.
 pub async fn health(State(state): State<Arc<AppState>>) -> Response {
     if state.engine.is_stopped() {
@@ -39,13 +39,13 @@ pub async fn health(State(state): State<Arc<AppState>>) -> Response {
 /// Whether probes and scrapers call this path: it is answered while connections are scarce, and
 /// during the drain.
 pub fn is_probe(path: &str) -> bool {
-    matches!(path, "/health" | "/ready" | "/metrics")
+    matches!(path, "/health" | "/ping" | "/ready" | "/metrics")
 }
 
 /// Response to any request before the base is loaded: healthy, but not ready.
 pub fn starting(request: &Request) -> Response {
     match request.uri().path() {
-        "/health" => Json(json!({"status": "ok"})).into_response(),
+        "/health" | "/ping" => Json(json!({"status": "ok"})).into_response(),
         "/ready" => unready("starting"),
         _ => ApiError::Starting.into_response(),
     }

@@ -1,6 +1,7 @@
 //! Limits of each tenant: requests and tokens in progress, and stored tickets.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
@@ -21,7 +22,14 @@ const MAX_RETRY: f64 = 60.0;
 /// while it holds the tenant's entry, and the requests of others do not wait for that, unless their
 /// entries are in the same shard. Nothing holds two entries at once.
 #[derive(Clone, Debug, Default)]
-pub struct Quota(Arc<DashMap<Tenant, Usage>>);
+pub struct Quota(Arc<InProgress>);
+
+#[derive(Debug, Default)]
+struct InProgress {
+    tenants: DashMap<Tenant, Usage>,
+    /// Requests of all callers.
+    requests: AtomicUsize,
+}
 
 /// What one tenant has in progress.
 #[derive(Clone, Copy, Debug, Default)]
@@ -42,12 +50,13 @@ impl Quota {
     /// [`ApiError::TenantBusy`] if the caller's tenant has as many in progress as it may.
     pub fn enter(&self, caller: &Caller) -> Result<RequestPermit, ApiError> {
         if let Some(tenant) = &caller.tenant {
-            let mut usage = self.0.entry(tenant.clone()).or_default();
+            let mut usage = self.0.tenants.entry(tenant.clone()).or_default();
             if let Some(most) = caller.limits.max_requests.filter(|&n| usage.requests >= n) {
                 return Err(usage.busy(TenantLimit::Requests(most)));
             }
             usage.requests += 1;
         }
+        self.0.requests.fetch_add(1, Ordering::Relaxed);
         Ok(RequestPermit {
             quota: self.clone(),
             tenant: caller.tenant.clone(),
@@ -55,6 +64,14 @@ impl Quota {
             tokens: 0,
             begun: Instant::now(),
         })
+    }
+
+    /// Number of the tenant's completion requests in progress, or of all callers'.
+    pub fn requests(&self, tenant: Option<&Tenant>) -> usize {
+        match tenant {
+            Some(tenant) => self.0.tenants.get(tenant).map_or(0, |usage| usage.requests),
+            None => self.0.requests.load(Ordering::Relaxed),
+        }
     }
 
     /// Admits an upload of `file_bytes` bytes, until the returned permit is dropped. `stored`
@@ -77,7 +94,7 @@ impl Quota {
         let Some(tenant) = &caller.tenant else {
             return Ok(permit);
         };
-        let mut usage = self.0.entry(tenant.clone()).or_default();
+        let mut usage = self.0.tenants.entry(tenant.clone()).or_default();
         let stored = stored();
         let tickets = stored.tickets + usage.uploads + 1;
         let bytes = stored.bytes + usage.upload_bytes + file_bytes;
@@ -154,7 +171,7 @@ impl RequestPermit {
         let Some(tenant) = &self.tenant else {
             return Ok(());
         };
-        let mut usage = self.quota.0.entry(tenant.clone()).or_default();
+        let mut usage = self.quota.0.tenants.entry(tenant.clone()).or_default();
         if let Some(most) = self.limits.max_queued_tokens {
             if tokens > most {
                 let problem = format!(
@@ -175,8 +192,9 @@ impl RequestPermit {
 
 impl Drop for RequestPermit {
     fn drop(&mut self) {
+        self.quota.0.requests.fetch_sub(1, Ordering::Relaxed);
         let Some(tenant) = &self.tenant else { return };
-        if let Some(mut usage) = self.quota.0.get_mut(tenant) {
+        if let Some(mut usage) = self.quota.0.tenants.get_mut(tenant) {
             usage.requests -= 1;
             usage.tokens -= self.tokens;
             // A refused request says nothing about the others.
@@ -198,7 +216,7 @@ pub struct StorePermit {
 impl Drop for StorePermit {
     fn drop(&mut self) {
         let Some(tenant) = &self.tenant else { return };
-        if let Some(mut usage) = self.quota.0.get_mut(tenant) {
+        if let Some(mut usage) = self.quota.0.tenants.get_mut(tenant) {
             usage.uploads -= 1;
             usage.upload_bytes -= self.bytes;
         }
@@ -207,7 +225,6 @@ impl Drop for StorePermit {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc;
     use std::thread;
 
@@ -232,8 +249,12 @@ mod tests {
         let permits = [quota.enter(&acme).unwrap(), quota.enter(&acme).unwrap()];
         let refused = quota.enter(&acme).unwrap_err();
         assert!(matches!(refused, ApiError::TenantBusy { .. }), "{refused}");
-        quota.enter(&other).unwrap();
-        drop(permits);
+        let permit = quota.enter(&other).unwrap();
+        let requests = |caller: &Caller| quota.requests(caller.tenant.as_ref());
+        assert_eq!((requests(&acme), requests(&other)), (2, 1));
+        assert_eq!(quota.requests(None), 3);
+        drop((permits, permit));
+        assert_eq!((quota.requests(None), requests(&acme)), (0, 0));
         quota.enter(&acme).unwrap();
         // The operator has no limits.
         let operator = caller(None, TenantLimits::default());
@@ -287,7 +308,7 @@ mod tests {
                 });
             }
         });
-        assert!(quota.0.iter().all(|usage| usage.requests == 0));
+        assert!(quota.0.tenants.iter().all(|usage| usage.requests == 0));
     }
 
     #[test]

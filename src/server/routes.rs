@@ -2,23 +2,26 @@
 //! its caller, or it does not exist.
 
 use std::any::Any;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::handler::Handler;
-use axum::http::Method;
-use axum::middleware::from_fn_with_state;
+use axum::http::{HeaderMap, Method};
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{MethodRouter, delete, get, post, put};
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::trace::{DefaultMakeSpan, DefaultOnResponse, TraceLayer};
-use tracing::Level;
+use tower_http::trace::{DefaultOnResponse, TraceLayer};
+use tracing::{Level, Span};
 
-use super::error::ApiError;
+use super::error::{ApiError, ErrorStyle};
+use super::front::front;
 use super::guard::{Access, BodyKind, Guard, Rule, cors, guard};
+use super::request_id::RequestId;
 use super::state::AppState;
-use super::{adapters, openai, ops, tickets};
+use super::{about, adapters, openai, ops, tickets};
 use crate::access::Scope;
 
 /// Every route of the server.
@@ -43,6 +46,18 @@ fn table() -> Vec<Route> {
         Route::get("/v1/base", AnyKey, ops::base),
         Route::get("/health", Open, ops::health).untraced(),
         Route::get("/ready", Open, ops::ready).untraced(),
+        Route::get("/ping", Open, ops::health).untraced(),
+        Route::new(
+            Method::POST,
+            "/ping",
+            Open,
+            BodyKind::Any,
+            post(ops::health),
+        )
+        .untraced(),
+        Route::get("/version", AnyKey, about::version),
+        Route::get("/load", Metrics, about::load).untraced(),
+        Route::get("/server_info", Admin, about::server_info).on(Port::Admin),
         Route::get("/metrics", Metrics, ops::metrics)
             .on(Port::Admin)
             .untraced(),
@@ -67,6 +82,8 @@ struct Route {
     handler: MethodRouter<Arc<AppState>>,
     /// Whether the log tells of its requests. Probes and scrapers send one every few seconds.
     traced: bool,
+    /// Shape of its errors.
+    errors: ErrorStyle,
 }
 
 /// What a route is and requires.
@@ -101,6 +118,7 @@ impl Route {
             },
             handler,
             traced: true,
+            errors: ErrorStyle::OpenAi,
         }
     }
 
@@ -158,6 +176,14 @@ impl Route {
         self
     }
 
+    /// Answers failed requests, on whichever layer they fail, in the style of another API. The style
+    /// holds for every method of the path, which has no parameters.
+    #[expect(dead_code, reason = "no route of another API yet")]
+    fn errors(mut self, style: ErrorStyle) -> Self {
+        self.errors = style;
+        self
+    }
+
     /// Writes an audit line for each request, under this name, and leaves the route to the
     /// operator's port.
     fn action(mut self, name: &'static str) -> Self {
@@ -169,6 +195,21 @@ impl Route {
 /// What each route is and requires, in the order of the table.
 pub fn route_facts() -> Vec<RouteFacts> {
     table().into_iter().map(|route| route.facts).collect()
+}
+
+/// Shape of the errors of a request to this path, which is absent from the table if the request
+/// comes from a client of another API.
+pub fn error_style(path: &str, headers: &HeaderMap) -> ErrorStyle {
+    static STYLES: LazyLock<HashMap<&'static str, ErrorStyle>> = LazyLock::new(|| {
+        let styled = table()
+            .into_iter()
+            .filter(|route| route.errors != ErrorStyle::OpenAi);
+        styled
+            .map(|route| (route.facts.path, route.errors))
+            .collect()
+    });
+    let style = STYLES.get(path).copied();
+    style.unwrap_or_else(|| ErrorStyle::guess(path, headers))
 }
 
 /// All routes, for a server with one port. An unknown URL, a wrong method or a panic answers with
@@ -212,18 +253,31 @@ fn build(state: Arc<AppState>, ports: &[Port]) -> Router {
         };
         *routes = std::mem::take(routes).route(path, handler);
     }
-    let span = DefaultMakeSpan::new().level(Level::INFO);
     let trace = TraceLayer::new_for_http()
         .make_span_with(span)
         .on_response(DefaultOnResponse::new().level(Level::INFO));
-    traced
+    let routes = traced
         .layer(trace)
         .merge(untraced)
         .fallback(unknown_url)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(Arc::clone(&state), cors))
         .layer(CatchPanicLayer::custom(panicked))
-        .with_state(state)
+        .with_state(state);
+    // Outside of the router, so that it sees each request before a route is chosen.
+    Router::new().fallback_service(routes).layer(from_fn(front))
+}
+
+/// Span of the log lines about a request.
+fn span(request: &Request) -> Span {
+    let id = request.extensions().get().map(RequestId::as_str);
+    tracing::info_span!(
+        "request",
+        method = %request.method(),
+        uri = %request.uri(),
+        version = ?request.version(),
+        id,
+    )
 }
 
 async fn unknown_url(State(state): State<Arc<AppState>>, request: Request) -> ApiError {

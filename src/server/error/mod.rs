@@ -1,7 +1,10 @@
 //! Errors sent to clients. [`table`] maps them to status, type and code.
 
 mod conversions;
+mod style;
 mod table;
+
+use std::sync::Arc;
 
 use axum::Json;
 use axum::http::{HeaderValue, header};
@@ -9,6 +12,8 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use crate::access::{RefusedKey, Scope, TenantLimit};
+
+pub use style::ErrorStyle;
 
 /// Reason why a request failed, in OpenAI's terms.
 #[derive(Debug, thiserror::Error)]
@@ -107,7 +112,7 @@ pub enum ApiError {
     ForeignHost(String),
     /// The request was sent by a web page of another site.
     #[error(
-        "requests from web pages of {0} are refused; start the server with --allowed-origin to \
+        "requests from web pages of {0} are refused; start the server with --cors-origin to \
          accept them"
     )]
     ForeignOrigin(String),
@@ -220,17 +225,20 @@ impl ApiError {
     }
 }
 
-/// Code of the error that a response reports, among the response's extensions.
-#[derive(Clone, Copy, Debug)]
-pub struct ErrorCode(pub &'static str);
+/// The error that a response reports, among the response's extensions.
+#[derive(Clone, Debug)]
+pub struct ErrorReport {
+    pub message: Arc<str>,
+    pub code: Option<&'static str>,
+}
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, _, code) = self.table_row();
         let mut response = (status, Json(self.body())).into_response();
-        if let Some(code) = code {
-            response.extensions_mut().insert(ErrorCode(code));
-        }
+        let message = self.to_string().into();
+        let report = ErrorReport { message, code };
+        response.extensions_mut().insert(report);
         if let Self::InvalidApiKey(reason) = &self {
             let challenge = HeaderValue::from_static(reason.challenge());
             response
@@ -249,11 +257,16 @@ impl IntoResponse for ApiError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unidentified {
     /// The request presents no key.
-    #[error("this server needs an API key; send it as `Authorization: Bearer KEY`")]
+    #[error(
+        "this server needs an API key; send it as `Authorization: Bearer KEY` or `x-api-key: KEY`"
+    )]
     NoKey,
     /// The header does not hold one key.
     #[error("the `Authorization` header is not `Bearer KEY`")]
     NotBearer,
+    /// The other header does not hold one key.
+    #[error("the `x-api-key` header does not hold one key")]
+    NotOneKey,
     /// The key is not accepted.
     #[error(transparent)]
     Refused(#[from] RefusedKey),
@@ -264,7 +277,9 @@ impl Unidentified {
     pub fn challenge(&self) -> &'static str {
         match self {
             Self::NoKey => r#"Bearer realm="tombola""#,
-            Self::NotBearer => r#"Bearer realm="tombola", error="invalid_request""#,
+            Self::NotBearer | Self::NotOneKey => {
+                r#"Bearer realm="tombola", error="invalid_request""#
+            }
             Self::Refused(_) => r#"Bearer realm="tombola", error="invalid_token""#,
         }
     }

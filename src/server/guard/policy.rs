@@ -12,6 +12,9 @@ use crate::access::{KeyRing, Scope, TenantLimits};
 use crate::server::caller::Caller;
 use crate::server::error::{ApiError, Unidentified};
 
+/// Header in which Anthropic's clients send their key.
+const X_API_KEY: &str = "x-api-key";
+
 /// Who may use a server. The default is everyone who reaches the loopback address without a foreign
 /// web page's help.
 #[derive(Debug, Default)]
@@ -70,16 +73,7 @@ impl AccessOptions {
         let Some(keys) = &self.keys else {
             return Ok(Caller::keyless());
         };
-        let mut values = headers.get_all(header::AUTHORIZATION).iter();
-        let value = values.next().ok_or(Unidentified::NoKey)?;
-        let text = value.to_str().map_err(|_| Unidentified::NotBearer)?;
-        let secret = match text.trim().split_once(' ') {
-            Some((scheme, secret)) if scheme.eq_ignore_ascii_case("bearer") => secret.trim(),
-            _ => return Err(Unidentified::NotBearer),
-        };
-        if values.next().is_some() {
-            return Err(Unidentified::NotBearer);
-        }
+        let secret = secret(headers)?;
         let key = keys.authenticate(secret, SystemTime::now())?;
         Ok(Caller::with_key(key, self.tenant_limits))
     }
@@ -107,5 +101,31 @@ impl AccessOptions {
             caller.require(scope)?;
         }
         rule.body.check(request.headers())
+    }
+}
+
+/// The key that these headers present: `Authorization: Bearer KEY`, or else `x-api-key: KEY`, as
+/// Anthropic's clients send it.
+fn secret(headers: &HeaderMap) -> Result<&str, Unidentified> {
+    let bearer = headers.contains_key(header::AUTHORIZATION);
+    let (name, malformed) = if bearer {
+        (header::AUTHORIZATION.as_str(), Unidentified::NotBearer)
+    } else {
+        (X_API_KEY, Unidentified::NotOneKey)
+    };
+    let mut values = headers.get_all(name).iter();
+    let value = values.next().ok_or(Unidentified::NoKey)?;
+    let Ok(text) = value.to_str() else {
+        return Err(malformed);
+    };
+    if values.next().is_some() {
+        return Err(malformed);
+    }
+    match text.trim().split_once(' ') {
+        Some((scheme, secret)) if bearer && scheme.eq_ignore_ascii_case("bearer") => {
+            Ok(secret.trim())
+        }
+        None if !bearer => Ok(text.trim()),
+        _ => Err(malformed),
     }
 }

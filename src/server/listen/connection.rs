@@ -32,6 +32,7 @@ use super::{ListenOptions, Stage};
 use crate::metrics::ClientTimeout;
 use crate::server::body;
 use crate::server::error::ApiError;
+use crate::server::front::Front;
 use crate::server::ops;
 
 /// Bytes that hyper buffers in each direction.
@@ -131,9 +132,10 @@ impl Endpoint {
     /// Answers a request with the routes, or with the reason why it may not reach them.
     async fn answer(
         self: &Arc<Self>,
-        request: Request,
+        mut request: Request,
         admitted: &Admitted,
     ) -> Result<Response<Tracked>, Infallible> {
+        let front = Front::begin(&mut request);
         let connection = Arc::clone(admitted.connection());
         let draining = *self.stage.borrow() >= Stage::Draining;
         let refusal = match ops::is_probe(request.uri().path()) {
@@ -155,6 +157,7 @@ impl Endpoint {
             }
             None => self.routes.respond(request).await,
         };
+        response = front.finish(response);
         if draining || connection.reserve {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);

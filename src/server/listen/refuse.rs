@@ -8,6 +8,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use crate::server::body::DISCARD_TIMEOUT;
 use crate::server::error::ApiError;
+use crate::server::request_id::RequestId;
 
 /// Answers with an error and closes the connection. Takes at most as long as a refused body may.
 pub async fn refuse(mut io: impl AsyncRead + AsyncWrite + Unpin, error: ApiError) {
@@ -40,12 +41,14 @@ async fn response(error: ApiError) -> Vec<u8> {
     // The body of an error lies in memory.
     let body = to_bytes(body, usize::MAX).await.unwrap_or_default();
     let status = parts.status;
+    let id = RequestId::random();
     let mut response = format!("HTTP/1.1 {status}\r\n").into_bytes();
     for (name, value) in &parts.headers {
         response.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
     }
     let end = format!(
-        "connection: close\r\ncontent-length: {}\r\n\r\n",
+        "x-request-id: {}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        id.as_str(),
         body.len()
     );
     response.extend(end.as_bytes());

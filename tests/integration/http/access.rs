@@ -150,7 +150,7 @@ async fn every_route_requires_a_key_with_its_scope() {
             }
         }
     }
-    assert_eq!(open, BTreeSet::from(["/health", "/ready"]));
+    assert_eq!(open, BTreeSet::from(["/health", "/ping", "/ready"]));
     let verify = || {
         Request::get("/v1/base?verify=true")
             .body(Body::empty())
@@ -220,6 +220,31 @@ async fn keys_that_are_not_accepted_are_401_with_the_reason() {
     keyed.ring.refresh();
     let revoked = keyed.server.send(models(&format!("Bearer {key}"))).await.0;
     assert_eq!(revoked, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn a_key_in_the_header_of_anthropics_clients_counts_too() {
+    let keyed = Keyed::new(TenantLimits::default());
+    let key = keyed.key("web", None, &[Scope::Infer]);
+    let models = async |headers: &[(&str, &str)]| {
+        let request = headers.iter().fold(
+            Request::get("/v1/models").header("host", "localhost"),
+            |request, (name, value)| request.header(*name, *value),
+        );
+        let answer = keyed.server.send(request.body(Body::empty()).unwrap());
+        answer.await.0.as_u16()
+    };
+    let bearer = format!("Bearer {key}");
+    assert_eq!(models(&[("x-api-key", &key)]).await, 200);
+    assert_eq!(models(&[("x-api-key", &bearer)]).await, 401);
+    assert_eq!(models(&[("x-api-key", "tb-no")]).await, 401);
+    let twice = [("x-api-key", &*key), ("x-api-key", &key)];
+    assert_eq!(models(&twice).await, 401);
+    // `Authorization` alone counts if it is there.
+    let both = [("x-api-key", "tb-no"), ("authorization", &*bearer)];
+    assert_eq!(models(&both).await, 200);
+    let both = [("x-api-key", &*key), ("authorization", "Bearer tb-no")];
+    assert_eq!(models(&both).await, 401);
 }
 
 /// The requests by which a web page can replace a ticket of a local server.

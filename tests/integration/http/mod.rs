@@ -7,6 +7,7 @@ mod chat;
 mod completions;
 mod engine;
 mod errors;
+mod front;
 mod lifecycle;
 mod limits;
 mod live;

@@ -8,7 +8,7 @@ use axum::http::{Request, StatusCode};
 use serde_json::{Value, json};
 use tombola::ticket::Digest;
 
-use crate::support::echo::{CONTEXT, Server};
+use crate::support::echo::{CONTEXT, SILENT, Server, json_request};
 
 #[tokio::test]
 async fn a_server_is_ready_once_its_engine_runs() {
@@ -145,4 +145,35 @@ async fn promtool_finds_no_fault() {
         "{}",
         String::from_utf8_lossy(&said)
     );
+}
+
+#[tokio::test]
+async fn version_load_and_limits_are_told() {
+    let server = Server::new();
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(server.get("/version").await.1, json!({"version": version}));
+    assert_eq!(server.get("/ping").await.1, json!({"status": "ok"}));
+    let ping = Request::post("/ping").body(Body::empty()).unwrap();
+    assert_eq!(server.send(ping).await.0, StatusCode::OK);
+    assert_eq!(server.get("/load").await.1, json!({"server_load": 0}));
+    let state = server.state.clone();
+    let waiting = tokio::spawn(async move {
+        let request = json_request("/v1/completions", json!({"prompt": SILENT}).to_string());
+        tower::ServiceExt::oneshot(tombola::server::router(state), request).await
+    });
+    while server.seen.requests.lock().unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(server.get("/load").await.1, json!({"server_load": 1}));
+    waiting.abort();
+    server.wait_for_cancelled(1).await;
+    assert_eq!(server.get("/load").await.1, json!({"server_load": 0}));
+    let info = server.get("/server_info").await.1;
+    assert_eq!(info["base"]["name"], "tiny");
+    assert_eq!(info["limits"]["max_model_len"], CONTEXT);
+    assert_eq!(
+        (&info["version"], &info["keys"]),
+        (&json!(version), &json!(false))
+    );
+    assert_eq!(info["tickets"]["count"], 1);
 }
