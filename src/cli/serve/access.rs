@@ -43,14 +43,15 @@ pub struct AccessArgs {
     )]
     pub allowed_host: Vec<String>,
     /// Origins besides loopback whose web pages may use the server, separated by commas; * allows
-    /// all.
+    /// all. May be repeated; --allowed-origin is its former name.
     #[arg(
         long,
+        alias = "allowed-origin",
         value_name = "ORIGINS",
-        env = "TOMBOLA_ALLOWED_ORIGIN",
+        env = "TOMBOLA_CORS_ORIGIN",
         value_delimiter = ','
     )]
-    pub allowed_origin: Vec<String>,
+    pub cors_origin: Vec<String>,
     #[command(flatten)]
     pub limits: TenantLimitArgs,
 }
@@ -108,7 +109,7 @@ impl AccessArgs {
             }
             keys = Some(ring);
         }
-        let browsers = BrowserRules::new(bound, &self.allowed_host, &self.allowed_origin)?;
+        let browsers = BrowserRules::new(bound, &self.allowed_host, &self.cors_origin)?;
         let limits = &self.limits;
         let tenant_limits = TenantLimits {
             max_requests: limits.tenant_max_requests,

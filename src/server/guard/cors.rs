@@ -12,6 +12,9 @@ use super::browsers::shown;
 use crate::server::error::ApiError;
 use crate::server::state::AppState;
 
+/// Headers of responses that pages may read.
+const EXPOSED: &str = "ETag, Retry-After, x-ignored-fields, x-request-id";
+
 /// Middleware around all routes: answers the preflight requests of browsers, and lets the pages of
 /// allowed origins read the answers.
 pub async fn cors(State(state): State<Arc<AppState>>, request: Request, next: Next) -> Response {
@@ -36,7 +39,7 @@ pub async fn cors(State(state): State<Arc<AppState>>, request: Request, next: Ne
     headers.append(header::VARY, HeaderValue::from_static("Origin"));
     if allowed {
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        let exposed = HeaderValue::from_static("ETag, Retry-After");
+        let exposed = HeaderValue::from_static(EXPOSED);
         headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
     }
     response

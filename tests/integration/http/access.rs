@@ -371,6 +371,10 @@ async fn a_preflight_request_is_answered_for_allowed_origins_alone() {
         assert_eq!(status, StatusCode::OK, "{body}");
         assert!(headers.contains_key("access-control-allow-origin"));
         assert_eq!(headers["vary"], "Origin");
+        let exposed = headers["access-control-expose-headers"].to_str().unwrap();
+        for header in ["x-request-id", "x-ignored-fields", "Retry-After"] {
+            assert!(exposed.contains(header), "{header}: {exposed}");
+        }
     }
     let (status, headers, _) = server.send(preflight("https://evil.example")).await;
     assert_eq!(status, StatusCode::FORBIDDEN);
