@@ -5,6 +5,7 @@
 
 mod account;
 mod blocks;
+mod constraint;
 mod costs;
 mod handle;
 mod mode;
@@ -26,6 +27,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use blocks::HashChain;
+pub use constraint::{Constraint, ConstraintError, TokenMask};
+use constraint::{Guide, MaskWorkers};
 pub use costs::measure::{Measured, measure_costs};
 pub use costs::{Costs, Load, PerTicket};
 pub use handle::{
@@ -110,6 +113,7 @@ struct Engine {
     enable_prefix_caching: bool,
     end_tokens: Vec<u32>,
     inbox: EngineInbox,
+    mask_workers: MaskWorkers,
     verification: Verification,
     pace: Pace,
     /// Time of the last swap.
@@ -297,7 +301,11 @@ impl Engine {
                     let (ends, limit) = (&self.end_tokens, self.max_model_len);
                     let shares = self.enable_prefix_caching;
                     let chain = shares.then(|| HashChain::new(&request.prefix_scope()));
-                    let sequence = Sequence::new(*request, chain, outputs, arrived, ends, limit);
+                    let mut request = *request;
+                    let constraint = request.constraint.take();
+                    let guide = constraint.map(|c| Guide::new(c, &self.mask_workers));
+                    let sequence =
+                        Sequence::new(request, chain, guide, outputs, arrived, ends, limit);
                     self.add(sequence);
                 }
                 Command::BaseDigest(answer) => self.verification.ask(answer),

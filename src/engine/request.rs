@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::blocks::PrefixScope;
+use super::constraint::{Constraint, ConstraintError};
 use crate::access::Tenant;
 use crate::registry::Lease;
 
@@ -27,6 +28,9 @@ pub struct Request {
     pub priority: i32,
     /// Separates the cached KV blocks of requests further: only equal salts share them.
     pub cache_salt: Option<Arc<str>>,
+    /// Constraint on the output; `None` leaves it free. The output ends when the constraint is
+    /// complete.
+    pub constraint: Option<Box<dyn Constraint>>,
 }
 
 impl Request {
@@ -45,7 +49,8 @@ impl Request {
 pub struct SamplingParams {
     /// Maximum number of tokens to generate; at least 1.
     pub max_tokens: usize,
-    /// Tokens before which end-of-text and stop tokens are not sampled.
+    /// Tokens before which end-of-text and stop tokens are not sampled, unless a constraint allows
+    /// no other or is complete.
     pub min_tokens: usize,
     /// Sampling temperature; below [`GREEDY_BELOW`] sampling is greedy.
     pub temperature: f32,
@@ -68,7 +73,8 @@ pub struct SamplingParams {
     /// Tokens that end the sequence, besides the base's end-of-text tokens; shared by the choices
     /// of a request.
     pub stop_token_ids: Arc<[u32]>,
-    /// Ignore the base's end-of-text tokens.
+    /// Ignore the base's end-of-text tokens. Under a constraint they are sampled only if it allows
+    /// no other token, and then end the sequence.
     pub ignore_eos: bool,
     /// Report log-probabilities, with this many alternatives per token.
     pub logprobs: Option<usize>,
@@ -146,6 +152,8 @@ pub enum SequenceError {
     OutOfMemory,
     #[error("a step failed")]
     StepFailed,
+    #[error(transparent)]
+    Constraint(#[from] ConstraintError),
 }
 
 /// Output of a sequence's step: a token, or the failure that ends the sequence.
@@ -157,6 +165,8 @@ pub type StepResult = Result<Output, SequenceError>;
 pub enum FinishReason {
     /// An end-of-text or stop token, which is the output's token.
     Stop,
+    /// The constraint is complete. The output's token is the last of the text.
+    Complete,
     /// `max_tokens` were generated, or the context is full.
     Length,
 }

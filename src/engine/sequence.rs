@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::account::Account;
 use super::blocks::{BlockHash, HashChain};
+use super::constraint::{ConstraintError, Guide, TokenMask};
 use super::handle::{OutputSender, SendError};
 use super::plan::{Chunk, Group, SequenceId};
 use super::request::{FinishReason, Output, Request, SequenceError};
@@ -54,6 +55,8 @@ pub struct Sequence {
     /// Tokens of the prompt that were cached when it first ran; taken by the first output.
     cached_tokens: Option<usize>,
     sampler: Sampler,
+    /// Constraint on the output; `None` if it is free.
+    guide: Option<Guide>,
     /// Hashes of its blocks; `None` if it shares none.
     chain: Option<HashChain>,
     /// Scores of the prompt, if requested; taken by the first output.
@@ -65,10 +68,12 @@ pub struct Sequence {
 
 impl Sequence {
     /// A sequence that has not run yet. `ends` are the base's end-of-text tokens; the sequence ends
-    /// at `max_model_len` tokens. `chain` hashes its blocks, if it shares them.
+    /// at `max_model_len` tokens. `chain` hashes its blocks, if it shares them; `guide` holds the
+    /// request's constraint.
     pub fn new(
         request: Request,
         chain: Option<HashChain>,
+        guide: Option<Guide>,
         outputs: OutputSender,
         arrived: Instant,
         ends: &[u32],
@@ -82,7 +87,11 @@ impl Sequence {
             account: Account::of(&request),
             priority: request.priority,
             scores: PromptScores::new(&request.scored, request.scored_top),
-            sampler: Sampler::new(request.params, &request.prompt, ends),
+            sampler: match guide {
+                Some(_) => Sampler::constrained(request.params, &request.prompt, ends),
+                None => Sampler::new(request.params, &request.prompt, ends),
+            },
+            guide,
             tokens: request.prompt,
             lease: request.ticket,
             queued_since: Some(arrived),
@@ -156,20 +165,29 @@ impl Sequence {
 
     /// Samples the next token and sends it. Returns whether the sequence continues.
     fn sample(&mut self, next: Next) -> bool {
+        let allowed = match self.allowed() {
+            Ok(allowed) => allowed,
+            Err(error) => return self.fail(error.into()),
+        };
         let sampled = match next {
             Next::Token(token) => token.map(|token| self.sampler.record(token)),
-            Next::Logits(mut logits) => self.sampler.sample(&mut logits),
+            Next::Logits(mut logits) => {
+                let is_finite = logits.iter().any(|logit| logit.is_finite());
+                let sampled = self.sampler.sample(&mut logits, allowed.as_ref());
+                if sampled.is_none() && is_finite && allowed.is_some() {
+                    // The request forbids what the constraint allows.
+                    return self.fail(ConstraintError::NoTokenAllowed.into());
+                }
+                sampled
+            }
         };
         let Some(sampled) = sampled else {
             return self.fail(SequenceError::NotFinite);
         };
         self.tokens.push(sampled.token);
-        let finish = if self.sampler.ends_with(sampled.token) {
-            Some(FinishReason::Stop)
-        } else if self.tokens.len() >= self.max_len {
-            Some(FinishReason::Length)
-        } else {
-            None
+        let finish = match self.finish_after(sampled.token) {
+            Ok(finish) => finish,
+            Err(error) => return self.fail(error.into()),
         };
         let output = Output {
             token: sampled.token,
@@ -186,6 +204,31 @@ impl Sequence {
                 false
             }
         }
+    }
+
+    /// Tokens that may be sampled next; `None` if the output is free.
+    fn allowed(&mut self) -> Result<Option<TokenMask>, ConstraintError> {
+        let Some(guide) = &mut self.guide else {
+            return Ok(None);
+        };
+        let allowed = self.sampler.allowed(guide.mask()?);
+        if allowed.is_empty() {
+            return Err(ConstraintError::NoTokenAllowed);
+        }
+        Ok(Some(allowed))
+    }
+
+    /// Reason why the sequence ends after a token, which its constraint accepts here.
+    fn finish_after(&mut self, token: u32) -> Result<Option<FinishReason>, ConstraintError> {
+        if self.sampler.ends_with(token) {
+            return Ok(Some(FinishReason::Stop));
+        }
+        if let Some(guide) = &mut self.guide
+            && guide.accept(token)?
+        {
+            return Ok(Some(FinishReason::Complete));
+        }
+        Ok((self.tokens.len() >= self.max_len).then_some(FinishReason::Length))
     }
 
     /// Sends the error that ends the sequence. Returns false: it does not continue.

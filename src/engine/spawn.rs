@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::constraint::MaskWorkers;
 use super::costs::measure::Measured;
 use super::handle::{EngineHandle, Limits, channel};
 use super::mode::TicketMode;
@@ -83,6 +84,7 @@ pub fn spawn(
         enable_prefix_caching: config.enable_prefix_caching,
         end_tokens: config.end_tokens.clone(),
         inbox,
+        mask_workers: MaskWorkers::new(mask_threads()).map_err(|e| threads(&e))?,
         verification: Verification::default(),
         pace: Pace::default(),
         last_swap: Duration::ZERO,
@@ -98,6 +100,12 @@ pub fn spawn(
         thread: Some(thread),
     };
     Ok((handle, joined))
+}
+
+/// Number of threads that compute masks: few on a small machine, where they compete with the
+/// kernels, and enough on a large one for the rows of a short step.
+fn mask_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 4).clamp(1, 4))
 }
 
 /// Checks a configuration against the base; returns the number of KV blocks.

@@ -175,6 +175,7 @@ fn engine_request(request: &GenerateRequest, prompt: &Prompt, choice: u64) -> Re
         tenant: request.tenant.clone(),
         priority: request.priority,
         cache_salt: request.cache_salt.clone(),
+        constraint: None,
     }
 }
 
@@ -216,7 +217,7 @@ impl Completion {
                 self.outputs = None;
                 self.permit = None;
                 self.meter.finish(match finish {
-                    FinishReason::Stop => FinishedReason::Stop,
+                    FinishReason::Stop | FinishReason::Complete => FinishedReason::Stop,
                     FinishReason::Length => FinishedReason::Length,
                 });
             }

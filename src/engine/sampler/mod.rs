@@ -8,6 +8,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use self::forbidden::Forbidden;
+use super::constraint::TokenMask;
 use super::request::{GREEDY_BELOW, SamplingParams, TokenLogprobs};
 use crate::kernels::sample::{RandomSampling, SamplingMethod, argmax, heavier};
 
@@ -18,6 +19,8 @@ pub struct Sampler {
     /// End-of-text tokens of the base that end the sequence, besides its stop tokens. Neither are
     /// sampled before `min_tokens`.
     ends: Vec<u32>,
+    /// Whether a mask comes with each row of logits.
+    constrained: bool,
     rng: ChaCha8Rng,
     /// Random number of the next token, in [0, 1).
     random: f64,
@@ -50,6 +53,7 @@ impl Sampler {
         };
         Self {
             ends,
+            constrained: false,
             random: rng.random(),
             rng,
             prompt: if params.repetition_penalty == 1.0 {
@@ -64,16 +68,42 @@ impl Sampler {
         }
     }
 
+    /// [`Self::new`] for logits that come with a mask each. `ends` end the sequence even if the
+    /// request ignores them: then they are sampled only if no other token is allowed.
+    pub fn constrained(params: SamplingParams, prompt: &[u32], ends: &[u32]) -> Self {
+        Self {
+            ends: ends.to_vec(),
+            constrained: true,
+            ..Self::new(params, prompt, &[])
+        }
+    }
+
     /// Whether `token` ends the sequence.
     pub fn ends_with(&self, token: u32) -> bool {
         self.ends.contains(&token) || self.params.stop_token_ids.contains(&token)
+    }
+
+    /// Tokens that may be sampled next under a constraint whose mask this is: end-of-text tokens
+    /// too if the output may end, but before `min_tokens`, or if they are ignored, only if there is
+    /// no other.
+    pub fn allowed(&self, mut mask: TokenMask) -> TokenMask {
+        if mask.may_end() {
+            mask.allow(&self.ends);
+        }
+        if self.generated < self.params.min_tokens {
+            mask.forbid_unless_last(self.ends.iter().chain(&*self.params.stop_token_ids));
+        } else if self.params.ignore_eos {
+            mask.forbid_unless_last(self.ends.iter());
+        }
+        mask
     }
 
     /// How the device can sample the next token from the raw logits; `None` if they have to be
     /// adjusted first, or are needed for log-probabilities.
     pub fn sampling_method(&self) -> Option<SamplingMethod> {
         let params = &self.params;
-        let plain = params.logit_bias.is_empty()
+        let plain = !self.constrained
+            && params.logit_bias.is_empty()
             && self.forbidden.is_empty()
             && params.repetition_penalty == 1.0
             && params.presence_penalty == 0.0
@@ -114,15 +144,19 @@ impl Sampler {
         self.random = self.rng.random();
     }
 
-    /// Samples the next token from a row of logits `[vocab]`, which is adjusted in place. Returns
-    /// `None` if no logit is finite: the ticket breaks the model.
-    pub fn sample(&mut self, logits: &mut [f32]) -> Option<Sampled> {
+    /// Samples the next token from a row of logits `[vocab]`, which is adjusted in place.
+    /// `allowed` comes from [`Self::allowed`]; `None` allows all tokens. Returns `None` if no logit
+    /// of an allowed token is finite: the ticket breaks the model.
+    pub fn sample(&mut self, logits: &mut [f32], allowed: Option<&TokenMask>) -> Option<Sampled> {
         let raw = self.params.logprobs.map(|top| {
             let mut raw = logits.to_vec();
             mask_non_finite(&mut raw);
             (top, raw)
         });
         self.adjust(logits);
+        if let Some(allowed) = allowed {
+            allowed.apply(logits);
+        }
         let token = self.method().sample(logits)?;
         self.count(token);
         let logprobs = raw.map(|(top, raw)| logprobs(&raw, token, top));
@@ -159,7 +193,7 @@ impl Sampler {
             }
         }
         self.forbidden.mask(logits);
-        if self.generated < params.min_tokens {
+        if self.generated < params.min_tokens && !self.constrained {
             for &token in self.ends.iter().chain(&*params.stop_token_ids) {
                 if let Some(logit) = logits.get_mut(token as usize) {
                     *logit = f32::NEG_INFINITY;

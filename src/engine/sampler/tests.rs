@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::engine::constraint::tests::mask_of;
 
 fn greedy() -> SamplingParams {
     SamplingParams {
@@ -13,7 +14,7 @@ fn greedy() -> SamplingParams {
 
 fn first(params: SamplingParams, logits: &[f32]) -> u32 {
     let mut sampler = Sampler::new(params, &[], &[]);
-    sampler.sample(&mut logits.to_vec()).unwrap().token
+    sampler.sample(&mut logits.to_vec(), None).unwrap().token
 }
 
 #[test]
@@ -70,7 +71,7 @@ fn the_device_samples_the_token_that_the_host_would() {
         let method = device.sampling_method().unwrap();
         let token = method.sample(&logits).unwrap();
         device.record(token);
-        assert_eq!(host.sample(&mut logits.clone()).unwrap().token, token);
+        assert_eq!(host.sample(&mut logits.clone(), None).unwrap().token, token);
         seen.insert(token);
     }
     assert!(seen.len() > 4, "{seen:?}");
@@ -79,8 +80,8 @@ fn the_device_samples_the_token_that_the_host_would() {
 #[test]
 fn broken_logits_give_no_token() {
     let mut sampler = Sampler::new(greedy(), &[], &[]);
-    assert_eq!(sampler.sample(&mut [f32::NAN; 4]), None);
-    assert_eq!(sampler.sample(&mut [f32::NEG_INFINITY; 4]), None);
+    assert_eq!(sampler.sample(&mut [f32::NAN; 4], None), None);
+    assert_eq!(sampler.sample(&mut [f32::NEG_INFINITY; 4], None), None);
 }
 
 #[test]
@@ -91,7 +92,12 @@ fn end_tokens_are_not_sampled_before_min_tokens() {
         ..greedy()
     };
     let mut sampler = Sampler::new(params, &[], &[1]);
-    let mut next = || sampler.sample(&mut [0.0, 5.0, 4.0, 1.0]).unwrap().token;
+    let mut next = || {
+        sampler
+            .sample(&mut [0.0, 5.0, 4.0, 1.0], None)
+            .unwrap()
+            .token
+    };
     assert_eq!([next(), next(), next()], [3, 3, 1]);
     assert!(sampler.ends_with(1) && sampler.ends_with(2) && !sampler.ends_with(3));
     let params = SamplingParams {
@@ -109,20 +115,20 @@ fn penalties_push_seen_tokens_down() {
         ..greedy()
     };
     let mut sampler = Sampler::new(repetition, &[1], &[]);
-    assert_eq!(sampler.sample(&mut [3.0, 4.0]).unwrap().token, 0);
+    assert_eq!(sampler.sample(&mut [3.0, 4.0], None).unwrap().token, 0);
     let presence = SamplingParams {
         presence_penalty: 1.5,
         ..greedy()
     };
     let mut sampler = Sampler::new(presence, &[1], &[]);
-    let mut next = || sampler.sample(&mut [3.0, 4.0]).unwrap().token;
+    let mut next = || sampler.sample(&mut [3.0, 4.0], None).unwrap().token;
     assert_eq!([next(), next(), next()], [1, 0, 1]);
     let frequency = SamplingParams {
         frequency_penalty: 0.6,
         ..greedy()
     };
     let mut sampler = Sampler::new(frequency, &[], &[]);
-    let mut next = || sampler.sample(&mut [3.0, 4.0]).unwrap().token;
+    let mut next = || sampler.sample(&mut [3.0, 4.0], None).unwrap().token;
     assert_eq!([next(), next(), next()], [1, 1, 0]);
     let bias = SamplingParams {
         logit_bias: vec![(0, 2.0), (99, 1.0)].into(),
@@ -139,7 +145,9 @@ fn logprobs_are_of_the_raw_logits() {
         ..greedy()
     };
     let mut sampler = Sampler::new(params, &[], &[]);
-    let sampled = sampler.sample(&mut [0.0, 2f32.ln(), 5f32.ln()]).unwrap();
+    let sampled = sampler
+        .sample(&mut [0.0, 2f32.ln(), 5f32.ln()], None)
+        .unwrap();
     let logprobs = sampled.logprobs.unwrap();
     assert_eq!(sampled.token, 0);
     assert!((logprobs.chosen - (1f32 / 8.0).ln()).abs() < 1e-6);
@@ -160,7 +168,7 @@ fn frequencies_follow_the_probabilities() {
     let logits: Vec<f32> = [0.5f32, 0.3, 0.2].map(f32::ln).to_vec();
     let mut counts = [0; 3];
     for _ in 0..10_000 {
-        counts[sampler.sample(&mut logits.clone()).unwrap().token as usize] += 1;
+        counts[sampler.sample(&mut logits.clone(), None).unwrap().token as usize] += 1;
     }
     for (count, want) in counts.iter().zip([5000i32, 3000, 2000]) {
         assert!((count - want).abs() < 200, "{counts:?}");
@@ -178,7 +186,7 @@ fn reachable(params: SamplingParams, logits: &[f32]) -> HashSet<u32> {
         &[],
     );
     (0..2000)
-        .map(|_| sampler.sample(&mut logits.to_vec()).unwrap().token)
+        .map(|_| sampler.sample(&mut logits.to_vec(), None).unwrap().token)
         .collect()
 }
 
@@ -236,9 +244,54 @@ proptest! {
         };
         let run = || {
             let mut sampler = Sampler::new(params.clone(), &[], &[]);
-            let next = |_| sampler.sample(&mut logits.clone()).unwrap().token;
+            let next = |_| sampler.sample(&mut logits.clone(), None).unwrap().token;
             (0..20).map(next).collect::<Vec<u32>>()
         };
         prop_assert_eq!(run(), run());
     }
+}
+
+#[test]
+fn a_constraint_masks_the_logits_but_not_the_log_probabilities() {
+    let params = SamplingParams {
+        logprobs: Some(1),
+        ..greedy()
+    };
+    let mut sampler = Sampler::constrained(params, &[], &[4]);
+    assert_eq!(sampler.sampling_method(), None);
+    let allowed = sampler.allowed(mask_of(&[0, 2], false));
+    let mut logits = [0.0, 5f32.ln(), 2f32.ln(), 0.0, 0.0];
+    let sampled = sampler.sample(&mut logits, Some(&allowed)).unwrap();
+    let logprobs = sampled.logprobs.unwrap();
+    assert_eq!((sampled.token, logprobs.top[0].0), (2, 1));
+    assert!((logprobs.chosen - 0.2f32.ln()).abs() < 1e-6);
+    let nothing = sampler.allowed(mask_of(&[], false));
+    assert_eq!(sampler.sample(&mut [1.0; 5], Some(&nothing)), None);
+}
+
+#[test]
+fn a_constraint_overrules_min_tokens_and_ignored_ends_if_only_the_end_is_left() {
+    let sampler = |change: fn(&mut SamplingParams)| {
+        let mut params = greedy();
+        change(&mut params);
+        Sampler::constrained(params, &[], &[4])
+    };
+    let plain = sampler(|_| ());
+    assert_eq!(plain.allowed(mask_of(&[1], false)), mask_of(&[1], false));
+    assert_eq!(plain.allowed(mask_of(&[1], true)), mask_of(&[1, 4], true));
+    let others: [fn(&mut SamplingParams); 2] = [
+        |params| params.ignore_eos = true,
+        |params| {
+            params.min_tokens = 1;
+            params.stop_token_ids = vec![3].into();
+        },
+    ];
+    for change in others {
+        let later = sampler(change);
+        assert_eq!(later.allowed(mask_of(&[1], true)), mask_of(&[1], true));
+        assert_eq!(later.allowed(mask_of(&[], true)), mask_of(&[4], true));
+        assert!(later.ends_with(4));
+    }
+    let allowed = sampler(others[1]).allowed(mask_of(&[1, 3], false));
+    assert_eq!(allowed, mask_of(&[1], false));
 }

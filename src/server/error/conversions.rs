@@ -3,7 +3,7 @@
 use axum::extract::rejection::PathRejection;
 
 use super::ApiError;
-use crate::engine::{SequenceError, SubmitError};
+use crate::engine::{ConstraintError, SequenceError, SubmitError};
 use crate::registry::{FolderTrouble, RegistryError};
 use crate::server::fields::brief;
 
@@ -31,6 +31,10 @@ impl From<SequenceError> for ApiError {
             SequenceError::Unread => Self::UnreadOutput,
             SequenceError::OutOfMemory => Self::OutOfMemory,
             SequenceError::StepFailed => Self::StepFailed,
+            SequenceError::Constraint(ConstraintError::Failed) => {
+                Self::Internal("a constraint failed".to_owned())
+            }
+            SequenceError::Constraint(error) => Self::Constraint(error.to_string()),
         }
     }
 }

@@ -191,6 +191,9 @@ pub enum ApiError {
     /// A step failed.
     #[error("a step with this request failed; see the server log")]
     StepFailed,
+    /// The constraint on the output cannot go on.
+    #[error("the output was cut off: {0}")]
+    Constraint(String),
     /// The engine's thread has ended, or the server shuts down.
     #[error("the engine has stopped")]
     EngineStopped,

@@ -51,6 +51,10 @@ impl ApiError {
                 let code = Some("broken_ticket");
                 (StatusCode::UNPROCESSABLE_ENTITY, INVALID, code)
             }
+            Self::Constraint(_) => {
+                let code = Some("constraint_failed");
+                (StatusCode::UNPROCESSABLE_ENTITY, INVALID, code)
+            }
             Self::BrokenBase => {
                 let code = Some("broken_base");
                 (StatusCode::INTERNAL_SERVER_ERROR, SERVER, code)

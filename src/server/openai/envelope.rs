@@ -18,7 +18,7 @@ pub fn done() -> Piece {
 /// OpenAI's name of a finish reason.
 pub fn finish_reason(finish: FinishReason) -> &'static str {
     match finish {
-        FinishReason::Stop => "stop",
+        FinishReason::Stop | FinishReason::Complete => "stop",
         FinishReason::Length => "length",
     }
 }
