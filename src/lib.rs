@@ -15,6 +15,7 @@
 //! | [`server`] | HTTP only: wire types, routes, SSE, the table of errors |
 //! | [`device_bench`] | benchmark of a device on a synthetic base |
 //! | [`loadgen`] | load client of any OpenAI-compatible server |
+//! | [`grammar`] | grammars and JSON schemas, compiled to the engine's token masks |
 //! | [`eval`] | loss and greedy answers over a data file, through the engine |
 //! | [`engine`] | the one thread that owns the model: scheduler, policy, runner, costs, sampler |
 //! | [`registry`] | this server's tickets: names, generations, leases, memory budget, folder |
@@ -59,7 +60,8 @@
 //!
 //! - `ticket` does not depend on tokio, `model` or HTTP; the `scheduler`, `policy` and `costs` of
 //!   `engine`, and all of `server`, `eval`, `registry` and `data`, do not depend on candle;
-//!   `engine` does not depend on `text`; `train` depends on neither `engine` nor `server`.
+//!   `engine` depends on neither `text` nor llguidance; `train` depends on neither `engine` nor
+//!   `server`.
 //! - Code decides by dtype, device or quantisation only in `kernels` and `model::device`.
 //! - The base is bit-identical to what was loaded after any history of swaps.
 //! - On the CPU, a row's result does not depend on its neighbours, its chunks or its place in the
@@ -72,6 +74,7 @@ pub mod data;
 pub mod device_bench;
 pub mod engine;
 pub mod eval;
+pub mod grammar;
 pub mod kernels;
 pub mod loadgen;
 pub mod metrics;

@@ -205,6 +205,11 @@ impl Text {
         self.token_bytes.get(id)
     }
 
+    /// Whether a token is special, that is, not text.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.token_bytes.is_special(id)
+    }
+
     /// Text of a whole sequence. Bytes that are not UTF-8 become U+FFFD.
     ///
     /// # Errors

@@ -29,6 +29,7 @@ pub const LAYERS: &[(&str, &[&str])] = &[
     ),
     ("device_bench", &["model", "kernels", "ticket"]),
     ("loadgen", &["text"]),
+    ("grammar", &["engine", "text"]),
     ("eval", &["engine", "registry", "data", "text"]),
     (
         "engine",
@@ -50,6 +51,8 @@ pub const LAYERS: &[(&str, &[&str])] = &[
 const TENSORS: &[&str] = &["candle_core", "candle_nn", "candle_transformers"];
 const HTTP: &[&str] = &["axum", "hyper", "tower", "tower_http"];
 
+const GRAMMARS: &[&str] = &["llguidance", "toktrie"];
+
 /// Crates that files must not use, by the start of their path.
 pub const STRANGERS: &[(&str, &[&[&str]])] = &[
     (
@@ -68,8 +71,12 @@ pub const STRANGERS: &[(&str, &[&[&str]])] = &[
         "src/engine/costs/mod.rs",
         &[TENSORS, HTTP, &["tokio", "tokenizers"]],
     ),
-    ("src/engine/", &[HTTP, &["tokenizers", "minijinja"]]),
-    ("src/server/", &[TENSORS]),
+    (
+        "src/engine/",
+        &[HTTP, &["tokenizers", "minijinja"], GRAMMARS],
+    ),
+    ("src/grammar/", &[TENSORS, HTTP, &["tokio", "tokenizers"]]),
+    ("src/server/", &[TENSORS, GRAMMARS]),
     ("src/device_bench/", &[HTTP, &["tokio", "tokenizers"]]),
     ("src/loadgen/", &[TENSORS, HTTP, &["tokio", "tokenizers"]]),
     ("src/eval/", &[TENSORS, HTTP]),
