@@ -23,6 +23,7 @@
 //! | [`model`] | the dense base: loader, weights, decoder, KV; tickets applied or overlaid |
 //! | [`kernels`] | one file or folder per operation, and nearly all `unsafe` |
 //! | [`data`] | training and evaluation rows, encoded as the server encodes requests |
+//! | [`chat`] | tools, their calls and reasoning: rendered, parsed back, as grammars |
 //! | [`text`] | tokenizer, chat template, incremental decoding, stop strings |
 //! | [`ticket`] | what a ticket is: format, validation, binding to a base, top-k, merge, import |
 //! | [`access`] | who may do what: keys, scopes, tenants and their limits |
@@ -69,6 +70,7 @@
 //!   are cuBLAS's, which chooses its algorithm by the number of rows.
 
 pub mod access;
+pub mod chat;
 pub mod cli;
 pub mod data;
 pub mod device_bench;

@@ -26,4 +26,5 @@ pub use decoder::TokenDecoder;
 pub use error::TextError;
 pub use stop::{StopSet, StopStep};
 pub use stream::{StreamOptions, TextStream};
+pub(crate) use template::python_json;
 pub use template::{ChatMessage, ChatPrompt, TemplateForms};

@@ -17,6 +17,7 @@ pub const LAYERS: &[(&str, &[&str])] = &[
             "model",
             "kernels",
             "data",
+            "chat",
             "text",
             "ticket",
             "access",
@@ -25,7 +26,9 @@ pub const LAYERS: &[(&str, &[&str])] = &[
     ),
     (
         "server",
-        &["engine", "registry", "text", "ticket", "access", "metrics"],
+        &[
+            "engine", "registry", "chat", "text", "ticket", "access", "metrics",
+        ],
     ),
     ("device_bench", &["model", "kernels", "ticket"]),
     ("loadgen", &["text"]),
@@ -42,6 +45,7 @@ pub const LAYERS: &[(&str, &[&str])] = &[
     ("model", &["kernels", "ticket"]),
     ("kernels", &["ticket"]),
     ("data", &["text", "ticket"]),
+    ("chat", &["text"]),
     ("text", &[]),
     ("ticket", &[]),
     ("access", &[]),
@@ -89,6 +93,7 @@ pub const STRANGERS: &[(&str, &[&[&str]])] = &[
         "src/data/",
         &[TENSORS, HTTP, &["tokio", "tokenizers", "minijinja"]],
     ),
+    ("src/chat/", &[TENSORS, HTTP, &["tokio", "tokenizers"]]),
     ("src/text/", &[HTTP, &["tokio"]]),
 ];
 

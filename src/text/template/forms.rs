@@ -8,7 +8,7 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
-use super::message::{ChatMessage, ChatPrompt, parsed_tool_calls, tool_calls};
+use super::message::{ChatMessage, ChatPrompt, tool_calls};
 use super::tojson::python_json;
 use crate::text::error::TextError;
 
@@ -88,7 +88,7 @@ impl TemplateForms {
     /// A malformed tool call.
     pub(super) fn apply(self, messages: &[ChatMessage]) -> Result<Vec<Formed<'_>>, TextError> {
         let formed = messages.iter().enumerate().map(|(index, message)| {
-            let mut calls = parsed_tool_calls(message, index)?;
+            let mut calls = message.parsed_tool_calls(index)?;
             if self.arguments_text {
                 calls.iter_mut().flatten().for_each(write_arguments);
             }

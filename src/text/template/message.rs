@@ -27,6 +27,44 @@ impl ChatMessage {
             extra: Map::new(),
         }
     }
+
+    /// The `tool_calls` of message `index` with their arguments as objects, which templates expect;
+    /// OpenAI's API sends them as JSON text. `None` if there are no calls.
+    ///
+    /// # Errors
+    /// The calls are not a list, or arguments are not a JSON object.
+    pub(crate) fn parsed_tool_calls(&self, index: usize) -> Result<Option<Vec<Value>>, TextError> {
+        let param = format!("messages[{index}].tool_calls");
+        let mut calls = match self.extra.get("tool_calls") {
+            None | Some(Value::Null) => return Ok(None),
+            Some(Value::Array(calls)) if calls.is_empty() => return Ok(None),
+            Some(Value::Array(calls)) => calls.clone(),
+            Some(_) => {
+                let problem = "must be a list".to_owned();
+                return Err(TextError::ToolCall { param, problem });
+            }
+        };
+        for (j, call) in calls.iter_mut().enumerate() {
+            // Some clients send the function's fields without the wrapping `function`.
+            let (function, path) = match call.get("function") {
+                Some(Value::Object(_)) => (&mut call["function"], ".function"),
+                _ => (call, ""),
+            };
+            let Some(arguments) = function.get_mut("arguments") else {
+                continue;
+            };
+            let problem = match parsed_arguments(arguments) {
+                Ok(parsed) => {
+                    *arguments = parsed;
+                    continue;
+                }
+                Err(problem) => problem,
+            };
+            let param = format!("{param}[{j}]{path}.arguments");
+            return Err(TextError::ToolCall { param, problem });
+        }
+        Ok(Some(calls))
+    }
 }
 
 /// Everything that a chat template renders into one prompt.
@@ -70,47 +108,6 @@ impl ChatPrompt<'_> {
 pub(super) fn tool_calls(message: &ChatMessage) -> Option<&Vec<Value>> {
     let calls = message.extra.get("tool_calls")?.as_array()?;
     (!calls.is_empty()).then_some(calls)
-}
-
-/// The `tool_calls` of message `index` with their arguments as objects, which templates expect;
-/// OpenAI's API sends them as JSON text. `None` if there are no calls.
-///
-/// # Errors
-/// The calls are not a list, or arguments are not a JSON object.
-pub(super) fn parsed_tool_calls(
-    message: &ChatMessage,
-    index: usize,
-) -> Result<Option<Vec<Value>>, TextError> {
-    let param = format!("messages[{index}].tool_calls");
-    let mut calls = match message.extra.get("tool_calls") {
-        None | Some(Value::Null) => return Ok(None),
-        Some(Value::Array(calls)) if calls.is_empty() => return Ok(None),
-        Some(Value::Array(calls)) => calls.clone(),
-        Some(_) => {
-            let problem = "must be a list".to_owned();
-            return Err(TextError::ToolCall { param, problem });
-        }
-    };
-    for (j, call) in calls.iter_mut().enumerate() {
-        // Some clients send the function's fields without the wrapping `function`.
-        let (function, path) = match call.get("function") {
-            Some(Value::Object(_)) => (&mut call["function"], ".function"),
-            _ => (call, ""),
-        };
-        let Some(arguments) = function.get_mut("arguments") else {
-            continue;
-        };
-        let problem = match parsed_arguments(arguments) {
-            Ok(parsed) => {
-                *arguments = parsed;
-                continue;
-            }
-            Err(problem) => problem,
-        };
-        let param = format!("{param}[{j}]{path}.arguments");
-        return Err(TextError::ToolCall { param, problem });
-    }
-    Ok(Some(calls))
 }
 
 /// Arguments as an object. Empty text and null stand for no arguments.

@@ -22,6 +22,7 @@ use tojson::tojson;
 
 pub use forms::TemplateForms;
 pub use message::{ChatMessage, ChatPrompt};
+pub(crate) use tojson::python_json;
 
 /// Compiled chat template with the base's special tokens as globals.
 pub(super) struct ChatTemplate {
