@@ -34,21 +34,17 @@ pub async fn respond<P: Protocol>(
 ) -> Result<Response, ApiError> {
     let arrived = Instant::now();
     let caller = Caller::of(request.extensions());
-    let (permit, body, turn) = admit(&state, &caller, request)
-        .await
-        .inspect_err(|error| state.refusals.record(&state.metrics, error))?;
-    let (prepared_by, tenant) = (Arc::clone(&state), caller.tenant.clone());
-    let prepared = blocking(move || {
-        let _turn = turn;
-        Prepared::<P>::new(&prepared_by, tenant.as_ref(), &body.into_bytes()?)
+    let tenant = caller.tenant.clone();
+    let prepared = prepare(&state, &caller, request, move |fields, state| {
+        Submission::<P>::read(fields, state, tenant.as_ref())
     });
-    let Prepared {
+    let (permit, submission, ignored) = prepared.await?;
+    let Submission {
         job,
         facts,
         priority,
         cache_salt,
-        ignored,
-    } = prepared.await?;
+    } = submission;
     let request = GenerateRequest {
         prompts: job.prompts,
         sampling: job.sampling,
@@ -73,6 +69,34 @@ pub async fn respond<P: Protocol>(
     Ok(ignored.told(response))
 }
 
+/// Receives the body of a request that its caller may send now, waits for the turn to prepare it,
+/// and validates its fields by `read`, which may block. The caller's permit lasts as long as the
+/// request is in progress.
+///
+/// # Errors
+/// The caller has as much in progress as it may, or there is no room for more; a body that is not a
+/// JSON object; those of `read`; a field that it leaves, if the server is strict.
+pub async fn prepare<T: Send + 'static>(
+    state: &Arc<AppState>,
+    caller: &Caller,
+    request: Request,
+    read: impl FnOnce(&mut Fields<'_>, &AppState) -> Result<T, ApiError> + Send + 'static,
+) -> Result<(RequestPermit, T, Ignored), ApiError> {
+    let (permit, body, turn) = admit(state, caller, request)
+        .await
+        .inspect_err(|error| state.refusals.record(&state.metrics, error))?;
+    let state = Arc::clone(state);
+    let (value, ignored) = blocking(move || {
+        let _turn = turn;
+        let body = body.into_bytes()?;
+        let mut fields = Fields::parse(&body)?;
+        let value = read(&mut fields, &state)?;
+        Ok((value, Ignored::of(&fields, &state)?))
+    })
+    .await?;
+    Ok((permit, value, ignored))
+}
+
 /// Receives the body of a request that its caller may send now, and waits for the turn to prepare
 /// it.
 ///
@@ -90,41 +114,45 @@ async fn admit(
     Ok((permit, body, turn))
 }
 
-/// A validated request, still without its ticket.
-struct Prepared<P> {
+/// A validated request for completions, still without its ticket.
+struct Submission<P> {
     job: Job<P>,
     facts: Facts,
     priority: i32,
     cache_salt: Option<Arc<str>>,
-    ignored: Ignored,
 }
 
-impl<P: Protocol> Prepared<P> {
-    /// Validates a body. May block.
-    fn new(state: &AppState, tenant: Option<&Tenant>, body: &[u8]) -> Result<Self, ApiError> {
-        let mut fields = Fields::parse(body)?;
-        let model = take_model::<P>(&mut fields, state, tenant)?;
+impl<P: Protocol> Submission<P> {
+    /// Takes all fields. May block.
+    fn read(
+        fields: &mut Fields<'_>,
+        state: &AppState,
+        tenant: Option<&Tenant>,
+    ) -> Result<Self, ApiError> {
+        let model = known_model(P::model(fields)?, state, tenant)?;
         let priority = fields.take("priority")?.unwrap_or(0);
-        let cache_salt = take_cache_salt(&mut fields)?;
-        let job = P::read(&mut fields, state)?;
+        let cache_salt = take_cache_salt(fields)?;
+        let job = P::read(fields, state)?;
         Ok(Self {
             job,
             facts: Facts::new(model, state),
             priority,
             cache_salt,
-            ignored: Ignored::of(&fields, state)?,
         })
     }
 }
 
 /// The requested model: the base or a ticket. The default is the base, as in vLLM.
-fn take_model<P: Protocol>(
-    fields: &mut Fields<'_>,
+///
+/// # Errors
+/// The tenant sees no model of this name.
+pub fn known_model(
+    requested: Option<String>,
     state: &AppState,
     tenant: Option<&Tenant>,
 ) -> Result<String, ApiError> {
     let base = &state.base.manifest.name;
-    let name = P::model(fields)?.unwrap_or_else(|| base.clone());
+    let name = requested.unwrap_or_else(|| base.clone());
     if name != *base && state.registry.get(tenant, &name).is_none() {
         return Err(ApiError::ModelNotFound(brief(name)));
     }

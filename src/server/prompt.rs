@@ -51,10 +51,7 @@ pub fn encode(
     param: &'static str,
     state: &AppState,
 ) -> Result<Vec<u32>, ApiError> {
-    let encode = |text: &str| {
-        let ids = state.text.encode(text, add_special_tokens);
-        ids.map_err(|error| ApiError::invalid(param, format!("cannot be used: {error}")))
-    };
+    let encode = |text: &str| encoded(text, add_special_tokens, param, state);
     if let Some(most) = truncation {
         let mut ids = encode(end_of(text, most, state))?;
         let special = encode("")?;
@@ -73,6 +70,35 @@ pub fn encode(
         });
     }
     encode(text)
+}
+
+/// Encodes the text of the field `param` whether or not the context holds it. A text of more than
+/// 1 MiB has to be one that the context may hold: encoding takes up to some 300 bytes of memory per
+/// byte of text.
+///
+/// # Errors
+/// The text is too long, or cannot be encoded.
+pub fn encode_any(
+    text: &str,
+    add_special_tokens: bool,
+    param: &'static str,
+    state: &AppState,
+) -> Result<Vec<u32>, ApiError> {
+    const ALWAYS_ENCODED: usize = 1 << 20;
+    if text.len() > ALWAYS_ENCODED {
+        return encode(text, add_special_tokens, None, param, state);
+    }
+    encoded(text, add_special_tokens, param, state)
+}
+
+fn encoded(
+    text: &str,
+    add_special_tokens: bool,
+    param: &'static str,
+    state: &AppState,
+) -> Result<Vec<u32>, ApiError> {
+    let ids = state.text.encode(text, add_special_tokens);
+    ids.map_err(|error| ApiError::invalid(param, format!("cannot be used: {error}")))
 }
 
 /// Cuts a prompt to its first `kept` and its last tokens, `most` in all.

@@ -27,6 +27,8 @@ pub struct Text {
 
 /// Parts that [`Text::save`] writes back.
 pub(super) struct Sources {
+    /// Name of the tokenizer's class in transformers.
+    pub(super) class: String,
     /// Texts of the special tokens by role: `bos_token`, `eos_token`, ...
     pub(super) special_tokens: BTreeMap<String, String>,
     pub(super) template: Option<String>,
@@ -54,6 +56,7 @@ impl Text {
     fn new(parts: TokenizerParts) -> Result<Self, TextError> {
         let TokenizerParts {
             mut tokenizer,
+            class,
             special_tokens,
             template,
             eos_token_ids,
@@ -70,6 +73,7 @@ impl Text {
             .map_err(|error| unusable(error.to_string()))?;
         let token_bytes = TokenBytes::new(&tokenizer).map_err(unusable)?;
         let sources = Sources {
+            class,
             special_tokens: special_tokens.clone(),
             template: template.as_ref().map(|template| template.source.clone()),
         };

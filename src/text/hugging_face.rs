@@ -17,6 +17,9 @@ const MAX_TOKENIZER_BYTES: u64 = 128 << 20;
 /// Maximum size of each other file of JSON.
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
+/// Class that transformers loads a `tokenizer.json` with if the folder names none.
+const DEFAULT_CLASS: &str = "PreTrainedTokenizerFast";
+
 const TOKENIZER: &str = "a Hugging Face fast tokenizer as JSON";
 const CONFIG: &str = "a JSON object";
 const TEMPLATE: &str = "a Jinja chat template in UTF-8";
@@ -43,6 +46,10 @@ pub(super) fn read(dir: &Path) -> Result<TokenizerParts, TextError> {
     let template = read_template(dir, &config, &config_path)?;
     Ok(TokenizerParts {
         tokenizer,
+        class: config["tokenizer_class"]
+            .as_str()
+            .unwrap_or(DEFAULT_CLASS)
+            .to_owned(),
         special_tokens,
         template,
         eos_token_ids,

@@ -9,6 +9,7 @@ mod base;
 mod byte_bound;
 mod decoder;
 mod error;
+mod facts;
 mod gguf;
 mod hugging_face;
 mod limited;

@@ -28,6 +28,10 @@ impl Text {
             .iter()
             .map(|(role, token)| (role.clone(), token.clone().into()))
             .collect();
+        config.insert(
+            "tokenizer_class".to_owned(),
+            self.sources.class.clone().into(),
+        );
         if let Some(template) = &self.sources.template {
             config.insert("chat_template".to_owned(), template.clone().into());
         }

@@ -5,6 +5,8 @@ use tokenizers::Tokenizer;
 /// Tokenizer and template of a base as read from its files, not validated yet.
 pub(super) struct TokenizerParts {
     pub tokenizer: Tokenizer,
+    /// Name of its class in transformers.
+    pub class: String,
     /// Texts of the special tokens by role: `bos_token`, `eos_token`, ...
     pub special_tokens: BTreeMap<String, String>,
     /// Source of the chat template.

@@ -8,4 +8,5 @@ pub mod models;
 mod no_effect;
 mod prompts;
 mod stream_options;
+pub mod tokens;
 mod unsupported;

@@ -25,9 +25,15 @@ use vocabulary::{ORIGIN, Vocabulary, found, unusable};
 pub(super) fn read(content: &gguf_file::Content) -> Result<TokenizerParts, TextError> {
     let metadata = Metadata(&content.metadata);
     let vocabulary = Vocabulary::read(metadata)?;
-    let pipeline = match metadata.string("tokenizer.ggml.model")? {
-        Some("gpt2") => byte_level::read(metadata, &vocabulary)?,
-        Some("llama") => sentencepiece::read(metadata, &vocabulary)?,
+    let (pipeline, class) = match metadata.string("tokenizer.ggml.model")? {
+        Some("gpt2") => (
+            byte_level::read(metadata, &vocabulary)?,
+            "GPT2TokenizerFast",
+        ),
+        Some("llama") => (
+            sentencepiece::read(metadata, &vocabulary)?,
+            "LlamaTokenizerFast",
+        ),
         other => {
             return Err(TextError::Metadata {
                 key: "tokenizer.ggml.model",
@@ -58,6 +64,7 @@ pub(super) fn read(content: &gguf_file::Content) -> Result<TokenizerParts, TextE
         });
     Ok(TokenizerParts {
         tokenizer,
+        class: class.to_owned(),
         special_tokens,
         template,
         eos_token_ids,

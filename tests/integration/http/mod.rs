@@ -16,4 +16,5 @@ mod ops;
 mod tenants;
 mod tickets;
 mod tls;
+mod tokens;
 mod uploads;

@@ -11,6 +11,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tombola::engine::{self, EngineHandle, EngineInbox, SamplingParams};
 use tombola::server::{AccessOptions, AppState, router};
+use tombola::text::Text;
 use tombola::ticket::Digest;
 use tower::ServiceExt as _;
 
@@ -77,8 +78,13 @@ impl Server {
 
     /// A server whose engine does not run yet.
     pub fn without_engine() -> (Self, EngineInbox) {
+        Self::with_text(text())
+    }
+
+    /// A server with this tokenizer whose engine does not run yet.
+    pub fn with_text(text: Arc<Text>) -> (Self, EngineInbox) {
         let tickets = TempDir::new().unwrap();
-        let (state, inbox) = bare_state(tickets.path(), text(), CAPACITY, 4096);
+        let (state, inbox) = bare_state(tickets.path(), text, CAPACITY, 4096);
         let server = Self {
             engine: state.engine.clone(),
             state: Arc::new(state),
