@@ -50,17 +50,16 @@ pub async fn respond<P: Protocol>(
         sampling: job.sampling,
         ticket: lease(&facts.model, &state, caller.tenant.as_ref()).await?,
         tenant: caller.tenant,
-        permit,
         priority,
         cache_salt,
         arrived,
     };
     let mut usage = Usage::of_prompts(&request.prompts);
-    let completions = generate::submit(&state, request)?;
+    let completions = generate::submit(&state, request, permit)?;
     let response = if job.stream {
         stream::respond(completions, job.protocol, facts, usage)
     } else {
-        let completions = generate::collect(completions).await?;
+        let completions = completions.collect().await?;
         completions.iter().for_each(|whole| usage.add(whole));
         let body = job.protocol.whole(&facts, completions, usage);
         let kind = HeaderValue::from_static("application/json");

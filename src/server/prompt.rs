@@ -32,10 +32,13 @@ pub fn take_truncation(
     fields: &mut Fields<'_>,
     limits: &Limits,
 ) -> Result<Option<usize>, ApiError> {
-    fields.take_in(
-        "truncate_prompt_tokens",
-        1..=limits.max_model_len.saturating_sub(1),
-    )
+    const NAME: &str = "truncate_prompt_tokens";
+    let most = limits.max_model_len.saturating_sub(1);
+    // As in vLLM: whatever the context holds.
+    if fields.take_equal(NAME, "-1") {
+        return Ok(Some(most));
+    }
+    fields.take_in(NAME, 1..=most)
 }
 
 /// Encodes the text of the field `param`, unless its bytes alone exceed the context. With
@@ -60,16 +63,25 @@ pub fn encode(
         cut_to_end(&mut ids, kept, most);
         return Ok(ids);
     }
+    check_bytes(text, param, state)?;
+    encode(text)
+}
+
+/// Checks that the bytes of the field `param` alone do not exceed the context.
+///
+/// # Errors
+/// They do.
+pub fn check_bytes(text: &str, param: &'static str, state: &AppState) -> Result<(), ApiError> {
     let limit = state.engine.limits().max_model_len;
-    if let Some((bytes, max_bytes)) = state.text.longer_than(text, limit) {
-        return Err(ApiError::PromptBytes {
+    match state.text.longer_than(text, limit) {
+        Some((bytes, max_bytes)) => Err(ApiError::PromptBytes {
             limit,
             max_bytes,
             bytes: Some(bytes),
             param,
-        });
+        }),
+        None => Ok(()),
     }
-    encode(text)
 }
 
 /// Encodes the text of the field `param` whether or not the context holds it. A text of more than
@@ -155,6 +167,8 @@ fn max_tokens(
         param,
     };
     match tokens.max_tokens {
+        // A prompt that is only scored may fill the context.
+        Some(0) if prompt <= limit => Ok(0),
         _ if room == 0 => Err(too_long(None)),
         Some(requested) if requested > room => Err(too_long(Some(requested))),
         Some(requested) => Ok(requested),

@@ -10,19 +10,19 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream::{self, Stream, StreamExt as _};
 
 use super::error::ApiError;
-use super::generate::{Completion, TextDelta, Usage, merge};
+use super::generate::{FanOut, TextDelta, Usage};
 use super::protocol::{Facts, Framing, Piece, Protocol};
 
 /// Streams the completions. `usage` already counts the prompts.
 pub fn respond<P: Protocol>(
-    completions: Vec<Completion>,
+    completions: FanOut,
     mut protocol: P,
     facts: Facts,
     usage: Usage,
 ) -> Response {
     let pieces = Pieces {
         pending: protocol.begin(&facts, usage).into(),
-        deltas: merge(completions),
+        deltas: completions.deltas(),
         protocol,
         facts,
         usage,

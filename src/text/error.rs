@@ -69,4 +69,7 @@ pub enum TextError {
     /// The tokenizer has no such id.
     #[error("token id {id} is not in the vocabulary: expected less than {vocab_size}")]
     UnknownToken { id: u32, vocab_size: usize },
+    /// The base has no tokens for text to insert.
+    #[error("the base was not made to insert text: it has no fill-in-the-middle tokens")]
+    NoInfill,
 }

@@ -12,6 +12,7 @@ mod error;
 mod facts;
 mod gguf;
 mod hugging_face;
+mod infill;
 mod limited;
 mod save;
 mod stop;

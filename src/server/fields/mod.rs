@@ -53,6 +53,12 @@ impl<'a> Fields<'a> {
         self.0.remove(name).filter(|raw| !is_null(raw))
     }
 
+    /// Drops a field that has this value, in JSON; returns whether it had.
+    pub fn take_equal(&mut self, name: &str, value: &str) -> bool {
+        let is_equal = self.0.get(name).is_some_and(|raw| equal(raw.get(), value));
+        is_equal && self.0.remove(name).is_some()
+    }
+
     /// Drops a field that is known and has no effect.
     pub fn discard(&mut self, name: &str) {
         self.0.remove(name);

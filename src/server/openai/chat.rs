@@ -7,10 +7,10 @@ use axum::response::Response;
 use serde::Serialize;
 
 use super::envelope::{Kind, done, finish_reason};
-use super::logprobs::ChatLogprobs;
+use super::logprobs::{ChatLogprobs, TokenSpelling};
 use super::no_effect;
 use super::stream_options::Streaming;
-use super::unsupported::{self, UNSUPPORTED};
+use super::unsupported::{self, CHAT, UNSUPPORTED};
 use crate::engine::Limits;
 use crate::server::conversation::{Conversation, MESSAGES};
 use crate::server::error::ApiError;
@@ -21,7 +21,6 @@ use crate::server::prompt::{self, MAX_TOKENS_LIMIT, TokenLimits};
 use crate::server::protocol::{Facts, Framing, Job, Piece, Protocol};
 use crate::server::sampling::Sampling;
 use crate::server::state::AppState;
-use crate::text::Text;
 
 const ASSISTANT: &str = "assistant";
 
@@ -79,13 +78,13 @@ struct Chat {
     /// Per completion: whether a chunk with its role was written.
     role_sent: Vec<bool>,
     /// Present if log-probabilities were requested.
-    logprobs: Option<Arc<Text>>,
+    logprobs: Option<TokenSpelling>,
 }
 
 impl Chat {
     fn logprobs(&self, delta: &TextDelta) -> Option<ChatLogprobs> {
-        let text = self.logprobs.as_ref()?;
-        Some(ChatLogprobs::new(text, &delta.logprobs))
+        let spelling = self.logprobs.as_ref()?;
+        Some(ChatLogprobs::new(spelling, delta))
     }
 
     /// The whole completion at `index`.
@@ -148,8 +147,9 @@ impl Protocol for Chat {
         let streaming = Streaming::take(fields)?;
         let max_tokens = take_max_tokens(fields)?;
         let logprobs = take_logprobs(fields, limits)?;
-        let mut sampling = Sampling::take(fields, limits)?;
+        let mut sampling = Sampling::take(fields, limits, &state.text)?;
         sampling.params.logprobs = logprobs;
+        unsupported::refuse(fields, CHAT)?;
         unsupported::refuse(fields, UNSUPPORTED)?;
         no_effect::discard(fields)?;
 
@@ -166,7 +166,7 @@ impl Protocol for Chat {
             protocol: Self {
                 streaming,
                 role_sent: vec![false; sampling.n],
-                logprobs: logprobs.map(|_| Arc::clone(&state.text)),
+                logprobs: logprobs.map(|_| TokenSpelling::new(Arc::clone(&state.text), false)),
             },
             sampling,
         })

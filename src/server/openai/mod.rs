@@ -6,7 +6,6 @@ mod envelope;
 mod logprobs;
 pub mod models;
 mod no_effect;
-mod prompts;
 mod stream_options;
 pub mod tokens;
 mod unsupported;

@@ -122,19 +122,34 @@ pub const UNSUPPORTED: &[Unsupported] = &[
     field("guided_regex", &[], GUIDED),
     field("guided_choice", &[], GUIDED),
     field("guided_grammar", &[], GUIDED),
-    field("echo", &["false"], "the prompt is not returned"),
-    field("suffix", &["\"\""], "insertion is not implemented"),
-    field(
-        "prompt_logprobs",
-        &["false"],
-        "only generated tokens have log-probabilities",
-    ),
     field("chat_template_kwargs", &["{}"], TEMPLATE),
     field(
         "continue_final_message",
         &["false"],
         "every response is a new message",
     ),
+];
+
+/// The fields that plain completions refuse.
+pub const COMPLETIONS: &[Unsupported] = &[
+    field("tools", &["[]"], "plain completions call no tools"),
+    field(
+        "tool_choice",
+        &["\"none\"", "\"auto\""],
+        "plain completions call no tools",
+    ),
+    field(
+        "chat_template_kwargs",
+        &["{}"],
+        "plain completions have no template",
+    ),
+];
+
+/// The fields that chat completions refuse.
+pub const CHAT: &[Unsupported] = &[
+    field("echo", &["false"], "the answer is a message of its own"),
+    field("suffix", &["\"\""], "insertion is for plain completions"),
+    field("best_of", &["1"], "send it to plain completions"),
 ];
 
 /// Refuses these fields.

@@ -1,15 +1,17 @@
 //! Sampling and output fields that the protocols share, validated once.
 
+mod bad_words;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::error::ApiError;
 use super::fields::{Fields, brief};
 use crate::engine::{Limits, SamplingParams};
-use crate::text::{StopSet, StreamOptions};
+use crate::text::{StopSet, StreamOptions, Text};
 
 /// Maximum number of completions per prompt, as in OpenAI's API.
-const MAX_N: usize = 128;
+pub const MAX_N: usize = 128;
 const MAX_STOP_STRINGS: usize = 64;
 /// Maximum bytes of one stop string.
 const MAX_STOP_BYTES: usize = 1 << 10;
@@ -29,6 +31,8 @@ pub struct Sampling {
     pub params: SamplingParams,
     /// Stop strings, and which tokens become text.
     pub text: StreamOptions,
+    /// Report log-probabilities of the prompt's tokens, with this many alternatives each.
+    pub prompt_logprobs: Option<usize>,
 }
 
 impl Sampling {
@@ -36,17 +40,25 @@ impl Sampling {
     ///
     /// # Errors
     /// The first invalid or unsupported field.
-    pub fn take(fields: &mut Fields<'_>, limits: &Limits) -> Result<Self, ApiError> {
+    pub fn take(
+        fields: &mut Fields<'_>,
+        limits: &Limits,
+        vocabulary: &Text,
+    ) -> Result<Self, ApiError> {
         let n = fields.take_in("n", 1..=MAX_N)?.unwrap_or(1);
-        take_best_of(fields, n)?;
-        let params = take_params(fields, limits)?;
+        let params = take_params(fields, limits, vocabulary)?;
         let text = StreamOptions {
             stop: take_stop(fields)?,
             include_stop_str_in_output: take_flag(fields, "include_stop_str_in_output", false)?,
             min_tokens: params.min_tokens,
             skip_special_tokens: take_flag(fields, "skip_special_tokens", true)?,
         };
-        Ok(Self { n, params, text })
+        Ok(Self {
+            n,
+            params,
+            text,
+            prompt_logprobs: take_prompt_logprobs(fields, limits)?,
+        })
     }
 }
 
@@ -54,14 +66,23 @@ fn take_flag(fields: &mut Fields<'_>, name: &str, default: bool) -> Result<bool,
     Ok(fields.take(name)?.unwrap_or(default))
 }
 
-fn take_params(fields: &mut Fields<'_>, limits: &Limits) -> Result<SamplingParams, ApiError> {
+fn take_params(
+    fields: &mut Fields<'_>,
+    limits: &Limits,
+    vocabulary: &Text,
+) -> Result<SamplingParams, ApiError> {
     let default = SamplingParams::default();
     let temperature = fields.take_in("temperature", 0.0..=2.0)?;
+    let top_p = fields.take_in("top_p", 0.0..=1.0)?.unwrap_or(default.top_p);
     let penalty = -2.0..=2.0;
     Ok(SamplingParams {
         min_tokens: fields.take("min_tokens")?.unwrap_or(default.min_tokens),
-        temperature: temperature.unwrap_or(default.temperature),
-        top_p: take_probability(fields, "top_p")?.unwrap_or(default.top_p),
+        // No probability at all keeps the likeliest token alone.
+        temperature: match top_p {
+            0.0 => 0.0,
+            _ => temperature.unwrap_or(default.temperature),
+        },
+        top_p: if top_p == 0.0 { default.top_p } else { top_p },
         top_k: take_top_k(fields)?,
         min_p: fields.take_in("min_p", 0.0..=1.0)?.unwrap_or(default.min_p),
         repetition_penalty: take_repetition_penalty(fields)?.unwrap_or(default.repetition_penalty),
@@ -76,18 +97,10 @@ fn take_params(fields: &mut Fields<'_>, limits: &Limits) -> Result<SamplingParam
         stop_token_ids: take_stop_token_ids(fields, limits)?,
         ignore_eos: take_flag(fields, "ignore_eos", default.ignore_eos)?,
         logit_bias: take_logit_bias(fields, limits)?,
+        allowed_token_ids: take_allowed_token_ids(fields, limits)?,
+        bad_words: bad_words::take(fields, vocabulary)?,
         ..default
     })
-}
-
-fn take_probability(fields: &mut Fields<'_>, name: &str) -> Result<Option<f32>, ApiError> {
-    match fields.take(name)? {
-        Some(share) if !(share > 0.0 && share <= 1.0) => {
-            let problem = format!("must be above 0 and at most 1, got {share}");
-            Err(ApiError::invalid(name, problem))
-        }
-        share => Ok(share),
-    }
 }
 
 fn take_repetition_penalty(fields: &mut Fields<'_>) -> Result<Option<f32>, ApiError> {
@@ -113,6 +126,39 @@ fn take_top_k(fields: &mut Fields<'_>) -> Result<Option<usize>, ApiError> {
             }
         },
     }
+}
+
+/// The only tokens that may be sampled; ascending and distinct.
+fn take_allowed_token_ids(
+    fields: &mut Fields<'_>,
+    limits: &Limits,
+) -> Result<Option<Arc<[u32]>>, ApiError> {
+    const NAME: &str = "allowed_token_ids";
+    let Some(mut ids) = fields.take_list::<u32>(NAME, limits.vocab_size)? else {
+        return Ok(None);
+    };
+    if ids.is_empty() {
+        return Err(ApiError::invalid(
+            NAME,
+            "is empty; nothing could be generated",
+        ));
+    }
+    check_vocabulary(NAME, &ids, limits)?;
+    ids.sort_unstable();
+    ids.dedup();
+    Ok(Some(ids.into()))
+}
+
+/// Number of alternatives per token of the prompt; `false` requests none, as older clients say.
+fn take_prompt_logprobs(
+    fields: &mut Fields<'_>,
+    limits: &Limits,
+) -> Result<Option<usize>, ApiError> {
+    const NAME: &str = "prompt_logprobs";
+    if fields.take_equal(NAME, "false") {
+        return Ok(None);
+    }
+    fields.take_in(NAME, 0..=limits.max_logprobs)
 }
 
 /// One stop string or a list of them, compiled.
@@ -190,21 +236,6 @@ pub fn check_vocabulary(param: &str, ids: &[u32], limits: &Limits) -> Result<(),
     }
 }
 
-/// Accepts `best_of` only if it equals `n`, which makes it a no-op.
-fn take_best_of(fields: &mut Fields<'_>, n: usize) -> Result<(), ApiError> {
-    match fields.take::<usize>("best_of")? {
-        Some(best_of) if best_of < n => {
-            let problem = format!("must be at least `n` ({n}), got {best_of}");
-            Err(ApiError::invalid("best_of", problem))
-        }
-        Some(best_of) if best_of > n => Err(ApiError::Unsupported {
-            param: "best_of".to_owned(),
-            reason: "exactly `n` completions are generated",
-        }),
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -220,7 +251,8 @@ mod tests {
     fn take(body: &Value) -> Result<Sampling, String> {
         let body = body.to_string();
         let mut fields = Fields::parse(body.as_bytes()).unwrap();
-        Sampling::take(&mut fields, &LIMITS).map_err(|error| error.to_string())
+        let text = crate::text::tests::byte_level_text("gpt-2");
+        Sampling::take(&mut fields, &LIMITS, &text).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -264,6 +296,14 @@ mod tests {
     }
 
     #[test]
+    fn no_probability_at_all_keeps_the_likeliest_token() {
+        let params = take(&json!({"top_p": 0, "temperature": 1.5}))
+            .unwrap()
+            .params;
+        assert_eq!((params.temperature, params.top_p), (0.0, 1.0));
+    }
+
+    #[test]
     fn extreme_numbers_are_taken_or_refused_but_never_overflow() {
         let sampling = take(&json!({
             "seed": i64::MIN, "top_k": i64::MAX, "min_tokens": u64::MAX, "temperature": 1e-45,
@@ -277,11 +317,9 @@ mod tests {
             ("seed", json!(1e30)),
             ("top_k", json!(i64::MIN)),
             ("min_tokens", json!(-1)),
-            ("min_tokens", json!(1e2)),
             ("n", json!(u64::MAX)),
             ("repetition_penalty", json!(1e39)),
             ("frequency_penalty", json!(-1e300)),
-            ("top_p", json!(1e-60)),
         ] {
             let error = take(&json!({name: value})).unwrap_err();
             assert!(error.starts_with(&format!("`{name}` ")), "{error}");

@@ -84,6 +84,7 @@ async fn every_parameter_reaches_the_engine() {
         "top_k": 5, "min_p": 0.25, "repetition_penalty": 1.5, "presence_penalty": -1.0,
         "frequency_penalty": 2.0, "seed": -1, "stop_token_ids": [98], "ignore_eos": true,
         "logprobs": 3, "logit_bias": {"65": -100, "66": 1.5}, "user": "me", "metadata": {"a": 1},
+        "allowed_token_ids": [99, 97, 99], "bad_words": ["no"],
     });
     server.ok(PATH, body).await;
     let params = server.last_request().params;
@@ -103,6 +104,9 @@ async fn every_parameter_reaches_the_engine() {
         (&[98][..], Some(3))
     );
     assert_eq!(*params.logit_bias, [(65, -100.0), (66, 1.5)]);
+    assert_eq!(params.allowed_token_ids.as_deref(), Some(&[97, 99][..]));
+    // At the start of a text; the tiny tokenizer has no word with a space.
+    assert_eq!(*params.bad_words, [vec![110, 111]]);
 }
 
 #[tokio::test]

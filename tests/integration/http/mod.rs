@@ -13,6 +13,7 @@ mod limits;
 mod live;
 mod malformed;
 mod ops;
+mod prompts;
 mod tenants;
 mod tickets;
 mod tls;

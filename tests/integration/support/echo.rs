@@ -1,5 +1,6 @@
 //! An HTTP server without a model, whose engine echoes each prompt, and requests to it.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -35,6 +36,8 @@ pub struct Seen {
 pub struct SeenRequest {
     pub params: SamplingParams,
     pub ticket: Option<(String, Digest)>,
+    pub scored: Vec<Range<usize>>,
+    pub scored_top: usize,
 }
 
 impl Observer for Arc<Seen> {
@@ -43,6 +46,8 @@ impl Observer for Arc<Seen> {
         self.requests.lock().unwrap().push(SeenRequest {
             params: request.params.clone(),
             ticket: ticket.map(|t| (t.alias().to_owned(), t.ticket().digest())),
+            scored: request.scored.clone(),
+            scored_top: request.scored_top,
         });
     }
 

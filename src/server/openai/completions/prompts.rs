@@ -19,17 +19,21 @@ pub enum RawPrompt {
     Ids(Vec<u32>),
 }
 
-/// Takes `prompt`: a string, a list of token ids, or a list of at most `max` of either. Reads no
-/// more prompts than that.
+/// Maximum number of prompts of a request: more than a body of the default size holds in text.
+const MAX_PROMPTS: usize = 1 << 16;
+
+/// Takes `prompt`: a string, a list of token ids, or a list of either. Reads no more prompts than
+/// are accepted.
 ///
 /// # Errors
 /// The field is missing, of another type, or has too many prompts.
-pub fn take_prompts(fields: &mut Fields<'_>, max: usize) -> Result<Vec<RawPrompt>, ApiError> {
+pub fn take_prompts(fields: &mut Fields<'_>) -> Result<Vec<RawPrompt>, ApiError> {
+    let max = MAX_PROMPTS;
     let too_many = Cell::new(false);
     let too_many = &too_many;
     let prompts = fields.take_seed(NAME, Prompts { max, too_many });
     if too_many.get() {
-        let problem = format!("has more than {max} prompts; no more are admitted at once");
+        let problem = format!("has more than {max} prompts, the most of one request");
         return Err(ApiError::invalid(NAME, problem));
     }
     match prompts? {
@@ -119,6 +123,12 @@ impl<'de> Deserialize<'de> for Item {
             fn visit_u64<E: Error>(self, id: u64) -> Result<Item, E> {
                 let wrong = || E::custom(format_args!("{id} is not a token id"));
                 u32::try_from(id).map(Item::Id).map_err(|_| wrong())
+            }
+
+            fn visit_f64<E: Error>(self, id: f64) -> Result<Item, E> {
+                let is_id = id.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&id);
+                let wrong = || E::custom(format_args!("{id} is not a token id"));
+                is_id.then_some(Item::Id(id as u32)).ok_or_else(wrong)
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<Item, E> {
