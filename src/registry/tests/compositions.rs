@@ -24,8 +24,8 @@ fn merged(parts: &[(usize, f32)]) -> Ticket {
     merge(&parts, &base(), "merged", DeltaDtype::F32, None).unwrap()
 }
 
-/// A budget of that many tickets. One whose deltas are f32 counts at most 1.5 of them in a
-/// composition, for want of knowing that none is widened.
+/// A budget of that many tickets. While a composition loads, each part counts 8 bytes more: its f32
+/// deltas might be bf16 ones that the sum widens.
 fn room_for(dir: &TempDir, tickets: usize) -> Registry {
     open_with(dir, tickets * one_ticket_bytes()).registry
 }

@@ -2,6 +2,7 @@
 //! cancellation, preemption, and errors instead of wrong answers.
 
 mod batches;
+mod compositions;
 mod failures;
 mod fairness;
 mod modes;

@@ -12,7 +12,7 @@ use tombola::engine::{
     TicketMode, spawn,
 };
 use tombola::metrics::Metrics;
-use tombola::model::{Dtype, TicketMemory};
+use tombola::model::{Base, Dtype, TicketMemory};
 use tombola::registry::{Lease, Registry, RegistryOptions};
 use tombola::ticket::{BaseManifest, DeltaDtype, Digest};
 
@@ -64,7 +64,11 @@ impl Running {
 
 /// An engine over the tiny base.
 pub fn start(dtype: Dtype, config: &EngineConfig) -> Running {
-    let base = load_tiny(LLAMA, dtype);
+    start_on(load_tiny(LLAMA, dtype), config)
+}
+
+/// An engine over a base.
+pub fn start_on(base: Base, config: &EngineConfig) -> Running {
     let loaded = base.loaded_digest;
     let metrics = Arc::new(Metrics::new(512).unwrap());
     let (handle, thread) = spawn(base, config, Arc::clone(&metrics)).unwrap();
