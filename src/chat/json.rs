@@ -86,6 +86,14 @@ impl JsonReader {
         Ok(self.state == State::AfterValue && self.open.is_empty())
     }
 
+    /// Whether the next character is inside of a string.
+    pub fn in_text(&self) -> bool {
+        matches!(
+            self.state,
+            State::Text { .. } | State::Escape { .. } | State::Unicode { .. }
+        )
+    }
+
     fn next(&mut self, c: char) -> Result<State, NotJson> {
         Ok(match self.state {
             State::Text { key } => match c {
@@ -184,6 +192,15 @@ impl Number {
             Self::Zero | Self::Integer | Self::Fraction | Self::ExponentDigits
         )
     }
+}
+
+/// Whether a text is a number of JSON, of any size.
+pub(super) fn is_number(text: &str) -> bool {
+    let mut reader = JsonReader::new();
+    let mut out = String::new();
+    let mut chars = "[".chars().chain(text.chars());
+    let read = chars.all(|c| matches!(reader.push(c, &mut out), Ok(false)));
+    read && matches!(reader.state, State::Number(number) if number.may_end())
 }
 
 /// A character as in a JSON string, without the quotes.

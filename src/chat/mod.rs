@@ -15,6 +15,7 @@
 mod calls;
 mod delta;
 mod dialect;
+mod forced;
 mod format;
 mod json;
 mod parser;
@@ -27,6 +28,7 @@ mod tools;
 
 pub use delta::MessageDelta;
 pub use dialect::{ToolDialect, UnknownDialect};
+pub use forced::{ForcedCall, forced_call};
 pub use format::ChatFormat;
 pub use parser::{MessageParser, ParserOptions};
 pub use reasoning::{PromptEnd, ReasoningDialect};

@@ -11,7 +11,7 @@ impl Types {
     /// The types of a parameter. One that the schema does not name is a text.
     pub fn of(parameters: &Value, name: &str) -> Self {
         match parameters["properties"].get(name) {
-            Some(schema) => Self(declared(schema)),
+            Some(schema) => Self(declared(parameters, schema)),
             None => Self(Some(vec!["string".to_owned()])),
         }
     }
@@ -19,6 +19,12 @@ impl Types {
     /// Whether every value is a text.
     pub fn only_text(&self) -> bool {
         matches!(&self.0, Some(types) if types.iter().all(|kind| kind == "string"))
+    }
+
+    /// Whether a value may be a text by its declaration.
+    pub fn name_text(&self) -> bool {
+        let types = self.0.as_ref();
+        types.is_some_and(|types| types.iter().any(|kind| kind == "string"))
     }
 
     /// The value of a raw text: JSON or a literal of Python, if its type is allowed; else the text.
@@ -53,13 +59,39 @@ impl Types {
         };
         // A value of another type than declared is still better than its text, unless a text may
         // stand there.
-        types.iter().any(|kind| matches(kind)) || !types.iter().any(|kind| kind == "string")
+        types.iter().any(|kind| matches(kind)) || !self.name_text()
     }
 }
 
-/// The types that a schema allows; `None` for any.
-fn declared(schema: &Value) -> Option<Vec<String>> {
-    let schema = schema.as_object()?;
+/// Most references that are followed from one schema.
+const MAX_REFERENCES: usize = 16;
+
+/// The schema that a reference points at, also through an `allOf` of one.
+pub(super) fn resolved<'a>(root: &'a Value, mut schema: &'a Value) -> &'a Value {
+    for _ in 0..MAX_REFERENCES {
+        let reference = schema.get("$ref").and_then(Value::as_str);
+        let target = match (reference, schema.get("allOf")) {
+            (Some(reference), _) => reference
+                .strip_prefix('#')
+                .and_then(|pointer| root.pointer(pointer)),
+            (None, Some(Value::Array(all))) if all.len() == 1 => all.first(),
+            _ => None,
+        };
+        match target {
+            Some(target) => schema = target,
+            None => break,
+        }
+    }
+    schema
+}
+
+/// The types that a schema allows; `None` if it does not say.
+fn declared(root: &Value, schema: &Value) -> Option<Vec<String>> {
+    declared_within(root, schema, MAX_REFERENCES)
+}
+
+fn declared_within(root: &Value, schema: &Value, depth: usize) -> Option<Vec<String>> {
+    let schema = resolved(root, schema).as_object()?;
     match schema.get("type") {
         Some(Value::String(kind)) => return Some(vec![kind.clone()]),
         Some(Value::Array(kinds)) => {
@@ -69,23 +101,19 @@ fn declared(schema: &Value) -> Option<Vec<String>> {
         _ => {}
     }
     if let Some(values) = listed(schema) {
-        return Some(
-            values
-                .into_iter()
-                .map(|value| kind(value).to_owned())
-                .collect(),
-        );
+        let kinds = values.into_iter().map(|value| kind(value).to_owned());
+        return Some(kinds.collect());
     }
     let any = ["anyOf", "oneOf"].iter().find_map(|key| schema.get(*key))?;
     let mut kinds = Vec::new();
     for alternative in any.as_array()? {
-        kinds.extend(declared(alternative)?);
+        kinds.extend(declared_within(root, alternative, depth.checked_sub(1)?)?);
     }
     Some(kinds)
 }
 
 /// The values of `enum` or `const`.
-fn listed(schema: &Map<String, Value>) -> Option<Vec<&Value>> {
+pub(super) fn listed(schema: &Map<String, Value>) -> Option<Vec<&Value>> {
     match (schema.get("enum"), schema.get("const")) {
         (Some(Value::Array(values)), _) => Some(values.iter().collect()),
         (_, Some(value)) => Some(vec![value]),
@@ -118,6 +146,13 @@ mod tests {
             "either": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
             "word": {"enum": ["1", "2"]},
             "any": {},
+            "referred": {"allOf": [{"$ref": "#/$defs/count"}], "default": 1},
+            "endless": {"$ref": "#/$defs/endless"},
+            "nested": {"$ref": "#/$defs/nested"},
+        }, "$defs": {
+            "count": {"type": "integer"},
+            "endless": {"$ref": "#/$defs/endless"},
+            "nested": {"anyOf": [{"$ref": "#/$defs/nested"}]},
         }});
         let read = |name: &str, raw: &str| Types::of(&parameters, name).read(raw);
         assert!(Types::of(&parameters, "text").only_text());
@@ -131,6 +166,9 @@ mod tests {
             ("maybe", "42", json!("42")),
             ("maybe", "None", json!(null)),
             ("either", "null", json!(null)),
+            ("referred", "42", json!(42)),
+            ("endless", "x", json!("x")),
+            ("nested", "42", json!(42)),
             ("any", "True", json!(true)),
             ("any", "{\"a\": [1]}", json!({"a": [1]})),
             ("any", "{a}", json!("{a}")),

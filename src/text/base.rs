@@ -204,6 +204,12 @@ impl Text {
         String::from_utf8_lossy(self.token_bytes(id)).into_owned()
     }
 
+    /// Id of the special token with this text, if there is one.
+    pub fn special_token(&self, text: &str) -> Option<u32> {
+        let id = self.tokenizer.token_to_id(text)?;
+        self.token_bytes.is_special(id).then_some(id)
+    }
+
     /// Bytes of one token; empty for an id without a token.
     pub fn token_bytes(&self, id: u32) -> &[u8] {
         self.token_bytes.get(id)

@@ -1,7 +1,7 @@
 //! A literal of Python, as JSON.
 
 use super::NoCall;
-use crate::chat::json::{escaped, quoted};
+use crate::chat::json::{escaped, is_number, quoted};
 
 /// Deepest nesting that is read.
 const MAX_DEPTH: usize = 127;
@@ -245,8 +245,11 @@ fn word_as_json(word: &str) -> Result<String, NoCall> {
     };
     let zero = if digits.starts_with('.') { "0" } else { "" };
     let json = format!("{sign}{zero}{digits}");
-    let is_number = serde_json::from_str::<serde_json::Number>(&json).is_ok();
-    if is_number { Ok(json) } else { Err(NoCall) }
+    if is_number(&json) {
+        Ok(json)
+    } else {
+        Err(NoCall)
+    }
 }
 
 #[cfg(test)]

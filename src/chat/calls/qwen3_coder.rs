@@ -1,6 +1,6 @@
 use super::expect::Expect;
 use super::{CallReader, Calls, NoCall, Progress};
-use crate::chat::json::{escaped, quoted};
+use crate::chat::json::{JsonReader, escaped, quoted};
 use crate::chat::schema::Types;
 
 /// Reader of `<function=f><parameter=a>\nvalue\n</parameter></function></tool_call>`, which gives
@@ -33,6 +33,9 @@ struct Value {
     streams: bool,
     /// The value so far, if it is written at its end.
     raw: String,
+    /// Reader of the value while it is JSON, in whose strings the value does not end. Only of a
+    /// value that is not declared to be a text.
+    json: Option<JsonReader>,
     /// Text that may be part of the end.
     held: String,
     /// Whether nothing was read yet: a line break there belongs to the form.
@@ -67,12 +70,14 @@ impl Qwen3Coder {
         let streams = types.only_text();
         let separator = if self.parameters == 0 { "" } else { ", " };
         self.parameters += 1;
+        let json = (!types.name_text()).then(JsonReader::new);
         let quote = if streams { "\"" } else { "" };
         calls.arguments(&format!("{separator}{}: {quote}", quoted(key)));
         Ok(State::Value(Box::new(Value {
             types,
             streams,
             raw: String::new(),
+            json,
             held: String::new(),
             fresh: true,
         })))
@@ -157,6 +162,17 @@ impl Value {
     fn push(&mut self, c: char, calls: &mut Calls) -> bool {
         if std::mem::take(&mut self.fresh) && c == '\n' {
             return false;
+        }
+        if let Some(json) = &mut self.json {
+            let read = json.push(c, &mut String::new());
+            let in_text = json.in_text();
+            if !matches!(read, Ok(false)) {
+                self.json = None;
+            } else if in_text {
+                self.raw.push_str(&std::mem::take(&mut self.held));
+                self.raw.push(c);
+                return false;
+            }
         }
         self.held.push(c);
         if self.held == CLOSE || self.held == CLOSE_LINE {

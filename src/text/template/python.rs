@@ -303,7 +303,7 @@ fn char_offset(text: &str, index: usize) -> usize {
 }
 
 /// Most characters that a template may pad to.
-const MAX_WIDTH: usize = 10_000;
+const MAX_WIDTH: usize = 1_000;
 
 /// Where padding goes.
 #[derive(Clone, Copy)]
