@@ -205,7 +205,7 @@ impl ServerMetrics {
             .inc();
     }
 
-    /// Counts a request for a ticket, or for a composition by its text, of this owner, whose name is
+    /// Counts a request for a ticket, or for a composition by its text. The name of the owner is
     /// empty if it is public.
     pub fn ticket_requested(&self, owner: &str, name: &str) {
         self.ticket_requests.requested(owner, name);

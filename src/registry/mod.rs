@@ -307,8 +307,8 @@ impl Registry {
         Ok(())
     }
 
-    /// Drops a generation's content and its compositions from the cache, unless an alias still names
-    /// it.
+    /// Drops a generation's content and its compositions from the cache, unless an alias still
+    /// names the content.
     fn forget(&self, generation: &Generation) {
         let content = generation.digest();
         if !self.names().has_content(content) {

@@ -325,7 +325,11 @@ mod tests {
         #[test]
         fn a_selection_is_parsed_from_its_text(
             parts in prop::collection::vec(
-                ("[A-Za-z0-9][A-Za-z0-9._-]{0,9}", prop::option::of("[0-9a-f]{6,64}"), -16f32..16.0),
+                (
+                    "[A-Za-z0-9][A-Za-z0-9._-]{0,9}",
+                    prop::option::of("[0-9a-f]{6,64}"),
+                    -16f32..16.0,
+                ),
                 1..5,
             ),
         ) {

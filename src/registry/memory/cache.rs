@@ -10,9 +10,9 @@ use super::room::Room;
 use crate::model::{LoadedTicket, TicketBytes};
 use crate::ticket::{BoundTicket, Digest};
 
-/// All tickets in memory that have an alias, and compositions of such, by content, including leased
-/// ones, so that aliases of the same content share its memory. (If a content is uploaded again while a lease outlives its
-/// last alias, it is loaded a second time.)
+/// All tickets in memory that have an alias, and compositions of such, by content, including
+/// leased ones, so that aliases of the same content share its memory. (If a content is uploaded
+/// again while a lease outlives its last alias, it is loaded a second time.)
 #[derive(Debug)]
 pub(super) struct Cache {
     tickets: LruCache<Digest, Arc<CachedTicket>>,
