@@ -28,12 +28,14 @@ const JSON_ESCAPES: &str = "nrbtf\\\"";
 /// Limits on the work for a grammar and for each of its masks.
 fn limits() -> ParserLimits {
     ParserLimits {
-        // About 20 ms.
-        initial_lexer_fuel: 1_000_000,
+        // About 40 ms.
+        initial_lexer_fuel: 2_000_000,
         // About 15 ms.
         step_lexer_fuel: 200_000,
-        // About 2.5 ms.
-        step_max_items: 50_000,
+        // About 5 ms.
+        step_max_items: 100_000,
+        // Several per optional property.
+        max_items_in_row: 10_000,
         // About 2 KiB each, for one sequence.
         max_lexer_states: 30_000,
         max_grammar_size: 200_000,
@@ -114,7 +116,7 @@ impl Grammars {
                 .map_err(refused)?,
             Grammar::JsonSchema(schema) => {
                 let schema = Schema::new(schema)?;
-                let parser = self.json_parser(schema.value().clone());
+                let parser = self.json_parser(schema.to_compile());
                 parser.map_err(|error| schema.locate(error, |part| self.json_parser(part).err()))?
             }
             Grammar::Regex(regex) => {

@@ -10,7 +10,9 @@
 //! JSON is written with little white space, so that a model cannot go on with it for ever: between
 //! two tokens stands nothing, one space, or one line break and up to 24 spaces. A character of a
 //! string is written in one way only: as itself, or as one of the short escapes `\" \\ \b \f \n \r
-//! \t`. Properties follow the order of the schema.
+//! \t`. Properties follow the order of the schema. Integers stay between ±(2^53 − 1), which every
+//! reader of JSON takes exactly. The schemas in Lark text (`%json`) are llguidance's own, without
+//! these checks.
 
 mod cache;
 mod compile;

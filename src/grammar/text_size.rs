@@ -9,6 +9,9 @@ const MAX_CHOICES: usize = 4096;
 /// Maximum depth of brackets in a regular expression, or in Lark or GBNF text.
 const MAX_NESTING: usize = 100;
 
+/// Maximum number of rules of a Lark or GBNF grammar: llguidance recurses from rule to rule.
+const MAX_RULES: usize = 2000;
+
 /// Checks the bounds.
 ///
 /// # Errors
@@ -40,8 +43,19 @@ pub fn check(grammar: &Grammar) -> Result<(), GrammarError> {
         Grammar::Lark(text) if nesting(&without_literals(text)) > MAX_NESTING => {
             too_large(format!("its brackets nest deeper than {MAX_NESTING}"))
         }
+        Grammar::Lark(text) if rules(text) > MAX_RULES => {
+            too_large(format!("it has more than {MAX_RULES} rules"))
+        }
         _ => Ok(()),
     }
+}
+
+/// Number of colons outside of literals, which every rule has, but for those of `(?:`.
+fn rules(text: &str) -> usize {
+    without_literals(text)
+        .replace("?:", "")
+        .matches(':')
+        .count()
 }
 
 /// Deepest nesting of brackets that are not escaped.

@@ -76,20 +76,6 @@ pub fn says_nothing(keyword: &str, value: &Value, schema: &serde_json::Map<Strin
     }
 }
 
-/// Formats of strings that llguidance honours.
-pub const FORMATS: [&str; 10] = [
-    "date-time",
-    "date",
-    "time",
-    "duration",
-    "email",
-    "hostname",
-    "ipv4",
-    "ipv6",
-    "uri",
-    "uuid",
-];
-
 /// Names of types.
 pub const TYPES: [&str; 7] = [
     "null", "boolean", "number", "integer", "string", "array", "object",

@@ -6,7 +6,7 @@ use super::super::GrammarError;
 use super::pointer;
 
 /// 2^53: an f64 holds every integer below it, but rounds some above. llguidance computes with f64.
-const INEXACT_FROM: f64 = 9_007_199_254_740_992.0;
+pub const INEXACT_FROM: f64 = 9_007_199_254_740_992.0;
 
 /// Checks a value of `const` or `enum`.
 ///

@@ -2,18 +2,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::super::GrammarError;
-use super::keywords::{FORMATS, Keyword, TYPES, says_nothing};
-use super::{literals, pointer};
+use super::keywords::{Keyword, TYPES, says_nothing};
+use super::{formats, literals, pointer};
 
 /// Maximum nesting of subschemas.
 const MAX_DEPTH: usize = 64;
 /// Maximum number of subschemas.
 const MAX_SUBSCHEMAS: usize = 10_000;
 /// Maximum number of properties of one object.
-const MAX_PROPERTIES: usize = 2_000;
+const MAX_PROPERTIES: usize = 1000;
+/// Maximum number of patterns of one object, which are compared with each other.
+const MAX_PATTERNS: usize = 40;
+/// Maximum number of branches of one union, which are compared too.
+const MAX_BRANCHES: usize = 500;
 /// Maximum `minItems`, `maxItems`, `minLength`, `maxLength` and the like.
 const MAX_COUNT: u64 = 100_000;
 
@@ -27,12 +31,17 @@ pub struct Walk {
     pending: Vec<(String, usize)>,
     /// Pointers that were pending once.
     found: BTreeSet<String>,
+    /// Pointers to what references point to, and to what holds it: unknown keywords there are kept.
+    referred: BTreeSet<String>,
 }
 
 impl Walk {
     /// A walk that begins at the root.
     pub fn new(document: Value) -> Self {
+        let mut referred = BTreeSet::new();
+        add_targets(&document, &mut referred);
         Self {
+            referred,
             document,
             children: BTreeMap::new(),
             pending: vec![(String::new(), 0)],
@@ -86,10 +95,14 @@ impl Walk {
                 Keyword::List | Keyword::SubschemaOrList => {
                     let items = value.as_array().map_or(0, Vec::len);
                     expect(&at, value.is_array(), "an array of schemas")?;
+                    at_most(&at, items, MAX_BRANCHES)?;
                     children.extend((0..items).map(|i| format!("{at}/{i}")));
                 }
                 Keyword::Map => {
                     let members = members(&at, value)?;
+                    if name == "patternProperties" {
+                        at_most(&at, members.len(), MAX_PATTERNS)?;
+                    }
                     children.extend(members.keys().map(|name| pointer::child(&at, name)));
                 }
                 Keyword::Reference => children.push(reference(&at, value)?),
@@ -106,8 +119,7 @@ impl Walk {
                         let problem = "`$id` is supported at the root only";
                         return Err(GrammarError::schema(at, problem));
                     }
-                    // Something may refer to what an unknown keyword holds.
-                    if !value.is_object() && !value.is_array() || is_annotation(name) {
+                    if !self.referred.contains(&at) {
                         dropped.push(name.clone());
                     }
                 }
@@ -116,21 +128,33 @@ impl Walk {
         for name in dropped {
             schema.shift_remove(&name);
         }
+        bound_integers(schema);
+        spell_format(schema);
         Ok(children)
     }
 }
 
-/// Whether a known annotation holds values rather than schemas, so that nothing refers to it.
-/// llguidance would refuse some of them.
-fn is_annotation(name: &str) -> bool {
-    matches!(
-        name,
-        "default" | "examples" | "contentSchema" | "$vocabulary" | "x-guidance" | "then" | "else"
-    )
+/// Adds the pointers of all references in a value, and those to what holds their targets.
+fn add_targets(value: &Value, targets: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(members) => {
+            let reference = members.get("$ref").and_then(Value::as_str);
+            if let Some(target) = reference.and_then(pointer::of_reference) {
+                let ends = target.match_indices('/').map(|(end, _)| end).skip(1);
+                targets.extend(ends.map(|end| target[..end].to_owned()));
+                targets.insert(target);
+            }
+            members
+                .values()
+                .for_each(|value| add_targets(value, targets));
+        }
+        Value::Array(items) => items.iter().for_each(|value| add_targets(value, targets)),
+        _ => {}
+    }
 }
 
 fn is_unknown_format(name: &str, value: &Value) -> bool {
-    name == "format" && !FORMATS.iter().any(|format| value == format)
+    name == "format" && !formats::HONOURED.iter().any(|format| value == format)
 }
 
 /// Fails at `place` unless the condition holds.
@@ -141,15 +165,22 @@ fn expect(place: &str, holds: bool, what: &str) -> Result<(), GrammarError> {
     }
 }
 
+/// Fails at `place` if it has more than `most` members.
+fn at_most(place: &str, found: usize, most: usize) -> Result<(), GrammarError> {
+    match found <= most {
+        true => Ok(()),
+        false => {
+            let problem = format!("it has {found} members, at most {most} are allowed");
+            Err(GrammarError::schema(place, problem))
+        }
+    }
+}
+
 /// The members of a map of subschemas.
 fn members<'a>(place: &str, value: &'a Value) -> Result<&'a Map<String, Value>, GrammarError> {
     let members = value.as_object();
     let members = members.ok_or_else(|| GrammarError::schema(place, "expected an object"))?;
-    if members.len() > MAX_PROPERTIES {
-        let found = members.len();
-        let problem = format!("it has {found} members, at most {MAX_PROPERTIES} are allowed");
-        return Err(GrammarError::schema(place, problem));
-    }
+    at_most(place, members.len(), MAX_PROPERTIES)?;
     Ok(members)
 }
 
@@ -203,6 +234,42 @@ fn assertion(
             literals::check_number(place, value)
         }
         _ => expect(place, value.is_string(), "a string"),
+    }
+}
+
+/// Replaces a format by its pattern, if it has one.
+fn spell_format(schema: &mut Map<String, Value>) {
+    let format = schema.get("format").and_then(Value::as_str);
+    let Some(pattern) = format.and_then(formats::pattern) else {
+        return;
+    };
+    schema.shift_remove("format");
+    if !schema.contains_key("pattern") {
+        schema.insert("pattern".to_owned(), pattern.into());
+    } else if let Some(all) = schema.entry("allOf").or_insert(json!([])).as_array_mut() {
+        all.push(json!({"pattern": pattern}));
+    }
+}
+
+/// Bounds integers, and multiples of a number, to those that every reader of JSON takes exactly.
+fn bound_integers(schema: &mut Map<String, Value>) {
+    let has_type = |name: &str| match schema.get("type") {
+        Some(Value::Array(names)) => names.iter().any(|found| found == name),
+        found => found.is_some_and(|found| found == name),
+    };
+    let integers_only = has_type("integer") && !has_type("number");
+    if !integers_only && !schema.contains_key("multipleOf") {
+        return;
+    }
+    let largest = literals::INEXACT_FROM as i64 - 1;
+    for (inclusive, exclusive, bound) in [
+        ("minimum", "exclusiveMinimum", -largest),
+        ("maximum", "exclusiveMaximum", largest),
+    ] {
+        let is_open = schema.get(exclusive).is_none_or(|value| !value.is_number());
+        if is_open && !schema.contains_key(inclusive) {
+            schema.insert(inclusive.to_owned(), bound.into());
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Tests of the layer, on a byte-level vocabulary.
 
 mod kinds;
+mod random;
 mod refusals;
 mod schemas;
 

@@ -204,7 +204,66 @@ fn large_grammars_are_refused() {
     }
     let pointer = "/items".repeat(65);
     refused(deep, &pointer, "deeper than 64");
-    let names = (0..2001).map(|i| (format!("p{i}"), json!({})));
+    let rules = |count: usize| {
+        (1..count)
+            .map(|i| format!("r{i}: r{}\n", i + 1))
+            .collect::<String>()
+    };
+    large(&Grammar::Lark(format!(
+        "start: r1\n{}r3000: \"a\"",
+        rules(3000)
+    )));
+    let patterns = (0..41).map(|i| (format!("^{i}-"), json!({})));
+    let wide = json!({"patternProperties": Value::Object(patterns.collect())});
+    refused(wide, "/patternProperties", "41 members");
+    let wide = json!({"anyOf": vec![json!({}); 501]});
+    refused(wide, "/anyOf", "501 members");
+    let names = (0..1001).map(|i| (format!("p{i}"), json!({})));
     let wide = json!({"properties": Value::Object(names.collect())});
-    refused(wide, "/properties", "2001 members");
+    refused(wide, "/properties", "1001 members");
+}
+
+/// What takes most stack and time to compile, within the bounds, compiles or is refused.
+#[test]
+fn the_largest_grammars_do_no_harm() {
+    let chain: String = (1..1900).map(|i| format!("r{i}: r{}\n", i + 1)).collect();
+    let lark = Grammar::Lark(format!("start: r1\n{chain}r1900: \"a\""));
+    expect(&lark, &["a"], &["b"]);
+    let terminals: String = (1..1900)
+        .map(|i| format!("T{i}: T{} | \"{i}\"\n", i + 1))
+        .collect();
+    let lark = Grammar::Lark(format!("start: T1\n{terminals}T1900: \"a\""));
+    let _ = GRAMMARS.compile(&lark);
+    let names = (0..1000).map(|i| (format!("p{i}"), json!({"type": "boolean"})));
+    let wide = json!({"type": "object", "properties": Value::Object(names.collect())});
+    expect(
+        &schema(wide),
+        &["{\"p3\":true,\"p999\":false}"],
+        &["{\"p3\":null}"],
+    );
+    for regex in [
+        "a".repeat(100_000),
+        "(?:a?b?)".repeat(10_000),
+        "(((a{1,1000}){1,1000}){1,1000}){1,1000}".to_owned(),
+        "[ab]|".repeat(20_000) + "c",
+        "(?:".repeat(99) + &")*".repeat(99),
+        ".*a.{1000}b".to_owned(),
+    ] {
+        let Ok(compiled) = GRAMMARS.compile(&Grammar::Regex(regex)) else {
+            continue;
+        };
+        let mut constraint = compiled.start();
+        for token in TEXT.encode("aaaaaaaa", false).unwrap() {
+            match constraint.mask() {
+                Ok(mask) if mask.allows(token) => {}
+                _ => break,
+            }
+            let _ = constraint.accept(token);
+        }
+    }
+    let mut deep = json!({});
+    for _ in 0..60 {
+        deep = json!({"anyOf": [{"type": "null"}], "items": deep, "type": ["array", "null"]});
+    }
+    let _ = GRAMMARS.compile(&schema(deep));
 }
