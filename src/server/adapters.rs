@@ -4,8 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Request, State};
 
 use super::blocking::blocking;
 use super::caller::Caller;
@@ -22,9 +21,9 @@ const MAX_BODY_BYTES: usize = 64 << 10;
 pub async fn load(
     State(state): State<Arc<AppState>>,
     caller: Caller,
-    body: Body,
+    request: Request,
 ) -> Result<String, ApiError> {
-    let (alias, path, replace) = read(&state, &caller, body, |fields| {
+    let (alias, path, replace) = read(&state, &caller, request, |fields| {
         let alias = required(fields, "lora_name")?;
         let path = required(fields, "lora_path")?;
         Ok((alias, path, fields.take("load_inplace")?.unwrap_or(false)))
@@ -77,9 +76,9 @@ pub async fn load(
 pub async fn unload(
     State(state): State<Arc<AppState>>,
     caller: Caller,
-    body: Body,
+    request: Request,
 ) -> Result<String, ApiError> {
-    let alias = read(&state, &caller, body, |fields| {
+    let alias = read(&state, &caller, request, |fields| {
         required(fields, "lora_name")
     })
     .await?;
@@ -98,11 +97,11 @@ pub async fn unload(
 async fn read<T>(
     state: &AppState,
     caller: &Caller,
-    body: Body,
+    request: Request,
     take: impl FnOnce(&mut Fields<'_>) -> Result<T, ApiError>,
 ) -> Result<T, ApiError> {
     let limit = state.options.max_body_bytes.min(MAX_BODY_BYTES);
-    let body = state.bodies.read(&caller.tenant, body, limit).await;
+    let body = state.bodies.read(&caller.tenant, request, limit).await;
     let body = body.inspect_err(|error| state.refusals.record(&state.metrics, error))?;
     take(&mut Fields::parse(&body)?)
 }

@@ -12,6 +12,7 @@ use futures_util::{StreamExt as _, TryStream, TryStreamExt as _};
 use tokio::io::AsyncWriteExt as _;
 
 use super::blocking::blocking;
+use super::encoding::{Accepted, Charset, Coding, Raw};
 use super::error::ApiError;
 use super::shares::{Party, Share, Shared};
 use crate::access::Shortage;
@@ -41,11 +42,13 @@ impl Bodies {
         }
     }
 
-    /// Receives a whole body from `party`.
+    /// Receives a whole body from `party`, decoded if it is compressed. All bounds hold for what
+    /// the decoder yields.
     ///
     /// # Errors
     /// The body exceeds `limit` bytes, which is refused before its first byte is read if its length
-    /// is declared; it breaks off or comes too slowly; or there is no room for it.
+    /// is declared; it breaks off or comes too slowly; its encoding is malformed or not supported;
+    /// or there is no room for it.
     pub async fn receive(
         &self,
         party: &Party,
@@ -53,23 +56,32 @@ impl Bodies {
         limit: usize,
     ) -> Result<Received, ApiError> {
         let (parts, body) = request.into_parts();
+        let coding = Coding::of(&parts.headers, Accepted::GzipToo)?;
         let declared = HttpBody::size_hint(&body).lower();
-        let mut chunks = body.into_data_stream();
+        let raw = Raw::new(body);
         if declared > limit as u64 {
             // A client that waits for permission to send needs the answer only.
             if !parts.headers.contains_key(header::EXPECT) {
-                discard(chunks).await;
+                discard(raw.stream()).await;
             }
             return Err(too_large(limit));
         }
+        let mut chunks = match coding {
+            Coding::Identity => Body::from_stream(raw.stream()),
+            Coding::Gzip => raw.gunzipped(limit).await,
+        }
+        .into_data_stream();
         match self.receive_chunks(party, &mut chunks, limit).await {
-            Ok(received) => Ok(received),
+            Ok(received) => Ok(Received {
+                charset: Charset::of(&parts.headers),
+                ..received
+            }),
             Err(error) => {
                 if matches!(
                     error,
                     ApiError::TooLarge { .. } | ApiError::BodiesFull | ApiError::BodiesShareFull
                 ) {
-                    discard(chunks).await;
+                    discard(raw.stream()).await;
                 }
                 Err(error)
             }
@@ -79,9 +91,14 @@ impl Bodies {
     /// Receives a whole body from `party` into memory.
     ///
     /// # Errors
-    /// As for [`Bodies::receive`].
-    pub async fn read(&self, party: &Party, body: Body, limit: usize) -> Result<Vec<u8>, ApiError> {
-        let received = self.receive(party, Request::new(body), limit).await?;
+    /// As for [`Bodies::receive`] and [`Received::into_bytes`].
+    pub async fn read(
+        &self,
+        party: &Party,
+        request: Request,
+        limit: usize,
+    ) -> Result<Vec<u8>, ApiError> {
+        let received = self.receive(party, request, limit).await?;
         blocking(move || received.into_bytes()).await
     }
 
@@ -109,6 +126,7 @@ impl Bodies {
         Ok(Received {
             bytes: bytes.len(),
             content: Content::Memory(bytes),
+            charset: Charset::default(),
             _share: memory,
         })
     }
@@ -119,6 +137,7 @@ impl Bodies {
 pub struct Received {
     bytes: usize,
     content: Content,
+    charset: Charset,
     _share: Share,
 }
 
@@ -134,11 +153,17 @@ impl Received {
         self.bytes
     }
 
-    /// The body in memory. May block.
+    /// The body in memory; text of another encoding becomes UTF-8, without a byte order mark. May
+    /// block.
     ///
     /// # Errors
-    /// The disk cannot be read.
+    /// The disk cannot be read, or the text is malformed.
     pub fn into_bytes(self) -> Result<Vec<u8>, ApiError> {
+        let charset = self.charset;
+        charset.decode(self.read()?)
+    }
+
+    fn read(self) -> Result<Vec<u8>, ApiError> {
         let mut file = match self.content {
             Content::Memory(bytes) => return Ok(bytes),
             Content::Disk(file) => file,
@@ -198,6 +223,7 @@ impl Spool {
         Ok(Received {
             bytes: self.bytes,
             content: Content::Disk(self.file.into_std().await),
+            charset: Charset::default(),
             _share: self.share,
         })
     }
@@ -247,6 +273,9 @@ pub fn client_fault(error: &(dyn Error + 'static)) -> Option<ApiError> {
         match inner.and_then(|inner| inner.downcast_ref()) {
             Some(ApiError::RequestTimeout(part)) => return Some(ApiError::RequestTimeout(part)),
             Some(ApiError::BadHttp(problem)) => return Some(ApiError::BadHttp(problem.clone())),
+            Some(&ApiError::TooLarge { what, limit }) => {
+                return Some(ApiError::TooLarge { what, limit });
+            }
             Some(ApiError::BadForm(problem)) => return Some(ApiError::BadForm(problem.clone())),
             _ => source = error.source(),
         }

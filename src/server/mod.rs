@@ -13,6 +13,7 @@ mod blocking;
 mod body;
 mod caller;
 mod conversation;
+mod encoding;
 mod error;
 mod exchange;
 mod fields;

@@ -122,6 +122,9 @@ pub enum ApiError {
         curl_hint(expected)
     )]
     UnsupportedMediaType { expected: &'static str, got: String },
+    /// The body is compressed in a way that the route does not take.
+    #[error("the `Content-Encoding` `{got}` is not supported here; send one of: {accepted}")]
+    UnsupportedEncoding { got: String, accepted: &'static str },
     /// The tenant has as much in progress as its limits allow.
     #[error("this tenant is limited to {limit}; try again later")]
     TenantBusy {
@@ -242,6 +245,12 @@ impl IntoResponse for ApiError {
         let message = self.to_string().into();
         let report = ErrorReport { message, code };
         response.extensions_mut().insert(report);
+        if let Self::UnsupportedEncoding { accepted, .. } = &self {
+            let accepted = HeaderValue::from_static(accepted);
+            response
+                .headers_mut()
+                .insert(header::ACCEPT_ENCODING, accepted);
+        }
         if let Self::InvalidApiKey(reason) = &self {
             let challenge = HeaderValue::from_static(reason.challenge());
             response

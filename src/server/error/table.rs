@@ -75,6 +75,10 @@ impl ApiError {
                 let code = Some("unsupported_media_type");
                 (StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, code)
             }
+            Self::UnsupportedEncoding { .. } => {
+                let code = Some("unsupported_encoding");
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, code)
+            }
             Self::TenantBusy { .. } => {
                 let status = StatusCode::TOO_MANY_REQUESTS;
                 (status, "rate_limit_error", Some("tenant_limit"))

@@ -3,6 +3,7 @@
 
 use axum::http::{HeaderMap, header};
 
+use crate::server::encoding::{Accepted, Coding};
 use crate::server::error::ApiError;
 
 /// The body that a route takes.
@@ -17,10 +18,10 @@ pub enum BodyKind {
 }
 
 impl BodyKind {
-    /// Refuses a body of another kind.
+    /// Refuses a body of another kind, or one that is compressed in a way that is not supported.
     ///
     /// # Errors
-    /// [`ApiError::UnsupportedMediaType`].
+    /// [`ApiError::UnsupportedMediaType`] or [`ApiError::UnsupportedEncoding`].
     pub fn check(self, headers: &HeaderMap) -> Result<(), ApiError> {
         let value = headers.get(header::CONTENT_TYPE);
         let value = value.map(|value| String::from_utf8_lossy(value.as_bytes()));
@@ -32,7 +33,11 @@ impl BodyKind {
             Self::Form => ("multipart/form-data", essence == "multipart/form-data"),
         };
         if matches {
-            return Ok(());
+            let accepted = match self {
+                Self::Form => Accepted::Identity,
+                Self::Json | Self::Any => Accepted::GzipToo,
+            };
+            return Coding::of(headers, accepted).map(|_| ());
         }
         let got = essence.chars().take(64).collect();
         Err(ApiError::UnsupportedMediaType { expected, got })

@@ -3,6 +3,7 @@
 
 mod access;
 mod adapters;
+mod bodies;
 mod chat;
 mod completions;
 mod engine;
