@@ -88,7 +88,14 @@ pub fn example(url: &str, model: &str, chat: bool, keys: bool) -> String {
         ""
     };
     let json = "-H 'content-type: application/json'";
-    format!("curl {url}/v1/{route}{key} {json} -d '{body}'")
+    let url = format!("{url}/v1/{route}");
+    // Brackets of an IPv6 address are a pattern to zsh.
+    let url = if url.contains('[') {
+        format!("'{url}'")
+    } else {
+        url
+    };
+    format!("curl {url}{key} {json} -d '{body}'")
 }
 
 #[cfg(test)]
@@ -97,10 +104,12 @@ mod tests {
 
     #[test]
     fn the_example_survives_a_shell() {
-        let url = "http://127.0.0.1:80";
-        for (model, chat) in [("plain", true), ("it's \"odd\" $HOME", false)] {
+        for (url, model, chat) in [
+            ("http://127.0.0.1:80", "plain", true),
+            ("http://[::1]:80", "it's \"odd\" $HOME", false),
+        ] {
             let line = format!(
-                "set -- {}; printf %s \"$6\"",
+                "set -- {}; [ \"${{2%/v1/*}}\" = '{url}' ] && printf %s \"$6\"",
                 example(url, model, chat, false)
             );
             let output = std::process::Command::new("sh")

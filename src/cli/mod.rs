@@ -6,6 +6,7 @@ mod base;
 mod bench;
 mod completions;
 mod docs;
+mod environment;
 mod eval;
 mod evaluation;
 mod hints;
@@ -19,7 +20,13 @@ mod ticket_folder;
 mod train;
 mod version;
 
-use clap::{CommandFactory as _, Parser, Subcommand};
+use std::ffi::OsString;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+
+use environment::Variables;
+use note::note;
 
 /// Inference server with one resident base and LoTA tickets, hot-swapped per request
 #[derive(Debug, Parser)]
@@ -50,7 +57,7 @@ Without a subcommand, tombola serves: `tombola --port 8080` means `tombola serve
 enum Command {
     /// Serve a base and its tickets over HTTP (the default without a subcommand).
     #[command(after_help = serve::EXAMPLES)]
-    Serve(Box<serve::ServeArgs>),
+    Serve(Box<serve::ServeCommand>),
     /// Train a ticket: calibrate, choose the weights to train, adapt them.
     #[command(args_override_self = true, after_help = train::EXAMPLES)]
     Train(Box<train::TrainArgs>),
@@ -79,10 +86,10 @@ enum Command {
 /// # Errors
 /// The error of the subcommand, with the flag that fixes it.
 pub fn run() -> anyhow::Result<()> {
-    let cli = Cli::parse();
+    let (cli, variables) = parse();
     let result = match cli.command {
         None => serve::run(cli.serve),
-        Some(Command::Serve(args)) => serve::run(*args),
+        Some(Command::Serve(args)) => serve::run(args.serve()),
         Some(Command::Train(args)) => train::run(&args),
         Some(Command::Eval(args)) => eval::run(&args),
         Some(Command::Bench(args)) => bench::run(&args),
@@ -92,7 +99,28 @@ pub fn run() -> anyhow::Result<()> {
         Some(Command::Man(args)) => man::run(&args),
         Some(Command::Docs(args)) => docs::run(&args),
     };
-    result.map_err(hints::add)
+    let result = result.map_err(hints::add);
+    result.map_err(|error| variables.name_in(error))
+}
+
+/// Parses the arguments of the process, or ends it with what clap has to say.
+fn parse() -> (Cli, Variables) {
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let parsed =
+        environment::parse(Cli::command(), &arguments).unwrap_or_else(|error| error.exit());
+    for line in &parsed.notes {
+        note(line);
+    }
+    if let Some(("serve", matches)) = parsed.matches.subcommand()
+        && serve::names_two_bases(matches)
+    {
+        let problem = "the base is given twice, as MODEL and as --model; leave one of them out";
+        Cli::command()
+            .error(ErrorKind::ArgumentConflict, problem)
+            .exit()
+    }
+    let cli = Cli::from_arg_matches(&parsed.matches).unwrap_or_else(|error| error.exit());
+    (cli, parsed.variables)
 }
 
 /// Definition of the whole command line, built: value names and inherited settings are filled in.

@@ -22,10 +22,13 @@ impl FromStr for Dtype {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
-            "f32" | "float32" => Ok(Self::F32),
+            "f32" | "fp32" | "float" | "float32" => Ok(Self::F32),
             "bf16" | "bfloat16" => Ok(Self::Bf16),
-            "f16" | "float16" => Ok(Self::F16),
-            _ => Err(format!("{text:?} is not a dtype: f32, bf16 or f16")),
+            "f16" | "fp16" | "half" | "float16" => Ok(Self::F16),
+            _ => Err(format!(
+                "{text:?} is not a dtype: f32 (float32, float), bf16 (bfloat16) or \
+                 f16 (float16, fp16, half)"
+            )),
         }
     }
 }

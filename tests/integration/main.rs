@@ -27,3 +27,4 @@ mod templates;
 mod tenants;
 mod text;
 mod train;
+mod variables;

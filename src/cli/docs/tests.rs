@@ -10,6 +10,7 @@ const FOREIGN: &[&str] = &[
     "cacert",
     "features",
     "gpus",
+    "http2-prior-knowledge",
     "lib",
     "locked",
     "no-deps",
@@ -43,9 +44,14 @@ fn the_tables_of_the_pages_are_current() {
     let root = definition();
     for (path, page) in documentation() {
         let filled = fill(&page, &root).unwrap();
+        let stale = page
+            .lines()
+            .zip(filled.lines())
+            .find(|(is, should)| is != should);
         assert!(
             filled == page,
-            "{} has stale flag tables: run `cargo run --release -- docs flags --write`",
+            "{} has stale flag tables: run `cargo run --release -- docs flags --write`; first: \
+             {stale:#?}",
             path.display()
         );
     }
@@ -83,11 +89,11 @@ fn every_flag_that_the_pages_mention_exists() {
 }
 
 fn flags(command: &Command, known: &mut Vec<String>) {
-    known.extend(
-        arguments(command)
-            .filter_map(Arg::get_long)
-            .map(str::to_owned),
-    );
+    for arg in arguments(command) {
+        let aliases = arg.get_all_aliases().unwrap_or_default();
+        let names = arg.get_long().into_iter().chain(aliases);
+        known.extend(names.map(str::to_owned));
+    }
     for child in command.get_subcommands() {
         flags(child, known);
     }

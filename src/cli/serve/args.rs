@@ -1,14 +1,42 @@
 //! The arguments of `tombola serve`.
 
 use anyhow::bail;
-use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args};
 
 use super::access::AccessArgs;
 use super::http::{HTTP, HttpArgs};
 use crate::cli::base::{BaseArgs, ComputeArgs, QuantizedArgs, at_least_one};
 use crate::cli::ticket_folder::FolderArgs;
 use crate::engine::TicketMode;
+
+/// Command line of `tombola serve`.
+#[derive(Clone, Debug, Args)]
+pub struct ServeCommand {
+    /// Base model, as after --model.
+    #[arg(value_name = "MODEL", help_heading = BASE)]
+    positional_model: Option<String>,
+    #[command(flatten)]
+    args: ServeArgs,
+}
+
+impl ServeCommand {
+    /// The arguments; a base given as MODEL takes precedence over a variable.
+    pub fn serve(self) -> ServeArgs {
+        let mut args = self.args;
+        if let Some(model) = self.positional_model {
+            args.base.model = model;
+        }
+        args
+    }
+}
+
+/// Whether a command line names the base both as MODEL and after --model.
+pub fn names_two_bases(matches: &ArgMatches) -> bool {
+    let typed = |id| matches.value_source(id) == Some(ValueSource::CommandLine);
+    typed("model") && typed("positional_model")
+}
 
 /// Arguments of `tombola serve`; each is an environment variable too.
 #[derive(Clone, Debug, Args)]
@@ -221,7 +249,7 @@ pub struct ServeArgs {
 pub const EXAMPLES: &str = "\
 Examples:
   tombola serve                                       Built-in base, tickets in adapters/
-  tombola serve --model Qwen/Qwen2.5-0.5B-Instruct --dtype bf16
+  tombola serve Qwen/Qwen2.5-0.5B-Instruct --dtype bf16
   tombola serve --model base.gguf --keep-quantized    In about the memory of the file
   tombola serve --ticket-mode overlay --port 8080
   tombola serve --host 0.0.0.0 --api-keys keys.json   Only for the holders of keys

@@ -1,6 +1,6 @@
 //! The sockets that `tombola serve` listens on.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
@@ -38,9 +38,10 @@ impl Bound {
 /// without keys.
 pub async fn bind(args: &ServeArgs) -> anyhow::Result<Bound> {
     let tls = args.http.tls().context("setting up TLS")?;
-    let socket = TcpListener::bind((args.host.as_str(), args.port))
+    let host = without_brackets(&args.host);
+    let socket = TcpListener::bind((host, args.port))
         .await
-        .with_context(|| format!("cannot listen on {}:{}", args.host, args.port))?;
+        .with_context(|| cannot_listen(host, args.port))?;
     let address = socket.local_addr()?;
     args.access.check_exposure(address)?;
     let mut bound = Bound {
@@ -75,4 +76,43 @@ pub async fn bind(args: &ServeArgs) -> anyhow::Result<Bound> {
         tls,
     });
     Ok(bound)
+}
+
+/// A host as the resolver takes it: an IPv6 address may stand in brackets, as in a URL.
+fn without_brackets(host: &str) -> &str {
+    let inner = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    inner
+        .filter(|inner| inner.parse::<Ipv6Addr>().is_ok())
+        .unwrap_or(host)
+}
+
+fn cannot_listen(host: &str, port: u16) -> String {
+    if host.contains(':') {
+        format!("cannot listen on [{host}]:{port} (--host, --port)")
+    } else {
+        format!("cannot listen on {host}:{port} (--host, --port)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ipv6_address_may_stand_in_brackets() {
+        for (host, expected) in [
+            ("[::1]", "::1"),
+            ("::1", "::1"),
+            ("[::]", "::"),
+            ("127.0.0.1", "127.0.0.1"),
+            ("[localhost]", "[localhost]"),
+            ("[::1", "[::1"),
+        ] {
+            assert_eq!(without_brackets(host), expected);
+        }
+        assert!(cannot_listen("::1", 80).contains(" [::1]:80 "));
+        assert!(cannot_listen("localhost", 80).contains(" localhost:80 "));
+    }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-pub use args::{EXAMPLES, ServeArgs};
+pub use args::{EXAMPLES, ServeArgs, ServeCommand, names_two_bases};
 use tokio::sync::oneshot;
 
 use super::banner::announce;
