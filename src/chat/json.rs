@@ -56,6 +56,7 @@ enum Number {
 }
 
 impl JsonReader {
+    /// A reader before the first character.
     pub fn new() -> Self {
         Self {
             open: Vec::new(),

@@ -6,8 +6,8 @@
 //! always parses as a call.
 //!
 //! Models write calls in a few dialects ([`ToolDialect`]) and reasoning in two
-//! ([`ReasoningDialect`]); both follow from the chat template. The channels of gpt-oss (harmony) are
-//! not parsed: they stay content.
+//! ([`ReasoningDialect`]); both follow from the chat template. The channels of gpt-oss (harmony)
+//! are not parsed: they stay content.
 //!
 //! A base whose template knows no tools (SmolLM2's, Gemma 3's) gets them in a system message in the
 //! form of Hermes, and answers in that dialect.

@@ -114,6 +114,7 @@ enum Phase {
 }
 
 impl ReasoningReader {
+    /// A reader before the first character of an answer to a prompt that ends like this.
     pub fn new(dialect: ReasoningDialect, prompt: PromptEnd) -> Self {
         let phase = match (dialect, prompt) {
             (ReasoningDialect::None, _) | (_, PromptEnd::AfterReasoning) => Phase::Rest,

@@ -8,6 +8,7 @@ pub(super) struct Expect {
 }
 
 impl Expect {
+    /// A matcher of these texts.
     pub fn new(options: &'static [&'static str]) -> Self {
         Self {
             options,

@@ -10,6 +10,7 @@ pub(super) enum Hermes {
 }
 
 impl Hermes {
+    /// A reader after the marker.
     pub fn new() -> Self {
         Self::Call(JsonCall::new())
     }

@@ -6,6 +6,7 @@ use super::{CallReader, Calls, NoCall, Progress};
 pub(super) struct Llama3Json(JsonCall);
 
 impl Llama3Json {
+    /// A reader before the opening brace.
     pub fn new() -> Self {
         Self(JsonCall::new())
     }

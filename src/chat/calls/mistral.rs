@@ -28,6 +28,7 @@ pub(super) enum Mistral {
 }
 
 impl Mistral {
+    /// A reader after the marker.
     pub fn new() -> Self {
         Self::Start
     }

@@ -28,8 +28,8 @@ pub(super) enum Progress {
 }
 
 /// Reader of the calls after one marker. It starts a call ([`Calls::start`]) as soon as no other
-/// reading of the text is likely; until then an error costs nothing, since all text becomes content.
-/// After an error the reader is not used again.
+/// reading of the text is likely; until then an error costs nothing, since all text becomes
+/// content. After an error the reader is not used again.
 pub(super) trait CallReader: std::fmt::Debug + Send {
     /// Takes a character.
     fn push(&mut self, c: char, calls: &mut Calls) -> Result<Progress, NoCall>;
@@ -68,6 +68,7 @@ pub(super) struct Calls {
 }
 
 impl Calls {
+    /// An answer without calls so far.
     pub fn new(dialect: ToolDialect, tools: Arc<[Tool]>, parallel: bool) -> Self {
         Self {
             dialect,

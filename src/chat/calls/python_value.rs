@@ -59,6 +59,7 @@ enum State {
 }
 
 impl PythonValue {
+    /// A reader before the first character.
     pub fn new() -> Self {
         Self {
             open: Vec::new(),

@@ -29,6 +29,7 @@ enum State {
 }
 
 impl Pythonic {
+    /// A reader before the opening bracket.
     pub fn new() -> Self {
         Self {
             state: State::Open,

@@ -47,6 +47,7 @@ const CLOSE: &str = "</parameter>";
 const CLOSE_LINE: &str = "\n</parameter>";
 
 impl Qwen3Coder {
+    /// A reader after `marker`, which is `<tool_call>` or `<function=`.
     pub fn new(marker: &str) -> Self {
         let wrapped = marker != "<function=";
         Self {

@@ -138,7 +138,8 @@ fn parsed(dialect: ToolDialect, forced: &ForcedCall, text: &str) -> (String, Vec
 fn example(dialect: ToolDialect) -> &'static str {
     match dialect {
         ToolDialect::Hermes => {
-            "<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": 1, \"list\": [\"x\", \"y\"]}}\n\
+            "<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": 1, \"list\": [\"x\", \"y\"]}}\
+             \n\
              </tool_call>\n<tool_call>\n{\"name\": \"say\", \"arguments\": {\"text\": \"\\\"é\", \
              \"mood\": \"sad\"}}\n</tool_call>"
         }
@@ -147,7 +148,8 @@ fn example(dialect: ToolDialect) -> &'static str {
              {\"name\": \"say\", \"parameters\": {\"text\": \"\\\"é\", \"mood\": \"sad\"}}"
         }
         ToolDialect::Mistral => {
-            "[TOOL_CALLS][{\"name\": \"add\", \"arguments\": {\"a\": 1, \"list\": [\"x\", \"y\"]}}, \
+            "[TOOL_CALLS][{\"name\": \"add\", \"arguments\": {\"a\": 1, \"list\": [\"x\", \"y\"]}}\
+             , \
              {\"name\": \"say\", \"arguments\": {\"text\": \"\\\"é\", \"mood\": \"sad\"}}]"
         }
         ToolDialect::Qwen3Coder => {

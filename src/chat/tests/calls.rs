@@ -63,7 +63,8 @@ fn mistral_calls_are_parsed() {
 #[test]
 fn qwen3_coder_calls_are_parsed_by_their_schema() {
     let text = "Sure.\n\n<tool_call>\n<function=say>\n<parameter=text>\n42\n\"é\" < b\n</param\n\
-         </parameter>\n<parameter=more>\n[1, \"</parameter>\"]\n</parameter>\n</function>\n</tool_call>\n\
+         </parameter>\n<parameter=more>\n[1, \"</parameter>\"]\n</parameter>\n</function>\n\
+         </tool_call>\n\
          <tool_call>\n<function=add>\n<parameter=a>1.5</parameter>\n<parameter=b>None</parameter>\n\
          </function>\n</tool_call><function=now></function>";
     let said = json!({"text": "42\n\"é\" < b\n</param", "more": [1, "</parameter>"]});
