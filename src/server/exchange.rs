@@ -18,10 +18,10 @@ use super::generate::{self, GenerateRequest, Usage};
 use super::ignored::Ignored;
 use super::protocol::{Facts, Job, Protocol};
 use super::quota::RequestPermit;
+use super::selected::Selected;
 use super::state::AppState;
 use super::stream;
 use crate::access::Tenant;
-use crate::registry::{Lease, RegistryError};
 
 /// Answers a request for completions.
 ///
@@ -40,6 +40,7 @@ pub async fn respond<P: Protocol>(
     });
     let (permit, submission, ignored) = prepared.await?;
     let Submission {
+        selected,
         job,
         facts,
         priority,
@@ -48,7 +49,7 @@ pub async fn respond<P: Protocol>(
     let request = GenerateRequest {
         prompts: job.prompts,
         sampling: job.sampling,
-        ticket: lease(&facts.model, &state, caller.tenant.as_ref()).await?,
+        tickets: selected.lease(&state, caller.tenant.as_ref()).await?,
         tenant: caller.tenant,
         priority,
         cache_salt,
@@ -115,6 +116,7 @@ async fn admit(
 
 /// A validated request for completions, still without its ticket.
 struct Submission<P> {
+    selected: Selected,
     job: Job<P>,
     facts: Facts,
     priority: i32,
@@ -128,13 +130,15 @@ impl<P: Protocol> Submission<P> {
         state: &AppState,
         tenant: Option<&Tenant>,
     ) -> Result<Self, ApiError> {
-        let model = known_model(P::model(fields)?, state, tenant)?;
+        let selected = Selected::take(P::model(fields)?, fields, state, tenant)?;
         let priority = fields.take("priority")?.unwrap_or(0);
         let cache_salt = take_cache_salt(fields)?;
         let job = P::read(fields, state)?;
+        selected.check_choices(job.sampling.n)?;
         Ok(Self {
+            facts: Facts::new(selected.model.clone(), state),
+            selected,
             job,
-            facts: Facts::new(model, state),
             priority,
             cache_salt,
         })
@@ -169,26 +173,5 @@ fn take_cache_salt(fields: &mut Fields<'_>) -> Result<Option<Arc<str>>, ApiError
             Err(ApiError::invalid(NAME, problem))
         }
         salt => Ok(salt.map(Arc::from)),
-    }
-}
-
-/// Leases the ticket that `model` names; `None` for the base. Loads the ticket beside the engine's
-/// steps, and waits in line if there is no memory for it; a disconnect leaves the line.
-async fn lease(
-    model: &str,
-    state: &AppState,
-    tenant: Option<&Tenant>,
-) -> Result<Option<Lease>, ApiError> {
-    if model == state.base.manifest.name {
-        return Ok(None);
-    }
-    let began = Instant::now();
-    let lease = state.registry.lease_in_turn(tenant, model).await;
-    let waited = began.elapsed().as_secs_f64();
-    state.metrics.tickets.wait.observe(waited);
-    match lease.inspect_err(|error| state.refusals.record_ticket(&state.metrics, error)) {
-        Ok(lease) => Ok(Some(lease)),
-        Err(RegistryError::Unknown(alias)) => Err(ApiError::ModelNotFound(alias)),
-        Err(error) => Err(error.into()),
     }
 }

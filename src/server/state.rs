@@ -1,16 +1,19 @@
 //! State that all routes share.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use super::body::Bodies;
+use super::error::ApiError;
 use super::guard::AccessOptions;
 use super::preparation::Preparation;
 use super::quota::Quota;
 use super::refusals::Refusals;
 use super::upload_gate::UploadGate;
+use crate::chat::ChatFormat;
 use crate::engine::EngineHandle;
+use crate::grammar::{GrammarError, Grammars};
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::text::Text;
@@ -58,6 +61,8 @@ pub struct ServedBase {
     pub dtype: String,
     /// Whether quantised weights stay quantised, as in the base's file.
     pub quantized: bool,
+    /// End-of-text tokens of the base.
+    pub end_tokens: Vec<u32>,
     /// Bytes of the resident parameters.
     pub weight_bytes: usize,
     /// Digest of the resident parameters, taken right after loading.
@@ -76,6 +81,10 @@ pub struct AppState {
     pub base: ServedBase,
     /// All Prometheus series.
     pub metrics: Arc<Metrics>,
+    /// How the base writes calls of tools, and reasoning.
+    pub format: ChatFormat,
+    /// Compiler of grammars, made on first use.
+    grammars: OnceLock<Result<Grammars, GrammarError>>,
     /// Limits on request bodies.
     pub options: ServerOptions,
     /// Who may use the server.
@@ -121,6 +130,8 @@ impl AppState {
             // No more than the engine admits after that.
             preparation: Preparation::new(engine.capacity()),
             fingerprint: fingerprint(&base),
+            format: ChatFormat::detect(&text),
+            grammars: OnceLock::new(),
             engine,
             registry,
             text,
@@ -135,6 +146,25 @@ impl AppState {
             uploads,
             bodies,
         }
+    }
+
+    /// Compiler of grammars for the base. The first call makes it, in some tens of milliseconds.
+    ///
+    /// # Errors
+    /// The base's vocabulary cannot be used.
+    pub(super) fn grammars(&self) -> Result<&Grammars, ApiError> {
+        let grammars = self.grammars.get_or_init(|| {
+            let vocabulary = self.engine.limits().vocab_size;
+            Grammars::new(&self.text, vocabulary, &self.base.end_tokens)
+        });
+        let failed = |error: &GrammarError| ApiError::Internal(error.to_string());
+        grammars.as_ref().map_err(failed)
+    }
+
+    /// The same state with other forms of calls and reasoning than the base's template teaches.
+    #[must_use]
+    pub fn with_format(self, format: ChatFormat) -> Self {
+        Self { format, ..self }
     }
 
     /// The same state for a server that does not accept everyone.

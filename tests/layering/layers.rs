@@ -8,6 +8,7 @@ pub const LAYERS: &[(&str, &[&str])] = &[
         "cli",
         &[
             "server",
+            "chat",
             "device_bench",
             "loadgen",
             "eval",
@@ -27,7 +28,7 @@ pub const LAYERS: &[(&str, &[&str])] = &[
     (
         "server",
         &[
-            "engine", "registry", "chat", "text", "ticket", "access", "metrics",
+            "chat", "grammar", "engine", "registry", "text", "ticket", "access", "metrics",
         ],
     ),
     ("device_bench", &["model", "kernels", "ticket"]),

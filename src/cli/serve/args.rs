@@ -7,6 +7,7 @@ use clap::{ArgMatches, Args};
 
 use super::access::AccessArgs;
 use super::http::{HTTP, HttpArgs};
+use crate::chat::{ReasoningDialect, ToolDialect};
 use crate::cli::base::{BaseArgs, ComputeArgs, QuantizedArgs, at_least_one};
 use crate::cli::ticket_folder::FolderArgs;
 use crate::engine::TicketMode;
@@ -52,6 +53,24 @@ pub struct ServeArgs {
         help_heading = BASE,
     )]
     pub served_model_name: Option<String>,
+    /// Form in which the base writes calls of tools: hermes, llama3_json, mistral, qwen3_coder or
+    /// pythonic [default: as its chat template teaches].
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "TOMBOLA_TOOL_CALL_PARSER",
+        help_heading = BASE,
+    )]
+    pub tool_call_parser: Option<ToolDialect>,
+    /// Form in which the base writes reasoning: deepseek_r1, qwen3 or none [default: as its chat
+    /// template teaches].
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "TOMBOLA_REASONING_PARSER",
+        help_heading = BASE,
+    )]
+    pub reasoning_parser: Option<ReasoningDialect>,
     /// Longest sequence, prompt and output together, in tokens
     /// [default: the length that the model was trained for].
     #[arg(

@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use super::banner::announce;
 use super::base::OpenBase;
 use super::signals::Signals;
+use crate::chat::ChatFormat;
 use crate::engine::{self, EngineConfig, TicketMode};
 use crate::metrics::Metrics;
 use crate::model::{Base, LoadOptions};
@@ -164,6 +165,7 @@ fn start(
         manifest: Arc::clone(&manifest),
         dtype: args.compute.dtype.to_string(),
         quantized: args.quantized.keep_quantized,
+        end_tokens: opened.end_tokens(),
         weight_bytes: base.resident.bytes(),
         loaded_digest: base.loaded_digest,
     };
@@ -214,7 +216,11 @@ fn start(
     pin(args, &folder.registry)?;
     let registry = Arc::new(folder.registry);
     let state = AppState::new(engine, registry, opened.text, served, metrics, options);
-    Ok((state.with_access(access), thread))
+    let format = ChatFormat {
+        tools: args.tool_call_parser.or(state.format.tools),
+        reasoning: args.reasoning_parser.unwrap_or(state.format.reasoning),
+    };
+    Ok((state.with_format(format).with_access(access), thread))
 }
 
 /// Names the first files that are not served.

@@ -46,7 +46,7 @@ impl Completion {
             outputs: Some(outputs),
             is_first_choice: choice == 0,
             is_empty: prompt.max_tokens == 0,
-            has_ticket: request.ticket.is_some(),
+            has_ticket: request.ticket(choice).is_some(),
             text: TextStream::new(state.text.clone(), options.clone()),
             show_stop_token: options.include_stop_str_in_output,
             permit: Some(permit),

@@ -45,7 +45,7 @@ pub fn submit(
     let requests = (0..at_once).map(|index| request.engine_request(index));
     let streams = state.engine.submit_all(requests.collect());
     let streams = streams.map_err(ApiError::from).inspect_err(refused)?;
-    if let Some(ticket) = &request.ticket {
+    for ticket in request.tickets.iter().flatten() {
         let name = ticket.name();
         metrics
             .server

@@ -21,8 +21,8 @@ pub struct GenerateRequest {
     /// At least one.
     pub prompts: Vec<Prompt>,
     pub sampling: Sampling,
-    /// Lease of the requested ticket; `None` for the base.
-    pub ticket: Option<Lease>,
+    /// Leases of the tickets, one for all choices or one per choice; `None` for the base.
+    pub tickets: Vec<Option<Lease>>,
     /// Tenant of the caller.
     pub tenant: Option<Tenant>,
     /// Order among the caller's requests: lower first.
@@ -53,24 +53,37 @@ impl GenerateRequest {
         (&self.prompts[index / n], index % n)
     }
 
+    /// Ticket of a choice; `None` for the base.
+    fn ticket(&self, choice: usize) -> Option<&Lease> {
+        let own = self.tickets.get(choice).or(self.tickets.first());
+        own.and_then(Option::as_ref)
+    }
+
     /// Engine request of the completion at `index`. Each choice of a prompt has a different seed.
     fn engine_request(&self, index: usize) -> Request {
         let (prompt, choice) = self.place(index);
         let mut params = self.sampling.params.clone();
         // The engine samples from the last row of a prompt in any case: the token is dropped.
         params.max_tokens = prompt.max_tokens.max(1);
-        params.seed = params.seed.map(|seed| seed.wrapping_add(choice as u64));
+        // Choices under tickets of their own are compared by the same seed.
+        if self.tickets.len() == 1 {
+            params.seed = params.seed.map(|seed| seed.wrapping_add(choice as u64));
+        }
         let scored = self.sampling.prompt_logprobs.is_some() && prompt.ids.len() > 1;
         Request {
             prompt: prompt.ids.clone(),
             params,
-            ticket: self.ticket.clone(),
+            ticket: self.ticket(choice).cloned(),
             scored: scored.then(|| 1..prompt.ids.len()).into_iter().collect(),
             scored_top: self.sampling.prompt_logprobs.unwrap_or(0),
             tenant: self.tenant.clone(),
             priority: self.priority,
             cache_salt: self.cache_salt.clone(),
-            constraint: None,
+            constraint: self
+                .sampling
+                .grammar
+                .as_ref()
+                .map(|grammar| grammar.start()),
         }
     }
 }

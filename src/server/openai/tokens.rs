@@ -69,7 +69,7 @@ fn take_tokens(fields: &mut Fields<'_>, state: &AppState) -> Result<Vec<u32>, Ap
                 reason: "the chat template adds the special tokens of a conversation",
             });
         }
-        return Conversation::take(fields, state)?.encode(state);
+        return Ok(Conversation::take(fields, state)?.encode(state)?.ids);
     };
     if fields.take_raw(MESSAGES).is_some() {
         let problem = format!("cannot be sent beside `{PROMPT}`");

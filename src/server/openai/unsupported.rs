@@ -27,8 +27,6 @@ const fn field(
 }
 
 const SAMPLER: &str = "this sampler is not implemented";
-const GUIDED: &str = "constrained decoding is not implemented";
-const TOOLS: &str = "tool calls are not implemented";
 const TEMPLATE: &str = "the chat template is the base's";
 const MODALITY: &str = "the base reads and writes text only";
 const TICKETS: &str = "name a ticket by `model`";
@@ -113,21 +111,6 @@ pub const UNSUPPORTED: &[Unsupported] = &[
     field("merged_adapters", &[], TICKETS),
     field("lora_path", &[], TICKETS),
     field("lora", &["[]"], TICKETS),
-    // To come.
-    field("tools", &["[]"], TOOLS),
-    field("tool_choice", &["\"none\"", "\"auto\""], TOOLS),
-    field("response_format", &["{\"type\":\"text\"}"], GUIDED),
-    field("structured_outputs", &[], GUIDED),
-    field("guided_json", &[], GUIDED),
-    field("guided_regex", &[], GUIDED),
-    field("guided_choice", &[], GUIDED),
-    field("guided_grammar", &[], GUIDED),
-    field("chat_template_kwargs", &["{}"], TEMPLATE),
-    field(
-        "continue_final_message",
-        &["false"],
-        "every response is a new message",
-    ),
 ];
 
 /// The fields that plain completions refuse.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::error::ApiError;
 use super::fields::{Fields, brief};
 use crate::engine::{Limits, SamplingParams};
+use crate::grammar::CompiledGrammar;
 use crate::text::{StopSet, StreamOptions, Text};
 
 /// Maximum number of completions per prompt, as in OpenAI's API.
@@ -33,6 +34,8 @@ pub struct Sampling {
     pub text: StreamOptions,
     /// Report log-probabilities of the prompt's tokens, with this many alternatives each.
     pub prompt_logprobs: Option<usize>,
+    /// Constraint on every completion; the protocol fills it in.
+    pub grammar: Option<Arc<CompiledGrammar>>,
 }
 
 impl Sampling {
@@ -58,6 +61,7 @@ impl Sampling {
             params,
             text,
             prompt_logprobs: take_prompt_logprobs(fields, limits)?,
+            grammar: None,
         })
     }
 }

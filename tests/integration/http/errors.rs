@@ -88,11 +88,9 @@ async fn unsupported_parameters_are_refused_not_ignored() {
         ("lora_request", json!({"lora_name": "sql"})),
         ("mirostat", json!(2)),
         ("logits_processors", json!(["mine"])),
-        ("tools", json!([{"type": "function"}])),
-        ("tool_choice", json!("required")),
         ("functions", json!([{}])),
-        ("response_format", json!({"type": "json_object"})),
-        ("guided_json", json!({})),
+        ("function_call", json!({"name": "f"})),
+        ("chat_template", json!("{{ messages }}")),
         ("use_beam_search", json!(true)),
     ] {
         let mut body = json!({"prompt": "a", "messages": [{"role": "user", "content": "a"}]});
@@ -107,6 +105,55 @@ async fn unsupported_parameters_are_refused_not_ignored() {
         server.refused(CHAT, body).await,
         unsupported("messages[0].content[0].type")
     );
+}
+
+#[tokio::test]
+async fn malformed_tools_and_grammars_are_refused_by_path() {
+    let server = Server::new();
+    let tool = json!({"type": "function", "function": {"name": "f"}});
+    let mut with = json!({"messages": [{"role": "user", "content": "a"}]});
+    for (extra, param) in [
+        (
+            json!({"tools": [{"type": "function"}]}),
+            "tools[0].function",
+        ),
+        (json!({"tool_choice": "required"}), "tool_choice"),
+        (json!({"parallel_tool_calls": "no"}), "parallel_tool_calls"),
+        (
+            json!({"response_format": {"type": "xml"}}),
+            "response_format.type",
+        ),
+        (
+            json!({"guided_json": {"properties": {"a": {"uniqueItems": true}}}}),
+            "guided_json/properties/a/uniqueItems",
+        ),
+        (json!({"guided_regex": "("}), "guided_regex"),
+        (
+            json!({"tools": [&tool], "guided_regex": "a"}),
+            "guided_regex",
+        ),
+        (
+            json!({"chat_template_kwargs": {"messages": []}}),
+            "chat_template_kwargs",
+        ),
+        (json!({"reasoning_effort": "heavy"}), "reasoning_effort"),
+        (
+            json!({"continue_final_message": true, "add_generation_prompt": true}),
+            "continue_final_message",
+        ),
+    ] {
+        for (key, value) in extra.as_object().unwrap() {
+            with[key] = value.clone();
+        }
+        assert_eq!(
+            server.refused(CHAT, with.clone()).await,
+            invalid(param),
+            "{extra}"
+        );
+        for key in extra.as_object().unwrap().keys() {
+            with.as_object_mut().unwrap().remove(key);
+        }
+    }
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ mod live;
 mod malformed;
 mod ops;
 mod prompts;
+mod selections;
 mod tenants;
 mod tickets;
 mod tls;

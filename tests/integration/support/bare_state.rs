@@ -50,6 +50,7 @@ pub fn bare_state(
         manifest,
         dtype: "f32".to_owned(),
         quantized: false,
+        end_tokens: vec![END],
         weight_bytes: 256,
         loaded_digest: Digest::of(b"loaded"),
     };

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::prompts::{RawPrompt, take_prompts};
+use crate::server::constrained::Constrained;
 use crate::server::error::ApiError;
 use crate::server::fields::Fields;
 use crate::server::generate::Prompt;
@@ -60,10 +61,13 @@ impl CompletionRequest {
         let mut sampling = Sampling::take(fields, limits, &state.text)?;
         let n = sampling.n;
         sampling.n = take_best_of(fields, n, streaming)?;
+        let constrained = Constrained::take(fields)?;
         unsupported::refuse(fields, COMPLETIONS)?;
         unsupported::refuse(fields, UNSUPPORTED)?;
         no_effect::discard(fields)?;
 
+        let compiled = constrained.map(|constrained| constrained.compile(state));
+        sampling.grammar = compiled.transpose()?;
         let prompt_logprobs = sampling.prompt_logprobs.is_some();
         if echo {
             sampling.prompt_logprobs = sampling.prompt_logprobs.max(logprobs);
