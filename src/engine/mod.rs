@@ -12,6 +12,7 @@ mod mode;
 mod pace;
 mod plan;
 mod policy;
+mod pooling;
 mod readout;
 mod request;
 mod runner;
@@ -39,6 +40,7 @@ pub use mode::TicketMode;
 use pace::Pace;
 use plan::{Chunk, Groups, Plan, SequenceId};
 use policy::Policy;
+pub use pooling::Pooling;
 use rayon::prelude::*;
 pub use request::{
     FinishReason, GREEDY_BELOW, Output, Request, SamplingParams, SequenceError, StepResult,
@@ -236,8 +238,8 @@ impl Engine {
         self.swap_to_base();
     }
 
-    /// Scores prompts and samples next tokens from the step's output, one sequence per core.
-    /// Removes the sequences that end.
+    /// Scores and pools prompts and samples next tokens from the step's output, one sequence per
+    /// core. Removes the sequences that end.
     fn postprocess(&mut self, plan: &Plan, outputs: Vec<ChunkOutput>) {
         let mut outputs: HashMap<SequenceId, (&Chunk, ChunkOutput)> = plan
             .chunks

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::blocks::PrefixScope;
 use super::constraint::{Constraint, ConstraintError};
+use super::pooling::Pooling;
 use crate::access::Tenant;
 use crate::registry::Lease;
 
@@ -22,6 +23,9 @@ pub struct Request {
     pub scored: Vec<Range<usize>>,
     /// Number of alternatives per scored position.
     pub scored_top: usize,
+    /// How the prompt's hidden states are pooled, which is all that the request asks for then: no
+    /// token is sampled, and the only output carries the vector.
+    pub pooling: Option<Pooling>,
     /// Tenant that the request is counted for; its cached KV blocks are its own.
     pub tenant: Option<Tenant>,
     /// Order among the requests of one account: lower first, as in vLLM.
@@ -116,7 +120,7 @@ impl Default for SamplingParams {
 /// One generated token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Output {
-    /// Id of the token.
+    /// Id of the token; of a pooled request, the last token of the prompt.
     pub token: u32,
     /// Log-probabilities of the token and its alternatives, if requested.
     pub logprobs: Option<TokenLogprobs>,
@@ -127,6 +131,8 @@ pub struct Output {
     pub prompt_logprobs: Option<Vec<TokenLogprobs>>,
     /// Tokens of the prompt whose keys and values were cached; only on the first token.
     pub cached_tokens: Option<usize>,
+    /// The vector `[hidden]` of a pooled request.
+    pub pooled: Option<Vec<f32>>,
 }
 
 /// Log-probabilities at one position, of the raw logits (before penalties and temperature).

@@ -116,10 +116,10 @@ impl Runner {
         let overlaid = batch.overlaid.iter().map(|part| part.ticket.nonzeros());
         let overlaid = overlaid.sum();
         let decoder = &self.base.decoder;
-        let logits = decoder.forward_captured(&batch, &self.cache, &mut self.graphs);
-        let logits = logits.map_err(ModelError::from)?;
+        let rows = decoder.run(&batch, &self.cache, &mut self.graphs);
+        let rows = rows.map_err(ModelError::from)?;
         Ok(StepOutput {
-            chunks: readout.read(logits.as_ref())?,
+            chunks: readout.read(&rows)?,
             swap,
             overlaid,
             layout_build_times,
@@ -176,6 +176,10 @@ fn push(batch: &mut Batch, chunk: &Chunk, sequence: &Sequence) {
     let scored = sequence.scored_by(chunk).iter();
     let scored = scored.map(|position| (first + position - 1 - chunk.start) as u32);
     batch.logits_rows.extend(scored);
+    let pooled = sequence.pooled_by(chunk);
+    let pooled = pooled.map(|position| (first + position - chunk.start) as u32);
+    batch.hidden_rows.extend(pooled);
     let tokens = &sequence.tokens[chunk.start..chunk.start + chunk.len];
-    batch.push(tokens, chunk.start, &chunk.blocks, chunk.samples);
+    let samples = sequence.samples(chunk);
+    batch.push(tokens, chunk.start, &chunk.blocks, samples);
 }

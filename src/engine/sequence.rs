@@ -8,6 +8,7 @@ use super::blocks::{BlockHash, HashChain};
 use super::constraint::{ConstraintError, Guide, TokenMask};
 use super::handle::{OutputSender, SendError};
 use super::plan::{Chunk, Group, SequenceId};
+use super::pooling::Pooled;
 use super::request::{FinishReason, Output, Request, SequenceError};
 use super::sampler::Sampler;
 use super::scheduler::NewSequence;
@@ -20,14 +21,16 @@ use crate::registry::Lease;
 pub struct ChunkOutput {
     /// A row of logits `[vocab]` for each position that the chunk scores.
     pub scored: Vec<Vec<f32>>,
+    /// The hidden state `[hidden]` of each position that the chunk pools.
+    pub hidden: Vec<Vec<f32>>,
     /// Source of the next token; `None` if the chunk does not sample.
     pub next: Option<Next>,
 }
 
 impl ChunkOutput {
-    /// Whether the chunk neither scores nor samples.
+    /// Whether the chunk neither scores, pools nor samples.
     pub fn is_empty(&self) -> bool {
-        self.scored.is_empty() && self.next.is_none()
+        self.scored.is_empty() && self.hidden.is_empty() && self.next.is_none()
     }
 }
 
@@ -61,6 +64,8 @@ pub struct Sequence {
     chain: Option<HashChain>,
     /// Scores of the prompt, if requested; taken by the first output.
     scores: Option<PromptScores>,
+    /// The prompt's pooled hidden states, if they are requested instead of tokens.
+    pooled: Option<Pooled>,
     /// Length in tokens at which the sequence ends.
     max_len: usize,
     outputs: OutputSender,
@@ -87,6 +92,9 @@ impl Sequence {
             account: Account::of(&request),
             priority: request.priority,
             scores: PromptScores::new(&request.scored, request.scored_top),
+            pooled: request
+                .pooling
+                .map(|pooling| Pooled::new(pooling, request.prompt.len())),
             sampler: match guide {
                 Some(_) => Sampler::constrained(request.params, &request.prompt, ends),
                 None => Sampler::new(request.params, &request.prompt, ends),
@@ -110,7 +118,8 @@ impl Sequence {
     /// What the scheduler has to know of the sequence, as number `id`, before it runs.
     pub fn queued(&mut self, id: SequenceId) -> NewSequence {
         let chain = self.filled_blocks();
-        let scores = self.scores.as_ref();
+        let scored = self.scores.as_ref().map(PromptScores::first_row);
+        let pooled = self.pooled.as_ref().map(Pooled::first_row);
         NewSequence {
             id,
             group: self.group(),
@@ -118,7 +127,7 @@ impl Sequence {
             priority: self.priority,
             tokens: self.tokens.len(),
             chain,
-            scores_from: scores.map_or(usize::MAX, PromptScores::first_row),
+            needed_from: scored.into_iter().chain(pooled).min().unwrap_or(usize::MAX),
         }
     }
 
@@ -148,6 +157,17 @@ impl Sequence {
         scores.map_or(&[], |scores| scores.pending(rows_of(chunk)))
     }
 
+    /// Positions of the prompt that a chunk pools, each by its row.
+    pub fn pooled_by(&self, chunk: &Chunk) -> Range<usize> {
+        let pooled = self.pooled.as_ref();
+        pooled.map_or(0..0, |pooled| pooled.pending(rows_of(chunk)))
+    }
+
+    /// Whether a token is sampled after a chunk.
+    pub fn samples(&self, chunk: &Chunk) -> bool {
+        chunk.samples && self.pooled.is_none()
+    }
+
     /// How the device can sample the next token; `None` if the host needs its logits.
     pub fn sampling_method(&self) -> Option<SamplingMethod> {
         self.sampler.sampling_method()
@@ -160,7 +180,26 @@ impl Sequence {
         {
             return self.fail(SequenceError::NotFinite);
         }
+        if let Some(pooled) = self.pooled.take_if(|pooled| pooled.record(&output.hidden)) {
+            return self.send_pooled(pooled);
+        }
         output.next.is_none_or(|next| self.sample(next))
+    }
+
+    /// Sends the vector of a prompt that is pooled whole. Returns whether the sequence continues,
+    /// which it does not.
+    fn send_pooled(&mut self, pooled: Pooled) -> bool {
+        let Some(vector) = pooled.finish() else {
+            return self.fail(SequenceError::NotFinite);
+        };
+        self.send(Output {
+            token: self.tokens[self.tokens.len() - 1],
+            logprobs: None,
+            finish: Some(FinishReason::Length),
+            prompt_logprobs: None,
+            cached_tokens: None,
+            pooled: Some(vector),
+        })
     }
 
     /// Samples the next token and sends it. Returns whether the sequence continues.
@@ -189,15 +228,24 @@ impl Sequence {
             Ok(finish) => finish,
             Err(error) => return self.fail(error.into()),
         };
-        let output = Output {
+        self.send(Output {
             token: sampled.token,
             logprobs: sampled.logprobs,
             finish,
-            prompt_logprobs: self.scores.take().map(PromptScores::finish),
-            cached_tokens: self.cached_tokens.take(),
-        };
+            prompt_logprobs: None,
+            cached_tokens: None,
+            pooled: None,
+        })
+    }
+
+    /// Sends an output, the first one with what is known of the prompt. Returns whether the
+    /// sequence continues.
+    fn send(&mut self, mut output: Output) -> bool {
+        output.prompt_logprobs = self.scores.take().map(PromptScores::finish);
+        output.cached_tokens = self.cached_tokens.take();
+        let continues = output.finish.is_none();
         match self.outputs.send(Ok(output)) {
-            Ok(()) => finish.is_none(),
+            Ok(()) => continues,
             Err(SendError::Closed) => false,
             Err(SendError::Unread) => {
                 self.log_failure(SequenceError::Unread);

@@ -60,6 +60,7 @@ pub fn spawn(
         max_model_len: base.max_positions.min(blocks * BLOCK),
         vocab_size: base.decoder.config().vocab_size,
         max_logprobs: MAX_LOGPROBS,
+        hidden_size: base.decoder.config().hidden_size,
     };
     let scheduler = Scheduler::new(SchedulerConfig {
         max_num_seqs: config.max_num_seqs,

@@ -27,7 +27,7 @@ mod weights;
 
 pub use checkpoint::{Checkpoint, Files};
 pub use config::{Family, ModelConfig, RopeScaling};
-pub use decoder::{Batch, Decoder, OverlaidRows};
+pub use decoder::{Batch, Decoder, OverlaidRows, StepRows};
 pub use device::{DeviceSpec, Dtype};
 pub use error::ModelError;
 pub use export::{check_folder, save_folder};

@@ -13,7 +13,7 @@ use super::blocking::blocking;
 use super::body::Received;
 use super::caller::Caller;
 use super::error::ApiError;
-use super::fields::{Fields, brief};
+use super::fields::Fields;
 use super::generate::{self, GenerateRequest, Usage};
 use super::ignored::Ignored;
 use super::protocol::{Facts, Job, Protocol};
@@ -145,25 +145,11 @@ impl<P: Protocol> Submission<P> {
     }
 }
 
-/// The requested model: the base or a ticket. The default is the base, as in vLLM.
+/// The salt of the request's cached KV blocks, bounded because each of its blocks is keyed by it.
 ///
 /// # Errors
-/// The tenant sees no model of this name.
-pub fn known_model(
-    requested: Option<String>,
-    state: &AppState,
-    tenant: Option<&Tenant>,
-) -> Result<String, ApiError> {
-    let base = &state.base.manifest.name;
-    let name = requested.unwrap_or_else(|| base.clone());
-    if name != *base && state.registry.get(tenant, &name).is_none() {
-        return Err(ApiError::ModelNotFound(brief(name)));
-    }
-    Ok(name)
-}
-
-/// The salt of the request's cached KV blocks, bounded because each of its blocks is keyed by it.
-fn take_cache_salt(fields: &mut Fields<'_>) -> Result<Option<Arc<str>>, ApiError> {
+/// It has no bytes, or too many.
+pub fn take_cache_salt(fields: &mut Fields<'_>) -> Result<Option<Arc<str>>, ApiError> {
     const NAME: &str = "cache_salt";
     const MAX_BYTES: usize = 256;
     let salt: Option<String> = fields.take(NAME)?;

@@ -31,6 +31,7 @@ fn table() -> Vec<Route> {
     vec![
         Route::post("/v1/completions", Infer, openai::completions::create).on(Port::Public),
         Route::post("/v1/chat/completions", Infer, openai::chat::create).on(Port::Public),
+        Route::post("/v1/embeddings", Infer, openai::embeddings::create).on(Port::Public),
         Route::post("/tokenize", Infer, openai::tokens::tokenize).on(Port::Public),
         Route::post("/detokenize", Infer, openai::tokens::detokenize).on(Port::Public),
         Route::get("/tokenizer_info", Infer, openai::tokens::info).on(Port::Public),

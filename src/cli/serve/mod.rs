@@ -290,6 +290,7 @@ mod tests {
             max_model_len: 8,
             vocab_size: 8,
             max_logprobs: 0,
+            hidden_size: 8,
         };
         let (engine, inbox) = channel(limits, 1);
         // A step that takes commands only once it is over.

@@ -27,6 +27,8 @@ pub struct Limits {
     pub vocab_size: usize,
     /// Maximum number of alternatives per token that a request may ask for.
     pub max_logprobs: usize,
+    /// Numbers of a hidden state, and so of a pooled vector.
+    pub hidden_size: usize,
 }
 
 /// Command to the engine's thread.
@@ -271,6 +273,7 @@ mod tests {
             max_model_len: 8,
             vocab_size: 8,
             max_logprobs: 0,
+            hidden_size: 8,
         };
         channel(limits, capacity)
     }

@@ -146,7 +146,11 @@ fn bytes_of(result: &StepResult) -> usize {
         let top = |logprobs: &TokenLogprobs| logprobs.top.len() * size_of::<(u32, f32)>();
         let scored = |logprobs: &TokenLogprobs| size_of::<TokenLogprobs>() + top(logprobs);
         let prompt = output.prompt_logprobs.iter().flatten();
-        output.logprobs.as_ref().map_or(0, top) + prompt.map(scored).sum::<usize>()
+        let pooled = output
+            .pooled
+            .as_ref()
+            .map_or(0, |vector| size_of_val(&vector[..]));
+        output.logprobs.as_ref().map_or(0, top) + prompt.map(scored).sum::<usize>() + pooled
     };
     size_of::<Queued>() + result.as_ref().map_or(0, heap)
 }
@@ -190,6 +194,7 @@ mod tests {
             logprobs: None,
             finish: None,
             cached_tokens: None,
+            pooled: None,
             prompt_logprobs: None,
         })
     }

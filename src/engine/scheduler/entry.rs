@@ -21,8 +21,9 @@ pub struct NewSequence {
     pub tokens: usize,
     /// Hashes of the full blocks of those tokens; empty if it shares no blocks.
     pub chain: Vec<BlockHash>,
-    /// Position of the first token whose row scores the prompt; `usize::MAX` if none does.
-    pub scores_from: usize,
+    /// Position of the first token whose row scores or pools the prompt; `usize::MAX` if none
+    /// does.
+    pub needed_from: usize,
 }
 
 /// A sequence in one of the queues.
@@ -50,8 +51,8 @@ pub struct Entry {
     pub chain: Vec<BlockHash>,
     /// Blocks at the start of the table that are cached, so that this sequence never writes them.
     pub cached: usize,
-    /// As in [`NewSequence`], until the prompt has been scored.
-    pub scores_from: usize,
+    /// As in [`NewSequence`], until the prompt has been computed.
+    pub needed_from: usize,
 }
 
 impl Entry {
@@ -71,7 +72,7 @@ impl Entry {
             blocks: BlockTable::default(),
             chain: sequence.chain,
             cached: 0,
-            scores_from: sequence.scores_from,
+            needed_from: sequence.needed_from,
         }
     }
 

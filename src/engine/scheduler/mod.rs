@@ -133,7 +133,7 @@ impl Scheduler {
         if let Some(entry) = self.running.iter_mut().find(|entry| entry.id == id) {
             entry.tokens += 1;
             // The whole prompt was computed, and so scored.
-            entry.scores_from = usize::MAX;
+            entry.needed_from = usize::MAX;
             entry.chain.extend(&filled);
             let claim = Claim {
                 id,

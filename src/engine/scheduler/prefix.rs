@@ -110,9 +110,9 @@ impl Scheduler {
     }
 
     /// Hashes of the blocks that a sequence need not compute itself. It computes its last token,
-    /// since the next one is sampled from its logits, and those that score its prompt.
+    /// since the next one is sampled from its logits, and those that score or pool its prompt.
     fn shareable<'a>(&self, entry: &'a Entry) -> &'a [BlockHash] {
-        let tokens = entry.scores_from.min(entry.tokens - 1);
+        let tokens = entry.needed_from.min(entry.tokens - 1);
         let blocks = tokens / self.config.block_size;
         &entry.chain[..blocks.min(entry.chain.len())]
     }

@@ -20,6 +20,8 @@ pub struct Batch {
     pub spans: Vec<Span>,
     /// Rows whose logits are computed, ascending.
     pub logits_rows: Vec<u32>,
+    /// Rows whose hidden states after the final norm are computed, ascending.
+    pub hidden_rows: Vec<u32>,
     /// Rows that a ticket is overlaid on, ascending.
     pub overlaid: Vec<OverlaidRows>,
 }

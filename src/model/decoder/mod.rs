@@ -27,8 +27,19 @@ struct Step<'a> {
     positions: Indices<'a>,
     slots: Indices<'a>,
     logits_rows: Indices<'a>,
+    hidden_rows: Indices<'a>,
     spans: Spans<'a>,
     overlays: Overlays<'a>,
+}
+
+/// What a step computes of its rows.
+#[derive(Debug)]
+pub struct StepRows {
+    /// Logits of `logits_rows`, `[logits rows, vocab]` in f32; `None` if there are none.
+    pub logits: Option<Tensor>,
+    /// Hidden states of `hidden_rows` after the final norm, `[hidden rows, hidden]` in the dtype of
+    /// the activations; `None` if there are none.
+    pub hidden: Option<Tensor>,
 }
 
 /// The base's decoder: its weights, and tables computed once from its configuration.
@@ -94,6 +105,14 @@ impl Decoder {
         cache: &KvCache,
         graphs: &mut Graphs,
     ) -> Result<Option<Tensor>> {
+        Ok(self.run(batch, cache, graphs)?.logits)
+    }
+
+    /// As [`Self::forward_captured`], with the hidden states of `hidden_rows` as well.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    pub fn run(&self, batch: &Batch, cache: &KvCache, graphs: &mut Graphs) -> Result<StepRows> {
         let step = self.prepare(batch, graphs.begin())?;
         graphs.upload()?;
         let tensors = vec![self.weights.norm.id(), cache.layer(0).keys().id()];
@@ -102,16 +121,21 @@ impl Decoder {
             self.check(batch, &step, cache)?;
         }
         let x = graphs.run(key, || self.layers(&step, cache))?;
-        if batch.logits_rows.is_empty() {
+        let logits = self.normed(&x, &step.logits_rows)?;
+        let logits = logits.map(|x| self.weights.head.forward_f32(&x));
+        Ok(StepRows {
+            logits: logits.transpose()?,
+            hidden: self.normed(&x, &step.hidden_rows)?,
+        })
+    }
+
+    /// Rows of the residual stream after the final norm; `None` if there are none.
+    fn normed(&self, x: &Tensor, rows: &Indices) -> Result<Option<Tensor>> {
+        if rows.host().is_empty() {
             return Ok(None);
         }
-        let eps = self.config.rms_norm_eps;
-        let x = rms_norm(
-            &gather_rows(&x, &step.logits_rows)?,
-            &self.weights.norm,
-            eps,
-        )?;
-        self.weights.head.forward_f32(&x).map(Some)
+        let x = gather_rows(x, rows)?;
+        rms_norm(&x, &self.weights.norm, self.config.rms_norm_eps).map(Some)
     }
 
     /// Places a batch's indices among `inputs`, to be uploaded with them.
@@ -131,6 +155,7 @@ impl Decoder {
             // reads these.
             spans: Spans::new(&batch.spans, group, inputs)?,
             logits_rows: Indices::new(&batch.logits_rows, inputs),
+            hidden_rows: Indices::new(&batch.hidden_rows, inputs),
         })
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::stream::{self, Stream, StreamExt as _};
 
 use super::{Completion, GenerateRequest, TextDelta};
-use crate::engine::SubmitError;
+use crate::engine::{self, EngineHandle, OutputStream, SubmitError};
 use crate::server::error::ApiError;
 use crate::server::quota::RequestPermit;
 use crate::server::state::AppState;
@@ -41,7 +41,7 @@ pub fn submit(
     let metrics = &state.metrics;
     let refused = |error: &ApiError| state.refusals.record(metrics, error);
     permit.take_tokens(tokens).inspect_err(refused)?;
-    let at_once = at_once(state, &request);
+    let at_once = at_once(&state.engine, request.completions());
     let requests = (0..at_once).map(|index| request.engine_request(index));
     let streams = state.engine.submit_all(requests.collect());
     let streams = streams.map_err(ApiError::from).inspect_err(refused)?;
@@ -64,13 +64,12 @@ pub fn submit(
     })
 }
 
-/// Completions of a request that the engine holds at once: all that fit the account's share of the
+/// Sequences of a batch that the engine holds at once: all that fit the account's share of the
 /// queue; half a share of a larger batch, which leaves the other half to other requests.
-fn at_once(state: &AppState, request: &GenerateRequest) -> usize {
-    let share = state.engine.largest_share();
-    let completions = request.completions();
-    if completions <= share {
-        completions
+pub fn at_once(engine: &EngineHandle, batch: usize) -> usize {
+    let share = engine.largest_share();
+    if batch <= share {
+        batch
     } else {
         (share / 2).max(1)
     }
@@ -95,7 +94,7 @@ impl FanOut {
         let waiting = waiting.zip(permits);
         let entries = running.chain(waiting.map(|(index, permit)| Entry::Waiting(index, permit)));
         let (state, request) = (self.state, self.request);
-        let at_once = at_once(&state, &request);
+        let at_once = at_once(&state.engine, request.completions());
         let deltas = move |(index, entry)| {
             let (state, request) = (Arc::clone(&state), Arc::clone(&request));
             let unfolded = stream::unfold(entry, move |entry| {
@@ -131,21 +130,32 @@ async fn next(
 ) -> Option<(Result<TextDelta, ApiError>, Entry)> {
     let mut completion = match entry {
         Entry::Running(completion) => completion,
-        Entry::Waiting(index, permit) => loop {
-            match state.engine.submit(request.engine_request(index)) {
-                Ok(outputs) => {
-                    break Box::new(Completion::new(state, request, index, outputs, permit));
-                }
-                Err(SubmitError::QueueFull { .. } | SubmitError::ShareFull { .. }) => {
-                    tokio::time::sleep(PAUSE).await;
-                }
-                Err(SubmitError::Stopped) => {
-                    let entry = Entry::Waiting(index, permit);
-                    return Some((Err(ApiError::EngineStopped), entry));
-                }
+        Entry::Waiting(index, permit) => {
+            match submit_in_turn(&state.engine, || request.engine_request(index)).await {
+                Ok(outputs) => Box::new(Completion::new(state, request, index, outputs, permit)),
+                Err(error) => return Some((Err(error), Entry::Waiting(index, permit))),
             }
-        },
+        }
     };
     let delta = completion.next().await?;
     Some((delta, Entry::Running(completion)))
+}
+
+/// Submits a sequence of a large batch as soon as its account's share of the queue has room.
+///
+/// # Errors
+/// The engine has stopped.
+pub async fn submit_in_turn(
+    engine: &EngineHandle,
+    request: impl Fn() -> engine::Request,
+) -> Result<OutputStream, ApiError> {
+    loop {
+        match engine.submit(request()) {
+            Ok(outputs) => return Ok(outputs),
+            Err(SubmitError::QueueFull { .. } | SubmitError::ShareFull { .. }) => {
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(SubmitError::Stopped) => return Err(ApiError::EngineStopped),
+        }
+    }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub use completion::Completion;
-pub use fan_out::{FanOut, submit};
+pub use fan_out::{FanOut, at_once, submit, submit_in_turn};
 pub use usage::Usage;
 
 use super::sampling::Sampling;
@@ -76,6 +76,7 @@ impl GenerateRequest {
             ticket: self.ticket(choice).cloned(),
             scored: scored.then(|| 1..prompt.ids.len()).into_iter().collect(),
             scored_top: self.sampling.prompt_logprobs.unwrap_or(0),
+            pooling: None,
             tenant: self.tenant.clone(),
             priority: self.priority,
             cache_salt: self.cache_salt.clone(),

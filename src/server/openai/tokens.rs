@@ -14,10 +14,11 @@ use super::unsupported::{self, UNSUPPORTED};
 use crate::server::caller::Caller;
 use crate::server::conversation::{Conversation, MESSAGES};
 use crate::server::error::ApiError;
-use crate::server::exchange::{known_model, prepare};
+use crate::server::exchange::prepare;
 use crate::server::fields::Fields;
 use crate::server::prompt;
 use crate::server::protocol::json;
+use crate::server::selected::Selected;
 use crate::server::state::AppState;
 
 const PROMPT: &str = "prompt";
@@ -116,7 +117,7 @@ async fn answer(
     let tenant = caller.tenant.clone();
     let prepared = prepare(&state, &caller, request, move |fields, state| {
         // All models have the base's tokenizer.
-        known_model(fields.take("model")?, state, tenant.as_ref())?;
+        Selected::take(fields.take("model")?, fields, state, tenant.as_ref())?;
         let body = read(fields, state)?;
         unsupported::refuse(fields, UNSUPPORTED)?;
         no_effect::discard(fields)?;

@@ -250,6 +250,7 @@ mod tests {
         max_model_len: 64,
         vocab_size: 4096,
         max_logprobs: 5,
+        hidden_size: 8,
     };
 
     fn take(body: &Value) -> Result<Sampling, String> {

@@ -6,6 +6,7 @@ mod compositions;
 mod failures;
 mod fairness;
 mod modes;
+mod pooling;
 mod prefix;
 mod scoring;
 mod sequences;

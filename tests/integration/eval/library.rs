@@ -181,6 +181,7 @@ fn stops_after(sequences: usize) -> EngineHandle {
         max_model_len: 100,
         vocab_size: 256,
         max_logprobs: 0,
+        hidden_size: 8,
     };
     let (handle, inbox): (EngineHandle, EngineInbox) = channel(limits, 4);
     std::thread::spawn(move || {
@@ -194,6 +195,7 @@ fn stops_after(sequences: usize) -> EngineHandle {
                 finish: None,
                 prompt_logprobs: None,
                 cached_tokens: None,
+                pooled: None,
             };
             let _ = outputs.send(Ok(output));
         }

@@ -6,6 +6,7 @@ mod adapters;
 mod bodies;
 mod chat;
 mod completions;
+mod embeddings;
 mod engine;
 mod errors;
 mod front;

@@ -19,6 +19,8 @@ use tombola::ticket::{
 use super::tokenizer::END;
 
 pub const CONTEXT: usize = 64;
+/// Numbers of a hidden state.
+pub const HIDDEN: usize = 4;
 pub const MAX_TICKET_BYTES: u64 = 4096;
 const PARAMETER: &str = "model.layers.0.mlp.up_proj.weight";
 
@@ -44,6 +46,7 @@ pub fn bare_state(
         max_model_len: CONTEXT,
         vocab_size: END as usize + 1,
         max_logprobs: 5,
+        hidden_size: HIDDEN,
     };
     let (engine, inbox) = channel(limits, capacity);
     let base = ServedBase {

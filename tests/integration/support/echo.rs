@@ -20,7 +20,7 @@ use super::bare_state::bare_state;
 use super::echo_engine::{Observer, run};
 use super::tokenizer::text;
 
-pub use super::bare_state::{CONTEXT, MAX_TICKET_BYTES, ticket_file};
+pub use super::bare_state::{CONTEXT, HIDDEN, MAX_TICKET_BYTES, ticket_file};
 pub use super::echo_engine::{BREAKING, CACHED, DEADLY, ENDLESS, SILENT};
 
 pub const CAPACITY: usize = 8;

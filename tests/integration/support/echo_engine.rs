@@ -4,7 +4,8 @@ use std::thread;
 use std::time::Duration;
 
 use tombola::engine::{
-    Command, EngineInbox, FinishReason, Output, OutputSender, Request, SequenceError, TokenLogprobs,
+    Command, EngineInbox, FinishReason, Output, OutputSender, Pooling, Request, SequenceError,
+    TokenLogprobs,
 };
 use tombola::ticket::Digest;
 
@@ -60,6 +61,14 @@ fn echo(request: &Request, outputs: &OutputSender, observer: &impl Observer) {
         }
         return observer.cancelled();
     }
+    if let Some(pooling) = request.pooling {
+        // This fails if the client has disconnected.
+        let _ = outputs.send(match ends_with(BREAKING) {
+            true => Err(SequenceError::NotFinite),
+            false => Ok(vector(prompt, pooling)),
+        });
+        return;
+    }
     let endless = ends_with(ENDLESS);
     let answer: Box<dyn Iterator<Item = u32>> = if endless {
         Box::new(std::iter::repeat(u32::from(b'x')))
@@ -97,6 +106,7 @@ fn echo(request: &Request, outputs: &OutputSender, observer: &impl Observer) {
             finish,
             prompt_logprobs: (i == 0).then(|| scores(request)).flatten(),
             cached_tokens: (i == 0).then_some(CACHED.min(prompt.len() - 1)),
+            pooled: None,
         };
         if outputs.send(Ok(output)).is_err() {
             return observer.cancelled();
@@ -107,6 +117,20 @@ fn echo(request: &Request, outputs: &OutputSender, observer: &impl Observer) {
         if endless {
             thread::sleep(Duration::from_millis(2));
         }
+    }
+}
+
+/// The answer to a request for a vector: length of the prompt, last token, 0, and 1 for the mean.
+fn vector(prompt: &[u32], pooling: Pooling) -> Output {
+    let last = prompt[prompt.len() - 1];
+    let mean = f32::from(u8::from(pooling == Pooling::Mean));
+    Output {
+        token: last,
+        logprobs: None,
+        finish: Some(FinishReason::Length),
+        prompt_logprobs: None,
+        cached_tokens: None,
+        pooled: Some(vec![prompt.len() as f32, last as f32, 0.0, mean]),
     }
 }
 

@@ -25,7 +25,7 @@ fn with_own(id: SequenceId, tokens: usize, shared: usize) -> NewSequence {
         id,
         tokens,
         chain: chain(shared, id as u8, tokens),
-        scores_from: usize::MAX,
+        needed_from: usize::MAX,
         ..NewSequence::default()
     }
 }
@@ -116,16 +116,16 @@ fn rows_that_score_are_computed_until_the_prompt_is_scored() {
     s.scheduler.add(prompt(1, 30));
     step(&mut s);
     s.remove(1);
-    let scores_from = |id, row| NewSequence {
-        scores_from: row,
+    let needed_from = |id, row| NewSequence {
+        needed_from: row,
         ..prompt(id, 30)
     };
     for (id, row, start) in [(2, 0, 0), (3, 11, 8), (4, 12, 12), (5, 29, 28)] {
-        s.scheduler.add(scores_from(id, row));
+        s.scheduler.add(needed_from(id, row));
         assert_eq!(step(&mut s), [(id, start, 30 - start, true)]);
         s.remove(id);
     }
-    s.scheduler.add(scores_from(6, 0));
+    s.scheduler.add(needed_from(6, 0));
     step(&mut s);
     s.extend(6);
     let last = s.running.len() - 1;

@@ -19,7 +19,7 @@ struct Job {
     /// Tokens at its start that are those of every other sequence of the group, prompt or not.
     shared: usize,
     /// First row that scores the prompt.
-    scores_from: Option<usize>,
+    needed_from: Option<usize>,
 }
 
 /// A token in its context, on which its keys and values depend: group, position, and the sequence,
@@ -50,23 +50,23 @@ impl Job {
 }
 
 fn jobs() -> impl Strategy<Value = Vec<Job>> {
-    let scores_from = prop::option::weighted(0.2, 0usize..40);
+    let needed_from = prop::option::weighted(0.2, 0usize..40);
     let job = (
         1usize..40,
         1usize..20,
         0u8..4,
         0usize..30,
         0usize..60,
-        scores_from,
+        needed_from,
     );
     let job = job.prop_map(
-        |(prompt, generate, group, arrives, shared, scores_from)| Job {
+        |(prompt, generate, group, arrives, shared, needed_from)| Job {
             prompt,
             generate,
             group,
             arrives,
             shared,
-            scores_from: scores_from.filter(|&row| row + 1 < prompt),
+            needed_from: needed_from.filter(|&row| row + 1 < prompt),
         },
     );
     prop::collection::vec(job, 1..25)
@@ -167,7 +167,7 @@ impl Simulation {
             } else {
                 Vec::new()
             },
-            scores_from: job.scores_from.unwrap_or(usize::MAX),
+            needed_from: job.needed_from.unwrap_or(usize::MAX),
         });
         let (job, known) = (job.clone(), job.prompt);
         let computed = 0;
@@ -238,8 +238,8 @@ impl Simulation {
         prop_assert!(chunk.start == *computed || chunk.start.is_multiple_of(size));
         prop_assert!(self.caches || chunk.start == *computed || chunk.start == 0);
         prop_assert_eq!(chunk.samples, end == *known);
-        let scores_from = job.scores_from.unwrap_or(usize::MAX);
-        prop_assert!(*known > job.prompt || chunk.start <= scores_from || *computed > 0);
+        let needed_from = job.needed_from.unwrap_or(usize::MAX);
+        prop_assert!(*known > job.prompt || chunk.start <= needed_from || *computed > 0);
         let slot = |position| (chunk.blocks[position / size], position % size);
         for position in 0..chunk.start {
             let content = Some(job.content(chunk.id, position));

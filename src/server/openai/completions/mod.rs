@@ -1,7 +1,6 @@
 //! `POST /v1/completions`
 
 mod choice;
-mod prompts;
 mod request;
 
 use std::sync::Arc;

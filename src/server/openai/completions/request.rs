@@ -2,18 +2,21 @@
 
 use std::sync::Arc;
 
-use super::prompts::{RawPrompt, take_prompts};
 use crate::server::constrained::Constrained;
 use crate::server::error::ApiError;
 use crate::server::fields::Fields;
 use crate::server::generate::Prompt;
 use crate::server::openai::no_effect;
+use crate::server::openai::prompts::{RawPrompt, take_prompts};
 use crate::server::openai::stream_options::Streaming;
 use crate::server::openai::unsupported::{self, COMPLETIONS, UNSUPPORTED};
 use crate::server::prompt::{self, MAX_TOKENS_LIMIT, TokenLimits};
 use crate::server::sampling::{MAX_N, Sampling};
 use crate::server::state::AppState;
 use crate::text::TokenDecoder;
+
+/// Maximum number of prompts of a request: more than a body of the default size holds in text.
+const MAX_PROMPTS: usize = 1 << 16;
 
 /// OpenAI's default for this endpoint.
 const DEFAULT_MAX_TOKENS: usize = 16;
@@ -51,7 +54,7 @@ impl CompletionRequest {
     pub fn take(fields: &mut Fields<'_>, state: &AppState) -> Result<Self, ApiError> {
         let limits = state.engine.limits();
         let streaming = Streaming::take(fields)?;
-        let raw = take_prompts(fields)?;
+        let raw = take_prompts(fields, "prompt", MAX_PROMPTS)?;
         let encoding = Encoding::take(fields, state)?;
         let max_tokens = fields.take_in("max_tokens", 0..=MAX_TOKENS_LIMIT)?;
         let logprobs = fields.take_in("logprobs", 0..=limits.max_logprobs)?;

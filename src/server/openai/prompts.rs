@@ -1,4 +1,4 @@
-//! The `prompt` field of completions.
+//! Prompts in a field: `prompt` of completions, `input` of embeddings.
 
 use std::cell::Cell;
 use std::fmt;
@@ -7,8 +7,6 @@ use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, SeqAccess, Vi
 
 use crate::server::error::ApiError;
 use crate::server::fields::Fields;
-
-const NAME: &str = "prompt";
 
 /// A prompt as the request states it.
 #[derive(Debug, PartialEq)]
@@ -19,26 +17,26 @@ pub enum RawPrompt {
     Ids(Vec<u32>),
 }
 
-/// Maximum number of prompts of a request: more than a body of the default size holds in text.
-const MAX_PROMPTS: usize = 1 << 16;
-
-/// Takes `prompt`: a string, a list of token ids, or a list of either. Reads no more prompts than
-/// are accepted.
+/// Takes the field `name`: a string, a list of token ids, or a list of at most `max` of either.
+/// Reads no more prompts than that.
 ///
 /// # Errors
 /// The field is missing, of another type, or has too many prompts.
-pub fn take_prompts(fields: &mut Fields<'_>) -> Result<Vec<RawPrompt>, ApiError> {
-    let max = MAX_PROMPTS;
+pub fn take_prompts(
+    fields: &mut Fields<'_>,
+    name: &str,
+    max: usize,
+) -> Result<Vec<RawPrompt>, ApiError> {
     let too_many = Cell::new(false);
     let too_many = &too_many;
-    let prompts = fields.take_seed(NAME, Prompts { max, too_many });
+    let prompts = fields.take_seed(name, Prompts { max, too_many });
     if too_many.get() {
         let problem = format!("has more than {max} prompts, the most of one request");
-        return Err(ApiError::invalid(NAME, problem));
+        return Err(ApiError::invalid(name, problem));
     }
     match prompts? {
-        None => Err(ApiError::invalid(NAME, "is missing")),
-        Some(prompts) if prompts.is_empty() => Err(ApiError::invalid(NAME, "is empty")),
+        None => Err(ApiError::invalid(name, "is missing")),
+        Some(prompts) if prompts.is_empty() => Err(ApiError::invalid(name, "is empty")),
         Some(prompts) => Ok(prompts),
     }
 }
