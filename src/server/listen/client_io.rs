@@ -14,6 +14,7 @@ use tokio::time::{Instant, Sleep};
 use super::ListenOptions;
 use super::connections::{Admitted, Exchange};
 use super::framing::{Framing, Malformed, Position};
+use super::half_close::HalfClosed;
 use crate::metrics::ClientTimeout;
 use crate::server::error::ApiError;
 
@@ -36,6 +37,8 @@ pub struct ClientIo<IO> {
     body_waited: Duration,
     body_bytes: u64,
     sleep: Option<Pin<Box<Sleep>>>,
+    /// Watch over a client that sends no more, but may wait for its answer.
+    half_closed: Option<HalfClosed>,
 }
 
 impl<IO> ClientIo<IO> {
@@ -54,6 +57,7 @@ impl<IO> ClientIo<IO> {
             body_waited: Duration::ZERO,
             body_bytes: 0,
             sleep: None,
+            half_closed: None,
         }
     }
 
@@ -123,6 +127,12 @@ impl<IO> ClientIo<IO> {
         Poll::Ready(Err(io::Error::new(kind, "the request is refused")))
     }
 
+    /// Whether an answer to a whole request is due.
+    fn owes_answer(&self) -> bool {
+        let position = self.framing.position();
+        position != Position::Body && self.admitted.connection().state().exchange != Exchange::None
+    }
+
     /// Waits for the client, but not longer than it may take.
     fn wait(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let now = Instant::now();
@@ -162,10 +172,7 @@ impl<IO> ClientIo<IO> {
         let turn = matches!(state.exchange, Exchange::None | Exchange::Ended);
         match state.position {
             Position::Body => {
-                let bytes = self.body_bytes as f64;
-                let earned = Duration::from_secs_f64(bytes / options.min_body_rate.max(1) as f64);
-                let left = (options.body_timeout + earned).saturating_sub(self.body_waited);
-                let pause = left.min(options.body_timeout);
+                let pause = options.body_pause(self.body_bytes, self.body_waited);
                 Some((ClientTimeout::Body, read_since + pause))
             }
             Position::Between if turn && state.reused => {
@@ -180,7 +187,25 @@ impl<IO> ClientIo<IO> {
     }
 }
 
-impl<IO: AsyncRead + Unpin> AsyncRead for ClientIo<IO> {
+impl<IO: AsyncWrite + Unpin> ClientIo<IO> {
+    /// Hides the end of what a client sends until it has its answer, or turns out to be gone.
+    fn outlast(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let state = self.admitted.connection().state();
+        let (exchange, interim) = (state.exchange, state.interim);
+        drop(state);
+        match (exchange, &mut self.half_closed) {
+            (Exchange::None, _) | (_, None) => Poll::Ready(Ok(())),
+            (Exchange::Received, Some(watch)) => {
+                let io = Pin::new(&mut self.io);
+                watch.poll_gone(io, interim, cx).map(Err)
+            }
+            // The answer itself shows whether the client is there; its flush wakes the task.
+            (Exchange::Answered | Exchange::Ended, Some(_)) => Poll::Pending,
+        }
+    }
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientIo<IO> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -190,9 +215,17 @@ impl<IO: AsyncRead + Unpin> AsyncRead for ClientIo<IO> {
         if this.malformed {
             return this.end();
         }
+        if this.half_closed.is_some() {
+            return this.outlast(cx);
+        }
         let before = buf.filled().len();
         match Pin::new(&mut this.io).poll_read(cx, buf) {
             Poll::Pending => this.wait(cx),
+            Poll::Ready(Ok(())) if buf.filled().len() == before && this.owes_answer() => {
+                this.half_closed = Some(HalfClosed::new());
+                this.admitted.connection().state().half_closed = true;
+                this.outlast(cx)
+            }
             Poll::Ready(Ok(())) => {
                 let received = this.received(&buf.filled()[before..]);
                 let good = *received.as_ref().unwrap_or(&0);

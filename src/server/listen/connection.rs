@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, Request};
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderValue, Version, header};
 use axum::response::{IntoResponse as _, Response};
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
@@ -24,7 +24,10 @@ use tokio_rustls::server::TlsStream;
 use super::client_io::ClientIo;
 use super::connections::{Admitted, Connection, Exchange, Phase};
 use super::gate::Routes;
+use super::half_close::Comments;
 use super::head::bad;
+use super::http2;
+use super::preface::Rewind;
 use super::refuse::{linger, refuse};
 use super::tls::Tls;
 use super::write_timeout::WriteTimeout;
@@ -76,17 +79,41 @@ impl Endpoint {
         }
     }
 
-    /// Serves requests until the client or the server ends the connection.
+    /// Serves requests in the version of HTTP that the client speaks.
     async fn exchange<IO>(self: Arc<Self>, io: IO, peer: SocketAddr, admitted: Arc<Admitted>)
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        let mut io = Rewind::new(io);
+        let mut stage = self.stage.clone();
+        let connection = admitted.connection();
+        let http2 = tokio::select! {
+            found = tokio::time::timeout(self.options.head_timeout, io.speaks_http2()) => found,
+            () = connection.evict.notified() => return,
+            () = reached(&mut stage, Stage::Draining) => return,
+        };
+        match http2 {
+            Ok(Ok(true)) => http2::serve(self, io, peer, admitted).await,
+            Ok(Err(error)) => tracing::debug!(%error, "a connection broke off"),
+            // What is missing after the timeout is told as HTTP/1.
+            Ok(Ok(false)) | Err(_) => self.exchange_http1(io, peer, admitted).await,
+        }
+    }
+
+    /// Serves requests until the client or the server ends the connection.
+    async fn exchange_http1<IO>(self: Arc<Self>, io: IO, peer: SocketAddr, admitted: Arc<Admitted>)
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
         let connection = admitted.connection();
         let io = ClientIo::new(io, Arc::clone(&admitted), Arc::clone(&self.options));
         let answer = service_fn(|mut request: axum::http::Request<Incoming>| {
-            connection.state().exchange = Exchange::Received;
+            let mut state = connection.state();
+            state.exchange = Exchange::Received;
+            state.interim = request.version() >= Version::HTTP_11;
+            drop(state);
             request.extensions_mut().insert(ConnectInfo(peer));
-            self.answer(request.map(Body::new), &admitted)
+            self.answer_http1(request.map(Body::new), &admitted)
         });
         let mut http = http1::Builder::new()
             .max_buf_size(BUFFER_BYTES)
@@ -129,16 +156,41 @@ impl Endpoint {
         }
     }
 
-    /// Answers a request with the routes, or with the reason why it may not reach them.
-    async fn answer(
-        self: &Arc<Self>,
-        mut request: Request,
+    /// Answers a request over HTTP/1, and says so if the connection ends with it.
+    async fn answer_http1(
+        &self,
+        request: Request,
         admitted: &Admitted,
     ) -> Result<Response<Tracked>, Infallible> {
-        let front = Front::begin(&mut request);
         let connection = Arc::clone(admitted.connection());
+        let mut response = self.answer(request, admitted, None).await;
+        if *self.stage.borrow() >= Stage::Draining || connection.reserve {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
+        connection.state().exchange = Exchange::Answered;
+        let kind = response.headers().get(header::CONTENT_TYPE);
+        let events = kind.is_some_and(|kind| kind == "text/event-stream");
+        Ok(response.map(|body| Tracked {
+            body,
+            connection,
+            comments: events.then(Comments::default),
+        }))
+    }
+
+    /// Answers a request with the routes, or with the reason why it may not reach them; `refusal`
+    /// is one that is known already.
+    pub async fn answer(
+        &self,
+        mut request: Request,
+        admitted: &Admitted,
+        refusal: Option<ApiError>,
+    ) -> Response {
+        let front = Front::begin(&mut request);
+        let connection = admitted.connection();
         let draining = *self.stage.borrow() >= Stage::Draining;
         let refusal = match ops::is_probe(request.uri().path()) {
+            _ if refusal.is_some() => refusal,
             false if draining => Some(ApiError::Draining),
             false if connection.reserve => {
                 admitted.record(|series| series.refused.inc());
@@ -150,20 +202,14 @@ impl Endpoint {
                 None
             }
         };
-        let mut response = match refusal {
+        let response = match refusal {
             Some(error) => {
                 body::discard(request.into_body().into_data_stream()).await;
                 error.into_response()
             }
             None => self.routes.respond(request).await,
         };
-        response = front.finish(response);
-        if draining || connection.reserve {
-            let close = HeaderValue::from_static("close");
-            response.headers_mut().insert(header::CONNECTION, close);
-        }
-        connection.state().exchange = Exchange::Answered;
-        Ok(response.map(|body| Tracked { body, connection }))
+        front.finish(response)
     }
 }
 
@@ -189,10 +235,12 @@ pub async fn reached(stage: &mut watch::Receiver<Stage>, wanted: Stage) {
     let _ = stage.wait_for(|stage| *stage >= wanted).await;
 }
 
-/// Body of a response, whose end it notes.
+/// Body of a response over HTTP/1, whose end it notes.
 struct Tracked {
     body: Body,
     connection: Arc<Connection>,
+    /// Comments between its events, if it is a stream of events.
+    comments: Option<Comments>,
 }
 
 impl HttpBody for Tracked {
@@ -203,7 +251,13 @@ impl HttpBody for Tracked {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.get_mut().body).poll_frame(cx)
+        let this = self.get_mut();
+        match (Pin::new(&mut this.body).poll_frame(cx), &mut this.comments) {
+            (Poll::Pending, Some(comments)) if this.connection.state().half_closed => {
+                comments.poll_next(cx).map(|comment| Some(Ok(comment)))
+            }
+            (polled, _) => polled,
+        }
     }
 
     fn is_end_stream(&self) -> bool {

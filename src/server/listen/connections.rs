@@ -2,6 +2,7 @@
 //! room for a new one.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, watch};
@@ -20,6 +21,8 @@ pub struct Connections {
     limit: usize,
     gate: StartupGate,
     open: Mutex<Open>,
+    /// Exchanges over HTTP/2 beside the first of their connection.
+    further: AtomicUsize,
     count: watch::Sender<usize>,
 }
 
@@ -60,6 +63,7 @@ impl Connections {
             limit,
             gate,
             open: Mutex::default(),
+            further: AtomicUsize::new(0),
             count: watch::Sender::new(0),
         })
     }
@@ -154,6 +158,24 @@ impl Admitted {
         self.connections.record(|series| series.timed_out(kind));
     }
 
+    /// Begins an exchange over HTTP/2. One beside others of the connection counts as a connection;
+    /// `None` if that is one too many.
+    pub fn begin_exchange(self: &Arc<Self>) -> Option<Place> {
+        let mut state = self.connection.state();
+        if state.streams > 0 {
+            let connections = &self.connections;
+            let taken = connections.further.fetch_add(1, Ordering::Relaxed);
+            if taken + *connections.count.borrow() >= connections.limit {
+                connections.further.fetch_sub(1, Ordering::Relaxed);
+                return None;
+            }
+        }
+        state.streams += 1;
+        state.exchange = Exchange::Received;
+        let admitted = Arc::clone(self);
+        Some(Place(admitted))
+    }
+
     /// Brings the gauge up to date: connections may be older than the metrics.
     pub fn show_all(&self) {
         let open = &self.connections.open;
@@ -173,6 +195,23 @@ impl Drop for Admitted {
         let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
         open.by_id.remove(&self.id);
         self.connections.changed(open);
+    }
+}
+
+/// Place of an exchange over HTTP/2, until it is dropped.
+pub struct Place(Arc<Admitted>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut state = self.0.connection.state();
+        state.streams -= 1;
+        if state.streams > 0 {
+            self.0.connections.further.fetch_sub(1, Ordering::Relaxed);
+        } else {
+            state.exchange = Exchange::None;
+            state.since = Instant::now();
+            state.reused = true;
+        }
     }
 }
 
@@ -197,6 +236,12 @@ pub struct State {
     pub since: Instant,
     /// Whether an exchange has ended.
     pub reused: bool,
+    /// Whether the client takes interim responses.
+    pub interim: bool,
+    /// Whether the client has ended its side.
+    pub half_closed: bool,
+    /// Number of exchanges in progress over HTTP/2.
+    streams: usize,
     /// Reason to refuse what the client sends next.
     pub refusal: Option<ApiError>,
     evicted: bool,
@@ -234,6 +279,9 @@ impl Connection {
             exchange: Exchange::None,
             since: opened,
             reused: false,
+            interim: false,
+            half_closed: false,
+            streams: 0,
             refusal: None,
             evicted: false,
         };

@@ -13,7 +13,7 @@ pub const MAX_HEAD_BYTES: usize = 16 << 10;
 const MAX_CONTENT_LENGTH: u64 = i64::MAX as u64;
 
 /// Most headers of a request.
-const MAX_HEADERS: usize = 100;
+pub const MAX_HEADERS: usize = 100;
 
 /// Length of the body that follows a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,8 +1,8 @@
 //! The listening server: TCP, the limits of connections and their clients, and the drain.
 //!
 //! A connection crosses `accept` (admits it, or makes room) → `connection` (its task) →
-//! `write_timeout` → `client_io` (frames and checks what the client sends) → hyper → the routes
-//! behind the `gate`.
+//! `write_timeout` → `preface` (the version of HTTP) → `client_io` (frames and checks what the
+//! client sends), or `http2` → hyper → the routes behind the `gate`.
 
 mod accept;
 mod client_io;
@@ -11,7 +11,10 @@ mod connections;
 mod descriptors;
 mod framing;
 mod gate;
+mod half_close;
 mod head;
+mod http2;
+mod preface;
 mod refuse;
 mod tls;
 mod write_timeout;
@@ -65,6 +68,16 @@ pub struct ListenOptions {
     pub write_timeout: Duration,
     /// Time that running responses get to finish at shutdown.
     pub drain: Duration,
+}
+
+impl ListenOptions {
+    /// Time that a client may pause before the next piece of a body of which it has sent `bytes`
+    /// so far, and which has been waited for this long.
+    fn body_pause(&self, bytes: u64, waited: Duration) -> Duration {
+        let earned = Duration::from_secs_f64(bytes as f64 / self.min_body_rate.max(1) as f64);
+        let left = (self.body_timeout + earned).saturating_sub(waited);
+        left.min(self.body_timeout)
+    }
 }
 
 impl Default for ListenOptions {

@@ -38,6 +38,46 @@ async fn a_client_that_leaves_before_the_first_token_cancels_too() {
 }
 
 #[tokio::test]
+async fn a_client_that_ends_its_side_gets_its_answer() {
+    let live = Live::start(LONG).await;
+    for (stream, end) in [(false, "\"usage\""), (true, "data: [DONE]")] {
+        // Ends only by the stop string, after 100 tokens of 2 ms.
+        let body = json!({"prompt": ENDLESS, "stop": "x".repeat(100), "stream": stream});
+        let mut connection = live.post(&body).await;
+        connection.shutdown().await.unwrap();
+        let answer = read_to_end(connection).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(answer.contains(end), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_ends_its_side_and_then_leaves_cancels() {
+    let live = Live::start(LONG).await;
+    let mut connection = live.post(&json!({"prompt": SILENT})).await;
+    connection.shutdown().await.unwrap();
+    let interim = read_until(&mut connection, "\r\n\r\n").await;
+    assert_eq!(interim, "HTTP/1.1 100 Continue\r\n\r\n");
+    drop(connection);
+    live.server.wait_for_cancelled(1).await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_between_events_cancels() {
+    let live = Live::start(LONG).await;
+    let body = json!({"prompt": SILENT, "stream": true});
+    let mut connection = live.post(&body).await;
+    read_until(&mut connection, "text/event-stream").await;
+    live.wait_for_requests(1).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    // Nothing is left to be read, so the system sends no reset of its own.
+    let mut rest = [0; 4096];
+    while connection.try_read(&mut rest).is_ok_and(|read| read > 0) {}
+    drop(connection);
+    live.server.wait_for_cancelled(1).await;
+}
+
+#[tokio::test]
 async fn a_drain_waits_for_running_requests_and_accepts_no_more() {
     let live = Live::start(LONG).await;
     // Ends only by the stop string, after 100 tokens of 2 ms.

@@ -10,6 +10,7 @@ mod embeddings;
 mod engine;
 mod errors;
 mod front;
+mod http2;
 mod lifecycle;
 mod limits;
 mod live;

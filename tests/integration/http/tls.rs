@@ -14,6 +14,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring, version};
 use tombola::server::{Drained, Tls};
 
+use crate::support::h2::Client;
 use crate::support::live::{LONG, Live, options};
 
 const GET: &str = "GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
@@ -45,6 +46,16 @@ async fn connect(
     trusted: &str,
     tls_12: bool,
 ) -> std::io::Result<TlsStream<TcpStream>> {
+    connect_with(live, trusted, tls_12, Vec::new()).await
+}
+
+/// The same, by a client that speaks these protocols.
+async fn connect_with(
+    live: &Live,
+    trusted: &str,
+    tls_12: bool,
+    protocols: Vec<Vec<u8>>,
+) -> std::io::Result<TlsStream<TcpStream>> {
     let certificate = CertificateDer::from_pem_file(shipped(&format!("{trusted}.crt"))).unwrap();
     let mut roots = RootCertStore::empty();
     roots.add(certificate).unwrap();
@@ -53,11 +64,12 @@ async fn connect(
     } else {
         &version::TLS13
     };
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_protocol_versions(&[versions])
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
+    config.alpn_protocols = protocols;
     let socket = TcpStream::connect(live.address).await?;
     let name = ServerName::try_from("localhost").unwrap();
     TlsConnector::from(Arc::new(config))
@@ -82,6 +94,24 @@ async fn requests_are_answered_over_tls() {
     );
     live.stop.send(()).unwrap();
     assert_eq!(live.serving.await.unwrap(), Drained::Complete);
+}
+
+#[tokio::test]
+async fn http2_is_agreed_on_in_the_handshake() {
+    let (_folder, tls) = installed("first");
+    let live = Live::with(options(LONG), 64, Some(tls)).await;
+    let protocols = [b"h2".to_vec(), b"http/1.1".to_vec()];
+    let connection = connect_with(&live, "first", false, protocols.to_vec()).await;
+    let connection = connection.unwrap();
+    assert_eq!(connection.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    let mut client = Client::begin(connection, 1 << 20).await;
+    let models = client.request("GET", "/v1/models", "").await;
+    assert_eq!(client.response(models).await.0, 200);
+    let old = connect_with(&live, "first", false, protocols[1..].to_vec()).await;
+    assert_eq!(
+        old.unwrap().get_ref().1.alpn_protocol(),
+        Some(&b"http/1.1"[..])
+    );
 }
 
 #[tokio::test]

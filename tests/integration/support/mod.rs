@@ -8,6 +8,7 @@ pub mod echo;
 pub mod echo_engine;
 pub mod engine;
 pub mod environment;
+pub mod h2;
 pub mod keys;
 pub mod live;
 pub mod player;
