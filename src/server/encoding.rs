@@ -98,8 +98,31 @@ impl Raw {
                 }))
             })
         });
-        decoded(Body::from_stream(bounded)).await
+        decoded(Body::from_stream(last_byte_apart(bounded))).await
     }
+}
+
+/// The same bytes, the last of which is a chunk of its own, and no chunk is empty. The decoder
+/// stops after the first member, and refuses a chunk behind that, but not the rest of a chunk.
+fn last_byte_apart<S>(chunks: S) -> impl Stream<Item = Result<Bytes, axum::Error>>
+where
+    S: Stream<Item = Result<Bytes, axum::Error>>,
+{
+    let mut last = None;
+    let ends = chunks.map(Some).chain(stream::once(ready(None)));
+    ends.flat_map(move |chunk| {
+        let pieces = match chunk {
+            Some(Ok(mut bytes)) if !bytes.is_empty() => {
+                let end = bytes.split_off(bytes.len() - 1);
+                [last.replace(end), Some(bytes)].map(|piece| piece.map(Ok))
+            }
+            Some(Ok(_)) => [None, None],
+            Some(Err(error)) => [Some(Err(error)), None],
+            None => [last.take().map(Ok), None],
+        };
+        let some = |piece: &Result<Bytes, _>| !matches!(piece, Ok(bytes) if bytes.is_empty());
+        stream::iter(pieces.into_iter().flatten().filter(some))
+    })
 }
 
 fn too_large(limit: usize) -> axum::Error {

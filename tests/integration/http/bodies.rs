@@ -89,6 +89,17 @@ async fn a_compressed_body_that_is_malformed_or_cut_is_400() {
 }
 
 #[tokio::test]
+async fn bytes_after_the_first_member_of_a_compressed_body_are_refused() {
+    let live = Live::start(LONG).await;
+    let packed = gzip(json!({"prompt": "a"}).to_string().as_bytes());
+    for rest in [b"x", &b"garbage"[..], &gzip(b" "), &packed] {
+        let answer = post(&live, COMPLETIONS, GZIP, &[&packed, rest].concat()).await;
+        assert_status(&answer, 400);
+        assert!(answer.contains("extra bytes"), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn other_encodings_are_415_by_name() {
     let live = Live::start(LONG).await;
     let json = "Content-Type: application/json\r\nContent-Encoding: br\r\n";
