@@ -109,6 +109,7 @@ impl Framing {
 
     /// Follows a head; returns the number of its bytes.
     fn head(&mut self, bytes: &[u8]) -> Result<usize, ApiError> {
+        let begins = self.head.is_empty();
         for (i, &byte) in bytes.iter().enumerate() {
             self.head.push(byte);
             if self.head.len() > MAX_HEAD_BYTES {
@@ -138,6 +139,9 @@ impl Framing {
                 self.blank_lines = 0;
                 return Ok(i + 1);
             }
+        }
+        if begins {
+            head::check_begun(&self.head)?;
         }
         Ok(bytes.len())
     }
@@ -252,6 +256,18 @@ mod tests {
         let (good, message) = feed(&text, text.len()).unwrap_err();
         assert_eq!(good, SIZED.len());
         assert!(message.contains("carriage return"), "{message}");
+    }
+
+    #[test]
+    fn a_malformed_head_is_refused_before_its_end() {
+        for text in [
+            "\x16\x03\x01",
+            "GET / HTTP/2.0\r\n",
+            "GET / HTTP/1.1\r\na b",
+        ] {
+            let (good, _) = feed(&[GET, text].concat(), 1000).unwrap_err();
+            assert_eq!(good, GET.len(), "{text:?}");
+        }
     }
 
     #[test]

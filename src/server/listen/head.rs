@@ -2,7 +2,7 @@
 //! a missing `Host` and ambiguous lengths, and answers what it refuses without a body.
 
 use axum::http::Uri;
-use httparse::{Header, Status};
+use httparse::Header;
 
 use crate::server::error::ApiError;
 
@@ -32,17 +32,8 @@ pub enum BodyLength {
 pub fn check(head: &[u8]) -> Result<BodyLength, ApiError> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
-    match request.parse(head) {
-        Ok(Status::Complete(_)) => {}
-        Ok(Status::Partial) => return Err(bad("the head is incomplete")),
-        Err(httparse::Error::TooManyHeaders) => {
-            let limit = format!("{MAX_HEADERS} headers");
-            return Err(ApiError::HeadTooLarge { limit });
-        }
-        Err(httparse::Error::Version) => {
-            return Err(bad("the version of HTTP must be 1.1 or 1.0"));
-        }
-        Err(error) => return Err(bad(format!("the head is malformed: {error}"))),
+    if request.parse(head).map_err(malformed)?.is_partial() {
+        return Err(bad("the head is incomplete"));
     }
     if request.path.unwrap_or_default().parse::<Uri>().is_err() {
         return Err(bad("the URL of the request line is malformed"));
@@ -54,6 +45,28 @@ pub fn check(head: &[u8]) -> Result<BodyLength, ApiError> {
         _ => return Err(bad("the header `Host` is given twice")),
     }
     body_length(request.headers, http_11)
+}
+
+/// Checks the first bytes of a head whose end has not arrived. Hyper parses those too, and later
+/// ones only once the head is complete.
+///
+/// # Errors
+/// The head is malformed however it goes on (400), or has too many headers (431).
+pub fn check_begun(head: &[u8]) -> Result<(), ApiError> {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let parsed = httparse::Request::new(&mut headers).parse(head);
+    parsed.map(|_| ()).map_err(malformed)
+}
+
+fn malformed(error: httparse::Error) -> ApiError {
+    match error {
+        httparse::Error::TooManyHeaders => {
+            let limit = format!("{MAX_HEADERS} headers");
+            ApiError::HeadTooLarge { limit }
+        }
+        httparse::Error::Version => bad("the version of HTTP must be 1.1 or 1.0"),
+        error => bad(format!("the head is malformed: {error}")),
+    }
 }
 
 fn body_length(headers: &[Header<'_>], http_11: bool) -> Result<BodyLength, ApiError> {

@@ -1,6 +1,10 @@
 //! Requests that violate HTTP: each is refused with a JSON error, and ends its connection.
 
-use crate::support::live::{LONG, Live};
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt as _;
+
+use crate::support::live::{LONG, Live, read_to_end};
 
 #[tokio::test]
 async fn ambiguous_http_is_refused_with_a_json_error() {
@@ -56,6 +60,32 @@ async fn large_heads_are_refused() {
         let answer = live.answer(&request).await;
         assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
         assert!(answer.contains("headers_too_large"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_malformed_head_that_arrives_in_pieces_is_refused_alike() {
+    let live = Live::start(LONG).await;
+    for (first, rest) in [
+        (
+            "GET /health HTTP/1.1\r\nHost: a\r\nbad head",
+            "er: 1\r\n\r\n",
+        ),
+        (
+            "GET /health HTTP/1.1\r\nHost: a\r\nbad",
+            " header: 1\r\n\r\n",
+        ),
+        ("GET /health HT", "TQ/1.1\r\nHost: a\r\n\r\n"),
+        ("\x16\x03", "\x01\r\n\r\n"),
+    ] {
+        let mut connection = live.send(first).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        // The first piece may have been refused already.
+        let _ = connection.write_all(rest.as_bytes()).await;
+        let answer = read_to_end(connection).await;
+        assert!(answer.starts_with("HTTP/1.1 400"), "{first:?}: {answer}");
+        assert!(answer.contains("bad_http"), "{first:?}: {answer}");
+        assert!(answer.contains("x-request-id"), "{first:?}: {answer}");
     }
 }
 
