@@ -3,13 +3,11 @@
 
 use axum::extract::Request;
 use axum::http::uri::PathAndQuery;
-use axum::http::{HeaderName, Uri};
-use axum::middleware::Next;
+use axum::http::{HeaderMap, HeaderName, Uri};
 use axum::response::Response;
 
 use super::error::ErrorStyle;
 use super::request_id::{RequestId, X_REQUEST_ID};
-use super::routes::error_style;
 
 /// Anthropic's name of the header that holds a request's id.
 const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
@@ -22,13 +20,14 @@ pub struct Front {
 }
 
 impl Front {
-    /// Gives a request its id, and takes a trailing slash off its path.
-    pub fn begin(request: &mut Request) -> Self {
+    /// Gives a request its id, and takes a trailing slash off its path. `style` tells the shape of
+    /// its errors by that path and the headers.
+    pub fn begin(request: &mut Request, style: fn(&str, &HeaderMap) -> ErrorStyle) -> Self {
         if let Some(uri) = without_slash(request.uri()) {
             *request.uri_mut() = uri;
         }
         let id = RequestId::of(request.headers());
-        let style = error_style(request.uri().path(), request.headers());
+        let style = style(request.uri().path(), request.headers());
         let front = Self { id, style };
         request.extensions_mut().insert(front.id.clone());
         request.extensions_mut().insert(front.clone());
@@ -45,16 +44,6 @@ impl Front {
         headers.insert(X_REQUEST_ID, self.id.header_value());
         response
     }
-}
-
-/// Middleware around all routes, for requests that do not come from a listener, which does the
-/// same to the requests that it answers itself.
-pub async fn front(mut request: Request, next: Next) -> Response {
-    if request.extensions().get::<Front>().is_some() {
-        return next.run(request).await;
-    }
-    let front = Front::begin(&mut request);
-    front.finish(next.run(request).await)
 }
 
 /// The URL without the slash that ends its path; `None` if there is none to take off.

@@ -17,8 +17,8 @@ use super::state::AppState;
 use crate::access::Scope;
 use crate::ticket::Digest;
 
-/// `GET /health`, and `/ping` as SageMaker calls it: 200 while the engine's thread runs and no step takes longer than
-/// `--step-timeout`; `degraded` with the reason while tickets cannot be changed.
+/// `GET /health`, and `/ping` as SageMaker calls it: 200 while the engine's thread runs and no step
+/// takes longer than `--step-timeout`; `degraded` with the reason while tickets cannot be changed.
 pub async fn health(State(state): State<Arc<AppState>>) -> Response {
     if state.engine.is_stopped() {
         return ApiError::EngineStopped.into_response();

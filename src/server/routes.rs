@@ -9,7 +9,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::handler::Handler;
 use axum::http::{HeaderMap, Method};
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{MethodRouter, delete, get, post, put};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -17,7 +17,7 @@ use tower_http::trace::{DefaultOnResponse, TraceLayer};
 use tracing::{Level, Span};
 
 use super::error::{ApiError, ErrorStyle};
-use super::front::front;
+use super::front::Front;
 use super::guard::{Access, BodyKind, Guard, Rule, cors, guard};
 use super::request_id::RequestId;
 use super::state::AppState;
@@ -180,8 +180,8 @@ impl Route {
         self
     }
 
-    /// Answers failed requests, on whichever layer they fail, in the style of another API. The style
-    /// holds for every method of the path, which has no parameters.
+    /// Answers failed requests, on whichever layer they fail, in the style of another API. The
+    /// style holds for every method of the path, which has no parameters.
     #[expect(dead_code, reason = "no route of another API yet")]
     fn errors(mut self, style: ErrorStyle) -> Self {
         self.errors = style;
@@ -270,6 +270,16 @@ fn build(state: Arc<AppState>, ports: &[Port]) -> Router {
         .with_state(state);
     // Outside of the router, so that it sees each request before a route is chosen.
     Router::new().fallback_service(routes).layer(from_fn(front))
+}
+
+/// Middleware around all routes, for requests that do not come from a listener, which does the
+/// same to the requests that it answers itself.
+async fn front(mut request: Request, next: Next) -> Response {
+    if request.extensions().get::<Front>().is_some() {
+        return next.run(request).await;
+    }
+    let front = Front::begin(&mut request, error_style);
+    front.finish(next.run(request).await)
 }
 
 /// Span of the log lines about a request.

@@ -162,8 +162,8 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Refuses a field unless it is absent, `null`, or one of the `harmless` values (in JSON), which
-    /// request nothing.
+    /// Refuses a field unless it is absent, `null`, or one of the `harmless` values (in JSON),
+    /// which request nothing.
     ///
     /// # Errors
     /// [`ApiError::Unsupported`] with this reason.

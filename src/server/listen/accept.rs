@@ -8,8 +8,8 @@ use tokio::net::TcpListener;
 use tokio::time::Instant;
 
 use super::Stage;
-use super::connection::{Endpoint, reached};
 use super::connections::Connections;
+use super::endpoint::{Endpoint, reached};
 
 /// Pause after a failure that will repeat at once, as when descriptors have run out.
 const PAUSE: Duration = Duration::from_millis(100);

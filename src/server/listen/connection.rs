@@ -10,20 +10,20 @@ use std::task::{Context, Poll};
 use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, Request};
 use axum::http::{HeaderValue, Version, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::Stage;
 use super::client_io::ClientIo;
 use super::connections::{Admitted, Connection, Exchange, Phase};
-use super::gate::Routes;
+use super::endpoint::{Endpoint, reached};
 use super::half_close::Comments;
 use super::head::bad;
 use super::http2;
@@ -31,23 +31,11 @@ use super::preface::Rewind;
 use super::refuse::{linger, refuse};
 use super::tls::Tls;
 use super::write_timeout::WriteTimeout;
-use super::{ListenOptions, Stage};
 use crate::metrics::ClientTimeout;
-use crate::server::body;
 use crate::server::error::ApiError;
-use crate::server::front::Front;
-use crate::server::ops;
 
 /// Bytes that hyper buffers in each direction.
 const BUFFER_BYTES: usize = 64 << 10;
-
-/// What the connections of a listener share.
-pub struct Endpoint {
-    pub routes: Routes,
-    pub options: Arc<ListenOptions>,
-    pub stage: watch::Receiver<Stage>,
-    pub tls: Option<Arc<Tls>>,
-}
 
 impl Endpoint {
     /// Serves a connection until it ends.
@@ -177,40 +165,6 @@ impl Endpoint {
             comments: events.then(Comments::default),
         }))
     }
-
-    /// Answers a request with the routes, or with the reason why it may not reach them; `refusal`
-    /// is one that is known already.
-    pub async fn answer(
-        &self,
-        mut request: Request,
-        admitted: &Admitted,
-        refusal: Option<ApiError>,
-    ) -> Response {
-        let front = Front::begin(&mut request);
-        let connection = admitted.connection();
-        let draining = *self.stage.borrow() >= Stage::Draining;
-        let refusal = match ops::is_probe(request.uri().path()) {
-            _ if refusal.is_some() => refusal,
-            false if draining => Some(ApiError::Draining),
-            false if connection.reserve => {
-                admitted.record(|series| series.refused.inc());
-                Some(ApiError::TooManyConnections)
-            }
-            false => None,
-            true => {
-                admitted.show_all();
-                None
-            }
-        };
-        let response = match refusal {
-            Some(error) => {
-                body::discard(request.into_body().into_data_stream()).await;
-                error.into_response()
-            }
-            None => self.routes.respond(request).await,
-        };
-        front.finish(response)
-    }
 }
 
 /// Accepts a TLS session. `None` if the client speaks plain HTTP, which is answered.
@@ -227,12 +181,6 @@ async fn handshake(
         return Ok(None);
     }
     TlsAcceptor::from(tls.config()).accept(io).await.map(Some)
-}
-
-/// Waits until the server has reached a stage, or is gone.
-pub async fn reached(stage: &mut watch::Receiver<Stage>, wanted: Stage) {
-    // An error means that the server is gone.
-    let _ = stage.wait_for(|stage| *stage >= wanted).await;
 }
 
 /// Body of a response over HTTP/1, whose end it notes.

@@ -24,8 +24,8 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep};
 
-use super::connection::{Endpoint, reached};
 use super::connections::{Admitted, Connection, Exchange, Place};
+use super::endpoint::{Endpoint, reached};
 use super::head::{MAX_HEAD_BYTES, MAX_HEADERS, bad};
 use super::{ListenOptions, Stage};
 use crate::metrics::ClientTimeout;

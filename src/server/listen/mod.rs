@@ -9,6 +9,7 @@ mod client_io;
 mod connection;
 mod connections;
 mod descriptors;
+mod endpoint;
 mod framing;
 mod gate;
 mod half_close;
@@ -29,9 +30,9 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::state::AppState;
-use connection::Endpoint;
 use connections::Connections;
 pub use descriptors::connection_limit;
+use endpoint::Endpoint;
 use gate::Routes;
 pub use gate::StartupGate;
 pub use tls::{Tls, TlsError};
