@@ -3,6 +3,7 @@
 
 mod batches;
 mod compositions;
+mod constrained;
 mod failures;
 mod fairness;
 mod modes;
