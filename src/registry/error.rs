@@ -46,7 +46,10 @@ pub enum RegistryError {
     #[error(transparent)]
     Selection(#[from] SelectionError),
     #[error("`{name}` cannot be composed: {error}")]
-    Composition { name: String, error: TicketError },
+    Composition {
+        name: String,
+        error: Box<TicketError>,
+    },
     #[error(
         "composing `{name}` needs {needed} bytes of {tier} memory; {available} bytes are available"
     )]

@@ -215,7 +215,7 @@ impl Registry {
             .collect();
         compose(&tickets, &self.base).map_err(|error| RegistryError::Composition {
             name: target.name().alias.to_owned(),
-            error,
+            error: Box::new(error),
         })
     }
 

@@ -50,5 +50,6 @@ pub use guard::{Access, AccessOptions, BrowserRules, BrowserRulesError};
 pub use listen::{
     Drained, ListenOptions, Listener, StartupGate, Tls, TlsError, connection_limit, serve,
 };
+pub use openai::{FieldFact, fields_without_effect, refused_fields};
 pub use routes::{Port, RouteFacts, admin_router, public_router, route_facts, router};
 pub use state::{AppState, ServedBase, ServerOptions};

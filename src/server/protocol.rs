@@ -13,9 +13,6 @@ use super::state::AppState;
 
 /// A client protocol; a value writes one response.
 pub trait Protocol: Send + Sized + 'static {
-    /// How a stream is framed.
-    const FRAMING: Framing;
-
     /// Takes the requested model's name.
     ///
     /// # Errors
@@ -87,39 +84,14 @@ impl Facts {
     }
 }
 
-/// How a stream is framed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Framing {
-    /// Server-sent events.
-    Events,
-    /// Lines of JSON.
-    Lines,
-}
-
-/// One message of a stream: an event, or a line.
+/// One message of a stream: the data of a server-sent event, one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Piece {
-    /// Name of the event, if the protocol names them.
-    pub name: Option<&'static str>,
-    /// One line.
-    pub data: String,
-}
+pub struct Piece(pub String);
 
 impl Piece {
     /// A message in JSON.
     pub fn json(value: &impl Serialize) -> Self {
-        Self {
-            name: None,
-            data: json(value),
-        }
-    }
-
-    /// A message in JSON under a name.
-    pub fn named(name: &'static str, value: &impl Serialize) -> Self {
-        Self {
-            name: Some(name),
-            data: json(value),
-        }
+        Self(json(value))
     }
 }
 

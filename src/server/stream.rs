@@ -1,17 +1,16 @@
-//! Streamed responses, as server-sent events or lines of JSON.
+//! Streamed responses, as server-sent events.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
 
-use axum::body::{Body, Bytes};
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream::{self, Stream, StreamExt as _};
 
 use super::error::ApiError;
 use super::generate::{FanOut, TextDelta, Usage};
-use super::protocol::{Facts, Framing, Piece, Protocol};
+use super::protocol::{Facts, Piece, Protocol};
 
 /// Streams the completions. `usage` already counts the prompts.
 pub fn respond<P: Protocol>(
@@ -37,29 +36,9 @@ pub fn respond<P: Protocol>(
         HeaderName::from_static("x-accel-buffering"),
         HeaderValue::from_static("no"),
     );
-    match P::FRAMING {
-        Framing::Events => {
-            let events = pieces.map(|piece| piece.map(event));
-            let events = Sse::new(events).keep_alive(KeepAlive::default());
-            ([unbuffered], events).into_response()
-        }
-        Framing::Lines => {
-            let lines = pieces.map(|piece| piece.map(|piece| Bytes::from(piece.data + "\n")));
-            let kind = (
-                header::CONTENT_TYPE,
-                HeaderValue::from_static("application/x-ndjson"),
-            );
-            ([unbuffered, kind], Body::from_stream(lines)).into_response()
-        }
-    }
-}
-
-fn event(piece: Piece) -> Event {
-    let event = Event::default().data(piece.data);
-    match piece.name {
-        Some(name) => event.event(name),
-        None => event,
-    }
+    let events = pieces.map(|piece| piece.map(|Piece(data)| Event::default().data(data)));
+    let events = Sse::new(events).keep_alive(KeepAlive::default());
+    ([unbuffered], events).into_response()
 }
 
 /// The messages of one stream.

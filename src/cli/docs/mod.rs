@@ -1,11 +1,16 @@
-//! `tombola docs`: the flag tables of the documentation, generated from the command line itself.
+//! `tombola docs`: the tables of the documentation that the code itself knows.
 //!
-//! A page includes the table of a subcommand between a pair of markers, each on its own line:
+//! A page includes the flags of a subcommand, or a table of request fields, between a pair of
+//! markers, each on its own line:
 //!
 //! ```text
 //! <!-- flags: ticket import -->
 //! <!-- end flags -->
+//! <!-- fields: refused -->
+//! <!-- end fields -->
 //! ```
+
+mod fields;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,7 +29,8 @@ pub struct DocsArgs {
 
 #[derive(Debug, Subcommand)]
 enum DocsCommand {
-    /// Print the flag tables as Markdown, or write them into the pages.
+    /// Print the flag tables as Markdown, or write them and the tables of request fields into the
+    /// pages.
     Flags(FlagsArgs),
 }
 
@@ -82,20 +88,28 @@ fn fill(page: &str, root: &Command) -> anyhow::Result<String> {
     while let Some(line) = lines.next() {
         filled += line;
         filled.push('\n');
-        let Some(name) = marker(line) else { continue };
-        let command = find(root, name)
-            .with_context(|| format!("`{line}`: there is no subcommand `{name}`"))?;
-        if !lines.any(|line| line == END) {
-            bail!("`{line}` is not followed by `{END}`");
+        let (table, end) = if let Some(name) = marker(line, BEGIN) {
+            let command = find(root, name)
+                .with_context(|| format!("`{line}`: there is no subcommand `{name}`"))?;
+            (table(command), END)
+        } else if let Some(name) = marker(line, fields::BEGIN) {
+            let table = fields::table(name)
+                .with_context(|| format!("`{line}`: there is no table of fields `{name}`"))?;
+            (table, fields::END)
+        } else {
+            continue;
+        };
+        if !lines.any(|line| line == end) {
+            bail!("`{line}` is not followed by `{end}`");
         }
-        filled += &format!("\n{}\n{END}\n", table(command));
+        filled += &format!("\n{table}\n{end}\n");
     }
     Ok(filled)
 }
 
-/// The subcommand that a line asks for, if the line begins a marker pair.
-fn marker(line: &str) -> Option<&str> {
-    line.strip_prefix(BEGIN)?.strip_suffix(" -->")
+/// What a line asks for, if the line begins a marker pair of this kind.
+fn marker<'a>(line: &'a str, begin: &str) -> Option<&'a str> {
+    line.strip_prefix(begin)?.strip_suffix(" -->")
 }
 
 /// A subcommand by its path, such as `ticket import`.

@@ -74,7 +74,7 @@ impl GenerateRequest {
             prompt: prompt.ids.clone(),
             params,
             ticket: self.ticket(choice).cloned(),
-            scored: scored.then(|| 1..prompt.ids.len()).into_iter().collect(),
+            scored: scored.then_some(1..prompt.ids.len()).into_iter().collect(),
             scored_top: self.sampling.prompt_logprobs.unwrap_or(0),
             pooling: None,
             tenant: self.tenant.clone(),

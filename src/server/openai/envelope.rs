@@ -9,10 +9,7 @@ use crate::server::timestamp::unix_seconds;
 
 /// Last message of a stream.
 pub fn done() -> Piece {
-    Piece {
-        name: None,
-        data: "[DONE]".to_owned(),
-    }
+    Piece("[DONE]".to_owned())
 }
 
 /// OpenAI's name of a finish reason.

@@ -34,7 +34,7 @@ fn merge_files(folder: &Path, base: &BaseManifest, parts: &[(&str, f32)], name: 
 /// A greedy request for log-probabilities of a prompt and of some tokens more.
 fn request(lease: Option<Lease>, prompt: Vec<u32>) -> Request {
     Request {
-        scored: vec![1..prompt.len()],
+        scored: std::iter::once(1..prompt.len()).collect(),
         prompt,
         params: SamplingParams {
             max_tokens: 8,

@@ -124,7 +124,7 @@ fn constrained_rows_validate_and_free_rows_do_not_notice_them() {
     let real = real();
     let free = || -> Vec<Request> {
         let request = |i: u64| {
-            let temperature = if i % 2 == 0 { 0.0 } else { 0.9 };
+            let temperature = if i.is_multiple_of(2) { 0.0 } else { 0.9 };
             let mut request = request("The capital of France is", temperature, i);
             request.params.max_tokens = 40;
             request.params.logprobs = (i >= 2).then_some(2);
@@ -138,7 +138,11 @@ fn constrained_rows_validate_and_free_rows_do_not_notice_them() {
         constraint: real.constraint(&grammar),
         // The last run under a ticket.
         ticket: (i >= 4).then(|| real.sql.clone()),
-        ..request("A person as JSON:", if i % 2 == 0 { 0.0 } else { 1.5 }, i)
+        ..request(
+            "A person as JSON:",
+            if i.is_multiple_of(2) { 0.0 } else { 1.5 },
+            i,
+        )
     };
     let mut both = free();
     both.extend((0..6).map(constrained));

@@ -35,7 +35,10 @@ async fn echo_with_logprobs_scores_the_prompt_from_its_second_token_on() {
     });
     assert_eq!(answer["choices"][0]["logprobs"], expected);
     let request = server.last_request();
-    assert_eq!((request.scored, request.scored_top), (vec![1..3], 1));
+    assert_eq!(
+        (request.scored, request.scored_top),
+        (std::iter::once(1..3).collect(), 1)
+    );
     // Also in a stream, before the first generated token.
     let body = json!({
         "prompt": "abc", "echo": true, "logprobs": 1, "max_tokens": 1, "stream": true,

@@ -21,7 +21,7 @@ use crate::server::error::ApiError;
 use crate::server::exchange;
 use crate::server::fields::Fields;
 use crate::server::generate::{TextDelta, Usage};
-use crate::server::protocol::{Facts, Framing, Job, Piece, Protocol};
+use crate::server::protocol::{Facts, Job, Piece, Protocol};
 use crate::server::state::AppState;
 
 const KIND: Kind = Kind {
@@ -181,8 +181,6 @@ fn finished(finish: FinishReason, has_calls: bool) -> &'static str {
 }
 
 impl Protocol for Chat {
-    const FRAMING: Framing = Framing::Events;
-
     fn read(fields: &mut Fields<'_>, state: &AppState) -> Result<Job<Self>, ApiError> {
         let ChatRequest {
             prompt,

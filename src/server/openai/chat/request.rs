@@ -1,6 +1,6 @@
 //! Fields of `POST /v1/chat/completions`.
 
-use crate::chat::ParserOptions;
+use crate::chat::{ParserOptions, ToolDialect};
 use crate::engine::Limits;
 use crate::server::constrained::{Constrained, compile_forced_call};
 use crate::server::conversation::{Conversation, MESSAGES};
@@ -65,10 +65,7 @@ impl ChatRequest {
         };
         let parser = conversation.parser(tokens.prompt_end, constrained.is_some(), state);
         // Marks of calls must reach the parser.
-        if parser
-            .dialect
-            .is_some_and(|dialect| dialect.has_special_markers())
-        {
+        if parser.dialect.is_some_and(ToolDialect::has_special_markers) {
             sampling.text.skip_special_tokens = false;
         }
         let limit = TokenLimits {

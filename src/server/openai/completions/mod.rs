@@ -17,7 +17,7 @@ use crate::server::error::ApiError;
 use crate::server::exchange;
 use crate::server::fields::Fields;
 use crate::server::generate::{TextDelta, Usage};
-use crate::server::protocol::{Facts, Framing, Job, Piece, Protocol};
+use crate::server::protocol::{Facts, Job, Piece, Protocol};
 use crate::server::state::AppState;
 
 const KIND: Kind = Kind {
@@ -74,8 +74,6 @@ fn mean_logprob(completion: &TextDelta) -> f64 {
 }
 
 impl Protocol for Completions {
-    const FRAMING: Framing = Framing::Events;
-
     fn read(fields: &mut Fields<'_>, state: &AppState) -> Result<Job<Self>, ApiError> {
         let CompletionRequest {
             prompts,
